@@ -1,0 +1,27 @@
+"""How a stage begins and ends: params.yaml is read, the paths come from the command line, a user's mistake is one message."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from tumorboard.errors import InputError
+from tumorboard.params import load_params
+
+
+def run(stage: Callable[..., None]) -> None:
+    """Call `stage(params, *arguments)`; an InputError becomes a message on standard error and exit status 1."""
+    name = Path(sys.argv[0]).stem
+    try:
+        stage(load_params("params.yaml"), *sys.argv[1:])
+    except InputError as error:
+        print(f"\n{name}: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def side_cache(name: str) -> Path:
+    """A folder that survives runs and experiments; deleting it costs time, never results.
+
+    It hangs at the main checkout even where DVC runs an experiment in a temporary copy.
+    """
+    return Path(os.environ.get("DVC_ROOT", ".")).resolve() / ".cache" / name

@@ -1,0 +1,1 @@
+"""From Predictions to Scores, figures and the vote."""

@@ -1,0 +1,331 @@
+"""Every hyper-parameter, read once at the door: params.yaml becomes frozen models, and what does not fit is named."""
+
+import difflib
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, Union
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+
+from tumorboard.errors import InputError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Several = Annotated[int, Field(ge=0)]
+
+
+S = TypeVar("S", bound="Section")
+
+
+def _rising(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"the lower end {pair[0]} exceeds the upper end {pair[1]}")
+    return pair
+
+
+Range = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
+
+
+class Section(BaseModel):
+    """A branch of params.yaml: frozen, strict about keys and types, without defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Phantom(Section):
+    images: Annotated[int, Field(ge=40)]
+    patients: Annotated[int, Field(ge=10)]
+    size: Annotated[int, Field(ge=96, le=1024)]
+
+
+class Data(Section):
+    raw: str
+    table: str | None
+    group_pattern: str | None
+    max_rejected: Several
+
+
+class Crop(Section):
+    size: Annotated[int, Field(ge=16, le=2048)]
+    border: bool
+    border_threshold: Annotated[int, Field(ge=0, le=255)]
+    border_tolerance: Share
+    max_pixels: Count
+    shards: Annotated[int, Field(ge=1, le=128)]
+
+
+class Split(Section):
+    test: Annotated[float, Field(gt=0, lt=1)]
+    folds: Annotated[int, Field(ge=2)]
+
+
+class Augment(Section):
+    """Ranges that the random alterations of an image are drawn from; zeros (ones for zoom and crop) leave it as it is.
+
+    hflip, vflip, blur: probabilities. rotate: degrees to either side. zoom: factors. crop: smallest side of a random
+    crop as a share of the image, resized back. shift: share of the side. brightness, contrast, saturation: largest
+    relative change. blur_sigma, in pixels. noise: standard deviation in grey values. fill: what lies beyond the edge.
+    """
+
+    hflip: Share
+    vflip: Share
+    rotate: Annotated[float, Field(ge=0, le=180)]
+    zoom: Range
+    crop: Annotated[float, Field(gt=0, le=1)]
+    shift: Share
+    brightness: Share
+    contrast: Share
+    saturation: Share
+    blur: Share
+    blur_sigma: Range
+    noise: Annotated[float, Field(ge=0, le=255)]
+    fill: Literal["reflect", "border", "black"]
+
+
+class Balance(Section):
+    strategy: Literal["none", "augment"]
+    target: Count | None
+    multiply: Count
+    augment: Augment
+
+
+class Train(Section):
+    """The shared part of a recipe: everything that decides how a model is trained, but for its architecture and seed."""
+
+    pretrained: str
+    head: Literal["linear", "mlp"]
+    head_input: Literal["features", "classifier"]
+    head_widths: tuple[Count, ...]
+    head_batch_norm: bool | tuple[bool, ...]
+    head_dropout: Share | tuple[Share, ...]
+    head_activation: Literal["relu", "leaky_relu"]
+    normalize: Literal["auto", "imagenet", "dataset"]
+    epochs: Count
+    batch_size: Count
+    accumulate: Count
+    optimizer: Literal["sgd", "adam", "adamw"]
+    lr: Positive
+    backbone_lr_scale: NotNegative
+    freeze_epochs: Several
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: NotNegative
+    schedule: Literal["constant", "step", "cosine", "plateau", "onecycle"]
+    warmup_epochs: NotNegative
+    step_epochs: Count
+    step_factor: Annotated[float, Field(gt=0, lt=1)]
+    plateau_patience: Several
+    loss: Literal["cross_entropy", "focal"]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    class_weights: Literal["none", "balanced"] | tuple[Positive, ...]
+    focal_gamma: NotNegative
+    focal_alpha: tuple[Positive, ...] | None
+    precision: Literal["bf16", "fp16", "off"]
+    channels_last: bool
+    deterministic: bool
+    select: Literal["loss", "accuracy", "balanced_accuracy", "f1", "auc"]
+    early_stopping: Several
+    tensorboard: bool
+    augment: Augment
+
+
+class Recipe(Train):
+    """One model's resolved recipe: `train` with the model's own entries over it."""
+
+    architecture: str
+    seed: int
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Recipe":
+        for key in ("head_batch_norm", "head_dropout"):
+            given = getattr(self, key)
+            if isinstance(given, tuple) and len(given) != len(self.head_widths):
+                raise ValueError(f"{key} has {len(given)} entries for {len(self.head_widths)} head_widths")
+        if self.freeze_epochs >= self.epochs and self.freeze_epochs > 0:
+            raise ValueError(f"freeze_epochs {self.freeze_epochs} leaves none of the {self.epochs} epochs to the backbone")
+        if self.accumulate > self.batch_size:
+            raise ValueError(f"accumulate {self.accumulate} exceeds batch_size {self.batch_size}")
+        return self
+
+
+Overrides = create_model(  # type: ignore[call-overload]
+    "Overrides",
+    __base__=Section,
+    __doc__="A model's own entries: every key of a recipe, null where it inherits.",
+    **{name: (Union[field.rebuild_annotation(), None], ...) for name, field in Recipe.model_fields.items()},
+)
+
+
+class Evaluate(Section):
+    bootstrap: Several
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+
+
+class Ensemble(Section):
+    vote: Literal["hard", "soft", "product", "weighted"]
+
+
+class Runtime(Section):
+    device: Literal["auto", "cpu", "cuda"]
+    processes: Literal["auto"] | Count
+    workers: Literal["auto"] | Count
+
+
+class Params(Section):
+    """The whole of params.yaml."""
+
+    seed: Several
+    models: Annotated[tuple[str, ...], Field(min_length=1)]
+    folds: Annotated[tuple[Several, ...], Field(min_length=1)]
+    phantom: Phantom
+    data: Data
+    crop: Crop
+    split: Split
+    balance: Balance
+    train: Train
+    inherit: dict[str, None]
+    recipes: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.][A-Za-z0-9_.-]*$")], Overrides]  # type: ignore[valid-type]
+    evaluate: Evaluate
+    ensemble: Ensemble
+    runtime: Runtime
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Params":
+        for name, listed in (("models", self.models), ("folds", self.folds)):
+            if len(set(listed)) < len(listed):
+                raise ValueError(f"{name} lists an entry twice: {list(listed)}")
+        for fold in self.folds:
+            if fold >= self.split.folds:
+                raise ValueError(f"folds lists {fold}, but split.folds makes 0 to {self.split.folds - 1}")
+        for model in self.models:
+            if model not in self.recipes:
+                raise ValueError(f"models lists '{model}', which has no entry under recipes{_nearest(model, self.recipes)}")
+        return self
+
+
+def load_params(path: Path | str) -> Params:
+    """Read and check params.yaml; raises InputError that names the file, each wrong key and what would be right."""
+    path = Path(path)
+    try:
+        tree = yaml.load(path.read_text(encoding="utf-8"), _CoreLoader)  # noqa: S506 - a SafeLoader
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not readable as YAML: {error}") from None
+    if not isinstance(tree, dict):
+        raise InputError(f"{path}: expected a mapping of sections, found {type(tree).__name__}")
+    return parse(Params, _lists_to_tuples(tree), str(path))
+
+
+def resolve_recipe(params: Params, model: str) -> Recipe:
+    """The recipe of a model: `train`, overlaid by the entries of `recipes.<model>` that are not null."""
+    if model not in params.recipes:
+        raise InputError(f"model '{model}' has no entry under recipes{_nearest(model, params.recipes)}")
+    own = {key: value for key, value in params.recipes[model].model_dump().items() if value is not None}
+    if "architecture" not in own:
+        raise InputError(f"recipes.{model}.architecture is missing: name one, such as resnet18")
+    return parse(Recipe, {"seed": params.seed} | params.train.model_dump() | own, f"recipes.{model}")
+
+
+def parse(section: type[S], tree: Mapping[str, Any], where: str) -> S:
+    """Check a tree of plain values against a section; raises InputError with one line a fault."""
+    try:
+        return section.model_validate(tree)
+    except ValidationError as error:
+        raise InputError("\n".join(f"{where}: {line}" for line in _explain(error, section, tree))) from None
+
+
+def _explain(error: ValidationError, section: type[Section], tree: Any) -> list[str]:
+    """One line a wrong key; the faults of a union's members, which pydantic lists one by one, are joined by 'or'."""
+    wishes: dict[str, list[str]] = {}
+    for fault in error.errors():
+        key, value = _locate(fault["loc"], tree)
+        if fault["type"] == "extra_forbidden":
+            wish = "unknown key" + _nearest(str(fault["loc"][-1]), _keys_at(section, fault["loc"][:-1]))
+        elif fault["type"] == "missing":
+            wish = "missing"
+        elif fault["type"] == "value_error":
+            wish = str(fault["ctx"]["error"])
+        else:
+            wish = f"is {value!r}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+        wishes.setdefault(key, []).append(wish)
+    return [f"{key}: {_join(texts)}" if key else _join(texts) for key, texts in wishes.items()]
+
+
+def _join(texts: list[str]) -> str:
+    first, *others = dict.fromkeys(texts)
+    return " or ".join([first, *(text.split(": ", 1)[-1] for text in others)])
+
+
+def _locate(loc: tuple[int | str, ...], tree: Any) -> tuple[str, Any]:
+    """The part of a fault's place that exists in the tree (a union adds the names of its members), and the value there."""
+    path: list[str] = []
+    for step in loc:
+        if isinstance(tree, Mapping) and step in tree:
+            tree = tree[step]
+        elif isinstance(tree, (list, tuple)) and isinstance(step, int) and step < len(tree):
+            tree = tree[step]
+        elif isinstance(tree, Mapping):
+            return ".".join([*path, str(step)]), None
+        else:
+            break
+        path.append(str(step))
+    return ".".join(path), tree
+
+
+def _keys_at(section: Any, loc: tuple[int | str, ...]) -> Iterable[str]:
+    for step in loc:
+        if isinstance(section, type) and issubclass(section, Section) and step in section.model_fields:
+            section = _section_of(section.model_fields[str(step)].annotation)
+    return section.model_fields if isinstance(section, type) and issubclass(section, Section) else ()
+
+
+def _section_of(annotation: Any) -> Any:
+    """The Section inside an annotation such as dict[str, Section] or Section | None."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next((found for part in getattr(annotation, "__args__", ()) if (found := _section_of(part))), None)
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}" if known else ""
+
+
+def _lists_to_tuples(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _lists_to_tuples(value) for key, value in tree.items()}
+    return tuple(_lists_to_tuples(value) for value in tree) if isinstance(tree, list) else tree
+
+
+class _CoreLoader(yaml.SafeLoader):
+    """YAML 1.2's scalars, as DVC reads the same file: `off` is a word, 1e-3 a number; a key given twice is an error."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key, _ in node.value:
+            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{key.value}' is given twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        super().flatten_mapping(node)
+        # An own key comes after the merged ones and wins; keep that last one, so that the check above sees no twins.
+        node.value = list({key.value: (key, value) for key, value in node.value}.values())
+
+
+_CoreLoader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":int", ":timestamp"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+for _tag, _pattern, _first in (
+    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
+    ("int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+.0123456789"),
+):
+    _CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))

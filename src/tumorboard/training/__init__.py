@@ -1,0 +1,1 @@
+"""From a Manifest to weights."""

@@ -1,0 +1,31 @@
+"""What many tests share: the real params.yaml, shrunk."""
+
+from pathlib import Path
+
+import pytest
+
+from tumorboard.params import Params, load_params
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def params() -> Params:
+    """The committed params.yaml with sizes for tests: 32 pixels, few images, one epoch."""
+    full = load_params(ROOT / "params.yaml")
+    return full.model_copy(
+        update={
+            "phantom": full.phantom.model_copy(update={"images": 48, "patients": 12}),
+            "crop": full.crop.model_copy(update={"size": 32, "shards": 4}),
+            "train": full.train.model_copy(update={"epochs": 1, "batch_size": 8, "warmup_epochs": 0.0}),
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real images beside the checkout; the test is skipped where there is none."""
+    folder = ROOT.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip("needs the folder of real images ../shared/data beside the checkout")
+    return folder
