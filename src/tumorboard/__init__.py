@@ -1,1 +1,1 @@
-"""A panel of image classifiers that vote: a DVC pipeline for labelled medical images. For research, not for diagnosis."""
+"""A panel of image classifiers that vote, as a DVC pipeline. For research, not for diagnosis."""

@@ -1,4 +1,4 @@
-"""How a stage begins and ends: params.yaml is read, the paths come from the command line, a user's mistake is one message."""
+"""How a stage begins and ends: params.yaml is read, paths come from argv, a user's mistake is one message."""
 
 import os
 import sys

@@ -94,7 +94,7 @@ class Balance(Section):
 
 
 class Train(Section):
-    """The shared part of a recipe: everything that decides how a model is trained, but for its architecture and seed."""
+    """The shared part of a recipe: all that decides how a model is trained, but for its architecture and seed."""
 
     pretrained: str
     head: Literal["linear", "mlp"]
@@ -145,7 +145,7 @@ class Recipe(Train):
             if isinstance(given, tuple) and len(given) != len(self.head_widths):
                 raise ValueError(f"{key} has {len(given)} entries for {len(self.head_widths)} head_widths")
         if self.freeze_epochs >= self.epochs and self.freeze_epochs > 0:
-            raise ValueError(f"freeze_epochs {self.freeze_epochs} leaves none of the {self.epochs} epochs to the backbone")
+            raise ValueError(f"freeze_epochs {self.freeze_epochs} leaves the backbone none of {self.epochs} epochs")
         if self.accumulate > self.batch_size:
             raise ValueError(f"accumulate {self.accumulate} exceeds batch_size {self.batch_size}")
         return self
@@ -202,7 +202,8 @@ class Params(Section):
                 raise ValueError(f"folds lists {fold}, but split.folds makes 0 to {self.split.folds - 1}")
         for model in self.models:
             if model not in self.recipes:
-                raise ValueError(f"models lists '{model}', which has no entry under recipes{_nearest(model, self.recipes)}")
+                near = _nearest(model, self.recipes)
+                raise ValueError(f"models lists '{model}', which has no entry under recipes{near}")
         return self
 
 
@@ -224,10 +225,11 @@ def resolve_recipe(params: Params, model: str) -> Recipe:
     """The recipe of a model: `train`, overlaid by the entries of `recipes.<model>` that are not null."""
     if model not in params.recipes:
         raise InputError(f"model '{model}' has no entry under recipes{_nearest(model, params.recipes)}")
-    own = {key: value for key, value in params.recipes[model].model_dump().items() if value is not None}
+    entries: dict[str, Any] = dict(params.recipes[model])
+    own = {key: value for key, value in entries.items() if value is not None}
     if "architecture" not in own:
         raise InputError(f"recipes.{model}.architecture is missing: name one, such as resnet18")
-    return parse(Recipe, {"seed": params.seed} | params.train.model_dump() | own, f"recipes.{model}")
+    return parse(Recipe, {"seed": params.seed} | dict(params.train) | own, f"recipes.{model}")
 
 
 def parse(section: type[S], tree: Mapping[str, Any], where: str) -> S:
@@ -261,18 +263,18 @@ def _join(texts: list[str]) -> str:
 
 
 def _locate(loc: tuple[int | str, ...], tree: Any) -> tuple[str, Any]:
-    """The part of a fault's place that exists in the tree (a union adds the names of its members), and the value there."""
+    """The part of a fault's place that exists in the tree (a union adds its members' names), and the value there."""
     path: list[str] = []
     for step in loc:
-        if isinstance(tree, Mapping) and step in tree:
-            tree = tree[step]
+        if isinstance(tree, Mapping):
+            path.append(str(step))
+            if step not in tree:
+                return ".".join(path), None
         elif isinstance(tree, (list, tuple)) and isinstance(step, int) and step < len(tree):
-            tree = tree[step]
-        elif isinstance(tree, Mapping):
-            return ".".join([*path, str(step)]), None
+            path.append(str(step))
         else:
             break
-        path.append(str(step))
+        tree = tree[step]
     return ".".join(path), tree
 
 
@@ -309,7 +311,8 @@ class _CoreLoader(yaml.SafeLoader):
         seen: set[Any] = set()
         for key, _ in node.value:
             if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(None, None, f"the key '{key.value}' is given twice", key.start_mark)
+                problem = f"the key '{key.value}' is given twice"
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -326,6 +329,6 @@ _CoreLoader.yaml_implicit_resolvers = {
 for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
     ("int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)", "-+.0123456789"),
+    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
 ):
     _CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))

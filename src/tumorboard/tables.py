@@ -5,11 +5,11 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -64,9 +64,9 @@ def manifest_digest(manifest: pd.DataFrame) -> str:
 def make_predictions(
     rows: pd.DataFrame, probabilities: NDArray[np.floating[Any]], classes: Sequence[str], digest: str
 ) -> pd.DataFrame:
-    """Predictions for Manifest rows: probabilities float[N, K] become columns `p_<class>`, float64; `manifest` holds the digest.
+    """Predictions for Manifest rows: a column `p_<class>` (float64) for each class, and the manifest's digest.
 
-    `split` says what the row was to the model that judged it: 'val' or 'test'.
+    `probabilities` is float[N, K]; `split` says what the row was to the model that judged it: 'val' or 'test'.
     """
     frame = rows[list(PREDICTIONS)].reset_index(drop=True)
     for column, name in enumerate(classes):
@@ -90,8 +90,8 @@ def check_predictions(predictions: pd.DataFrame, where: str) -> pd.DataFrame:
     expected = [*PREDICTIONS, *(f"p_{name}" for name in classes_of(predictions)), "manifest"]
     if list(predictions.columns) != expected or len(expected) < len(PREDICTIONS) + 3:
         raise InputError(
-            f"{where}: columns are {list(predictions.columns)}, expected {', '.join(PREDICTIONS)}, a p_<class> for each "
-            "of two or more classes, manifest"
+            f"{where}: columns are {list(predictions.columns)}, expected {', '.join(PREDICTIONS)}, a p_<class> for "
+            "each of two or more classes, manifest"
         )
     if twice := predictions["id"][predictions.duplicated(["id", "split"])].tolist():
         raise InputError(f"{where}: id '{twice[0]}' stands in more than one row")
@@ -121,9 +121,7 @@ def read_predictions(path: Path | str) -> pd.DataFrame:
 def read_table(path: Path | str) -> pd.DataFrame:
     """Read a CSV of this project: every value as it is written, an empty one as ''; raises InputError."""
     try:
-        return pd.read_csv(
-            path, dtype=object, keep_default_na=False, na_filter=False, encoding="utf-8", encoding_errors="surrogateescape"
-        )
+        return pd.read_csv(path, dtype=object, na_filter=False, encoding="utf-8", encoding_errors="surrogateescape")
     except FileNotFoundError:
         raise InputError(f"{path}: no such table") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
@@ -162,6 +160,6 @@ def replacing(path: Path | str) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary
-        os.replace(temporary, path)
+        temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

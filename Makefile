@@ -1,0 +1,50 @@
+# make: the whole pipeline on the embedded data set.   make help: the other targets.
+
+PYTHON ?= python3
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+# Every number of a run comes from params.yaml; what a user's site-packages hold is not among them.
+export PYTHONNOUSERSITE := 1
+
+.PHONY: all env test lint format lock plots clean help
+
+all: env ## make the environment and run the pipeline: models, vote, metrics, plots, report
+	dvc repro
+	@echo; echo "The report: $(CURDIR)/report/index.html"
+
+env: $(BIN)/.installed ## make .venv with the locked versions and the project in it
+
+$(BIN)/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "tumorboard needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
+	       "Name another: make PYTHON=python3.12"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -r requirements.lock
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+test: env ## run the tests
+	pytest
+
+lint: env ## check style, types and the floors of the architecture
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports --no-logo 2>/dev/null || lint-imports
+
+format: env ## format the code
+	ruff format .
+	ruff check --fix .
+
+lock: env ## renew requirements.lock from the ranges in pyproject.toml
+	uv pip compile --quiet --upgrade --universal --python-version 3.11 --all-extras --generate-hashes \
+	  pyproject.toml --output-file requirements.lock
+
+plots: env ## draw the charts of this run beside the committed one, as a page without internet
+	dvc plots diff HEAD
+
+clean: ## delete what the stages wrote (DVC's cache keeps its copies; raw images stay)
+	rm -rf data/phantom data/crop data/split data/balance models predictions report .cache
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

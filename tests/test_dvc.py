@@ -1,0 +1,57 @@
+"""dvc.yaml tells the truth: what each stage reads, and the page that shows its plots."""
+
+import ast
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import grimp
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+
+
+def file_of(module: str) -> str:
+    base = ROOT / (module.replace(".", "/") if module.startswith("stages") else "src/" + module.replace(".", "/"))
+    found = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+    return found.relative_to(ROOT).as_posix()
+
+
+@pytest.fixture(scope="module")
+def imports() -> grimp.ImportGraph:
+    return grimp.build_graph("stages", "tumorboard", cache_dir=None)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_exactly_the_modules_that_it_imports(stage: str, imports: grimp.ImportGraph) -> None:
+    modules = imports.find_upstream_modules(f"stages.{stage}") | {f"stages.{stage}"}
+    # Importing a.b.c runs a/__init__.py and a/b/__init__.py as well.
+    parents = {module.rsplit(".", depth)[0] for module in modules for depth in range(1, module.count(".") + 1)}
+    imported = {file_of(module) for module in modules | parents}
+    listed = [dep for dep in STAGES[stage]["deps"] if dep.startswith(("src/", "stages/")) and dep.endswith(".py")]
+    assert sorted(listed) == sorted(imported)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stages_command_names_its_script_and_only_paths_that_dvc_knows(stage: str) -> None:
+    entry = STAGES[stage]
+    words = shlex.split(entry["cmd"].replace("${item.", "$<").replace("}", ">") if "${item" in entry["cmd"] else entry["cmd"])
+    assert words[:3] == ["python", "-m", f"stages.{stage}"]
+
+
+def test_scripts_are_thin() -> None:
+    for script in sorted((ROOT / "stages").glob("[a-z]*.py")):
+        tree = ast.parse(script.read_text(encoding="utf-8"))
+        loops = [node for node in ast.walk(tree) if isinstance(node, (ast.For, ast.While))]
+        assert len(loops) <= 1, f"{script.name} computes: move its loops into the library"
+        assert len(script.read_text(encoding="utf-8").splitlines()) < 90, script.name
+
+
+def test_the_plots_page_asks_nothing_of_the_internet() -> None:
+    page = (ROOT / ".dvc/plots/offline.html").read_text(encoding="utf-8")
+    assert re.findall(r'(?:src|href)\s*=\s*"https?:', page) == []
+    assert "{plot_divs}" in page
+    assert "{scripts}" not in page

@@ -1,0 +1,112 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tumorboard.errors import InputError
+from tumorboard.params import Params, Recipe, load_params, parse, resolve_recipe
+
+REAL = (Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8")
+
+
+def load(tmp_path: Path, text: str) -> Params:
+    file = tmp_path / "params.yaml"
+    file.write_text(text, encoding="utf-8")
+    return load_params(file)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        ("  epochs: 12", "  epoch: 12", "train.epoch: unknown key; did you mean epochs?"),
+        ("  epochs: 12", "  epoch: 12", "train.epochs: missing"),
+        ("\ncrop:", "\ncorp:", "corp: unknown key; did you mean crop?"),
+        (
+            "architecture: cnn}",
+            "architecture: cnn, optimiser: sgd}",
+            "recipes.cnn.optimiser: unknown key; did you mean opt",
+        ),
+        ("  lr: 0.05", "  lr: fast", "train.lr: is 'fast': input should be a valid number"),
+        ("lr: 0.005", "lr: '0.005'", "recipes.linear.lr: is '0.005': input should be a valid number"),
+        ("  lr: 0.05", "  lr: -1", "train.lr: is -1: input should be greater than 0"),
+        ("seed: 0", "seed: true", "seed: is True: input should be a valid integer"),
+        ("  batch_size: 32 ", "  batch_size: 32.5 ", "train.batch_size: is 32.5: input should be a valid integer"),
+        ("zoom: [1.0, 1.1]", "zoom: [1.2, 1.1]", "balance.augment.zoom: the lower end 1.2 exceeds the upper end 1.1"),
+        ("loss: cross_entropy", "loss: ce", "train.loss: is 'ce': input should be 'cross_entropy' or 'focal'"),
+        ("vote: soft", "vote: median", "input should be 'hard', 'soft', 'product' or 'weighted'"),
+        ("[linear, cnn", "[linear, cnm", "models lists 'cnm', which has no entry under recipes; did you mean cnn?"),
+        ("[linear, cnn", "[cnn, cnn", "models lists an entry twice"),
+        ("folds: [0]", "folds: [5]", "folds lists 5, but split.folds makes 0 to 4"),
+        ("  lr: 0.05", "  lr: 1\n  lr: 2", "the key 'lr' is given twice"),
+        ("seed: 0", "seed: [", "not readable as YAML"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(tmp_path: Path, right: str, wrong: str, message: str) -> None:
+    assert right in REAL
+    with pytest.raises(InputError) as raised:
+        load(tmp_path, REAL.replace(right, wrong, 1))
+    assert message in str(raised.value)
+    assert "params.yaml" in str(raised.value)
+
+
+def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as raised:
+        load(tmp_path, REAL.replace("  lr: 0.05", "  lr: no").replace("vote: soft", "vote: no"))
+    assert len(str(raised.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("text", ["", "- a", "just words"])
+def test_a_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InputError, match="expected a mapping"):
+        load(tmp_path, text)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere\.yaml: no such file"):
+        load_params(tmp_path / "nowhere.yaml")
+
+
+def test_scalars_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
+    params = load(tmp_path, REAL.replace("  lr: 0.05", "  lr: 1e-3").replace("precision: bf16", "precision: off"))
+    assert params.train.lr == 0.001
+    assert params.train.precision == "off"
+
+
+def test_a_recipe_is_train_overlaid_by_the_models_own_entries(tmp_path: Path) -> None:
+    params = load(tmp_path, REAL)
+    recipe = resolve_recipe(params, "linear")
+    assert (recipe.architecture, recipe.lr, recipe.seed) == ("linear", 0.005, params.seed)
+    inherited = set(Recipe.model_fields) - {"architecture", "lr", "weight_decay", "seed"}
+    assert {key: getattr(recipe, key) for key in inherited} == {key: getattr(params.train, key) for key in inherited}
+
+
+def test_the_inherited_block_spells_out_every_key_of_a_recipe(tmp_path: Path) -> None:
+    assert set(load(tmp_path, REAL).inherit) == set(Recipe.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"head_dropout": (0.1,), "head_widths": (8, 4)}, "head_dropout has 1 entries for 2 head_widths"),
+        ({"freeze_epochs": 3, "epochs": 3}, "freeze_epochs 3 leaves the backbone none of 3 epochs"),
+        ({"accumulate": 64}, "accumulate 64 exceeds batch_size 32"),
+    ],
+)
+def test_a_recipe_that_contradicts_itself(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    recipe = dict(resolve_recipe(load(tmp_path, REAL), "cnn"))
+    with pytest.raises(InputError, match=message):
+        parse(Recipe, recipe | change, "recipe")
+
+
+def test_a_model_without_architecture(tmp_path: Path) -> None:
+    params = load(tmp_path, REAL.replace("architecture: cnn}", "lr: 0.1}"))
+    with pytest.raises(InputError, match=r"recipes\.cnn\.architecture is missing"):
+        resolve_recipe(params, "cnn")
+
+
+def test_every_section_of_the_file_is_described_by_a_comment() -> None:
+    sections = yaml.safe_load(REAL)
+    for name in set(sections) - {"inherit"}:
+        line = next(line for line in REAL.splitlines() if line.startswith(f"{name}:"))
+        follow = REAL.split(line, 1)[1].splitlines()
+        assert "#" in line or "#" in follow[1], f"{name} says nothing of itself"
