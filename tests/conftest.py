@@ -1,10 +1,14 @@
 """What many tests share: the real params.yaml, shrunk."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from tumorboard.params import Params, load_params
+
+# Small networks on shared cores: a second thread waits for its turn more than it computes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).resolve().parents[1]
 

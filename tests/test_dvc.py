@@ -1,6 +1,7 @@
 """dvc.yaml tells the truth: what each stage reads, and the page that shows its plots."""
 
 import ast
+import json
 import re
 import shlex
 from pathlib import Path
@@ -37,16 +38,18 @@ def test_a_stage_depends_on_exactly_the_modules_that_it_imports(stage: str, impo
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stages_command_names_its_script_and_only_paths_that_dvc_knows(stage: str) -> None:
-    entry = STAGES[stage]
-    words = shlex.split(entry["cmd"].replace("${item.", "$<").replace("}", ">") if "${item" in entry["cmd"] else entry["cmd"])
+    words = shlex.split(STAGES[stage]["cmd"])
     assert words[:3] == ["python", "-m", f"stages.{stage}"]
+    known = json.dumps([STAGES[stage][key] for key in ("deps", "outs", "metrics") if key in STAGES[stage]])
+    for path in (word for word in words[3:] if "/" in word):
+        assert path in known, f"{stage} is given {path}, which is neither among its deps nor its outs"
 
 
 def test_scripts_are_thin() -> None:
     for script in sorted((ROOT / "stages").glob("[a-z]*.py")):
         tree = ast.parse(script.read_text(encoding="utf-8"))
         loops = [node for node in ast.walk(tree) if isinstance(node, (ast.For, ast.While))]
-        assert len(loops) <= 1, f"{script.name} computes: move its loops into the library"
+        assert len(loops) <= 2, f"{script.name} computes: move its loops into the library"
         assert len(script.read_text(encoding="utf-8").splitlines()) < 90, script.name
 
 

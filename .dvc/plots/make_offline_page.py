@@ -14,8 +14,8 @@ PAGE = """<!DOCTYPE html>
 <meta charset="utf-8">
 {refresh_tag}
 <title>tumorboard: plots</title>
-<!-- Vega, Vega-Lite and Vega-Embed are (c) University of Washington Interactive Data Lab and contributors, BSD-3-Clause:
-     see vega-license.txt beside this file's source, .dvc/plots/. -->
+<!-- Vega, Vega-Lite and Vega-Embed: (c) University of Washington Interactive Data Lab and contributors, BSD-3-Clause;
+     the licence is in .dvc/plots/vega-license.txt. -->
 <script>(function(){@BUNDLE@})();
 (function(){
   var embed = window.vegaEmbed;

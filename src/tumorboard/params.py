@@ -218,7 +218,7 @@ def load_params(path: Path | str) -> Params:
         raise InputError(f"{path}: not readable as YAML: {error}") from None
     if not isinstance(tree, dict):
         raise InputError(f"{path}: expected a mapping of sections, found {type(tree).__name__}")
-    return parse(Params, _lists_to_tuples(tree), str(path))
+    return parse(Params, tree, str(path))
 
 
 def resolve_recipe(params: Params, model: str) -> Recipe:
@@ -233,9 +233,9 @@ def resolve_recipe(params: Params, model: str) -> Recipe:
 
 
 def parse(section: type[S], tree: Mapping[str, Any], where: str) -> S:
-    """Check a tree of plain values against a section; raises InputError with one line a fault."""
+    """Check plain values, as YAML or JSON gives them, against a section; raises InputError, one line a fault."""
     try:
-        return section.model_validate(tree)
+        return section.model_validate(_lists_to_tuples(tree))
     except ValidationError as error:
         raise InputError("\n".join(f"{where}: {line}" for line in _explain(error, section, tree))) from None
 

@@ -16,6 +16,7 @@ from sklearn.metrics import confusion_matrix, log_loss, precision_recall_curve, 
 from tumorboard.errors import InputError
 from tumorboard.tables import classes_of, probabilities_of
 
+OVERALL = ("loss", "accuracy", "balanced_accuracy", "precision", "recall", "specificity", "f1", "auc")
 BY_CLASS = ("precision", "recall", "specificity", "f1", "auc")
 _CURVE_POINTS = 200
 
@@ -34,8 +35,8 @@ def scores(predictions: pd.DataFrame) -> dict[str, float]:
     confusion = confusion_matrix(actual, probabilities.argmax(1), labels=range(len(classes)))
     by_class = rates(confusion) | {"auc": _auc_by_class(actual, probabilities)}
     certain = np.eye(len(classes))[actual]
-    flat = {
-        "images": float(len(predictions)),
+    flat: dict[str, float] = {
+        "images": len(predictions),
         "loss": float(log_loss(actual, probabilities, labels=range(len(classes)))),
         "brier": float(np.square(probabilities - certain).sum(1).mean()),
         "accuracy": float(np.trace(confusion) / confusion.sum()),
@@ -44,12 +45,15 @@ def scores(predictions: pd.DataFrame) -> dict[str, float]:
     flat |= {score: float(by_class[score].mean()) for score in BY_CLASS}
     for column, name in enumerate(classes):
         flat |= {f"{score}_{name}": float(by_class[score][column]) for score in BY_CLASS}
-        flat[f"support_{name}"] = float(confusion[column].sum())
+        flat[f"support_{name}"] = int(confusion[column].sum())
     return flat
 
 
 def judged(predictions: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The labels as int64[N] indices of the classes, and the probabilities float64[N, K]; no or unlabelled rows: InputError."""
+    """The labels as indices int64[N] of the classes, and the probabilities float64[N, K].
+
+    Raises InputError where there are no rows, or one without a label.
+    """
     if predictions.empty:
         raise InputError("no predictions to score: the table has no rows")
     if (unlabelled := predictions["label"].eq("")).any():
@@ -59,9 +63,10 @@ def judged(predictions: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.flo
 
 
 def rates(confusion: NDArray[np.integer[Any]]) -> dict[str, NDArray[np.float64]]:
-    """Precision, recall, specificity and F1 by class, float64[..., K], of confusion matrices int[..., K actual, K predicted].
+    """Precision, recall, specificity and F1 by class, float64[..., K], of confusion matrices int[..., K, K].
 
-    F1 is 2 TP / (2 TP + FP + FN): defined, and 0, for a class that has images but is never predicted.
+    Actual classes run along the last axis but one, predicted ones along the last. F1 is
+    2 TP / (2 TP + FP + FN): defined, and 0, for a class that has images but is never predicted.
     """
     hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
     actual, predicted = confusion.sum(-1), confusion.sum(-2)
@@ -95,7 +100,7 @@ def roc_table(predictions: pd.DataFrame) -> pd.DataFrame:
     for name, positive, probability in _one_against_rest(predictions):
         fpr, tpr, threshold = roc_curve(positive, probability)
         tables.append(_curve({"class": name, "fpr": fpr, "tpr": tpr, "threshold": threshold}, fpr, tpr))
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=["class", "fpr", "tpr", "threshold"])
+    return _stack(tables, ["class", "fpr", "tpr", "threshold"])
 
 
 def precision_recall_table(predictions: pd.DataFrame) -> pd.DataFrame:
@@ -106,11 +111,10 @@ def precision_recall_table(predictions: pd.DataFrame) -> pd.DataFrame:
     tables = []
     for name, positive, probability in _one_against_rest(predictions):
         precision, recall, threshold = precision_recall_curve(positive, probability, drop_intermediate=True)
-        columns = {"class": name, "recall": recall[::-1], "precision": precision[::-1]}
-        columns["threshold"] = np.append(threshold, np.inf)[::-1]
-        tables.append(_curve(columns, recall[::-1], precision[::-1]))
-    columns = ["class", "recall", "precision", "threshold"]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+        recall, precision, threshold = recall[::-1], precision[::-1], np.append(threshold, np.inf)[::-1]
+        columns = {"class": name, "recall": recall, "precision": precision, "threshold": threshold}
+        tables.append(_curve(columns, recall, precision))
+    return _stack(tables, ["class", "recall", "precision", "threshold"])
 
 
 def _one_against_rest(predictions: pd.DataFrame) -> Iterator[tuple[str, NDArray[np.bool_], NDArray[np.float64]]]:
@@ -132,8 +136,12 @@ def _curve(columns: dict[str, Any], x: NDArray[np.float64], y: NDArray[np.float6
     return table.iloc[np.unique(kept)].reset_index(drop=True)
 
 
+def _stack(tables: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+
+
 def confusion_table(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Actual against predicted class: actual, predicted, count, share (of the actual class; nan where it has no images)."""
+    """Actual against predicted class: actual, predicted, count, share (of the actual class; nan without images)."""
     actual, probabilities = judged(predictions)
     classes = classes_of(predictions)
     confusion = confusion_matrix(actual, probabilities.argmax(1), labels=range(len(classes)))

@@ -1,0 +1,84 @@
+"""Train one model on one fold: MODEL FOLD STORE SPLIT_MANIFEST BALANCE RECIPE WEIGHTS OUT METRICS."""
+
+import json
+from functools import cached_property
+from pathlib import Path
+
+from dvclive.live import Live
+from torch.utils.tensorboard import SummaryWriter
+
+from tumorboard.data.store import CropStore
+from tumorboard.door import run
+from tumorboard.params import Params, Recipe, parse
+from tumorboard.tables import manifest_digest, read_manifest, write_json
+from tumorboard.training.loop import train_model
+from tumorboard.training.state import Epoch, Job
+
+
+class Journal:
+    """Writes curves for dvclive and, if the recipe says so, TensorBoard; and the metrics, those of the epoch kept."""
+
+    def __init__(self, out: Path, metrics: Path, tensorboard: bool) -> None:
+        self._out, self._metrics, self._tensorboard = out, metrics, tensorboard
+        self._kept: Epoch | None = None
+        self._seconds = 0.0
+
+    @cached_property
+    def _live(self) -> Live:
+        # Opened by the first epoch: under torchrun, ranks without one must not touch the files.
+        return Live(str(self._out / "dvclive"), dvcyaml=None, save_dvc_exp=False, report=None, monitor_system=False)
+
+    @cached_property
+    def _board(self) -> SummaryWriter:
+        return SummaryWriter(self._out / "tensorboard")
+
+    def add(self, epoch: Epoch) -> None:
+        """Log one epoch."""
+        found = {f"{part}/{name}": value for part in ("train", "val") for name, value in getattr(epoch, part).items()}
+        for name, value in ({"lr": epoch.lr} | found).items():
+            self._live.log_metric(name, value)
+            if self._tensorboard:
+                self._board.add_scalar(name, value, epoch.number)
+        self._live.next_step()  # type: ignore[no-untyped-call]
+        if self._tensorboard:
+            self._board.flush()
+        if epoch.best or self._kept is None or not self._kept.best:
+            self._kept = epoch
+        self._seconds += epoch.seconds
+        kept = {"kept_epoch": self._kept.number, "train": self._kept.train, "val": self._kept.val}
+        speed = {"seconds": round(self._seconds, 3), "images_per_second": round(epoch.images_per_second, 1)}
+        write_json({"epoch": epoch.number} | kept | speed, self._metrics)
+
+
+def main(
+    params: Params,
+    model: str,
+    fold: str,
+    store: str,
+    split: str,
+    balance: str,
+    recipe: str,
+    weights: str,
+    out: str,
+    metrics: str,
+) -> None:
+    """Write the file `weights`, the folder `out` (history.csv, dvclive/, tensorboard/) and `metrics`."""
+    manifest = read_manifest(split)
+    job = Job(
+        name=model,
+        fold=int(fold),
+        recipe=parse(Recipe, json.loads(Path(recipe).read_text(encoding="utf-8")), recipe),
+        rows=read_manifest(Path(balance) / "manifest.csv"),
+        val_rows=manifest[manifest["fold"].eq(int(fold)).fillna(False)],
+        store=CropStore(store, Path(balance) / "store"),
+        classes=tuple(sorted(manifest["label"].unique())),
+        crop=params.crop,
+        digest=manifest_digest(manifest),
+        weights=Path(weights),
+        out=Path(out),
+    )
+    train_model(job, params.runtime, Journal(job.out, Path(metrics), job.recipe.tensorboard).add)
+
+
+if __name__ == "__main__":
+    run(main)

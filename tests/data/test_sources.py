@@ -1,0 +1,238 @@
+"""list_images: the folders and tables that are understood, and those that are refused with a reason."""
+
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tumorboard.data.sources import list_images
+from tumorboard.errors import InputError
+from tumorboard.params import Data
+
+
+def data(table: str | None = None, pattern: str | None = None) -> Data:
+    return Data(raw="", table=table, group_pattern=pattern, max_rejected=0)
+
+
+def touch(raw: Path, *paths: str) -> None:
+    for path in paths:
+        (raw / path).parent.mkdir(parents=True, exist_ok=True)
+        (raw / path).write_bytes(b"x")
+
+
+def columns(frame: pd.DataFrame, *names: str) -> list[tuple[str, ...]]:
+    return list(frame[list(names)].itertuples(index=False, name=None))
+
+
+def table_of(raw: Path, text: str | bytes, name: str = "labels.csv") -> None:
+    raw.mkdir(exist_ok=True)
+    (raw / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+
+
+def refusal(raw: Path, settings: Data | None = None) -> str:
+    with pytest.raises(InputError) as caught:
+        list_images(raw, settings or data())
+    return str(caught.value)
+
+
+def test_a_folder_a_class_at_any_depth(tmp_path: Path) -> None:
+    touch(
+        tmp_path,
+        "b/2.png",
+        "b/deep/er/1.png",
+        "a/1.png",
+        "a/notes.txt",
+        "README.txt",
+        "a/.hidden",
+        ".git/x",
+        "a/Thumbs.db",
+    )
+    rows, ignored = list_images(tmp_path, data())
+    assert columns(rows, "path", "label", "group", "split") == [
+        ("a/1.png", "a", "a/1.png", ""),
+        ("a/notes.txt", "a", "a/notes.txt", ""),
+        ("b/2.png", "b", "b/2.png", ""),
+        ("b/deep/er/1.png", "b", "b/deep/er/1.png", ""),
+    ]
+    assert rows["fold"].isna().all()
+    assert columns(ignored, "path", "reason") == [
+        (".git", "hidden"),
+        ("README.txt", "outside the class folders"),
+        ("a/.hidden", "hidden"),
+        ("a/Thumbs.db", "system file"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [
+        ("Training", "train"),
+        ("TRAIN", "train"),
+        ("val", "val"),
+        ("Valid", "val"),
+        ("validation", "val"),
+        ("Testing", "test"),
+    ],
+)
+def test_part_folders(tmp_path: Path, name: str, split: str) -> None:
+    touch(tmp_path, f"{name}/a/train/1.png", f"{name}/b/1.png", "test/b/1.png", f"{name}/loose.png")
+    rows, ignored = list_images(tmp_path, data())
+    assert sorted(columns(rows, "path", "label", "split")) == sorted(
+        [(f"{name}/a/train/1.png", "a", split), (f"{name}/b/1.png", "b", split), ("test/b/1.png", "b", "test")]
+    )
+    assert columns(ignored, "path", "reason") == [(f"{name}/loose.png", "outside the class folders")]
+
+
+def test_part_folders_beside_others_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a/1.png", "normal/1.png", "blast/1.png")
+    text = refusal(tmp_path)
+    assert "'train'" in text
+    assert "'blast', 'normal'" in text
+
+
+UGLY = ["-x.png", "two words.png", 'quo"te.png', "a,b;c.png", "new\nline.png", "日本語.png", "NA", b"\xff\xfe.png"]
+
+
+def test_ugly_names_survive_in_folders_and_in_a_table(tmp_path: Path) -> None:
+    names = [os.fsdecode(name) for name in UGLY]
+    touch(tmp_path, *(f"{label}/{name}" for label in ("-a b", "ä") for name in names))
+    expected = sorted((f"{label}/{name}", label) for label in ("-a b", "ä") for name in names)
+    rows, _ = list_images(tmp_path, data())
+    assert columns(rows, "path", "label") == expected
+    lines = ['"{}",{}'.format(path.replace('"', '""'), label) for path, label in expected]
+    table_of(tmp_path, b"path,label\n" + os.fsencode("\n".join(lines)))
+    rows, ignored = list_images(tmp_path, data())
+    assert columns(rows, "path", "label") == expected
+    assert ignored.empty
+
+
+def test_a_carriage_return_in_a_name_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "a/Icon\r", "b/1.png")
+    assert "carriage return" in refusal(tmp_path)
+
+
+def test_linked_folders_are_followed_and_a_circle_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "elsewhere", "1.png")
+    touch(tmp_path / "raw", "a/1.png")
+    (tmp_path / "raw" / "b").symlink_to(tmp_path / "elsewhere")
+    rows, _ = list_images(tmp_path / "raw", data())
+    assert columns(rows, "path", "label") == [("a/1.png", "a"), ("b/1.png", "b")]
+    (tmp_path / "raw" / "a" / "up").symlink_to(tmp_path / "raw")
+    assert "are the same folder" in refusal(tmp_path / "raw")
+
+
+@pytest.mark.parametrize(
+    ("paths", "words"),
+    [
+        ([], ["no images", "Training and Testing", "labels.csv"]),
+        (["1.png", "2.png"], ["no images", "folder per class"]),
+        (["a/1.png", "a/2.png"], ["only one class, 'a'", "folder per class"]),
+        (["a /1.png", "b/1.png"], ["white space", "'a /1.png'"]),
+    ],
+)
+def test_folders_that_are_refused(tmp_path: Path, paths: list[str], words: list[str]) -> None:
+    touch(tmp_path, *paths)
+    text = refusal(tmp_path)
+    assert [word for word in words if word not in text] == []
+
+
+def test_a_missing_raw_folder_is_named(tmp_path: Path) -> None:
+    assert str(tmp_path / "none") in refusal(tmp_path / "none")
+
+
+def test_a_table_is_read_as_it_is_written(tmp_path: Path) -> None:
+    touch(tmp_path, "1.png", "x/2.png", "3.png", "4.png")
+    lines = ["path;label;age;group;split;fold", "3.png;NA;7;P1;Training;1", "./x//2.png;None;7;001;train;", ""]
+    table_of(tmp_path, "\ufeff" + "\r\n".join([*lines, "1.png;001;;NA;TEST;", ""]))
+    rows, ignored = list_images(tmp_path, data())
+    assert columns(rows, "path", "label", "group", "split") == [
+        ("1.png", "001", "NA", "test"),
+        ("3.png", "NA", "P1", "train"),
+        ("x/2.png", "None", "001", "train"),
+    ]
+    assert rows["fold"].tolist() == [pd.NA, 1, pd.NA]
+    assert columns(ignored, "path", "reason") == [("4.png", "not in the table")]
+
+
+def test_the_named_table_goes_before_folders_and_labels_csv(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.png", "b/2.png", "labels.csv")
+    table_of(tmp_path, "path,label\na/1.png,x\nb/2.png,y\n", "other.csv")
+    rows, ignored = list_images(tmp_path, data("other.csv"))
+    assert rows["label"].tolist() == ["x", "y"]
+    assert ignored["path"].tolist() == ["labels.csv"]
+    for name, word in [
+        ("other2.csv", "no file"),
+        ("a", "folder"),
+        ("", "empty"),
+        (str(tmp_path / "other.csv"), "absolute"),
+    ]:
+        said = refusal(tmp_path, data(name))
+        assert "data.table" in said
+        assert word in said
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["line 1", "'path'", "path and label are needed", "empty"]),
+        ("path,class\n1.png,a\n", ["line 1", "'label'", "nearest: 'class'"]),
+        ("Path,label\n1.png,a\n", ["line 1", "'path'", "nearest: 'Path'"]),
+        ("path,label,groups\n1.png,a,P\n", ["line 1", "'group'", "nearest: 'groups'"]),
+        ("path,label,label\n1.png,a,b\n", ["line 1", "'label'", "twice"]),
+        ("path,label\n1.png,a\n2.png\n", ["line 3", "1 values for 2 columns"]),
+        ('path,label\n1.png,a\n"2.png,b\n', ["not readable as CSV"]),
+        ("path,label\n1.png,a\nnone.png,b\n", ["line 3", "'none.png'", "no file"]),
+        ("path,label\nx\\2.png,a\n", ["line 2", "'/'"]),
+        ("path,label\n/etc/passwd,a\n", ["line 2", "absolute"]),
+        ("path,label\n1.png,a\nx/../../out.png,b\n", ["line 3", "leads out"]),
+        ("path,label\n1.png,a\nlink.png,b\n", ["line 3", "leads out"]),
+        ("path,label\n1.png,a\nx,b\n", ["line 3", "folder"]),
+        ("path,label\n1.png,a\n,b\n", ["line 3", "path is empty"]),
+        ("path,label\n1.png,\n", ["line 2", "label is empty"]),
+        ("path,label\n1.png, a\n", ["line 2", "' a'", "white space"]),
+        ("path,label,group\n1.png,a,\n", ["line 2", "group is empty"]),
+        ("path,label,group\n1.png,a,P1 \n", ["line 2", "'P1 '", "white space"]),
+        (
+            'path,label,note\n1.png,a,"two\nlines"\n2.png,b,\nx/../1.png,b,\n',
+            ["lines 2 and 5", "'1.png'", "'a' and 'b'"],
+        ),
+        ("path,label\n1.png,a\n1.png,a\n", ["lines 2 and 3", "twice"]),
+        ("path,label,split\n1.png,a,dev\n", ["line 2", "'dev'", "validation"]),
+        ("path,label,split\n1.png,a,train\n2.png,b,\n", ["line 3", "all or none"]),
+        ("path,label,fold\n1.png,a,one\n", ["line 2", "'one'"]),
+        ("path,label,split,fold\n1.png,a,test,0\n", ["line 2", "'test'"]),
+        ("path,label\n", ["no images"]),
+        ("path,label\n1.png,a\n2.png,a\n", ["only one class", "labels.csv"]),
+    ],
+)
+def test_tables_that_are_refused(tmp_path: Path, text: str, words: list[str]) -> None:
+    raw = tmp_path / "raw"
+    touch(raw, "1.png", "2.png", "x/2.png")
+    touch(tmp_path, "out.png")
+    (raw / "link.png").symlink_to(tmp_path / "out.png")
+    table_of(raw, text)
+    said = refusal(raw)
+    assert [word for word in words if word not in said] == []
+
+
+def test_groups_by_pattern(tmp_path: Path) -> None:
+    touch(tmp_path, "a/P7_1.png", "a/P7_2.png", "b/P8_1.png")
+    rows, _ = list_images(tmp_path, data(pattern=r"(P\d+)_"))
+    assert rows["group"].tolist() == ["P7", "P7", "P8"]
+    for pattern, word in [
+        ("(P", "regular expression"),
+        (r"P\d+", "parentheses"),
+        (r"(P7)_", "'b/P8_1.png'"),
+        ("(Q)?", "a/P7_1"),
+    ]:
+        said = refusal(tmp_path, data(pattern=pattern))
+        assert word in said
+        assert "data.group_pattern" in said
+
+
+def test_the_tables_group_goes_before_the_pattern(tmp_path: Path) -> None:
+    touch(tmp_path, "1.png", "2.png")
+    table_of(tmp_path, "path,label,group\n1.png,a,G\n2.png,b,H\n")
+    rows, _ = list_images(tmp_path, data(pattern="(png)"))
+    assert rows["group"].tolist() == ["G", "H"]

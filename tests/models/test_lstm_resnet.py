@@ -1,0 +1,31 @@
+"""The LSTM reads pixels row by row; what it writes is a picture again."""
+
+import torch
+from torchvision.models import resnet18
+
+from tumorboard.models.lstm_resnet import LstmResNet18
+
+
+def test_parameters_by_hand() -> None:
+    lstm = 4 * 12 * (3 + 12) + 2 * 4 * 12
+    convolution = 9 * 12 * 3 + 3
+    inner = sum(parameter.numel() for parameter in resnet18().parameters())
+    counted = sum(parameter.numel() for parameter in LstmResNet18().parameters())
+    assert counted == inner + lstm + convolution == 11_690_655
+
+
+def test_a_pixel_changes_what_comes_at_and_after_it_only() -> None:
+    torch.manual_seed(0)
+    network = LstmResNet18().eval()
+    seen = []
+    network.convolution.register_forward_pre_hook(lambda _layer, given: seen.append(given[0]))
+    images = torch.rand(2, 3, 32, 40)
+    changed = images.clone()
+    changed[0, 1, 10, 7] += 1
+    with torch.no_grad():
+        network(images)
+        network(changed)
+    assert seen[0].shape == (2, 12, 32, 40)
+    differs = (seen[0] != seen[1]).any(dim=1)
+    assert not differs[1].any()
+    assert differs[0].flatten().nonzero()[0].item() == 10 * 40 + 7

@@ -1,0 +1,166 @@
+"""Networks by name: the features of each, its seed, what it says of wrong names and sizes."""
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from tumorboard.errors import InputError
+from tumorboard.models.heads import build_head
+from tumorboard.models.registry import ARCHITECTURES, Classifier, build_model, check_architecture
+from tumorboard.params import Params, Recipe, resolve_recipe
+
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+
+
+@pytest.fixture
+def recipe(params: Params) -> Recipe:
+    return resolve_recipe(params, "resnet18").model_copy(update={"pretrained": "none", "head": "linear"})
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+# The width of the last hidden layer, from the papers; the size is the smallest that each test can afford.
+FEATURES = {
+    ("linear", 32): 1000,
+    ("cnn", 32): 256,
+    ("cnn3", 32): 64,
+    ("googlenet_bn", 32): 1024,
+    ("resnet18", 32): 512,
+    ("resnet50", 32): 2048,
+    ("vgg16", 32): 4096,
+    ("googlenet", 32): 1024,
+    ("inception_v3", 75): 2048,
+    ("densenet121", 32): 1024,
+    ("mobilenet_v3_small", 32): 1024,
+    ("efficientnet_v2_s", 32): 1280,
+    ("convnext_tiny", 32): 768,
+    ("vit_b_16", 32): 768,
+    ("swin_t", 32): 768,
+    ("squeezenet1_1", 32): 512,
+    ("regnet_y_400mf", 32): 440,
+    ("shufflenet_v2_x0_5", 32): 1024,
+    ("mnasnet0_5", 32): 1280,
+    ("timm/resnet18", 32): 512,
+    ("timm/tf_efficientnet_lite0", 32): 1280,
+    ("timm/vit_tiny_patch16_224", 32): 192,
+    ("timm/deit_tiny_distilled_patch16_224", 32): 192,
+}
+
+
+@pytest.mark.parametrize(("architecture", "size"), FEATURES)
+def test_head_follows_the_features(recipe: Recipe, architecture: str, size: int) -> None:
+    # Shapes and gradients need no numbers; RegNet's constructor does.
+    with torch.device("cpu" if architecture.startswith("regnet") else "meta"):
+        model = build_model(recipe.model_copy(update={"architecture": architecture}), 3, size, HALF)
+        logits = model(torch.zeros(2, 3, size, size, dtype=torch.uint8))
+    assert model.head.in_features == FEATURES[architecture, size]
+    assert logits.shape == (2, 3)
+    logits.sum().backward()
+    idle = [name for name, parameter in model.named_parameters() if parameter.grad is None]
+    assert not idle, "a parameter without gradient stops distributed training"
+
+
+@pytest.mark.parametrize("architecture", ["resnet18", "vgg11", "squeezenet1_1", "timm/resnet18"])
+def test_head_can_follow_the_networks_own_outputs(recipe: Recipe, architecture: str) -> None:
+    settings = {"architecture": architecture, "head_input": "classifier"}
+    with torch.device("meta"):
+        model = build_model(recipe.model_copy(update=settings), 3, 32, HALF)
+        without = build_model(recipe.model_copy(update={"architecture": architecture}), 3, 32, HALF)
+    assert model.head.in_features == 1000
+    own_outputs = without.head.in_features * 1000 + 1000
+    assert count(model.backbone) == count(without.backbone) + own_outputs
+
+
+def test_output_layer_behind_the_lstm_is_kept_or_removed(recipe: Recipe) -> None:
+    settings = {"architecture": "lstm_resnet18", "head_input": "classifier"}
+    kept = build_model(recipe.model_copy(update=settings), 3, 32, HALF)
+    removed = build_model(recipe.model_copy(update=settings | {"head_input": "features"}), 3, 32, HALF)
+    assert (kept.head.in_features, removed.head.in_features) == (1000, 512)
+    assert count(kept.backbone) == 11_690_655 == count(removed.backbone) + 512 * 1000 + 1000
+
+
+def test_linear_ends_in_its_own_outputs_and_networks_without_any_say_so(recipe: Recipe) -> None:
+    settings = {"head_input": "classifier", "architecture": "linear"}
+    assert build_model(recipe.model_copy(update=settings), 3, 32, HALF).head.in_features == 1000
+    with pytest.raises(InputError, match=r"cnn has no output layer of its own: set head_input to features"):
+        build_model(recipe.model_copy(update=settings | {"architecture": "cnn"}), 3, 32, HALF)
+
+
+def test_features_of_vgg16_come_after_its_two_hidden_layers(recipe: Recipe) -> None:
+    with torch.device("meta"):
+        model = build_model(recipe.model_copy(update={"architecture": "vgg16"}), 2, 32, HALF)
+        assert count(model.backbone) == count(torchvision.models.vgg16()) - (4096 * 1000 + 1000)
+    assert isinstance(model.backbone.classifier[6], nn.Identity)
+
+
+def test_weights_are_a_function_of_the_recipe(recipe: Recipe) -> None:
+    torch.manual_seed(1)
+    first, after = build_model(recipe, 2, 32, HALF), torch.rand(1)
+    torch.manual_seed(1)
+    expected_after = torch.rand(1)
+    second = build_model(recipe, 2, 32, HALF)
+    third = build_model(recipe.model_copy(update={"seed": recipe.seed + 1}), 2, 32, HALF)
+    assert torch.equal(after, expected_after)
+    for name, tensor in first.state_dict().items():
+        assert torch.equal(tensor, second.state_dict()[name]), name
+    assert not torch.equal(first.head.weight, third.head.weight)
+    assert not torch.equal(first.backbone.conv1.weight, third.backbone.conv1.weight)
+
+
+def test_classifier_normalises_a_channel_by_its_mean_and_deviation() -> None:
+    mean, std = (0.1, 0.2, 0.4), (0.5, 0.25, 0.2)
+    model = Classifier(nn.Flatten(), nn.Identity(), mean, std)
+    images = torch.tensor([0, 51, 102, 153, 204, 255], dtype=torch.uint8).view(1, 3, 1, 2)
+    expected = torch.tensor([[(0 - 0.1) / 0.5, (0.2 - 0.1) / 0.5, (0.4 - 0.2) / 0.25, (0.6 - 0.2) / 0.25, 2.0, 3.0]])
+    torch.testing.assert_close(model(images), expected)
+    torch.testing.assert_close(model(images.float()), expected)
+
+
+def test_classifier_is_head_after_backbone(recipe: Recipe) -> None:
+    model = build_model(recipe, 2, 32, HALF).eval()
+    network = torchvision.models.resnet18().eval()
+    network.fc = build_head(recipe, 512, 2)
+    network.load_state_dict(model.backbone.state_dict(), strict=False)
+    network.fc.load_state_dict(model.head.state_dict())
+    images = torch.randint(0, 256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(model(images), network((images / 255 - 0.5) / 0.5))
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("resnet81", "resnet18"), ("timm/resnet_18", "timm/resnet18"), ("google_net_bn", "googlenet_bn")],
+)
+def test_unknown_names_give_the_nearest_and_the_own_ones(name: str, near: str) -> None:
+    with pytest.raises(InputError) as raised:
+        check_architecture(name)
+    text = str(raised.value)
+    assert f"'{name}'" in text
+    assert near in text
+    assert all(own in text for own in ARCHITECTURES)
+
+
+@pytest.mark.parametrize(
+    "name", ["fasterrcnn_resnet50_fpn", "fcn_resnet50", "r3d_18", "raft_small", "timm/nothing_of_the_kind", "timm/", ""]
+)
+def test_detectors_and_nonsense_are_no_architectures(name: str) -> None:
+    with pytest.raises(InputError, match="unknown architecture"):
+        check_architecture(name)
+
+
+@pytest.mark.parametrize(
+    "name", [*ARCHITECTURES, "alexnet", "maxvit_t", "vit_h_14", "wide_resnet50_2", "timm/resnet18.a1_in1k"]
+)
+def test_own_and_published_names_are_known(name: str) -> None:
+    check_architecture(name)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "size"), [("vgg16", 16), ("inception_v3", 64), ("vit_b_16", 40), ("maxvit_t", 64), ("cnn3", 16)]
+)
+def test_a_size_that_a_network_cannot_take_is_named(recipe: Recipe, architecture: str, size: int) -> None:
+    text = f"{architecture} cannot take images of crop.size {size} pixels: "
+    with torch.device("meta"), pytest.raises(InputError, match=text):
+        build_model(recipe.model_copy(update={"architecture": architecture}), 2, size, HALF)

@@ -1,0 +1,208 @@
+"""Alterations against torchvision's, exactly repeatable whatever else is in the batch."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional as reference
+
+from tumorboard.augment import Alterations, _resample, augment_images, draw_parameters
+from tumorboard.params import Augment
+from tumorboard.randomness import keys_of, order
+
+KEYS = keys_of([f"image {number}" for number in range(2000)])
+NEUTRAL = {"hflip": 0.0, "vflip": 0.0, "rotate": 0.0, "zoom": (1.0, 1.0), "crop": 1.0, "shift": 0.0, "brightness": 0.0}
+NEUTRAL |= {"contrast": 0.0, "saturation": 0.0, "blur": 0.0, "blur_sigma": (0.5, 2.0), "noise": 0.0, "fill": "black"}
+EVERYTHING = {"hflip": 0.5, "vflip": 0.5, "rotate": 45.0, "zoom": (0.8, 1.3), "crop": 0.7, "shift": 0.1, "blur": 0.5}
+EVERYTHING |= {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "noise": 5.0, "fill": "reflect"}
+
+
+def augment(**changes: object) -> Augment:
+    """The settings that change nothing, and what a test wants beside them."""
+    return Augment.model_validate(NEUTRAL | changes)
+
+
+def pictures(count: int, side: int) -> Tensor:
+    return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def test_neutral_settings_leave_the_pixels() -> None:
+    images = pictures(3, 17)
+    result = augment_images(images, augment(), 0, KEYS[:3], 0)
+    assert result.dtype == torch.float32
+    assert torch.equal(result, images.float())
+
+
+@pytest.mark.parametrize(("name", "axis"), [("hflip", 3), ("vflip", 2)])
+def test_flips_alone_are_exact(name: str, axis: int) -> None:
+    images = pictures(40, 16)
+    assert torch.equal(augment_images(images, augment(**{name: 1.0}), 0, KEYS[:40], 0), images.flip(axis).float())
+    some = augment(**{name: 0.5})
+    chosen = getattr(draw_parameters(some, 0, KEYS[:40], 0), name)
+    assert 0 < chosen.sum() < 40
+    results = augment_images(images, some, 0, KEYS[:40], 0)
+    for image, result, flipped in zip(images.float(), results, chosen, strict=True):
+        assert torch.equal(result, image.flip(axis - 1) if flipped else image)
+
+
+def test_rotation_zoom_shift_and_flips_are_torchvisions_affine() -> None:
+    settings = augment(hflip=0.5, vflip=0.5, rotate=180.0, zoom=(0.7, 1.4), shift=0.2)
+    images = pictures(8, 48)
+    drawn = draw_parameters(settings, 3, KEYS[:8], 5)
+    results = augment_images(images, settings, 3, KEYS[:8], 5)
+    for row, image in enumerate(images.float()):
+        expected = reference.affine(
+            image,
+            angle=float(drawn.angle[row]),
+            translate=(48 * drawn.shift[row]).tolist(),
+            scale=float(drawn.zoom[row]),
+            shear=[0.0, 0.0],
+            interpolation=reference.InterpolationMode.BILINEAR,
+        )
+        expected = expected.flip(2) if drawn.hflip[row] else expected
+        expected = expected.flip(1) if drawn.vflip[row] else expected
+        torch.testing.assert_close(results[row], expected, atol=0.05, rtol=0)
+
+
+def test_crop_is_torchvisions_resized_crop() -> None:
+    ones, nothing = np.ones(1), np.zeros(1)
+    drawn = Alterations(
+        *(nothing.astype(bool), nothing.astype(bool), nothing, ones),
+        *(np.array([0.5]), np.array([[0.125, -0.25]]), np.zeros((1, 2)), ones, ones, ones, nothing),
+    )
+    image = pictures(1, 64).float()
+    # Half of 64 pixels, its center 8 pixels right of the middle and 16 above it.
+    expected = reference.resized_crop(image, 0, 24, 32, 32, [64, 64], antialias=False)
+    result = _resample(image, drawn, "zeros")
+    torch.testing.assert_close(result[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2], atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
+def test_colors_are_torchvisions(name: str) -> None:
+    settings = augment(**{name: 0.6})
+    images = pictures(6, 20)
+    images[0] //= 3
+    factors = getattr(draw_parameters(settings, 0, KEYS[:6], 1), name)
+    results = augment_images(images, settings, 0, KEYS[:6], 1)
+    for image, result, factor in zip(images.float(), results, factors, strict=True):
+        expected = 255 * getattr(reference, f"adjust_{name}")(image / 255, float(factor))
+        torch.testing.assert_close(result, expected, atol=0.01, rtol=0)
+
+
+def test_blur_is_torchvisions_where_it_is_drawn() -> None:
+    settings = augment(blur=0.5, blur_sigma=(0.5, 2.0))
+    images = pictures(12, 32)
+    sigmas = draw_parameters(settings, 0, KEYS[:12], 0).sigma
+    assert 0 < (sigmas == 0).sum() < 12
+    results = augment_images(images, settings, 0, KEYS[:12], 0)
+    for image, result, sigma in zip(images.float(), results, sigmas, strict=True):
+        expected = reference.gaussian_blur(image, [13, 13], [sigma, sigma]) if sigma else image
+        torch.testing.assert_close(result, expected, atol=0.01, rtol=0)
+
+
+def test_blur_wider_than_the_image_keeps_its_mean_level() -> None:
+    images = torch.full((2, 3, 16, 16), 77, dtype=torch.uint8)
+    result = augment_images(images, augment(blur=1.0, blur_sigma=(20.0, 20.0)), 0, KEYS[:2], 0)
+    torch.testing.assert_close(result, images.float(), atol=1e-3, rtol=0)
+
+
+def test_noise_has_its_standard_deviation_and_stays_in_range() -> None:
+    grey = torch.full((4, 3, 64, 64), 128, dtype=torch.uint8)
+    result = augment_images(grey, augment(noise=8.0), 0, KEYS[:4], 0)
+    assert abs(result.mean() - 128) < 0.2
+    assert abs(result.std() - 8) < 0.1
+    assert not torch.equal(result[0], result[1])
+    white = augment_images(grey * 0 + 255, augment(noise=50.0), 0, KEYS[:4], 0)
+    assert white.max() == 255
+    assert white.min() >= 0
+
+
+@pytest.mark.parametrize("side", [33, 224])
+def test_an_image_is_altered_alike_alone_and_in_any_batch(side: int) -> None:
+    settings = augment(**EVERYTHING)
+    images, keys = pictures(7, side), KEYS[:7]
+    counters = np.array([4, 0, 7, 7, 1, 2**40, 3])
+    together = augment_images(images, settings, 11, keys, counters)
+    mixed = np.array([3, 6, 0, 5, 1, 4, 2])
+    assert torch.equal(augment_images(images[mixed], settings, 11, keys[mixed], counters[mixed]), together[mixed])
+    for row in range(7):
+        alone = augment_images(images[row : row + 1], settings, 11, keys[row : row + 1], int(counters[row]))
+        assert torch.equal(alone[0], together[row])
+
+
+def test_seed_key_and_counter_each_change_the_result() -> None:
+    settings = augment(**EVERYTHING)
+    image = pictures(1, 32)
+    results = [
+        augment_images(image, settings, seed, KEYS[key : key + 1], counter)
+        for seed, key, counter in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
+    ]
+    assert all(not torch.equal(results[0], other) for other in results[1:])
+    # The noise too, which has a stream of its own: it is the difference to a grey picture.
+    grey = torch.full((1, 3, 8, 8), 128, dtype=torch.uint8)
+    noises = [
+        augment_images(grey, augment(noise=5.0), seed, KEYS[key : key + 1], counter)
+        for seed, key, counter in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1))
+    ]
+    assert all(not torch.equal(noises[0], other) for other in noises[1:])
+
+
+def test_input_is_left_as_it_was_and_its_type_and_layout_do_not_matter() -> None:
+    settings = augment(**EVERYTHING)
+    images = pictures(5, 24)
+    floats = images.float().to(memory_format=torch.channels_last)
+    before = floats.clone()
+    result = augment_images(floats, settings, 0, KEYS[:5], 0)
+    assert torch.equal(floats, before)
+    assert result.is_contiguous()
+    assert torch.equal(result, augment_images(images, settings, 0, KEYS[:5], 0))
+    assert 0 <= result.min() <= result.max() <= 255
+
+
+def test_fill_decides_what_lies_beyond_the_edge() -> None:
+    white = torch.full((1, 3, 32, 32), 255, dtype=torch.uint8)
+    corner = {
+        fill: augment_images(white, augment(zoom=(0.5, 0.5), fill=fill), 0, KEYS[:1], 0)[0, 0, 0, 0].item()
+        for fill in ("black", "border", "reflect")
+    }
+    assert corner == {"black": 0, "border": 255, "reflect": 255}
+    striped = white.clone()
+    striped[..., 0] = 0  # the left edge alone is dark: repeated by border, mirrored by reflect
+    shrunk = {
+        fill: augment_images(striped, augment(zoom=(0.5, 0.5), fill=fill), 0, KEYS[:1], 0)[0, 0, 16, 2].item()
+        for fill in ("border", "reflect")
+    }
+    assert shrunk == {"border": 0, "reflect": 255}
+
+
+def test_draws_fill_their_ranges() -> None:
+    settings = augment(**EVERYTHING | {"hflip": 0.25, "blur": 0.3})
+    drawn = draw_parameters(settings, 0, KEYS, 2)
+    assert abs(drawn.hflip.mean() - 0.25) < 0.03
+    assert abs(drawn.vflip.mean() - 0.5) < 0.04
+    assert abs((drawn.sigma > 0).mean() - 0.3) < 0.04
+    for values, low, high in (
+        (drawn.angle, -45, 45),
+        (drawn.zoom, 0.8, 1.3),
+        (drawn.side, 0.7, 1),
+        (drawn.shift[:, 0], -0.1, 0.1),
+        (drawn.shift[:, 1], -0.1, 0.1),
+        (drawn.brightness, 0.7, 1.3),
+        (drawn.contrast, 0.7, 1.3),
+        (drawn.saturation, 0.7, 1.3),
+        (drawn.sigma[drawn.sigma > 0], 0.5, 2),
+    ):
+        assert low <= values.min() < low + 0.02 * (high - low)
+        assert high - 0.02 * (high - low) < values.max() <= high
+        assert abs(values.mean() - (low + high) / 2) < 0.04 * (high - low)
+    # The crop stays inside the image.
+    assert (np.abs(drawn.center) <= (1 - drawn.side[:, None]) / 2 + 1e-12).all()
+
+
+def test_draws_of_different_kinds_and_of_the_order_are_unrelated() -> None:
+    drawn = draw_parameters(augment(**EVERYTHING), 0, KEYS, 2)
+    place = np.empty(len(KEYS))
+    place[order(0, KEYS, 2)] = np.arange(len(KEYS))
+    columns = [place, *drawn[:5], *drawn.shift.T, drawn.brightness, drawn.contrast, drawn.saturation, drawn.sigma > 0]
+    related = np.corrcoef([np.asarray(column, dtype=float) for column in columns]) - np.eye(len(columns))
+    assert np.abs(related).max() < 0.09

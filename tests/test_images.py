@@ -1,0 +1,357 @@
+"""Decoding of every kind of file, good and bad, and the way from there to a crop."""
+
+import struct
+import zlib
+from contextlib import suppress
+from io import BytesIO
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms.v2 import functional as transforms
+
+from tumorboard.images import ImageError, crop_image, decode, remove_border
+from tumorboard.params import Params
+
+MANY = 10**6
+
+
+def encode(picture: Image.Image, form: str, **options: Any) -> bytes:
+    buffer = BytesIO()
+    picture.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def ramps(height: int = 24, width: int = 32) -> np.ndarray:
+    """Red rises to the right, green downwards, blue along the diagonal."""
+    y, x = np.mgrid[:height, :width]
+    channels = x * 255 // (width - 1), y * 255 // (height - 1), (x + y) * 255 // (height + width - 2)
+    return np.stack(channels, -1).astype(np.uint8)
+
+
+COLOR = Image.fromarray(ramps())
+FILES = {
+    "png": encode(COLOR, "PNG"),
+    "palette png": encode(COLOR.quantize(16), "PNG"),
+    "alpha png": encode(COLOR.convert("RGBA"), "PNG"),
+    "jpeg": encode(COLOR, "JPEG", quality=95),
+    "progressive jpeg": encode(COLOR, "JPEG", quality=95, progressive=True),
+    "grey jpeg": encode(COLOR.convert("L"), "JPEG", quality=95),
+    "cmyk jpeg": encode(COLOR.convert("CMYK"), "JPEG", quality=95),
+    "gif": encode(COLOR, "GIF"),
+    "bmp": encode(COLOR, "BMP"),
+    "tiff": encode(COLOR, "TIFF"),
+    "lzw tiff": encode(COLOR, "TIFF", compression="tiff_lzw"),
+    "webp": encode(COLOR, "WEBP", quality=95),
+    "lossless webp": encode(COLOR, "WEBP", lossless=True),
+    "ppm": encode(COLOR, "PPM"),
+}
+
+
+def reason(content: bytes, max_pixels: int = MANY) -> str:
+    with pytest.raises(ImageError) as caught:
+        decode(content, max_pixels)
+    assert str(caught.value) == f"{caught.value.reason}: {caught.value.detail}"
+    return caught.value.reason
+
+
+@pytest.mark.parametrize("name", ["png", "alpha png", "bmp", "tiff", "lzw tiff", "lossless webp", "ppm"])
+def test_lossless_files_give_their_pixels_in_rgb_order(name):
+    pixels = decode(FILES[name], MANY)
+    assert pixels.dtype == np.uint8
+    np.testing.assert_array_equal(pixels, ramps())
+
+
+@pytest.mark.parametrize("name", ["jpeg", "progressive jpeg", "cmyk jpeg", "webp", "palette png", "gif"])
+def test_lossy_files_come_close_to_their_pixels(name):
+    few_colors = name in ("palette png", "gif")
+    assert np.abs(decode(FILES[name], MANY).astype(int) - ramps()).mean() < (25 if few_colors else 6)
+
+
+def test_jpeg_pixels_are_pillows():
+    np.testing.assert_allclose(
+        decode(FILES["jpeg"], MANY).astype(int), np.asarray(Image.open(BytesIO(FILES["jpeg"]))), atol=1
+    )
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "GIF", "TIFF"])
+def test_grey_is_repeated_over_the_channels(form):
+    pixels = decode(encode(COLOR.convert("L"), form, **({"quality": 100} if form == "JPEG" else {})), MANY)
+    assert (pixels[..., 0] == pixels[..., 1]).all()
+    assert (pixels[..., 0] == pixels[..., 2]).all()
+    np.testing.assert_allclose(pixels[..., 0].astype(int), np.asarray(COLOR.convert("L")), atol=2)
+
+
+def test_black_and_white_become_0_and_255():
+    bits = Image.fromarray(ramps()[..., 0] > 100)
+    np.testing.assert_array_equal(decode(encode(bits, "PNG"), MANY)[..., 1], np.where(ramps()[..., 0] > 100, 255, 0))
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0, 257, 32768, 65535], [0, 1, 128, 255]),  # 16 bits: 32768 / 65535 * 255 = 127.502
+        ([0, 1024, 2048, 4095], [0, 64, 128, 255]),  # 12 bits in a 16-bit file: 1024 / 4095 * 255 = 63.77
+        ([0, 1, 100, 255], [0, 1, 100, 255]),  # 8 bits in one
+        ([0, 0, 0, 0], [0, 0, 0, 0]),
+    ],
+)
+@pytest.mark.parametrize("form", ["PNG", "TIFF", "PPM"])
+def test_grey_of_16_bits_is_scaled_over_its_range(form, values, expected):
+    grey = np.array(values, dtype=np.uint16).reshape(2, 2)
+    pixels = decode(encode(Image.fromarray(grey), form), MANY)
+    np.testing.assert_array_equal(pixels[..., 2].ravel(), expected)
+
+
+def test_16_bit_color_png_keeps_its_high_bytes():
+    deep = (ramps().astype(np.uint16) << 8) | 99
+    content = cv2.imencode(".png", deep[..., ::-1])[1].tobytes()
+    np.testing.assert_allclose(decode(content, MANY).astype(int), ramps(), atol=1)
+
+
+@pytest.mark.parametrize("values", [[[-1, 5]], [[0, 70000]]])
+def test_signed_and_32_bit_grey_are_unsupported(values):
+    assert reason(encode(Image.fromarray(np.array(values, dtype=np.int32)), "TIFF")) == "unsupported"
+
+
+def test_floating_point_grey_is_unsupported():
+    assert reason(encode(Image.fromarray(np.array([[0.0, 1.0]], dtype=np.float32)), "TIFF")) == "unsupported"
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF"])
+def test_alpha_is_composited_on_black(form):
+    alpha = np.zeros((8, 8, 4), np.uint8)
+    alpha[:, :4] = (200, 100, 50, 255)
+    alpha[:, 4:6] = (200, 100, 50, 128)
+    alpha[:, 6:] = (255, 255, 255, 0)
+    options = {"lossless": True, "exact": True} if form == "WEBP" else {}
+    pixels = decode(encode(Image.fromarray(alpha), form, **options), MANY)
+    np.testing.assert_array_equal(pixels[0, 0], (200, 100, 50))
+    np.testing.assert_allclose(pixels[0, 4].astype(int), (100, 50, 25), atol=1)
+    np.testing.assert_array_equal(pixels[0, 7], (0, 0, 0))
+
+
+@pytest.mark.parametrize("form", ["GIF", "PNG"])
+def test_a_transparent_palette_color_becomes_black(form):
+    picture = Image.new("P", (4, 4), 1)
+    picture.putpalette([255, 255, 255, 10, 200, 30])
+    picture.putpixel((0, 0), 0)
+    pixels = decode(encode(picture, form, transparency=0), MANY)
+    np.testing.assert_array_equal(pixels[0, 0], (0, 0, 0))
+    np.testing.assert_array_equal(pixels[3, 3], (10, 200, 30))
+
+
+def test_a_transparent_color_of_an_rgb_png_becomes_black():
+    picture = Image.new("RGB", (4, 4), (9, 8, 7))
+    picture.putpixel((1, 2), (255, 255, 255))
+    pixels = decode(encode(picture, "PNG", transparency=(255, 255, 255)), MANY)
+    np.testing.assert_array_equal(pixels[2, 1], (0, 0, 0))
+    np.testing.assert_array_equal(pixels[0, 0], (9, 8, 7))
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_undone(form, orientation):
+    # What must be done to stored pixels for each value, after the EXIF standard (CIPA DC-008, tag 274).
+    upright = {
+        1: lambda a: a,
+        2: np.fliplr,
+        3: lambda a: np.rot90(a, 2),
+        4: np.flipud,
+        5: lambda a: a.transpose(1, 0, 2),
+        6: lambda a: np.rot90(a, -1),
+        7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
+        8: lambda a: np.rot90(a, 1),
+    }[orientation]
+    exif = Image.Exif()
+    exif[274] = orientation
+    content = encode(COLOR, form, exif=exif, **({"quality": 100} if form in ("JPEG", "WEBP") else {}))
+    pixels, expected = decode(content, MANY).astype(int), upright(ramps())
+    assert pixels.shape == expected.shape
+    assert np.abs(pixels - expected).mean() < 6
+
+
+@pytest.mark.parametrize("form", ["GIF", "TIFF", "WEBP", "PNG"])
+def test_several_frames_are_rejected(form):
+    second = Image.fromarray(255 - ramps())
+    assert reason(encode(COLOR, form, save_all=True, append_images=[second])) == "multi-frame"
+
+
+def test_a_multi_picture_jpeg_gives_its_first_picture():
+    content = encode(COLOR, "MPO", save_all=True, append_images=[Image.fromarray(255 - ramps())], quality=95)
+    assert np.abs(decode(content, MANY).astype(int) - ramps()).mean() < 6
+
+
+def test_an_empty_file():
+    assert reason(b"") == "empty"
+
+
+@pytest.mark.parametrize("content", [b"name,label\na.jpg,cat\n", b"\0" * 1000, b"%PDF-1.7", b"GI", b"<svg></svg>"])
+def test_what_is_not_an_image(content):
+    assert reason(content) == "not an image"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_file_cut_anywhere_is_an_error(name):
+    content = FILES[name]
+    decode(content, MANY)
+    cuts = [*range(1, len(content), max(1, len(content) // 60)), *range(len(content) - 16, len(content))]
+    assert {reason(content[:cut]) for cut in cuts} <= {"truncated", "corrupt", "not an image"}
+
+
+@pytest.mark.parametrize("name", ["png", "palette png", "alpha png", "jpeg", "progressive jpeg", "bmp", "tiff", "gif"])
+def test_a_file_cut_within_its_pixels_is_truncated(name):
+    assert reason(FILES[name][:-20]) == "truncated"
+
+
+@pytest.mark.parametrize("name", ["jpeg", "progressive jpeg", "cmyk jpeg", "png"])
+def test_a_file_whose_end_was_never_filled_in_is_an_error(name):
+    assert reason(FILES[name][:-40] + bytes(40)) in {"truncated", "corrupt"}
+
+
+def test_a_jpeg_with_a_thumbnail_is_truncated_though_the_thumbnail_ends_properly():
+    exif = Image.Exif()
+    exif[0x010E] = "\xff\xd9"
+    content = encode(COLOR, "JPEG", quality=95, exif=exif.tobytes() + FILES["jpeg"])
+    assert np.abs(decode(content, MANY).astype(int) - ramps()).mean() < 6
+    assert reason(content[:-30]) == "truncated"
+
+
+@pytest.mark.parametrize("name", ["png", "palette png"])
+def test_any_flipped_bit_of_a_png_is_found(name):
+    for position in range(16, len(FILES[name]), 5):
+        flipped = bytearray(FILES[name])
+        flipped[position] ^= 4
+        assert reason(bytes(flipped)) in {"corrupt", "truncated", "not an image", "too many pixels"}
+
+
+def test_a_damaged_header_is_corrupt():
+    assert reason(FILES["jpeg"][:3] + bytes(40)) == "corrupt"
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_mangled_files_raise_nothing_but_an_image_error(data):
+    content = bytearray(FILES[data.draw(st.sampled_from(sorted(FILES)))])
+    for _ in range(data.draw(st.integers(1, 6))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    with suppress(ImageError):
+        assert decode(bytes(content), MANY).ndim == 3
+
+
+def chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def test_a_pixel_bomb_is_rejected_by_its_header():
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0))
+    # A picture this size would fill 7.5 GB; nothing but its header is there.
+    bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
+    assert reason(bomb, 100_000_000) == "too many pixels"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_limit_of_pixels_is_the_largest_size_allowed(name):
+    assert decode(FILES[name], 24 * 32).shape == (24, 32, 3)
+    assert reason(FILES[name], 24 * 32 - 1) == "too many pixels"
+
+
+def test_a_limit_above_pillows_own_holds():
+    wide = encode(Image.new("1", (200_000, 1000)), "PNG")  # Pillow refuses more than 179 million by itself
+    assert reason(wide, 199_999_999) == "too many pixels"
+    assert Image.open(BytesIO(wide)).size == (200_000, 1000)
+
+
+def framed(top: int, bottom: int, left: int, right: int) -> np.ndarray:
+    return np.pad(np.full((20, 30, 3), 90, np.uint8), ((top, bottom), (left, right), (0, 0)), constant_values=5)
+
+
+@pytest.mark.parametrize("widths", [(3, 5, 7, 1), (0, 0, 4, 0), (0, 0, 0, 0), (60, 0, 0, 90)])
+def test_a_border_is_removed_at_each_side(widths):
+    image = framed(*widths)
+    cut = remove_border(image, 24, 0.02)
+    np.testing.assert_array_equal(cut, np.full((20, 30, 3), 90))
+    assert np.shares_memory(cut, image)
+
+
+def test_a_border_pixel_is_bright_when_any_channel_exceeds_the_threshold():
+    image = framed(2, 2, 2, 2)
+    image[0, 10:20, 2] = 25
+    assert remove_border(image, 24, 0.0).shape == (22, 30, 3)
+    assert remove_border(image, 25, 0.0).shape == (20, 30, 3)
+
+
+def test_tolerance_is_the_share_of_bright_pixels_that_a_border_row_may_hold():
+    image = framed(2, 2, 10, 10)  # 24 rows, 50 columns
+    image[0, 10:15] = 255  # 5 of 50 pixels
+    assert remove_border(image, 24, 0.10).shape == (20, 30, 3)
+    assert remove_border(image, 24, 0.09).shape == (22, 30, 3)
+
+
+def test_dark_lines_inside_the_picture_stay():
+    image = framed(2, 2, 2, 2)
+    image[10:14] = 0
+    image[:, 15] = 0
+    assert remove_border(image, 24, 0.02).shape == (20, 30, 3)
+
+
+@pytest.mark.parametrize("image", [np.zeros((5, 9, 3), np.uint8), np.full((1, 1, 3), 24, np.uint8)])
+def test_an_image_dark_throughout_stays_whole(image):
+    assert remove_border(image, 24, 0.02) is image
+
+
+def test_a_single_bright_line_is_no_picture():
+    image = np.zeros((400, 10, 3), np.uint8)
+    image[200] = 255
+    assert remove_border(image, 24, 0.02) is image
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (31, 33), (32, 32), (64, 2000), (7, 5)])
+def test_every_shape_becomes_a_square_of_its_color(params: Params, shape):
+    image = np.full((*shape, 3), (200, 100, 50), np.uint8)
+    crop = crop_image(image, params.crop)
+    assert crop.shape == (params.crop.size, params.crop.size, 3)
+    assert crop.dtype == np.uint8
+    assert (crop == (200, 100, 50)).all()
+
+
+def test_the_center_is_cut_out(params: Params):
+    image = np.full((32, 96, 3), 40, np.uint8)
+    image[:, 32:64] = ramps(32, 32) // 2 + 60
+    plain = params.crop.model_copy(update={"border": False})
+    np.testing.assert_array_equal(crop_image(image, plain), image[:, 32:64])
+    np.testing.assert_array_equal(crop_image(image.transpose(1, 0, 2), plain), image[:, 32:64].transpose(1, 0, 2))
+
+
+def test_shrinking_by_a_whole_number_averages_blocks(params: Params):
+    noise = np.random.default_rng(0).integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    plain = params.crop.model_copy(update={"border": False})
+    expected = noise.reshape(32, 3, 32, 3, 3).mean(axis=(1, 3))
+    np.testing.assert_allclose(crop_image(noise, plain), expected, atol=0.51)
+
+
+def test_shrinking_comes_close_to_torchvisions_antialiased_resize(params: Params):
+    image = ramps(150, 210)
+    plain = params.crop.model_copy(update={"border": False})
+    tensor = torch.from_numpy(image).permute(2, 0, 1)
+    theirs = transforms.center_crop(transforms.resize(tensor, [32], antialias=True), [32, 32]).permute(1, 2, 0)
+    assert np.abs(crop_image(image, plain).astype(int) - theirs.numpy()).mean() < 1.5
+
+
+def test_enlarging_adds_no_halo(params: Params):
+    edge = np.full((8, 8, 3), 100, np.uint8)
+    edge[:, 4:] = 180
+    crop = crop_image(edge, params.crop)
+    assert crop.min() == 100
+    assert crop.max() == 180
+
+
+def test_the_border_is_removed_before_cropping_only_if_asked(params: Params):
+    image = framed(0, 0, 0, 40)  # the picture, 20 by 30, stands at the left
+    assert crop_image(image, params.crop).min() == 90
+    assert crop_image(image, params.crop.model_copy(update={"border": False})).min() == 5

@@ -1,0 +1,159 @@
+"""The synthetic data set: what it promises of names, counts, bytes, duplicates, and that no shortcut gives a label."""
+
+import re
+from collections import Counter
+from io import BytesIO
+from math import sqrt
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.stats import norm
+from sklearn.metrics import roc_auc_score
+
+from tumorboard.errors import InputError
+from tumorboard.images import decode, remove_border
+from tumorboard.params import Params, Phantom
+from tumorboard.phantom import CUES, draw_phantom, draw_picture
+
+SET = Phantom(images=300, patients=20, size=96)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> dict[str, bytes]:
+    return dict(draw_phantom(SET, 0))
+
+
+@pytest.fixture(scope="module")
+def pixels(pictures) -> dict[str, np.ndarray]:
+    return {path: decode(content, 10**6) for path, content in pictures.items()}
+
+
+def patient(path: str) -> str:
+    return re.search(r"(P\d+)_", path)[1]
+
+
+def name(path: str) -> str:
+    return path.split("/")[1]
+
+
+def test_count_names_and_patients(pictures, params: Params):
+    assert len(pictures) == 300
+    for path in pictures:
+        assert re.fullmatch(r"(blast|normal)/P\d\d_\d{3}\.jpg", path)
+        assert re.search(params.data.group_pattern, path)[1] == patient(path)
+    images = Counter(map(patient, pictures))
+    assert sorted(images) == [f"P{number:02d}" for number in range(1, 21)]
+    assert max(images.values()) > 2 * min(images.values())
+
+
+def test_numbers_of_a_patient_are_consecutive(pictures):
+    images = Counter(map(patient, pictures))
+    expected = {f"{who}_{number:03d}.jpg" for who, count in images.items() for number in range(1, count + 1)}
+    assert {name(path) for path in pictures} == expected
+
+
+def test_blasts_are_about_three_times_the_normals(pictures):
+    assert 0.68 < np.mean([path.startswith("blast/") for path in pictures]) < 0.82
+
+
+def test_most_patients_have_both_classes(pictures):
+    classes = Counter(who for who, _ in {(patient(path), path.split("/")[0]) for path in pictures})
+    assert sum(count == 2 for count in classes.values()) >= 16
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_others():
+    few = SET.model_copy(update={"images": 40, "patients": 10})
+    first = list(draw_phantom(few, 5))
+    assert first == list(draw_phantom(few, 5))
+    assert not {content for _, content in first} & {content for _, content in draw_phantom(few, 6)}
+
+
+def test_a_larger_set_repeats_the_smaller_ones_pictures(pictures):
+    for larger in (Phantom(images=90, patients=20, size=96), Phantom(images=90, patients=40, size=96)):
+        other = dict(draw_phantom(larger, 0))
+        common = other.keys() & pictures.keys()
+        assert len(common) > 30
+        assert all(other[path] == pictures[path] for path in common)
+
+
+def test_a_picture_needs_no_other_to_be_drawn_before(pictures):
+    for path in ("P20_003.jpg", "P02_005.jpg"):
+        label, content = draw_picture(96, 0, int(path[1:3]), int(path[4:7]))
+        assert pictures[f"{label}/{path}"] == content
+
+
+def test_about_one_in_a_hundred_is_an_exact_duplicate_of_the_same_patient_and_class(pictures):
+    owners: dict[bytes, set[str]] = {}
+    for path, content in pictures.items():
+        owners.setdefault(content, set()).add(path.split("_")[0])
+    assert all(len(owner) == 1 for owner in owners.values())
+    assert 0.003 < 1 - len(owners) / len(pictures) < 0.03
+
+
+def test_about_one_in_a_hundred_is_the_same_picture_saved_again(pictures, pixels):
+    saved_again = 0
+    for path, image in pixels.items():
+        for other, twin in pixels.items():
+            if other < path and patient(other) == patient(path) and image.shape == twin.shape:
+                same = np.abs(image.astype(int) - twin).mean() < 4
+                assert not same or other.split("/")[0] == path.split("/")[0]
+                saved_again += same and pictures[path] != pictures[other]
+    assert 0.003 < saved_again / len(pictures) < 0.03
+
+
+def field(image: np.ndarray) -> np.ndarray:
+    return remove_border(image, 24, 0.02)
+
+
+def test_fields_have_the_size_asked_for_and_borders_vary(pixels):
+    sides = np.array([sorted(field(image).shape[:2]) for image in pixels.values()])
+    # Shorter side 0.94 to 1.1, longer side 1.1 to 1.25 of the size; JPEG smears an edge by a few pixels.
+    assert sides[:, 0].min() >= 0.94 * 96 - 1
+    assert sides[:, 0].max() <= 1.1 * 96 + 4
+    assert sides[:, 1].min() >= 1.1 * 96 - 1
+    assert sides[:, 1].max() <= 1.25 * 96 + 4
+    borders = [image.shape[0] - field(image).shape[0] for image in pixels.values()]
+    assert np.std(borders) > 3
+    assert max(borders) > 15
+
+
+def test_the_size_scales_the_picture():
+    small, large = (field(decode(draw_picture(size, 0, 1, 1)[1], 10**6)) for size in (96, 192))
+    np.testing.assert_allclose(np.array(large.shape[:2]) / small.shape[:2], 2, atol=0.06)
+    # The same cell, drawn finer: halved in size it is the smaller picture, but for noise and texture.
+    halved = cv2.resize(large, small.shape[1::-1], interpolation=cv2.INTER_AREA)
+    assert np.corrcoef(halved.ravel(), small.ravel())[0, 1] > 0.8
+
+
+def test_every_picture_says_that_it_is_synthetic(pictures):
+    assert all(b"synthetic" in Image.open(BytesIO(content)).info["comment"] for content in pictures.values())
+
+
+def test_no_statistic_of_a_file_or_of_all_pixels_gives_the_label_away(pictures, pixels):
+    blast = [path.startswith("blast/") for path in pictures]
+    statistics = {
+        "bytes": [len(content) for content in pictures.values()],
+        "height": [image.shape[0] for image in pixels.values()],
+        "width": [image.shape[1] for image in pixels.values()],
+    }
+    for channel, color in enumerate(("red", "green", "blue")):
+        statistics[f"mean of {color}"] = [image[..., channel].mean() for image in pixels.values()]
+        statistics[f"spread of {color}"] = [image[..., channel].std() for image in pixels.values()]
+    scores = {what: roc_auc_score(blast, values) for what, values in statistics.items()}
+    assert all(abs(score - 0.5) < 0.1 for what, score in scores.items() if what in ("bytes", "height", "width")), scores
+    assert all(abs(score - 0.5) < 0.2 for score in scores.values()), scores
+
+
+def test_each_cue_is_weak_and_all_together_are_strong_but_not_certain():
+    # Of two normal distributions d deviations apart, the best cut at equal frequency is right with probability
+    # Phi(d / 2); independent cues add up their squares of d.
+    apart = {cue: abs(blast - normal) / deviation for cue, (normal, blast, deviation) in CUES.items()}
+    assert all(0.6 < norm.cdf(d / 2) < 0.85 for d in apart.values()), apart
+    assert 0.93 < norm.cdf(sqrt(sum(d * d for d in apart.values())) / 2) < 0.99
+
+
+def test_more_patients_than_images_is_an_error():
+    with pytest.raises(InputError, match=r"phantom\.patients is 41: expected at most phantom\.images, 40"):
+        next(draw_phantom(Phantom(images=40, patients=41, size=96), 0))

@@ -1,0 +1,111 @@
+"""What processes tell each other, and how they end: two real ones, started by a script as a stage would be."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tumorboard.errors import InputError
+from tumorboard.models.inference import choose_device
+from tumorboard.params import Params
+from tumorboard.training.distributed import launch
+
+SCRIPT = """
+import json, os, sys, time
+import numpy as np, torch
+from torch import nn
+from tumorboard.errors import InputError
+from tumorboard.params import Runtime
+from tumorboard.training.distributed import launch
+
+def talk(group, report):
+    whole = np.arange(10).reshape(5, 2)
+    norm = nn.BatchNorm1d(2)
+    norm.running_mean += group.rank + 1
+    group.average_batch_norm(norm)
+    found = {
+        "gathered": group.gather(whole[group.rank :: 2], 5).tolist(),
+        "nothing_from_rank_1": group.gather(whole[: 1 - group.rank], 1).tolist(),
+        "broadcast": group.broadcast({"of": group.rank}),
+        "sum": group.sum([group.rank + 1.0, 0.25]),
+        "mean": norm.running_mean.tolist(),
+        "threads": torch.get_num_threads(),
+        "time": time.monotonic(),
+    }
+    if group.rank == 0:
+        report(found)
+    if group.rank == 1:
+        raise InputError("rank 1 found a mistake")
+    group.broadcast("rank 1 never takes part in this")
+
+def wait(group, report):
+    print(os.getpid(), flush=True)
+    if group.rank == 1:
+        time.sleep(60)
+    group.broadcast("this comes after a minute")
+
+if __name__ == "__main__":
+    torch.set_num_threads(4)
+    try:
+        runtime = Runtime(device="cpu", processes=2, workers=1)
+        launch(globals()[sys.argv[1]], (), runtime, lambda found: print(json.dumps(found)))
+    except InputError as error:
+        print(time.monotonic())
+        sys.exit(str(error))
+"""
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> Path:
+    (tmp_path / "script.py").write_text(SCRIPT)
+    return tmp_path / "script.py"
+
+
+def test_two_processes_talk_and_one_that_fails_ends_both(script: Path) -> None:
+    done = subprocess.run([sys.executable, script, "talk"], text=True, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "rank 1 found a mistake\n")
+    found, ended = (json.loads(line) for line in done.stdout.splitlines())
+    assert ended - found.pop("time") < 10
+    assert found == {
+        "gathered": [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]],
+        "nothing_from_rank_1": [[0, 1]],
+        "broadcast": {"of": 0},
+        "sum": [3.0, 0.5],
+        "mean": [1.5, 1.5],
+        "threads": 2,
+    }
+
+
+def test_processes_do_not_outlive_the_one_that_started_them(script: Path) -> None:
+    with subprocess.Popen([sys.executable, script, "wait"], text=True, stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        children = [int(parent.stdout.readline()) for _ in range(2)]
+        parent.send_signal(signal.SIGKILL)
+        deadline = time.monotonic() + 10
+        while any(_is_alive(pid) for pid in children) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        left = [pid for pid in children if _is_alive(pid)]
+        for pid in left:
+            os.kill(pid, signal.SIGKILL)
+        assert not left
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tells of a machine without CUDA")
+def test_a_device_that_is_not_there_is_named(params: Params) -> None:
+    assert choose_device(params.runtime) == "cpu"
+    cuda = params.runtime.model_copy(update={"device": "cuda"})
+    with pytest.raises(InputError, match=r"runtime\.device is cuda"):
+        launch(print, (), cuda, print)

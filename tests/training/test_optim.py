@@ -1,0 +1,117 @@
+"""Schedules against torch's own schedulers, optimizers by their parameter groups and a step by hand."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, StepLR
+
+from tumorboard.params import Params, Recipe
+from tumorboard.training.optim import OPTIMIZERS, make_optimizer, scheduled_lr, set_lr
+
+STEPS = 7  # an epoch
+
+
+@pytest.fixture
+def recipe(params: Params) -> Recipe:
+    rates = {"lr": 0.5, "schedule": "constant", "warmup_epochs": 0.0, "step_epochs": 3, "step_factor": 0.2}
+    return Recipe(**dict(params.train) | rates | {"epochs": 11}, architecture="cnn", seed=0)
+
+
+def _torchs(scheduler: LRScheduler, epochs: int) -> list[float]:
+    rates = []
+    for _ in range(epochs * STEPS):
+        rates.append(scheduler.optimizer.param_groups[0]["lr"])
+        scheduler.optimizer.step()
+        scheduler.step()
+    return rates
+
+
+def _ours(recipe: Recipe) -> list[float]:
+    return [scheduled_lr(recipe, step, STEPS, ()) for step in range(recipe.epochs * STEPS)]
+
+
+def _sgd() -> torch.optim.SGD:
+    return torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
+
+
+def test_schedules_are_torchs(recipe: Recipe) -> None:
+    steps = recipe.epochs * STEPS
+    for name, scheduler in (
+        ("cosine", CosineAnnealingLR(_sgd(), steps)),
+        ("step", StepLR(_sgd(), 3 * STEPS, 0.2)),
+        ("onecycle", OneCycleLR(_sgd(), 0.5, steps, cycle_momentum=False)),
+    ):
+        expected = _torchs(scheduler, recipe.epochs)
+        assert _ours(recipe.model_copy(update={"schedule": name})) == pytest.approx(expected, rel=1e-9, abs=1e-12), name
+
+
+def test_one_cycle_of_a_single_step_is_defined(recipe: Recipe) -> None:
+    short = recipe.model_copy(update={"schedule": "onecycle", "epochs": 1})
+    assert 0 < scheduled_lr(short, 0, 1, ()) <= 0.5
+
+
+def test_warm_up_rises_linearly_and_multiplies(recipe: Recipe) -> None:
+    warm = recipe.model_copy(update={"warmup_epochs": 10 / STEPS})
+    assert _ours(warm)[:11] == pytest.approx([0.05 * n for n in range(1, 11)] + [0.5])
+    cosine = warm.model_copy(update={"schedule": "cosine"})
+    assert _ours(cosine)[4] == pytest.approx(0.25 * (1 + math.cos(math.pi * 4 / 77)) / 2)
+    onecycle = recipe.model_copy(update={"schedule": "onecycle"})
+    assert _ours(onecycle.model_copy(update={"warmup_epochs": 2.0})) == _ours(onecycle)
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [1.0, 0.9, 0.95, 0.95, 0.95, 0.95, 0.95, 0.95, 0.8, 0.9, 0.9, 0.9, 0.7],
+        [1.0, 0.99995, 0.9999, 0.99985, 0.9998, 0.9997],
+        [math.nan, 1.0, math.nan, math.nan, math.nan, 0.5],
+        [],
+    ],
+)
+@pytest.mark.parametrize("patience", [0, 2])
+def test_plateau_is_torchs(recipe: Recipe, losses: list[float], patience: int) -> None:
+    plateau = recipe.model_copy(update={"schedule": "plateau", "plateau_patience": patience})
+    optimizer = _sgd()
+    scheduler = ReduceLROnPlateau(optimizer, factor=0.2, patience=patience, eps=0)
+    for epoch in range(len(losses) + 1):
+        ours = scheduled_lr(plateau, epoch * STEPS, STEPS, losses[:epoch])
+        assert ours == pytest.approx(optimizer.param_groups[0]["lr"]), epoch
+        if epoch < len(losses):
+            scheduler.step(losses[epoch])
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_parts_learn_at_their_rates_and_only_matrices_decay(recipe: Recipe, name: str) -> None:
+    backbone, head = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), nn.Linear(4, 2)
+    own = {"optimizer": name, "backbone_lr_scale": 0.01, "weight_decay": 0.3, "momentum": 0.7}
+    optimizer = make_optimizer(backbone, head, recipe.model_copy(update=own))
+    set_lr(optimizer, 0.2)
+    found = {
+        id(parameter): (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert found == {
+        id(backbone[0].weight): (pytest.approx(0.002), 0.3),
+        id(backbone[0].bias): (pytest.approx(0.002), 0.0),
+        id(backbone[1].weight): (pytest.approx(0.002), 0.0),
+        id(backbone[1].bias): (pytest.approx(0.002), 0.0),
+        id(head.weight): (0.2, 0.3),
+        id(head.bias): (0.2, 0.0),
+    }
+    assert type(optimizer) is {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
+
+
+def test_sgd_takes_the_recipes_momentum(recipe: Recipe) -> None:
+    """Two steps of gradient 1 from 0 at rate 0.1 with momentum 0.7: -0.1, then -0.1 - 0.1 * 1.7."""
+    head = nn.Linear(1, 1)
+    nn.init.zeros_(head.bias)
+    own = {"optimizer": "sgd", "momentum": 0.7, "weight_decay": 0.0}
+    optimizer = make_optimizer(nn.Identity(), head, recipe.model_copy(update=own))
+    for expected in (-0.1, -0.27):
+        set_lr(optimizer, 0.1)
+        head.bias.grad = torch.ones(1)
+        optimizer.step()
+        assert head.bias.item() == pytest.approx(expected)
