@@ -26,9 +26,9 @@ def load(tmp_path: Path, text: str) -> Params:
             "architecture: cnn, optimiser: sgd}",
             "recipes.cnn.optimiser: unknown key; did you mean opt",
         ),
-        ("  lr: 0.05", "  lr: fast", "train.lr: is 'fast': input should be a valid number"),
-        ("lr: 0.005", "lr: '0.005'", "recipes.linear.lr: is '0.005': input should be a valid number"),
-        ("  lr: 0.05", "  lr: -1", "train.lr: is -1: input should be greater than 0"),
+        ("  lr: 0.001", "  lr: fast", "train.lr: is 'fast': input should be a valid number"),
+        ("lr: 0.0001", "lr: '0.005'", "recipes.linear.lr: is '0.005': input should be a valid number"),
+        ("  lr: 0.001", "  lr: -1", "train.lr: is -1: input should be greater than 0"),
         ("seed: 0", "seed: true", "seed: is True: input should be a valid integer"),
         ("  batch_size: 32 ", "  batch_size: 32.5 ", "train.batch_size: is 32.5: input should be a valid integer"),
         ("zoom: [1.0, 1.1]", "zoom: [1.2, 1.1]", "balance.augment.zoom: the lower end 1.2 exceeds the upper end 1.1"),
@@ -37,7 +37,7 @@ def load(tmp_path: Path, text: str) -> Params:
         ("[linear, cnn", "[linear, cnm", "models lists 'cnm', which has no entry under recipes; did you mean cnn?"),
         ("[linear, cnn", "[cnn, cnn", "models lists an entry twice"),
         ("folds: [0]", "folds: [5]", "folds lists 5, but split.folds makes 0 to 4"),
-        ("  lr: 0.05", "  lr: 1\n  lr: 2", "the key 'lr' is given twice"),
+        ("  lr: 0.001", "  lr: 1\n  lr: 2", "the key 'lr' is given twice"),
         ("seed: 0", "seed: [", "not readable as YAML"),
     ],
 )
@@ -51,7 +51,7 @@ def test_a_wrong_key_or_value_is_named(tmp_path: Path, right: str, wrong: str, m
 
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError) as raised:
-        load(tmp_path, REAL.replace("  lr: 0.05", "  lr: no").replace("vote: soft", "vote: no"))
+        load(tmp_path, REAL.replace("  lr: 0.001", "  lr: no").replace("vote: soft", "vote: no"))
     assert len(str(raised.value).splitlines()) == 2
 
 
@@ -67,7 +67,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_scalars_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
-    params = load(tmp_path, REAL.replace("  lr: 0.05", "  lr: 1e-3").replace("precision: bf16", "precision: off"))
+    params = load(tmp_path, REAL.replace("  lr: 0.001", "  lr: 1e-3").replace("precision: bf16", "precision: off"))
     assert params.train.lr == 0.001
     assert params.train.precision == "off"
 
@@ -75,8 +75,8 @@ def test_scalars_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
 def test_a_recipe_is_train_overlaid_by_the_models_own_entries(tmp_path: Path) -> None:
     params = load(tmp_path, REAL)
     recipe = resolve_recipe(params, "linear")
-    assert (recipe.architecture, recipe.lr, recipe.seed) == ("linear", 0.005, params.seed)
-    inherited = set(Recipe.model_fields) - {"architecture", "lr", "weight_decay", "seed"}
+    assert (recipe.architecture, recipe.lr, recipe.seed) == ("linear", 0.0001, params.seed)
+    inherited = set(Recipe.model_fields) - {"architecture", "lr", "seed"}
     assert {key: getattr(recipe, key) for key in inherited} == {key: getattr(params.train, key) for key in inherited}
 
 
