@@ -1,4 +1,6 @@
-"""Merge `train` and a model's own entries into the one file that its training depends on: MODEL OUT."""
+"""Merge `train` and each model's own entries into one file a model, on which its training depends: OUT."""
+
+from pathlib import Path
 
 from tumorboard.door import run
 from tumorboard.models.registry import check_architecture
@@ -6,11 +8,12 @@ from tumorboard.params import Params, resolve_recipe
 from tumorboard.tables import write_json
 
 
-def main(params: Params, model: str, out: str) -> None:
-    """Write the resolved recipe as JSON, after a look at the architectures of all models: none should fail late."""
-    for name in params.models:
-        check_architecture(resolve_recipe(params, name).architecture)
-    write_json(resolve_recipe(params, model).model_dump(mode="json"), out)
+def main(params: Params, out: str) -> None:
+    """Write `out`/<model>.json for all recipes, with a look at their architectures: none should fail late."""
+    recipes = {model: resolve_recipe(params, model) for model in params.recipes}
+    for model, recipe in recipes.items():
+        check_architecture(recipe.architecture)
+        write_json(recipe.model_dump(mode="json"), Path(out) / f"{model}.json")
 
 
 if __name__ == "__main__":

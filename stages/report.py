@@ -1,4 +1,4 @@
-"""Write the tables and figures for `dvc plots` and the report: CROP SPLIT TRAINING PREDICTIONS METRICS PLOTS REPORT."""
+"""Write the tables, figures and page: CROP SPLIT RECIPES TRAINING PREDICTIONS METRICS PLOTS REPORT."""
 
 import json
 import shutil
@@ -17,11 +17,19 @@ from tumorboard.tables import manifest_digest, read_manifest, read_predictions, 
 
 
 def main(
-    params: Params, crop: str, split: str, training: str, predictions: str, metrics: str, plots: str, report: str
+    params: Params,
+    crop: str,
+    split: str,
+    recipes: str,
+    training: str,
+    predictions: str,
+    metrics: str,
+    plots: str,
+    report: str,
 ) -> None:
     """Write `plots`/*.csv, `plots`/images/*.png and the page `report`; read only what params.yaml lists."""
     _remove_leftovers(params, Path(training), Path(metrics) / "evaluate")
-    read = _read(params, Path(crop), Path(split), Path(training), Path(predictions), Path(metrics))
+    read = _read(params, Path(crop), Path(split), Path(recipes), Path(training), Path(predictions), Path(metrics))
     tables = plot_tables(read)
     for name, table in tables.items():
         write_table(table, Path(plots) / f"{name}.csv")
@@ -37,11 +45,12 @@ def main(
 def _remove_leftovers(params: Params, training: Path, metrics: Path) -> None:
     runs = [Path(model) / str(fold) for model in params.models for fold in params.folds]
     remove_leftovers(training, "*/[0-9]*", [training / entry for entry in runs])
-    remove_leftovers(training, "*/recipe.json", [training / model / "recipe.json" for model in params.models])
     remove_leftovers(metrics, "*/*.json", [metrics / f"{entry}.json" for entry in runs])
 
 
-def _read(params: Params, crop: Path, split: Path, training: Path, predictions: Path, metrics: Path) -> Run:
+def _read(
+    params: Params, crop: Path, split: Path, recipes: Path, training: Path, predictions: Path, metrics: Path
+) -> Run:
     manifest = read_manifest(split / "manifest.csv")
     members = {
         model: {fold: read_predictions(predictions / "members" / model / f"{fold}.csv") for fold in params.folds}
@@ -57,7 +66,7 @@ def _read(params: Params, crop: Path, split: Path, training: Path, predictions: 
         rejected=read_table(crop / "rejected.csv"),
         cropped=_read_json(metrics / "crop.json"),
         divided=_read_json(metrics / "split.json"),
-        recipes={model: _read_json(training / model / "recipe.json") for model in params.models},
+        recipes={model: _read_json(recipes / f"{model}.json") for model in params.models},
         histories={
             model: {fold: read_table(training / model / str(fold) / "history.csv") for fold in params.folds}
             for model in params.models

@@ -3,9 +3,9 @@
 import json
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dvclive.live import Live
-from torch.utils.tensorboard import SummaryWriter
 
 from tumorboard.data.store import CropStore
 from tumorboard.door import run
@@ -13,6 +13,9 @@ from tumorboard.params import Params, Recipe, parse
 from tumorboard.tables import manifest_digest, read_manifest, write_json
 from tumorboard.training.loop import train_model
 from tumorboard.training.state import Epoch, Job
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class Journal:
@@ -29,7 +32,9 @@ class Journal:
         return Live(str(self._out / "dvclive"), dvcyaml=None, save_dvc_exp=False, report=None, monitor_system=False)
 
     @cached_property
-    def _board(self) -> SummaryWriter:
+    def _board(self) -> "SummaryWriter":
+        from torch.utils.tensorboard import SummaryWriter  # slow, and seldom asked for
+
         return SummaryWriter(self._out / "tensorboard")
 
     def add(self, epoch: Epoch) -> None:

@@ -50,7 +50,7 @@ def test_scripts_are_thin() -> None:
         tree = ast.parse(script.read_text(encoding="utf-8"))
         loops = [node for node in ast.walk(tree) if isinstance(node, (ast.For, ast.While))]
         assert len(loops) <= 2, f"{script.name} computes: move its loops into the library"
-        assert len(script.read_text(encoding="utf-8").splitlines()) < 90, script.name
+        assert len(script.read_text(encoding="utf-8").splitlines()) < 110, script.name
 
 
 def test_the_plots_page_asks_nothing_of_the_internet() -> None:

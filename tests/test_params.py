@@ -18,8 +18,8 @@ def load(tmp_path: Path, text: str) -> Params:
 @pytest.mark.parametrize(
     ("right", "wrong", "message"),
     [
-        ("  epochs: 12", "  epoch: 12", "train.epoch: unknown key; did you mean epochs?"),
-        ("  epochs: 12", "  epoch: 12", "train.epochs: missing"),
+        ("  epochs: 8", "  epoch: 8", "train.epoch: unknown key; did you mean epochs?"),
+        ("  epochs: 8", "  epoch: 8", "train.epochs: missing"),
         ("\ncrop:", "\ncorp:", "corp: unknown key; did you mean crop?"),
         (
             "architecture: cnn}",
@@ -27,7 +27,7 @@ def load(tmp_path: Path, text: str) -> Params:
             "recipes.cnn.optimiser: unknown key; did you mean opt",
         ),
         ("  lr: 0.001", "  lr: fast", "train.lr: is 'fast': input should be a valid number"),
-        ("lr: 0.0001", "lr: '0.005'", "recipes.linear.lr: is '0.005': input should be a valid number"),
+        ("lr: 0.0001", "lr: '0.0001'", "recipes.linear.lr: is '0.0001': input should be a valid number"),
         ("  lr: 0.001", "  lr: -1", "train.lr: is -1: input should be greater than 0"),
         ("seed: 0", "seed: true", "seed: is True: input should be a valid integer"),
         ("  batch_size: 32 ", "  batch_size: 32.5 ", "train.batch_size: is 32.5: input should be a valid integer"),
@@ -67,8 +67,8 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_scalars_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
-    params = load(tmp_path, REAL.replace("  lr: 0.001", "  lr: 1e-3").replace("precision: bf16", "precision: off"))
-    assert params.train.lr == 0.001
+    params = load(tmp_path, REAL.replace("  lr: 0.001", "  lr: 2e-3").replace("precision: bf16", "precision: off"))
+    assert params.train.lr == 0.002
     assert params.train.precision == "off"
 
 

@@ -25,8 +25,8 @@ Plane = NDArray[np.complex128]  # x + iy of each pixel from a center
 # look at. Each overlaps between the classes so far that alone it sorts three or four cells in five; seen all at once
 # and without error they would sort about 97 in 100, a bound to every model. Lengths are shares of the cell's radius.
 CUES = {
-    "nucleus_share": (0.57, 0.655, 0.08),  # area of the nucleus to that of the cell
-    "basophilia": (0.37, 0.51, 0.14),  # blue of the cytoplasm
+    "nucleus_share": (0.545, 0.665, 0.08),  # area of the nucleus to that of the cell
+    "basophilia": (0.35, 0.55, 0.15),  # blue of the cytoplasm
     "clump_size": (0.095, 0.050, 0.024),  # of the chromatin: coarse in normal cells, fine in blasts
     "clump_contrast": (0.28, 0.24, 0.06),
     "indentation": (0.06, 0.30, 0.14),  # depth of the nuclear cleft

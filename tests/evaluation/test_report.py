@@ -47,7 +47,7 @@ def write_run(root, params: Params, classes, images_a_group=3, groups=30, size=1
     write_table(manifest, root / "split" / "manifest.csv")
     write_table(count_table(manifest), root / "split" / "counts.csv")
     for number, model in enumerate(params.models):
-        write_json(resolve_recipe(params, model).model_dump(mode="json"), root / "training" / model / "recipe.json")
+        write_json(resolve_recipe(params, model).model_dump(mode="json"), root / "recipes" / f"{model}.json")
         for fold in params.folds:
             rows = manifest[(manifest["split"] == "test") | manifest["fold"].eq(fold).fillna(False)]
             rows = rows.assign(split=np.where(rows["split"] == "test", "test", "val"))
@@ -72,7 +72,7 @@ def run_stages(root, params):
     metrics = root / "metrics"
     members = root / "predictions" / "members"
     ensemble.main(params, members, root / "predictions" / "votes", metrics / "ensemble.json", metrics / "votes.json")
-    folders = [root / name for name in ("crop", "split", "training", "predictions", "metrics", "plots")]
+    folders = [root / name for name in ("crop", "split", "recipes", "training", "predictions", "metrics", "plots")]
     report.main(params, *folders, root / "report" / "index.html")
 
 
@@ -147,7 +147,7 @@ def test_page_tells_of_the_data_and_the_models(run):
     assert "11 given training or validation images were left out" in text
     assert "15 because another image of their group does" in text
     assert "2 pictures are there under two labels" in text
-    assert re.search(r"cnn cnn none linear sgd 0.05 2,469,134 5, 6 1 322", text)
+    assert re.search(r"cnn cnn none linear adamw 0.001 2,469,134 5, 6 1 322", text)
     assert "mean over its 2 folds' models" in text
 
 
