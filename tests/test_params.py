@@ -33,7 +33,7 @@ def load(tmp_path: Path, text: str) -> Params:
         ("  batch_size: 32 ", "  batch_size: 32.5 ", "train.batch_size: is 32.5: input should be a valid integer"),
         ("zoom: [1.0, 1.1]", "zoom: [1.2, 1.1]", "balance.augment.zoom: the lower end 1.2 exceeds the upper end 1.1"),
         ("loss: cross_entropy", "loss: ce", "train.loss: is 'ce': input should be 'cross_entropy' or 'focal'"),
-        ("vote: soft", "vote: median", "input should be 'hard', 'soft', 'product' or 'weighted'"),
+        ("vote: weighted", "vote: median", "input should be 'hard', 'soft', 'product' or 'weighted'"),
         ("[linear, cnn", "[linear, cnm", "models lists 'cnm', which has no entry under recipes; did you mean cnn?"),
         ("[linear, cnn", "[cnn, cnn", "models lists an entry twice"),
         ("folds: [0]", "folds: [5]", "folds lists 5, but split.folds makes 0 to 4"),
@@ -51,7 +51,7 @@ def test_a_wrong_key_or_value_is_named(tmp_path: Path, right: str, wrong: str, m
 
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError) as raised:
-        load(tmp_path, REAL.replace("  lr: 0.001", "  lr: no").replace("vote: soft", "vote: no"))
+        load(tmp_path, REAL.replace("  lr: 0.001", "  lr: no").replace("vote: weighted", "vote: no"))
     assert len(str(raised.value).splitlines()) == 2
 
 
@@ -76,7 +76,7 @@ def test_a_recipe_is_train_overlaid_by_the_models_own_entries(tmp_path: Path) ->
     params = load(tmp_path, REAL)
     recipe = resolve_recipe(params, "linear")
     assert (recipe.architecture, recipe.lr, recipe.seed) == ("linear", 0.0001, params.seed)
-    inherited = set(Recipe.model_fields) - {"architecture", "lr", "seed"}
+    inherited = set(Recipe.model_fields) - {"architecture", "lr", "select", "seed"}
     assert {key: getattr(recipe, key) for key in inherited} == {key: getattr(params.train, key) for key in inherited}
 
 
