@@ -82,6 +82,7 @@ def panel(params):
     return params.model_copy(
         update={
             "models": ("linear", "cnn"),
+            "ensemble": params.ensemble.model_copy(update={"vote": "soft"}),
             "folds": (0, 1),
             "evaluate": params.evaluate.model_copy(update={"bootstrap": 50}),
         }

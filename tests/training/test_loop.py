@@ -58,6 +58,7 @@ def make_job(store: Path, tmp_path: Path, params: Params) -> MakeJob:
         still = dict.fromkeys(Augment.model_fields, 0.0) | {"crop": 1.0, "fill": "reflect"}
         augment = Augment(**still | {"zoom": (1.0, 1.0), "blur_sigma": (1.0, 1.0)})
         plain = {"architecture": "cnn3", "seed": 5, "precision": "off", "augment": augment, "schedule": "constant"}
+        plain |= {"optimizer": "sgd", "weight_decay": 0.0005}
         recipe = Recipe(**dict(params.train) | plain | {"batch_size": 16, "lr": 0.02} | own)
         val_rows = _rows(ids[train:], labels[train:], 0)
         return Job("m", 0, recipe, _rows(ids[:train], labels[:train], 1), val_rows, CropStore(store), CLASSES,
