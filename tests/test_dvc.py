@@ -9,6 +9,7 @@ from typing import Any
 
 import grimp
 import pytest
+import vl_convert
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,3 +59,26 @@ def test_the_plots_page_asks_nothing_of_the_internet() -> None:
     assert re.findall(r'(?:src|href)\s*=\s*"https?:', page) == []
     assert "{plot_divs}" in page
     assert "{scripts}" not in page
+
+
+def test_confusion_matrices_stand_under_their_own_names() -> None:
+    """Of two runs with other models: a grid of model and revision would move cells up to the next free column."""
+    template = (ROOT / ".dvc/plots/model_confusion.json").read_text(encoding="utf-8")
+    rows = [
+        {"rev": rev, "model": model, "actual": actual, "predicted": "no"}
+        for rev, model, actual in (("new", "b", "no"), ("old", "a", "no"), ("old", "a", "yes"), ("old", "b", "yes"))
+    ]
+    for anchor, value in {
+        '"<DVC_METRIC_DATA>"': json.dumps(rows),
+        "<DVC_METRIC_TITLE>": "t",
+        "<DVC_METRIC_X_LABEL>": "predicted",
+        "<DVC_METRIC_Y_LABEL>": "actual",
+        "<DVC_METRIC_X>": "predicted",
+        "<DVC_METRIC_Y>": "actual",
+    }.items():
+        template = template.replace(anchor, value)
+    drawn = vl_convert.vegalite_to_svg(json.loads(template), vl_version="5.21")
+    # The drawing describes each panel's cells, then names the panel.
+    panels = re.findall(r"((?:(?!Title text).)*)Title text '([ab], \w+)'", drawn, flags=re.DOTALL)
+    found = {name: re.findall(r"actual: (\w+); share of actual", cells) for cells, name in panels}
+    assert found == {"b, new": ["no"], "a, old": ["no", "yes"], "b, old": ["yes"]}
