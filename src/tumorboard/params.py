@@ -126,7 +126,6 @@ class Train(Section):
     precision: Literal["bf16", "fp16", "off"]
     channels_last: bool
     deterministic: bool
-    batch_norm_images: Several
     select: Literal["loss", "accuracy", "balanced_accuracy", "f1", "auc"]
     early_stopping: Several
     tensorboard: bool

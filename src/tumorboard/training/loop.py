@@ -19,7 +19,6 @@ from tumorboard.models.registry import Classifier, build_model
 from tumorboard.models.weights import ModelCard, save_model
 from tumorboard.params import Runtime
 from tumorboard.tables import make_predictions, write_table
-from tumorboard.training.batch_norm import measure_batch_norm
 from tumorboard.training.distributed import Group, Report, launch
 from tumorboard.training.loader import Loader, smallest_micro_batch
 from tumorboard.training.losses import class_weights, make_loss
@@ -104,8 +103,6 @@ def _epoch(run: Run, state: State) -> Epoch:
     epoch, start = len(state.history), time.perf_counter()
     train = train_epoch(run, state, epoch)
     trained = time.perf_counter()
-    if run.job.recipe.batch_norm_images:
-        measure_batch_norm(run, state.model)
     val = _validate(run, state.model)
     past_best = next((past.val for past in reversed(state.history) if past.best), None)
     return Epoch(
