@@ -23,14 +23,14 @@ $(BIN)/.installed: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-test: env ## run the tests
-	pytest
+test: env ## run the tests, a file at a time on each core
+	pytest -n logical --maxprocesses 8 --dist loadfile
 
 lint: env ## check style, types and the floors of the architecture
 	ruff check .
 	ruff format --check .
 	mypy
-	lint-imports --no-logo 2>/dev/null || lint-imports
+	lint-imports --no-logo
 
 format: env ## format the code
 	ruff format .
@@ -44,7 +44,7 @@ plots: env ## draw the charts of this run beside the committed one, as a page wi
 	dvc plots diff HEAD
 
 clean: ## delete what the stages wrote (DVC's cache keeps its copies; raw images stay)
-	rm -rf data/phantom data/crop data/split data/balance recipes models training predictions report .cache
+	rm -rf data/phantom data/crop data/split data/balance recipes models training predictions report lr_find .cache
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -10,7 +10,7 @@ from tumorboard.tables import write_json
 
 
 def main(params: Params, out: str, metrics: str) -> None:
-    """Write `out` (manifest, facts of the images, what was rejected and ignored, the store) and `metrics`."""
+    """Write `out` (manifest, facts of the images, what was quarantined and ignored, the store) and `metrics`."""
     # Not from the command line: a name with spaces or quotes would need the shell's care.
     raw = Path(params.data.raw)
     rows, ignored = list_images(raw, params.data)
@@ -19,10 +19,12 @@ def main(params: Params, out: str, metrics: str) -> None:
         ignored,
         raw,
         params.crop,
+        params.data.frames,
         Path(out),
         side_cache("crops"),
         worker_count(params.runtime.workers),
-        params.data.max_rejected,
+        params.data.max_quarantined,
+        params.runtime.scheduler,
     )
     write_json(counts, metrics)
 

@@ -5,13 +5,15 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from tumorboard.data.store import CropStore
 from tumorboard.door import run
 from tumorboard.errors import InputError
 from tumorboard.evaluation import plots as drawing
 from tumorboard.evaluation.leftovers import remove_leftovers
-from tumorboard.evaluation.report import Run, figures, plot_tables, render
-from tumorboard.evaluation.vote import VOTES, join_members
+from tumorboard.evaluation.report import Run, figures, plot_tables, render, summarise
+from tumorboard.evaluation.vote import VOTES
 from tumorboard.params import Params
 from tumorboard.tables import manifest_digest, read_manifest, read_predictions, read_table, replacing, write_table
 
@@ -40,6 +42,7 @@ def main(
         _write(Path(plots) / "images" / f"{name}.png", png)
     # Names of files need not be valid UTF-8; the page must be.
     _write(Path(report), render(read, pictures).encode("utf-8", "backslashreplace"))
+    print(summarise(read))
 
 
 def _remove_leftovers(params: Params, training: Path, metrics: Path) -> None:
@@ -52,10 +55,6 @@ def _read(
     params: Params, crop: Path, split: Path, recipes: Path, training: Path, predictions: Path, metrics: Path
 ) -> Run:
     manifest = read_manifest(split / "manifest.csv")
-    members = {
-        model: {fold: read_predictions(predictions / "members" / model / f"{fold}.csv") for fold in params.folds}
-        for model in params.models
-    }
     return Run(
         seed=params.seed,
         vote=params.ensemble.vote,
@@ -63,9 +62,12 @@ def _read(
         manifest=manifest,
         digest=manifest_digest(manifest),
         counts=read_table(split / "counts.csv"),
-        rejected=read_table(crop / "rejected.csv"),
+        quarantined=pd.concat([read_table(folder / "quarantined.csv") for folder in (crop, split)]),
         cropped=_read_json(metrics / "crop.json"),
         divided=_read_json(metrics / "split.json"),
+        audited=_read_json(metrics / "audit.json"),
+        duplicates=read_table(split / "duplicates.csv"),
+        shortcuts=read_table(split / "shortcuts.csv"),
         recipes={model: _read_json(recipes / f"{model}.json") for model in params.models},
         histories={
             model: {fold: read_table(training / model / str(fold) / "history.csv") for fold in params.folds}
@@ -75,7 +77,7 @@ def _read(
             model: {fold: _read_json(metrics / "evaluate" / model / f"{fold}.json") for fold in params.folds}
             for model in params.models
         },
-        members=join_members(members),
+        members={model: read_predictions(predictions / "joined" / f"{model}.csv") for model in params.models},
         votes={vote: read_predictions(predictions / "votes" / f"{vote}.csv") for vote in VOTES},
         compared=_read_json(metrics / "votes.json"),
         pictures=CropStore(crop / "store").__getitem__,

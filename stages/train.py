@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING
 
 from dvclive.live import Live
 
-from tumorboard.data.store import CropStore
-from tumorboard.door import run
+from tumorboard.door import run, side_cache
 from tumorboard.params import Params, Recipe, parse
-from tumorboard.tables import manifest_digest, read_manifest, write_json
+from tumorboard.tables import write_json
 from tumorboard.training.loop import train_model
-from tumorboard.training.state import Epoch, Job
+from tumorboard.training.state import Epoch, read_job
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -21,8 +20,8 @@ if TYPE_CHECKING:
 class Journal:
     """Writes curves for dvclive and, if the recipe says so, TensorBoard; and the metrics, those of the epoch kept."""
 
-    def __init__(self, out: Path, metrics: Path, tensorboard: bool) -> None:
-        self._out, self._metrics, self._tensorboard = out, metrics, tensorboard
+    def __init__(self, out: Path, metrics: Path, recipe: Recipe) -> None:
+        self._out, self._metrics, self._tensorboard, self._keep = out, metrics, recipe.tensorboard, recipe.keep
         self._kept: Epoch | None = None
         self._seconds = 0.0
 
@@ -47,7 +46,7 @@ class Journal:
         self._live.next_step()  # type: ignore[no-untyped-call]
         if self._tensorboard:
             self._board.flush()
-        if epoch.best or self._kept is None or not self._kept.best:
+        if self._keep == "last" or epoch.best or self._kept is None or not self._kept.best:
             self._kept = epoch
         self._seconds += epoch.seconds
         kept = {"kept_epoch": self._kept.number, "train": self._kept.train, "val": self._kept.val}
@@ -68,21 +67,11 @@ def main(
     metrics: str,
 ) -> None:
     """Write the file `weights`, the folder `out` (history.csv, dvclive/, tensorboard/) and `metrics`."""
-    manifest = read_manifest(split)
-    job = Job(
-        name=model,
-        fold=int(fold),
-        recipe=parse(Recipe, json.loads(Path(recipe).read_text(encoding="utf-8")), recipe),
-        rows=read_manifest(Path(balance) / "manifest.csv"),
-        val_rows=manifest[manifest["fold"].eq(int(fold)).fillna(False)],
-        store=CropStore(store, Path(balance) / "store"),
-        classes=tuple(sorted(manifest["label"].unique())),
-        crop=params.crop,
-        digest=manifest_digest(manifest),
-        weights=Path(weights),
-        out=Path(out),
-    )
-    train_model(job, params.runtime, Journal(job.out, Path(metrics), job.recipe.tensorboard).add)
+    resolved = parse(Recipe, json.loads(Path(recipe).read_text(encoding="utf-8")), recipe)
+    data = (Path(store), Path(split), Path(balance))
+    job = read_job(model, int(fold), resolved, params.crop, data, Path(weights), Path(out))
+    journal = Journal(job.out, Path(metrics), job.recipe)
+    train_model(job, params.runtime, journal.add, side_cache("checkpoints"))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
+from scipy.stats import binomtest, kstest, uniform
 from torch import Tensor
 from torchvision.transforms.v2 import functional as reference
 
@@ -13,6 +15,7 @@ from tumorboard.randomness import keys_of, order
 KEYS = keys_of([f"image {number}" for number in range(2000)])
 NEUTRAL = {"hflip": 0.0, "vflip": 0.0, "rotate": 0.0, "zoom": (1.0, 1.0), "crop": 1.0, "shift": 0.0, "brightness": 0.0}
 NEUTRAL |= {"contrast": 0.0, "saturation": 0.0, "blur": 0.0, "blur_sigma": (0.5, 2.0), "noise": 0.0, "fill": "black"}
+NEUTRAL |= {"interpolation": "bilinear"}
 EVERYTHING = {"hflip": 0.5, "vflip": 0.5, "rotate": 45.0, "zoom": (0.8, 1.3), "crop": 0.7, "shift": 0.1, "blur": 0.5}
 EVERYTHING |= {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "noise": 5.0, "fill": "reflect"}
 
@@ -64,7 +67,51 @@ def test_rotation_zoom_shift_and_flips_are_torchvisions_affine() -> None:
         torch.testing.assert_close(results[row], expected, atol=0.05, rtol=0)
 
 
-def test_crop_is_torchvisions_resized_crop() -> None:
+@pytest.mark.parametrize(("fill", "padding"), [("black", "constant"), ("border", "edge"), ("reflect", "symmetric")])
+def test_rotation_and_what_lies_beyond_the_edge_are_torchvisions(fill: str, padding: str) -> None:
+    settings = augment(rotate=180.0, fill=fill)
+    images = pictures(6, 40)
+    angles = draw_parameters(settings, 1, KEYS[:6], 0).angle
+    results = augment_images(images, settings, 1, KEYS[:6], 0)
+    for image, result, angle in zip(images.float(), results, angles, strict=True):
+        wide = reference.pad(image, [20, 20], padding_mode=padding)
+        # torchvision turns the other way round.
+        turned = reference.rotate(wide, -float(angle), reference.InterpolationMode.BILINEAR)
+        torch.testing.assert_close(result, reference.center_crop(turned, [40, 40]), atol=0.05, rtol=0)
+
+
+@pytest.mark.parametrize("setting", [{"zoom": (0.6, 1.5)}, {"shift": 0.3}])
+def test_zoom_and_shift_alone_are_torchvisions(setting: dict[str, object]) -> None:
+    settings = augment(**setting)
+    images = pictures(6, 40)
+    drawn = draw_parameters(settings, 1, KEYS[:6], 0)
+    results = augment_images(images, settings, 1, KEYS[:6], 0)
+    for row, image in enumerate(images.float()):
+        scale, shift = float(drawn.zoom[row]), (40 * drawn.shift[row]).tolist()
+        assert (scale != 1) == ("zoom" in setting)
+        expected = reference.affine(image, 0.0, shift, scale, [0.0, 0.0], reference.InterpolationMode.BILINEAR)
+        torch.testing.assert_close(results[row], expected, atol=0.05, rtol=0)
+
+
+def test_a_shift_of_half_a_pixel_weighs_four_neighbours() -> None:
+    """Keys' kernel with a = -0.75 at distances 0.5 and 1.5: 19/32 and -3/32; bilinear's weights are halves."""
+    ones, nothing = np.ones(1), np.zeros(1)
+    drawn = Alterations(
+        *(nothing.astype(bool), nothing.astype(bool), nothing, ones, ones, np.zeros((1, 2))),
+        *(np.array([[0.5 / 8, 0.0]]), ones, ones, ones, nothing),
+    )
+    row = torch.tensor([0.0, 10, 20, 200, 255, 90, 30, 0])
+    image = row.expand(1, 3, 8, 8).contiguous()
+    halves = _resample(image, drawn, "border", "bilinear")[0, 0, 0]
+    assert halves[1:].tolist() == pytest.approx(((row[:-1] + row[1:]) / 2).tolist(), abs=1e-3)
+    cubic = _resample(image, drawn, "border", "bicubic")[0, 0, 0]
+    inner = (19 * (row[1:-2] + row[2:-1]) - 3 * (row[:-3] + row[3:])) / 32
+    assert inner.min() < 0 or inner.max() > 255  # what swings beyond the range is cut off
+    assert cubic[2:-1].tolist() == pytest.approx(inner.clamp(0, 255).tolist(), abs=1e-3)
+
+
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
+def test_crop_is_torchvisions_resized_crop(interpolation: str) -> None:
     ones, nothing = np.ones(1), np.zeros(1)
     drawn = Alterations(
         *(nothing.astype(bool), nothing.astype(bool), nothing, ones),
@@ -72,9 +119,24 @@ def test_crop_is_torchvisions_resized_crop() -> None:
     )
     image = pictures(1, 64).float()
     # Half of 64 pixels, its center 8 pixels right of the middle and 16 above it.
-    expected = reference.resized_crop(image, 0, 24, 32, 32, [64, 64], antialias=False)
-    result = _resample(image, drawn, "zeros")
-    torch.testing.assert_close(result[..., 2:-2, 2:-2], expected[..., 2:-2, 2:-2], atol=0.01, rtol=0)
+    mode = reference.InterpolationMode(interpolation)
+    expected = reference.resized_crop(image, 0, 24, 32, 32, [64, 64], mode, antialias=False).clamp(0, 255)
+    result = _resample(image, drawn, "zeros", interpolation)
+    torch.testing.assert_close(result[..., 4:-4, 4:-4], expected[..., 4:-4, 4:-4], atol=0.01, rtol=0)
+
+
+def test_colors_and_blur_follow_one_another_as_torchvisions_do() -> None:
+    settings = augment(brightness=0.4, contrast=0.4, saturation=0.4, blur=1.0, blur_sigma=(0.5, 1.0))
+    images = pictures(5, 24)
+    drawn = draw_parameters(settings, 0, KEYS[:5], 1)
+    results = augment_images(images, settings, 0, KEYS[:5], 1)
+    for row, image in enumerate(images.float() / 255):
+        expected = reference.adjust_brightness(image, float(drawn.brightness[row]))
+        expected = reference.adjust_contrast(expected, float(drawn.contrast[row]))
+        expected = reference.adjust_saturation(expected, float(drawn.saturation[row]))
+        sigma = float(drawn.sigma[row])
+        expected = 255 * reference.gaussian_blur(expected, [7, 7], [sigma, sigma])
+        torch.testing.assert_close(results[row], expected, atol=0.02, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation"])
@@ -117,9 +179,10 @@ def test_noise_has_its_standard_deviation_and_stays_in_range() -> None:
     assert white.min() >= 0
 
 
+@pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 @pytest.mark.parametrize("side", [33, 224])
-def test_an_image_is_altered_alike_alone_and_in_any_batch(side: int) -> None:
-    settings = augment(**EVERYTHING)
+def test_an_image_is_altered_alike_alone_and_in_any_batch(side: int, interpolation: str) -> None:
+    settings = augment(**EVERYTHING | {"interpolation": interpolation})
     images, keys = pictures(7, side), KEYS[:7]
     counters = np.array([4, 0, 7, 7, 1, 2**40, 3])
     together = augment_images(images, settings, 11, keys, counters)
@@ -175,28 +238,46 @@ def test_fill_decides_what_lies_beyond_the_edge() -> None:
     assert shrunk == {"border": 0, "reflect": 255}
 
 
-def test_draws_fill_their_ranges() -> None:
+def test_draws_are_uniform_over_their_ranges() -> None:
+    """2000 images, one seed: Kolmogorov-Smirnov for what is continuous, binomial for what happens or not."""
     settings = augment(**EVERYTHING | {"hflip": 0.25, "blur": 0.3})
     drawn = draw_parameters(settings, 0, KEYS, 2)
-    assert abs(drawn.hflip.mean() - 0.25) < 0.03
-    assert abs(drawn.vflip.mean() - 0.5) < 0.04
-    assert abs((drawn.sigma > 0).mean() - 0.3) < 0.04
-    for values, low, high in (
-        (drawn.angle, -45, 45),
-        (drawn.zoom, 0.8, 1.3),
-        (drawn.side, 0.7, 1),
-        (drawn.shift[:, 0], -0.1, 0.1),
-        (drawn.shift[:, 1], -0.1, 0.1),
-        (drawn.brightness, 0.7, 1.3),
-        (drawn.contrast, 0.7, 1.3),
-        (drawn.saturation, 0.7, 1.3),
-        (drawn.sigma[drawn.sigma > 0], 0.5, 2),
+    for happened, probability in ((drawn.hflip, 0.25), (drawn.vflip, 0.5), (drawn.sigma > 0, 0.3)):
+        assert binomtest(int(happened.sum()), 2000, probability).pvalue > 0.01
+    room = (1 - drawn.side) / 2
+    for name, values, low, high in (
+        ("angle", drawn.angle, -45, 45),
+        ("zoom", drawn.zoom, 0.8, 1.3),
+        ("side", drawn.side, 0.7, 1),
+        ("center x", drawn.center[:, 0] / room, -1, 1),
+        ("center y", drawn.center[:, 1] / room, -1, 1),
+        ("shift x", drawn.shift[:, 0], -0.1, 0.1),
+        ("shift y", drawn.shift[:, 1], -0.1, 0.1),
+        ("brightness", drawn.brightness, 0.7, 1.3),
+        ("contrast", drawn.contrast, 0.7, 1.3),
+        ("saturation", drawn.saturation, 0.7, 1.3),
+        ("sigma", drawn.sigma[drawn.sigma > 0], 0.5, 2),
     ):
-        assert low <= values.min() < low + 0.02 * (high - low)
-        assert high - 0.02 * (high - low) < values.max() <= high
-        assert abs(values.mean() - (low + high) / 2) < 0.04 * (high - low)
-    # The crop stays inside the image.
-    assert (np.abs(drawn.center) <= (1 - drawn.side[:, None]) / 2 + 1e-12).all()
+        assert low <= values.min() < values.max() <= high, name
+        assert kstest(values, uniform(low, high - low).cdf).pvalue > 0.01, name
+
+
+def test_noise_is_normal() -> None:
+    grey = torch.full((2, 3, 48, 48), 128, dtype=torch.uint8)
+    noise = (augment_images(grey, augment(noise=8.0), 0, KEYS[:2], 0) - 128) / 8
+    assert kstest(noise.flatten().double().numpy(), "norm").pvalue > 0.01
+    assert abs(np.corrcoef(noise.reshape(2, -1).numpy())[0, 1]) < 0.04
+
+
+def test_draws_of_neighbours_epochs_and_seeds_are_unrelated() -> None:
+    """Ids that differ in one digit, epochs and seeds that follow one another: correlations below 4 / sqrt(2000)."""
+
+    def angles(seed: int, epoch: int) -> NDArray[np.float64]:
+        return draw_parameters(augment(**EVERYTHING), seed, KEYS, epoch).angle
+
+    first = angles(0, 2)
+    for other in (np.roll(first, 1), np.roll(first, 10), angles(0, 3), angles(0, 4), angles(1, 2), angles(2, 0)):
+        assert abs(np.corrcoef(first, other)[0, 1]) < 0.09
 
 
 def test_draws_of_different_kinds_and_of_the_order_are_unrelated() -> None:

@@ -4,6 +4,7 @@ import struct
 import zlib
 from contextlib import suppress
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -15,10 +16,27 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
 
-from tumorboard.images import ImageError, crop_image, decode, remove_border
-from tumorboard.params import Params
+from tumorboard.errors import ImageError
+from tumorboard.images import Header, Pixels, crop_image, read_header, remove_border
+from tumorboard.images import decode as decode_with
+from tumorboard.images import decode_for_crop as decode_for_crop_with
+from tumorboard.params import Crop, Frames, Params, load_params
 
-MANY = 10**6
+FREE = load_params(Path(__file__).parents[1] / "params.yaml").crop.model_copy(
+    update={"min_side": 1, "max_aspect": 1e9, "max_pixels": 10**6}
+)
+MANY = FREE.max_pixels
+
+
+def decode(
+    content: bytes, max_pixels: int = MANY, side: float | None = None, frames: Frames = None, **changes: Any
+) -> Pixels:
+    """By the committed params, but for the limits of size and shape, and changes."""
+    return decode_with(content, FREE.model_copy(update={"max_pixels": max_pixels, **changes}), frames, side)
+
+
+def decode_for_crop(content: bytes, crop: Crop) -> tuple[Pixels, Header]:
+    return decode_for_crop_with(content, crop, None)
 
 
 def encode(picture: Image.Image, form: str, **options: Any) -> bytes:
@@ -53,9 +71,9 @@ FILES = {
 }
 
 
-def reason(content: bytes, max_pixels: int = MANY) -> str:
+def reason(content: bytes, max_pixels: int = MANY, **changes: Any) -> str:
     with pytest.raises(ImageError) as caught:
-        decode(content, max_pixels)
+        decode(content, max_pixels, **changes)
     assert str(caught.value) == f"{caught.value.reason}: {caught.value.detail}"
     return caught.value.reason
 
@@ -123,6 +141,98 @@ def test_floating_point_grey_is_unsupported():
     assert reason(encode(Image.fromarray(np.array([[0.0, 1.0]], dtype=np.float32)), "TIFF")) == "unsupported"
 
 
+@pytest.mark.parametrize(
+    ("dtype", "form"), [(np.uint16, "PNG"), (np.uint16, "TIFF"), (np.int32, "TIFF"), (np.float32, "TIFF")]
+)
+def test_a_window_of_grey_becomes_black_to_white(dtype, form):
+    grey = np.array([[0, 1000, 1500], [1750, 2000, 65535]]).astype(dtype)
+    pixels = decode(encode(Image.fromarray(grey), form), window=(1000.0, 2000.0))
+    # (1500 - 1000) / 1000 * 255 = 127.5, to the even 128; 0.75 * 255 = 191.25
+    np.testing.assert_array_equal(pixels[..., 0], [[0, 0, 128], [191, 255, 255]])
+
+
+def test_a_window_below_zero():
+    grey = np.array([[-2000.0, -1000.0, 0.0, 1000.0, 3000.0]], dtype=np.float32)
+    pixels = decode(encode(Image.fromarray(grey), "TIFF"), window=(-1000.0, 1000.0))
+    np.testing.assert_array_equal(pixels[0, :, 1], [0, 0, 128, 255, 255])
+
+
+def test_a_window_leaves_grey_of_8_bits_alone():
+    content = encode(COLOR.convert("L"), "PNG")
+    np.testing.assert_array_equal(decode(content, window=(100.0, 120.0)), decode(content))
+
+
+def test_grey_that_is_no_number_is_unsupported():
+    assert reason(encode(Image.fromarray(np.array([[0, np.nan]], np.float32)), "TIFF"), window=(0.0, 1.0)) == (
+        "unsupported"
+    )
+
+
+def test_16_bit_tiff_is_what_opencv_reads_scaled():
+    deep = (np.arange(24 * 32, dtype=np.uint16) * 85).reshape(24, 32)  # up to 65195: 16 bits
+    content = cv2.imencode(".tiff", deep)[1].tobytes()
+    read = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    np.testing.assert_array_equal(decode(content)[..., 0], np.rint(read * (255 / 65535)))
+    assert len(np.unique(decode(content))) > 250
+
+
+def test_16_bit_color_tiff_keeps_its_high_bytes():
+    deep = (ramps().astype(np.uint16) << 8) | 99
+    content = cv2.imencode(".tiff", deep[..., ::-1])[1].tobytes()
+    np.testing.assert_array_equal(decode(content), ramps())
+
+
+def test_cmyk_is_ink_that_darkens_white():
+    inks = [
+        [(0, 0, 0, 0), (255, 0, 0, 0), (0, 255, 0, 0), (0, 0, 255, 0), (0, 0, 0, 255), (0, 0, 0, 51), (51, 0, 0, 51)]
+    ]
+    pixels = decode(encode(Image.fromarray(np.array(inks, np.uint8), "CMYK"), "TIFF"))
+    # (1 - ink) * (1 - black) * 255: 0.8 * 255 = 204, 0.8 * 0.8 * 255 = 163.2
+    expected = [[255] * 3, [0, 255, 255], [255, 0, 255], [255, 255, 0], [0] * 3, [204] * 3, [163, 204, 204]]
+    np.testing.assert_array_equal(pixels[0], expected)
+
+
+def test_a_palette_gives_its_colors():
+    picture = Image.fromarray(np.array([[0, 1], [2, 1]], np.uint8), "P")
+    picture.putpalette([9, 8, 7, 200, 100, 0, 1, 2, 255])
+    for form in ("PNG", "GIF", "BMP", "TIFF"):
+        expected = [[(9, 8, 7), (200, 100, 0)], [(1, 2, 255), (200, 100, 0)]]
+        np.testing.assert_array_equal(decode(encode(picture, form)), expected, form)
+
+
+def test_arrays_of_npy_files():
+    def npy(values: np.ndarray) -> bytes:
+        buffer = BytesIO()
+        np.save(buffer, values)
+        return buffer.getvalue()
+
+    np.testing.assert_array_equal(decode(npy(ramps())), ramps())
+    np.testing.assert_array_equal(decode(npy(ramps()[..., 0]), window=(50.0, 60.0))[..., 2], ramps()[..., 0])
+    np.testing.assert_array_equal(decode(npy(np.array([[0, 4095]], np.uint16)))[0, :, 0], [0, 255])
+    for values in (np.zeros((2, 2, 4), np.uint8), np.zeros((2, 2, 3)), np.zeros(3, np.uint8), np.zeros((2, 2))):
+        assert reason(npy(values)) == "unsupported"
+    assert reason(npy(np.array([{}, {}]))) == "corrupt"
+    assert reason(npy(ramps())[:-1]) in ("truncated", "corrupt")
+
+
+@pytest.mark.parametrize(
+    ("content", "name"),
+    [(FILES["png"], "PNG"), (FILES["jpeg"], "JPEG"), (b"\x93NUMPY", "NPY"), (bytes(128) + b"DICM", "DICOM")],
+)
+def test_a_format_is_told_by_the_content(content, name):
+    assert read_header(content, np.zeros((20, 30, 3), np.uint8)).format == name
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF"])
+def test_alpha_is_composited_on_the_background(form):
+    alpha = np.zeros((1, 3, 4), np.uint8)
+    alpha[0] = (200, 100, 50, 255), (200, 100, 50, 102), (255, 255, 255, 0)  # 102 / 255 = 0.4
+    options = {"lossless": True, "exact": True} if form == "WEBP" else {}
+    pixels = decode(encode(Image.fromarray(alpha), form, **options), background=(10, 20, 250))
+    # 0.4 * 200 + 0.6 * 10 = 86, 0.4 * 100 + 0.6 * 20 = 52, 0.4 * 50 + 0.6 * 250 = 170
+    np.testing.assert_array_equal(pixels[0], [(200, 100, 50), (86, 52, 170), (10, 20, 250)])
+
+
 @pytest.mark.parametrize("form", ["PNG", "WEBP", "TIFF"])
 def test_alpha_is_composited_on_black(form):
     alpha = np.zeros((8, 8, 4), np.uint8)
@@ -177,9 +287,27 @@ def test_exif_orientation_is_undone(form, orientation):
 
 
 @pytest.mark.parametrize("form", ["GIF", "TIFF", "WEBP", "PNG"])
-def test_several_frames_are_rejected(form):
+def test_several_frames_are_quarantined(form):
     second = Image.fromarray(255 - ramps())
-    assert reason(encode(COLOR, form, save_all=True, append_images=[second])) == "multi-frame"
+    assert reason(encode(COLOR, form, save_all=True, append_images=[second])) == "multi-frame without a rule"
+
+
+@pytest.mark.parametrize("form", ["GIF", "TIFF", "WEBP", "PNG"])
+def test_a_rule_takes_one_of_several_frames(form):
+    levels = [Image.fromarray(np.full((8, 8, 3), level, np.uint8)) for level in (10, 60, 110, 160)]
+    options = {"lossless": True} if form == "WEBP" else {}
+    content = encode(levels[0], form, save_all=True, append_images=levels[1:], **options)
+    assert (decode(content, frames="first") == 10).all()
+    assert (decode(content, frames="middle") == 110).all()  # of 4 the third
+
+
+def test_a_page_of_16_bits_and_of_another_size():
+    pages = [Image.fromarray(np.full((4, 4 + page), 1000 * page, np.uint16)) for page in range(4)]
+    content = encode(pages[0], "TIFF", save_all=True, append_images=pages[1:])
+    middle = decode(content, frames="middle")
+    assert middle.shape == (4, 6, 3)
+    assert (middle == 125).all()  # 2000 needs 12 bits: 2000 / 4095 * 255 = 124.54
+    assert reason(content, 20, frames="middle") == "too many pixels"  # its 24 pixels, not the first page's 16
 
 
 def test_a_multi_picture_jpeg_gives_its_first_picture():
@@ -248,7 +376,7 @@ def chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
 
-def test_a_pixel_bomb_is_rejected_by_its_header():
+def test_a_pixel_bomb_is_quarantined_by_its_header():
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", 50_000, 50_000, 8, 2, 0, 0, 0))
     # A picture this size would fill 7.5 GB; nothing but its header is there.
     bomb = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", b"") + chunk(b"IEND", b"")
@@ -261,10 +389,96 @@ def test_the_limit_of_pixels_is_the_largest_size_allowed(name):
     assert reason(FILES[name], 24 * 32 - 1) == "too many pixels"
 
 
+@pytest.mark.parametrize("name", FILES)
+def test_files_too_small_or_too_long_are_told_by_their_header(name):
+    assert decode(FILES[name], min_side=24, max_aspect=32 / 24).shape == (24, 32, 3)
+    assert reason(FILES[name], min_side=25) == "too small"
+    assert reason(FILES[name], max_aspect=1.33) == "aspect ratio"
+
+
 def test_a_limit_above_pillows_own_holds():
     wide = encode(Image.new("1", (200_000, 1000)), "PNG")  # Pillow refuses more than 179 million by itself
     assert reason(wide, 199_999_999) == "too many pixels"
     assert Image.open(BytesIO(wide)).size == (200_000, 1000)
+
+
+def large(form: str, **options: Any) -> bytes:
+    return encode(COLOR.resize((330, 250), Image.Resampling.BICUBIC), form, **options)
+
+
+@pytest.mark.parametrize(
+    ("side", "shape"),
+    [
+        (250.5, (250, 330)),
+        (126, (250, 330)),
+        (125, (125, 165)),
+        (62.5, (63, 83)),
+        (31.25, (32, 42)),
+        (1, (32, 42)),
+        (None, (250, 330)),
+    ],
+)
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_is_reduced_while_its_shorter_side_has_the_pixels(side, shape, progressive):
+    content = large("JPEG", quality=95, progressive=progressive)
+    reduced = decode(content, MANY, side)
+    assert reduced.shape == (*shape, 3)
+    averaged = cv2.resize(decode(content, MANY), shape[::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(reduced.astype(int) - averaged).mean() < 3
+    assert read_header(content, reduced) == Header("JPEG", 330, 250)
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM"])
+def test_other_formats_are_not_reduced(form):
+    content = large(form)
+    np.testing.assert_array_equal(decode(content, MANY, 16), decode(content, MANY))
+    assert read_header(content, decode(content, MANY)) == Header(form, 330, 250)
+
+
+def test_a_jpeg_is_reduced_for_a_crop_unless_a_border_is_to_be_found(params: Params):
+    crop = params.crop.model_copy(update={"size": 32, "border": False, "scaled_decoding": 2.0})
+    content = encode(COLOR.resize((320, 320)), "JPEG", quality=95)
+    for changes, side in (({}, 80), ({"border": True}, 320), ({"scaled_decoding": None}, 320), ({"size": 64}, 160)):
+        image, header = decode_for_crop(content, crop.model_copy(update=changes))
+        assert image.shape == (side, side, 3)
+        assert header == Header("JPEG", 320, 320)
+
+
+def test_a_grey_and_a_cmyk_jpeg_under_reduction():
+    grey = encode(COLOR.convert("L").resize((320, 240)), "JPEG", quality=95)
+    reduced = decode(grey, MANY, 30)
+    assert reduced.shape == (30, 40, 3)
+    assert (reduced[..., 0] == reduced[..., 1]).all()
+    cmyk = encode(COLOR.convert("CMYK").resize((320, 240)), "JPEG", quality=95)
+    np.testing.assert_array_equal(decode(cmyk, MANY, 30), decode(cmyk, MANY))  # Pillow's work, at full size
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_reduced_jpeg_is_upright_and_its_header_says_how_large_it_was(orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    content = large("JPEG", quality=95, exif=exif)
+    reduced, whole = decode(content, MANY, 60), decode(content, MANY)
+    averaged = cv2.resize(whole, reduced.shape[1::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(reduced.astype(int) - averaged).mean() < 1.5
+    assert read_header(content, reduced) == Header("JPEG", whole.shape[1], whole.shape[0])
+
+
+def test_unequal_sides_that_a_reduction_would_make_equal_are_not_reduced_so_far():
+    content = encode(Image.new("RGB", (1001, 1008)), "JPEG")  # an eighth is 126 by 126, a quarter 251 by 252
+    assert decode(content, 2 * MANY, 100).shape == (252, 251, 3)
+    assert decode(encode(Image.new("RGB", (1008, 1008)), "JPEG"), 2 * MANY, 100).shape == (126, 126, 3)
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("side", [125, 62, 31])
+def test_a_jpeg_cut_anywhere_is_an_error_under_reduction_too(progressive, side):
+    content = large("JPEG", quality=95, progressive=progressive)
+    decode(content, MANY, side)
+    for cut in [*range(1, len(content), len(content) // 50), *range(len(content) - 16, len(content))]:
+        with pytest.raises(ImageError) as caught:
+            decode(content[:cut], MANY, side)
+        assert caught.value.reason in {"truncated", "corrupt", "not an image"}
 
 
 def framed(top: int, bottom: int, left: int, right: int) -> np.ndarray:
@@ -302,13 +516,13 @@ def test_dark_lines_inside_the_picture_stay():
 
 @pytest.mark.parametrize("image", [np.zeros((5, 9, 3), np.uint8), np.full((1, 1, 3), 24, np.uint8)])
 def test_an_image_dark_throughout_stays_whole(image):
-    assert remove_border(image, 24, 0.02) is image
+    assert remove_border(image, 24, 0.02).shape == image.shape
 
 
 def test_a_single_bright_line_is_no_picture():
     image = np.zeros((400, 10, 3), np.uint8)
     image[200] = 255
-    assert remove_border(image, 24, 0.02) is image
+    assert remove_border(image, 24, 0.02).shape == image.shape
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1), (31, 33), (32, 32), (64, 2000), (7, 5)])

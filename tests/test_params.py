@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from tumorboard.errors import InputError
-from tumorboard.params import Params, Recipe, load_params, parse, resolve_recipe
+from tumorboard.params import STRATEGIES, Balance, Params, Recipe, load_params, parse, resolve_recipe
 
 REAL = (Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8")
 
@@ -37,6 +37,10 @@ def load(tmp_path: Path, text: str) -> Params:
         ("[linear, cnn", "[linear, cnm", "models lists 'cnm', which has no entry under recipes; did you mean cnn?"),
         ("[linear, cnn", "[cnn, cnn", "models lists an entry twice"),
         ("folds: [0]", "folds: [5]", "folds lists 5, but split.folds makes 0 to 4"),
+        ("  window: null", "  window: [5, 5]", "crop.window: the lower end 5.0 must be below the upper end 5.0"),
+        ("background: [0, 0, 0]", "background: [0, 0, 256]", "crop.background.2: is 256"),
+        ("  frames: null", "  frames: last", "data.frames: is 'last': input should be 'first' or 'middle'"),
+        ("raw: data/phantom ", "raw: medmnist:bloodmnist ", "the list medmnist must have bloodmnist, to be downloaded"),
         ("  lr: 0.001", "  lr: 1\n  lr: 2", "the key 'lr' is given twice"),
         ("seed: 0", "seed: [", "not readable as YAML"),
     ],
@@ -90,12 +94,80 @@ def test_the_inherited_block_spells_out_every_key_of_a_recipe(tmp_path: Path) ->
         ({"head_dropout": (0.1,), "head_widths": (8, 4)}, "head_dropout has 1 entries for 2 head_widths"),
         ({"freeze_epochs": 3, "epochs": 3}, "freeze_epochs 3 leaves the backbone none of 3 epochs"),
         ({"accumulate": 64}, "accumulate 64 exceeds batch_size 32"),
+        ({"sampler": "balanced", "class_weights": "balanced"}, "evens the classes out twice"),
     ],
 )
 def test_a_recipe_that_contradicts_itself(tmp_path: Path, change: dict[str, object], message: str) -> None:
     recipe = dict(resolve_recipe(load(tmp_path, REAL), "cnn"))
     with pytest.raises(InputError, match=message):
         parse(Recipe, recipe | change, "recipe")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "entries", "expected"),
+    [
+        ("none", {}, {}),
+        ("augment", {}, {}),
+        ("weights", {}, {"class_weights": "balanced"}),
+        ("sampler", {}, {"sampler": "balanced"}),
+        ("focal", {}, {"loss": "focal", "class_weights": "balanced"}),
+        ("focal", {"focal_alpha": (1.0, 2.0)}, {"loss": "focal", "focal_alpha": (1.0, 2.0)}),
+        # What a recipe says already is no conflict, nor are weights of its own where the strategy sets none.
+        ("weights", {"class_weights": "balanced"}, {"class_weights": "balanced"}),
+        ("weights", {"loss": "focal"}, {"class_weights": "balanced", "loss": "focal"}),
+        ("sampler", {"class_weights": (1.0, 3.0)}, {"sampler": "balanced", "class_weights": (1.0, 3.0)}),
+    ],
+)
+@pytest.mark.parametrize("of_the_model", [True, False])
+def test_a_balancing_strategy_sets_its_entries_of_every_recipe(
+    params: Params, strategy: str, entries: dict[str, object], expected: dict[str, object], of_the_model: bool
+) -> None:
+    plain = resolve_recipe(balanced(params, "none", {}, of_the_model), "cnn")
+    recipe = resolve_recipe(balanced(params, strategy, entries, of_the_model), "cnn")
+    assert recipe == plain.model_copy(update=expected)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "entries", "of_the_model", "message"),
+    [
+        (
+            "weights",
+            {"class_weights": (1.0, 2.0)},
+            True,
+            r"recipes\.cnn\.class_weights is \(1\.0, 2\.0\): .* null there",
+        ),
+        ("weights", {"class_weights": (1.0, 2.0)}, False, r"weights sets .* train\.class_weights is .* or none there"),
+        ("weights", {"class_weights": "none"}, True, r"recipes\.cnn\.class_weights is 'none'"),
+        (
+            "sampler",
+            {"sampler": "shuffle"},
+            True,
+            r"strategy sampler sets sampler .* recipes\.cnn\.sampler is 'shuffle'",
+        ),
+        ("focal", {"loss": "cross_entropy"}, True, r"strategy focal sets loss to focal, but recipes\.cnn\.loss is"),
+        ("focal", {"class_weights": (1.0, 2.0)}, False, r"sets class_weights to balanced, but train\.class_weights is"),
+        ("sampler", {"class_weights": "balanced"}, False, "evens the classes out twice"),
+    ],
+)
+def test_a_recipe_that_contradicts_the_strategy(
+    params: Params, strategy: str, entries: dict[str, object], of_the_model: bool, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        resolve_recipe(balanced(params, strategy, entries, of_the_model), "cnn")
+
+
+def balanced(params: Params, strategy: str, entries: dict[str, object], of_the_model: bool) -> Params:
+    """Params with a strategy, and with entries of `recipes.cnn` or of `train`."""
+    if of_the_model:
+        recipes = params.recipes | {"cnn": params.recipes["cnn"].model_copy(update=entries)}
+        changed = params.model_copy(update={"recipes": recipes})
+    else:
+        changed = params.model_copy(update={"train": params.train.model_copy(update=entries)})
+    return changed.model_copy(update={"balance": params.balance.model_copy(update={"strategy": strategy})})
+
+
+def test_every_strategy_that_params_admit_is_known() -> None:
+    assert set(STRATEGIES) == set(Balance.model_fields["strategy"].annotation.__args__)  # type: ignore[union-attr]
 
 
 def test_a_model_without_architecture(tmp_path: Path) -> None:

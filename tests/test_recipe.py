@@ -27,6 +27,14 @@ def test_stage_refuses_a_wrong_architecture_of_any_model(tmp_path: Path, params:
         stages.recipe.main(params, str(tmp_path))
 
 
+def test_stage_writes_what_the_balancing_strategy_sets(tmp_path: Path, params: Params) -> None:
+    params = params.model_copy(update={"balance": params.balance.model_copy(update={"strategy": "focal"})})
+    stages.recipe.main(params, str(tmp_path))
+    for model in params.recipes:
+        written = json.loads((tmp_path / f"{model}.json").read_text())
+        assert (written["loss"], written["class_weights"], written["sampler"]) == ("focal", "balanced", "shuffle")
+
+
 def test_a_model_without_recipe_is_refused(params: Params) -> None:
     with pytest.raises(InputError, match="model 'linea' has no entry under recipes; did you mean linear"):
         resolve_recipe(params, "linea")

@@ -63,8 +63,9 @@ def augment_images(
     """Alter images [N, 3, S, S] of grey values 0 to 255 (uint8 or float) and return them as contiguous float32.
 
     Image i's result is a function of its pixels, seed, keys[i] and counter (or counter[i]), to the bit, whatever else
-    is in the batch. In order: crop, rotation and zoom about the center, shift, flips (one bilinear resampling of all),
-    brightness, contrast, saturation (each as torchvision's adjust_*), Gaussian blur, noise.
+    is in the batch. In order: crop, rotation and zoom about the center, shift, flips (one resampling of all, bilinear
+    or bicubic: Keys 1981 with a = -0.75), brightness, contrast, saturation (each as torchvision's adjust_*), Gaussian
+    blur, noise.
     """
     counters = np.broadcast_to(np.asarray(counter, dtype=np.int64), keys.shape)
     result = torch.empty(images.shape, dtype=torch.float32, device=images.device)
@@ -81,7 +82,7 @@ def _alter(
     drawn = draw_parameters(augment, seed, keys, counters)
     images = images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
     if augment.rotate or augment.shift or augment.crop < 1 or augment.zoom != (1, 1):
-        images = _resample(images, drawn, _PADDING[augment.fill])
+        images = _resample(images, drawn, _PADDING[augment.fill], augment.interpolation)
     else:
         images = _flip(_flip(images, drawn.hflip, -1), drawn.vflip, -2)
     if augment.brightness:
@@ -106,7 +107,7 @@ def _column(values: NDArray[Any], like: Tensor) -> Tensor:
     return torch.from_numpy(values.astype(np.float32)).to(like.device).view(-1, 1, 1, 1)
 
 
-def _resample(images: Tensor, drawn: Alterations, padding: str) -> Tensor:
+def _resample(images: Tensor, drawn: Alterations, padding: str, interpolation: str) -> Tensor:
     matrix = torch.from_numpy(_matrices(drawn).astype(np.float32)).to(images.device)
     side = images.shape[-1]
     places = (torch.arange(side, device=images.device, dtype=torch.float32) * 2 + 1) / side - 1
@@ -114,7 +115,8 @@ def _resample(images: Tensor, drawn: Alterations, padding: str) -> Tensor:
     along_x = matrix[:, :, 0, None] * places
     along_y = matrix[:, :, 1, None] * places + matrix[:, :, 2, None]
     grid = (along_y[:, :, :, None] + along_x[:, :, None, :]).permute(0, 2, 3, 1)
-    return functional.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)
+    result = functional.grid_sample(images, grid, mode=interpolation, padding_mode=padding, align_corners=False)
+    return result.clamp_(0, 255) if interpolation == "bicubic" else result  # bicubic swings beyond the values it joins
 
 
 def _matrices(drawn: Alterations) -> NDArray[np.float64]:

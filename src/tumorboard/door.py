@@ -19,6 +19,13 @@ def run(stage: Callable[..., None]) -> None:
         sys.exit(1)
 
 
+def find_params() -> Path:
+    """The params.yaml of the current folder; else that of the installed package, or of the checkout it runs from."""
+    package = Path(__file__).parent
+    places = (Path("params.yaml"), package / "params.yaml", package.parents[1] / "params.yaml")
+    return next((place for place in places if place.is_file()), places[0])
+
+
 def side_cache(name: str) -> Path:
     """A folder that survives runs and experiments; deleting it costs time, never results.
 

@@ -4,99 +4,196 @@ import re
 import struct
 import zlib
 from io import BytesIO
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from tumorboard.errors import InputError
-from tumorboard.params import Crop
+from tumorboard.dicom import Window, is_dicom, open_dicom, read_frame
+from tumorboard.errors import ImageError
+from tumorboard.params import Crop, Frames
 
 Pixels = NDArray[np.uint8]
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM")
+REDUCIBLE = ("JPEG", "MPO")  # can be decoded at a part of their size
 _SIGNATURE = re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|II\*\0|MM\0\*|RIFF....WEBP", re.DOTALL)
 # What Pillow's decoders are known to raise on damaged bytes.
 _DAMAGE = (OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error)
 
-# decode() holds every file to its caller's max_pixels; Pillow's own limit would overrule a larger one.
+# decode() holds every file to crop.max_pixels; Pillow's own limit would overrule a larger one.
 Image.MAX_IMAGE_PIXELS = None
 
 
-class ImageError(InputError):
-    """A file that cannot be used as an image.
-
-    `reason` is 'empty', 'not an image', 'truncated', 'corrupt', 'too many pixels', 'multi-frame' or 'unsupported';
-    `detail` says more.
-    """
-
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
-
-
-def decode(content: bytes, max_pixels: int) -> Pixels:
+def decode(content: bytes, crop: Crop, frames: Frames, side: float | None = None) -> Pixels:
     """Decode an image file to uint8[H, W, 3], RGB, upright after its EXIF orientation; raises ImageError.
 
-    Reads FORMATS. Transparent pixels are composited on black. Grey of more than 8 bits is scaled over the smallest
-    depth that holds its brightest pixel (8, 10, 12, 14 or 16 bits), so that 12-bit data is neither black nor clipped.
-    More than `max_pixels` (width times height) and several frames are rejected by the header, before a pixel is
-    decoded. A truncated file is an error; damage within JPEG data that ends properly goes unseen: it has no checksum.
+    Reads FORMATS, DICOM (with pydicom) and .npy arrays [H, W] or uint8[H, W, 3]. Transparent pixels are composited on
+    `crop.background`. Grey of more than 8 bits is scaled over `crop.window`, else over a DICOM header's window, else
+    over its own range: the smallest depth that holds its brightest value (8, 10, 12, 14 or 16 bits), so that 12-bit
+    data is neither black nor clipped. Size, shape and the number of frames are held against `crop` and `frames` by the
+    header, before a pixel is decoded. A truncated file is an error; damage within JPEG data that ends properly goes
+    unseen: it has no checksum. docs/quarantine.md has the whole list.
+
+    With a `side`, a JPEG comes as a half, a quarter or an eighth of its size, the smallest whose shorter side has that
+    many pixels: libjpeg then transforms fewer frequencies, which averages as it decodes.
     """
     if not content:
         raise ImageError("empty", "the file holds no bytes")
+    if is_dicom(content):
+        return _decode_dicom(content, crop, frames)
     try:
-        return _decode(content, max_pixels)
+        return _decode_array(content, crop) if _is_array(content) else _decode(content, crop, frames, side)
     except UnidentifiedImageError:
         if _SIGNATURE.match(content):
             raise ImageError("corrupt", "the header is damaged or cut off") from None
-        raise ImageError("not an image", f"expected one of {', '.join(FORMATS)}") from None
+        raise ImageError("not an image", f"expected one of {', '.join(FORMATS)}, DICOM") from None
     except ImageError:
         raise
     except _DAMAGE as error:
         raise ImageError("truncated" if "truncated" in str(error).lower() else "corrupt", str(error)) from error
 
 
-def _decode(content: bytes, max_pixels: int) -> Pixels:
+def _check_size(width: int, height: int, crop: Crop) -> None:
+    if width * height > crop.max_pixels:
+        raise ImageError("too many pixels", f"{width} x {height}, expected at most {crop.max_pixels} (crop.max_pixels)")
+    if min(width, height) < crop.min_side:
+        raise ImageError("too small", f"{width} x {height}, expected sides of {crop.min_side} or more (crop.min_side)")
+    if max(width, height) > crop.max_aspect * min(width, height):
+        raise ImageError(
+            "aspect ratio", f"{width} x {height}, expected at most {crop.max_aspect} to 1 (crop.max_aspect)"
+        )
+
+
+def _choose_frame(count: int, frames: Frames) -> int:
+    if count > 1 and frames is None:
+        raise ImageError("multi-frame without a rule", f"{count} frames; data.frames may say which to take")
+    return count // 2 if frames == "middle" else 0
+
+
+def _is_array(content: bytes) -> bool:
+    return content.startswith(np.lib.format.MAGIC_PREFIX)
+
+
+def _decode_array(content: bytes, crop: Crop) -> Pixels:
+    values = np.lib.format.read_array(BytesIO(content), allow_pickle=False)
+    if values.ndim not in (2, 3) or (values.ndim == 3 and (values.shape[2] != 3 or values.dtype != np.uint8)):
+        raise ImageError(
+            "unsupported", f"an array {values.dtype}{list(values.shape)}; expected [H, W] or uint8[H, W, 3]"
+        )
+    _check_size(values.shape[1], values.shape[0], crop)
+    return values if values.ndim == 3 else _scale_grey(values, None if values.dtype == np.uint8 else crop.window)
+
+
+def _decode_dicom(content: bytes, crop: Crop, frames: Frames) -> Pixels:
+    scan = open_dicom(content)
+    _check_size(scan.width, scan.height, crop)
+    values, window = read_frame(scan.dataset, _choose_frame(scan.frames, frames), crop.window)
+    if values.ndim == 3:
+        return values
+    if window is None:
+        if values.min() < 0 or values.max() > 65535 or (values != np.rint(values)).any():
+            window = (float(values.min()), float(values.max()))
+        else:
+            values = values.astype(np.uint16)  # a slope of 1 makes floats of them
+    grey = _scale_grey(values, window)
+    return 255 - grey if scan.inverted else grey
+
+
+def _decode(content: bytes, crop: Crop, frames: Frames, side: float | None) -> Pixels:
     picture = Image.open(BytesIO(content), formats=FORMATS)  # reads the header alone
-    if picture.width * picture.height > max_pixels:
-        raise ImageError("too many pixels", f"{picture.width} x {picture.height}, expected at most {max_pixels}")
+    _check_size(picture.width, picture.height, crop)
     if picture.format == "PNG":
         _check_png(content)
     if picture.format == "GIF" and not content.rstrip(b"\0").endswith(b";"):
         raise ImageError("truncated", "the GIF ends before its trailer")
     # The further frames of a multi-picture JPEG (MPO) are previews and other views of its first one.
-    if picture.format != "MPO" and (frames := getattr(picture, "n_frames", 1)) > 1:
-        raise ImageError("multi-frame", f"{frames} frames, expected a single picture")
-    if picture.format in ("JPEG", "MPO", "PNG") and picture.mode in ("L", "RGB") and not picture.has_transparency_data:
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR_RGB)
+    frame = 0 if picture.format == "MPO" else _choose_frame(getattr(picture, "n_frames", 1), frames)
+    picture.seek(frame)
+    if frame:
+        _check_size(picture.width, picture.height, crop)  # the pages of a TIFF need not be of one size
+    plain = picture.mode in ("L", "RGB") and not picture.has_transparency_data and not frame
+    if picture.format in ("JPEG", "MPO", "PNG") and plain:
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), _reduction(picture, side))
         if pixels is not None:
             return pixels  # type: ignore[return-value]
-    return _decode_with_pillow(picture)
+    return _decode_with_pillow(picture, crop)
 
 
-def _decode_with_pillow(picture: Image.Image) -> Pixels:
+def _reduction(picture: Image.Image, side: float | None) -> int:
+    """OpenCV's flag for decoding a JPEG at an eighth, a quarter or a half with `side` pixels left, or at full size."""
+    small, large = sorted(picture.size)
+    # The coloured reductions give BGR; the grey ones with RGB asked for give RGB.
+    for factor, flag in (
+        (8, cv2.IMREAD_REDUCED_GRAYSCALE_8),
+        (4, cv2.IMREAD_REDUCED_GRAYSCALE_4),
+        (2, cv2.IMREAD_REDUCED_GRAYSCALE_2),
+    ):
+        # Sides stay unequal, so that read_header sees which is which.
+        distinct = small == large or -(-small // factor) < -(-large // factor)
+        if side and picture.format in REDUCIBLE and small >= factor * side and distinct:
+            return flag | cv2.IMREAD_COLOR_RGB
+    return cv2.IMREAD_COLOR_RGB
+
+
+class Header(NamedTuple):
+    """An image file's format, one of FORMATS, 'MPO', 'DICOM' or 'NPY', and its full size when upright."""
+
+    format: str
+    width: int
+    height: int
+
+
+def read_header(content: bytes, decoded: Pixels) -> Header:
+    """Read the header of a file, given what `decode` made of it: that is upright, but may be smaller."""
+    height, width = decoded.shape[:2]
+    if is_dicom(content) or _is_array(content):
+        return Header("DICOM" if is_dicom(content) else "NPY", width, height)
+    picture = Image.open(BytesIO(content), formats=FORMATS)
+    name = picture.format or ""
+    if name not in REDUCIBLE:
+        return Header(name, width, height)
+    width, height = picture.size
+    turned = (width < height) != (decoded.shape[1] < decoded.shape[0])
+    return Header(name, *((height, width) if turned else (width, height)))
+
+
+def decode_for_crop(content: bytes, crop: Crop, frames: Frames) -> tuple[Pixels, Header]:
+    """Decode an image file for `crop_image`: large JPEGs at a reduced size, as crop.scaled_decoding allows.
+
+    They are decoded whole where a border is to be removed: its place would depend on the reduction. Raises ImageError.
+    """
+    side = None if crop.border or crop.scaled_decoding is None else crop.scaled_decoding * crop.size
+    image = decode(content, crop, frames, side)
+    return image, read_header(content, image)
+
+
+def _decode_with_pillow(picture: Image.Image, crop: Crop) -> Pixels:
     """What OpenCV cannot read, or will not: then Pillow's error says why."""
     picture.load()
     upright = ImageOps.exif_transpose(picture)
     if upright.mode.startswith(("I", "F")):
-        return _scale_grey(np.asarray(upright))
+        return _scale_grey(np.asarray(upright), crop.window)
     if upright.has_transparency_data:
         layer = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", layer.size, "black"), layer)
+        upright = Image.alpha_composite(Image.new("RGBA", layer.size, (*crop.background, 255)), layer)
     return np.array(upright.convert("RGB"))
 
 
-def _scale_grey(grey: NDArray[np.integer[Any] | np.floating[Any]]) -> Pixels:
-    brightest = int(grey.max())
-    if grey.dtype.kind == "f" or grey.min() < 0 or brightest > 65535:
-        raise ImageError("unsupported", "signed, 32-bit or floating-point grey; expected 8 or 16 bits without sign")
-    full = next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if brightest < 2**bits)
-    scaled = np.rint(grey * (255 / full)).astype(np.uint8)
-    return np.repeat(scaled[..., None], 3, axis=2)
+def _scale_grey(grey: NDArray[Any], window: Window | None) -> Pixels:
+    """Grey values [H, W] of any depth as uint8[H, W, 3]: `window` becomes 0 to 255, what lies outside is cut off."""
+    if not np.isfinite(grey).all():
+        raise ImageError("unsupported", "grey values that are no numbers (NaN) or infinite")
+    if window is None:
+        brightest = float(grey.max())
+        if grey.dtype.kind not in "ui" or grey.min() < 0 or brightest > 65535:
+            raise ImageError("unsupported", "signed, 32-bit or floating-point grey: only crop.window can say its range")
+        window = (0, next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if brightest < 2**bits))
+    low, high = window
+    scaled = (grey.astype(np.float64) - low) * (255 / (high - low)) if high > low else np.where(grey > low, 255.0, 0.0)
+    return np.repeat(np.rint(scaled.clip(0, 255)).astype(np.uint8)[..., None], 3, axis=2)
 
 
 def _check_png(content: bytes) -> None:
@@ -120,25 +217,34 @@ def remove_border(image: Pixels, threshold: int, tolerance: float) -> Pixels:
     A row or column is dark while at most the share `tolerance` of its pixels has a channel above `threshold`. An image
     that is dark throughout stays whole.
     """
-    bright = cv2.inRange(image, (0, 0, 0), (threshold,) * 3) == 0
-    rows = np.flatnonzero(bright.mean(axis=1) > tolerance)
-    columns = np.flatnonzero(bright.mean(axis=0) > tolerance)
+    red, green, blue = cv2.split(image)
+    dark = cv2.inRange(cv2.max(cv2.max(red, green), blue), (0,), (threshold,))  # 255 where it is
+    height, width = dark.shape
+    in_row, in_column = (cv2.reduce(dark, axis, cv2.REDUCE_SUM, dtype=cv2.CV_32S).ravel() // 255 for axis in (1, 0))
+    rows = np.flatnonzero((width - in_row) / width > tolerance)
+    columns = np.flatnonzero((height - in_column) / height > tolerance)
     if not rows.size or not columns.size:
         return image
     return image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def crop_image(image: Pixels, crop: Crop) -> Pixels:
-    """The center square of uint8[H, W, 3] as uint8[S, S, 3], S = crop.size; first without its border if crop.border.
-
-    It is cut out before it is scaled, so that a long strip costs no more than its square. Shrinking averages over areas
-    (OpenCV's INTER_AREA: antialiased); enlarging is bilinear, which unlike bicubic adds no halo to an edge.
-    """
+    """The center square of uint8[H, W, 3] as uint8[S, S, 3], S = crop.size; first without its border if crop.border."""
     if crop.border:
         image = remove_border(image, crop.border_threshold, crop.border_tolerance)
+    return center_square(image, crop.size)
+
+
+def center_square(image: Pixels, size: int) -> Pixels:
+    """The center square of uint8[H, W, 3], scaled to uint8[size, size, 3].
+
+    It is cut out before it is scaled, so that a long strip costs no more than its square. Shrinking averages over areas
+    (OpenCV's INTER_AREA: antialiased); enlarging is bilinear, which unlike bicubic adds no halo to an edge, and so is
+    shrinking by less than a fifth, which leaves nothing to average and takes a fifth of the time.
+    """
     height, width = image.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
     square = image[top : top + side, left : left + side]
-    how = cv2.INTER_AREA if side > crop.size else cv2.INTER_LINEAR
-    return cv2.resize(square, (crop.size, crop.size), interpolation=how)  # type: ignore[return-value]
+    how = cv2.INTER_AREA if side >= 1.25 * size else cv2.INTER_LINEAR
+    return cv2.resize(square, (size, size), interpolation=how)  # type: ignore[return-value]

@@ -123,6 +123,48 @@ def test_stage_writes_manifest_store_and_counts(tmp_path, params: Params) -> Non
     assert counts["copies"] == 3
 
 
+@pytest.mark.parametrize("label", ["blast", "normal", "rare"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"target": 11},
+        {"target": 5},
+        {"multiply": 3},
+        {"target": 8, "multiply": 2},
+        {"strategy": "none"},
+        {"strategy": "none", "multiply": 3},
+    ],
+)
+def test_an_added_image_makes_only_its_own_copies(tmp_path, params: Params, label: str, changes: dict) -> None:
+    params = params.model_copy(update={"balance": params.balance.model_copy(update=changes)})
+    full = manifest_of(blast=7, normal=5, rare=2).assign(fold=1)
+    guard = manifest_of(guard=1)
+    full = pd.concat([full, guard.assign(fold=0)], ignore_index=True).astype({"fold": "Int64"})
+    added = f"{label}/1.png"
+    pictures = dict(zip(full["id"], crops_of(len(full)), strict=True))
+    copies, numbers = [], []
+    for name, rows in (("before", full[full["id"] != added]), ("after", full)):
+        write_table(rows, tmp_path / name / "split.csv")
+        write_store(tmp_path / name / "crops", rows["id"].tolist(), [pictures[key] for key in rows["id"]], 3)
+        paths = [str(tmp_path / name / part) for part in ("crops", "split.csv", "out", "balance.json")]
+        stages.balance.main(params, "0", *paths)
+        store = CropStore(tmp_path / name / "out" / "store")
+        copies.append({key: store[[key]].tobytes() for key in store.ids})
+        numbers.append(read_manifest(tmp_path / name / "out" / "manifest.csv")["label"].value_counts())
+    before, after = copies
+    assert {key: after[key] for key in before if key in after} == {key: before[key] for key in before if key in after}
+    foreign = sorted(key for key in set(after) - set(before) if not key.startswith(f"{added}//"))
+    balance = params.balance
+    if balance.strategy == "augment" and label == "blast" and (balance.target or 0) < 7:
+        # The largest class is one larger: of a class that grows to its size, each `multiply`-th image more is a copy.
+        growing = [other for other in ("normal", "rare") if balance.target is None]
+        assert [key.split("/")[0] for key in foreign] == sorted(growing * balance.multiply)
+        assert (numbers[1] - numbers[0])["blast"] == balance.multiply
+    else:
+        assert foreign == []
+
+
 def test_stage_without_copies_leaves_an_empty_store(tmp_path, params: Params) -> None:
     manifest = manifest_of(blast=3, normal=3)
     write_table(manifest, tmp_path / "split.csv")

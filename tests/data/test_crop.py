@@ -1,6 +1,12 @@
-"""crop_images: what it writes is what decoding and cropping by hand gives; caching, rejecting, several processes."""
+"""crop_images: what it writes is what decoding and cropping by hand gives; caching, quarantine, several processes."""
 
 import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from tumorboard import images
+from tumorboard.data import crop as crop_module
 from tumorboard.data.crop import crop_images, worker_count
 from tumorboard.data.sources import list_images
 from tumorboard.data.store import CropStore
@@ -58,11 +65,19 @@ def raw(tmp_path: Path) -> Path:
     return folder
 
 
-def build(raw: Path, out: Path, crop: Crop, cache: Path, workers: int = 1, max_rejected: int = 0) -> dict[str, Any]:
-    data = Data(raw=str(raw), table=None, group_pattern=None, max_rejected=max_rejected)
+def build(
+    raw: Path,
+    out: Path,
+    crop: Crop,
+    cache: Path,
+    workers: int = 1,
+    max_quarantined: int = 0,
+    scheduler: str | None = None,
+) -> dict[str, Any]:
+    data = Data(raw=str(raw), table=None, group_pattern=None, frames=None, max_quarantined=max_quarantined)
     rows, ignored = list_images(raw, data)
     shuffled = rows.sample(frac=1, random_state=len(rows))
-    return crop_images(shuffled, ignored, raw, crop, out, cache, workers, max_rejected)
+    return crop_images(shuffled, ignored, raw, crop, data.frames, out, cache, workers, max_quarantined, scheduler)
 
 
 @pytest.fixture
@@ -71,9 +86,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     decode = images.decode
 
-    def counting(content: bytes, max_pixels: int) -> Pixels:
+    def counting(content: bytes, *limits: Any) -> Pixels:
         seen.append(sha256(content).hexdigest())
-        return decode(content, max_pixels)
+        return decode(content, *limits)
 
     monkeypatch.setattr(images, "decode", counting)
     return seen
@@ -88,7 +103,7 @@ def test_the_outs_are_what_the_files_hold(tmp_path: Path, raw: Path, crop: Crop)
         "images": 11,
         "classes": {"a": 5, "b": 6},
         "groups": 11,
-        "rejected": 0,
+        "quarantined": 0,
         "ignored": 1,
         "equal_files": 1,
         "equal_pixels": 2,
@@ -105,6 +120,9 @@ def test_the_outs_are_what_the_files_hold(tmp_path: Path, raw: Path, crop: Crop)
         np.testing.assert_array_equal(store[[path]][0], images.crop_image(upright, crop))
         size = (str(upright.shape[1]), str(upright.shape[0]), str((raw / path).stat().st_size))
         assert tuple(facts.loc[path, ["width", "height", "bytes"]]) == size
+        colour = facts.loc[path, ["red", "green", "blue"]].astype(float)
+        np.testing.assert_allclose(colour, upright.mean((0, 1)), atol=0.006)
+        assert facts.loc[path, "border"] == "0.0"
     assert facts.loc["b/resaved.bmp", "format"] == "BMP"
     assert facts.loc["b/again.png", "format"] == "PNG"
     same = facts.groupby("pixels").groups.values()
@@ -113,6 +131,19 @@ def test_the_outs_are_what_the_files_hold(tmp_path: Path, raw: Path, crop: Crop)
         ["a/P1, é 1.png", "b/resaved.bmp"],
     ]
     assert read_table(tmp_path / "out/ignored.csv").to_numpy().tolist() == [["README", "outside the class folders"]]
+
+
+@pytest.mark.parametrize("removed", [True, False])
+def test_the_dark_border_is_measured_whether_or_not_it_is_cut_off(tmp_path: Path, crop: Crop, removed: bool) -> None:
+    framed = np.zeros((40, 50, 3), np.uint8)
+    framed[5:35, 10:40] = 200
+    save(tmp_path / "raw/a/framed.png", framed)
+    save(tmp_path / "raw/b/black.png", np.zeros((40, 50, 3), np.uint8))
+    build(tmp_path / "raw", tmp_path / "out", crop.model_copy(update={"border": removed}), tmp_path / "cache")
+    facts = read_table(tmp_path / "out/images.csv").set_index("id")
+    # 900 of 2,000 pixels are left; a black picture stays whole.
+    assert facts["border"].to_dict() == {"a/framed.png": "0.55", "b/black.png": "0.0"}
+    assert float(facts.loc["a/framed.png", "green"]) == 90.0
 
 
 def test_the_same_pixels_in_another_shape_are_another_picture(tmp_path: Path, crop: Crop) -> None:
@@ -137,6 +168,62 @@ def test_an_added_image_costs_one_decode_and_gives_the_same_bytes(
     del decoded[:]
     assert build(raw, tmp_path / "again", crop, tmp_path / "cache") == clean
     assert decoded == []
+
+
+def test_one_more_image_in_a_hundred_changes_its_shard_alone(tmp_path: Path, crop: Crop, decoded: list[str]) -> None:
+    for number in range(100):
+        save(tmp_path / f"raw/{'ab'[number % 2]}/{number}.png", picture(number, 24, 24))
+    build(tmp_path / "raw", tmp_path / "first", crop, tmp_path / "cache")
+    save(tmp_path / "raw/a/new.png", picture(1000, 24, 24))
+    del decoded[:]
+    build(tmp_path / "raw", tmp_path / "added", crop, tmp_path / "cache")
+    assert decoded == [sha256((tmp_path / "raw/a/new.png").read_bytes()).hexdigest()]
+    before, after = hashes(tmp_path / "first"), hashes(tmp_path / "added")
+    shard = int(sha256(b"a/new.png").hexdigest(), 16) % crop.shards
+    changed = {name for name in after if after[name] != before.get(name)}
+    assert changed == {"manifest.csv", "images.csv", "store/index.csv", f"store/shard-{shard:02d}.npy"}
+    assert len(after) == 5 + crop.shards
+    build(tmp_path / "raw", tmp_path / "clean", crop, tmp_path / "other cache")
+    assert after == hashes(tmp_path / "clean")
+
+
+def write_jpeg(path: Path, height: int, width: int, orientation: int = 1) -> None:
+    y, x = np.mgrid[:height, :width]
+    waves = 128 + 90 * np.sin(x / 9) * np.cos(y / 7)
+    exif = Image.Exif()
+    exif[274] = orientation
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.stack([waves, 255 - waves, waves / 2], -1).astype(np.uint8)).save(path, quality=95, exif=exif)
+
+
+def test_a_jpeg_decoded_at_a_reduced_size_is_listed_at_its_full_one(tmp_path: Path, crop: Crop) -> None:
+    write_jpeg(tmp_path / "raw/a/wide.jpg", 200, 301)
+    write_jpeg(tmp_path / "raw/a/turned.jpg", 200, 301, 6)
+    write_jpeg(tmp_path / "raw/a/nearly square, turned.jpg", 1000, 1001, 8)
+    write_jpeg(tmp_path / "raw/b/small.jpg", 30, 24)
+    (tmp_path / "raw/b/untagged.jpg").write_bytes((tmp_path / "raw/a/wide.jpg").read_bytes() + b"a note")
+    for name, scaled in (("scaled", 2.0), ("plain", None)):
+        counts = build(
+            tmp_path / "raw",
+            tmp_path / name,
+            crop.model_copy(update={"scaled_decoding": scaled}),
+            tmp_path / "cache",
+        )
+        assert (counts["equal_files"], counts["equal_pixels"]) == (0, 1)
+        facts = read_table(tmp_path / name / "images.csv")
+        assert facts[["id", "width", "height"]].to_numpy().tolist() == [
+            ["a/nearly square, turned.jpg", "1000", "1001"],
+            ["a/turned.jpg", "200", "301"],
+            ["a/wide.jpg", "301", "200"],
+            ["b/small.jpg", "24", "30"],
+            ["b/untagged.jpg", "301", "200"],
+        ]
+    stores = [CropStore(tmp_path / name / "store") for name in ("scaled", "plain")]
+    scaled_crops, plain_crops = (store.take(np.arange(5)).astype(float) for store in stores)
+    error = ((scaled_crops - plain_crops) ** 2).mean(axis=(1, 2, 3))
+    assert error[3] == 0
+    assert (error[[0, 1, 2, 4]] > 0).all()
+    assert (error < 255**2 / 10**3).all()  # 30 dB
 
 
 def test_parameters_that_change_crops_are_not_served_from_the_cache(
@@ -175,6 +262,62 @@ def test_several_processes_give_the_same_bytes(tmp_path: Path, crop: Crop) -> No
     assert hashes(tmp_path / "one") == hashes(tmp_path / "two")
 
 
+def elsewhere(**folders: Path) -> Callable[..., Any]:
+    """An open_run whose worker finds other folders under the names that it is given."""
+
+    def run(task: Any, items: Sequence[Any]) -> Iterator[Any]:
+        known = {name: folder for name, folder in folders.items() if name in task.keywords}
+        return map(partial(task.func, **task.keywords | known), items)
+
+    @contextmanager
+    def opened(workers: int, scheduler: str | None) -> Iterator[Any]:
+        assert (workers, scheduler) == (1, "tcp://there:1")
+        yield run
+
+    return opened
+
+
+def test_a_worker_that_sees_other_folders_is_an_error(
+    tmp_path: Path, raw: Path, crop: Crop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mounted").mkdir()
+    for folders, message in [
+        ({"raw": tmp_path / "nowhere"}, "does not see the raw folder"),
+        ({"marker": tmp_path / "nowhere"}, "does not see the side cache"),
+        ({"cache": tmp_path / "another version"}, "other versions of tumorboard"),
+        # An empty mount point must not have every file quarantined.
+        ({"raw": tmp_path / "mounted"}, r"é 0.png: can be read here, but not by the worker that tried \(No such file"),
+    ]:
+        monkeypatch.setattr(crop_module, "open_run", elsewhere(**folders))
+        with pytest.raises(InputError, match=message):
+            build(raw, tmp_path / "out", crop, tmp_path / "cache", 1, 99, "tcp://there:1")
+        assert not (tmp_path / "out").exists()
+        assert not list((tmp_path / "cache").rglob(".run-*"))
+
+
+def test_a_cluster_that_loses_a_worker_gives_the_same_bytes(tmp_path: Path, crop: Crop, cluster: Any) -> None:
+    for number in range(700):
+        save(tmp_path / f"raw/{'ab'[number % 2]}/{number}.png", picture(number, 24, 24))
+    (tmp_path / "raw/a/broken.png").write_bytes(b"no picture")
+    here = build(tmp_path / "raw", tmp_path / "here", crop, tmp_path / "cache 1", 1, 1)
+    killed: list[bool] = []
+
+    def kill_one() -> None:
+        while len([path for path in (tmp_path / "cache 2").rglob("*") if path.is_file()]) < 40:
+            time.sleep(0.005)
+        victim = next(iter(cluster.scheduler_info["workers"].values()))
+        os.kill(cluster.workers[victim["id"]].pid, signal.SIGKILL)
+        killed.append(not (tmp_path / "there").exists())
+
+    killer = threading.Thread(target=kill_one, daemon=True)
+    killer.start()
+    there = build(tmp_path / "raw", tmp_path / "there", crop, tmp_path / "cache 2", 1, 1, cluster.scheduler_address)
+    killer.join()
+    assert killed == [True]
+    assert here == there
+    assert hashes(tmp_path / "here") == hashes(tmp_path / "there")
+
+
 def test_files_that_are_no_images_are_listed_with_their_reasons(tmp_path: Path, raw: Path, crop: Crop) -> None:
     (raw / "a/empty.png").touch()
     (raw / "a/notes.txt").write_text("no picture")
@@ -185,39 +328,80 @@ def test_files_that_are_no_images_are_listed_with_their_reasons(tmp_path: Path, 
     os.mkfifo(raw / "b/pipe.png")
     save(raw / "b/large.png", np.zeros((1000, 1001, 3), np.uint8))
     small = crop.model_copy(update={"max_pixels": 1_000_000})
-    counts = build(raw, tmp_path / "out", small, tmp_path / "cache", max_rejected=6)
-    assert (counts["images"], counts["rejected"]) == (11, 6)
-    rejected = read_table(tmp_path / "out/rejected.csv")
-    assert rejected.set_index("path")["reason"].to_dict() == {
+    counts = build(raw, tmp_path / "out", small, tmp_path / "cache", max_quarantined=6)
+    assert (counts["images"], counts["quarantined"]) == (11, 6)
+    quarantined = read_table(tmp_path / "out/quarantined.csv")
+    assert quarantined.set_index("path")["reason"].to_dict() == {
         "a/empty.png": "empty",
         "a/notes.txt": "not an image",
         "b/cut.jpg": "truncated",
         "b/large.png": "too many pixels",
-        "b/nowhere.png": "unreadable",
+        "b/nowhere.png": "broken or outward link",
         "b/pipe.png": "unreadable",
     }
-    assert (rejected["detail"] != "").all()
-    assert not set(rejected["path"]) & set(read_manifest(tmp_path / "out/manifest.csv")["path"])
+    assert (quarantined["detail"] != "").all()
+    assert not set(quarantined["path"]) & set(read_manifest(tmp_path / "out/manifest.csv")["path"])
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_permission_is_rejected(tmp_path: Path, raw: Path, crop: Crop) -> None:
+def test_a_file_without_permission_is_quarantined(tmp_path: Path, raw: Path, crop: Crop) -> None:
     (raw / "b/-0.png").chmod(0)
-    assert build(raw, tmp_path / "out", crop, tmp_path / "cache", max_rejected=1)["rejected"] == 1
+    assert build(raw, tmp_path / "out", crop, tmp_path / "cache", max_quarantined=1)["quarantined"] == 1
 
 
-def test_a_file_that_vanished_is_rejected(tmp_path: Path, raw: Path, crop: Crop) -> None:
-    rows, ignored = list_images(raw, Data(raw="", table=None, group_pattern=None, max_rejected=1))
+def test_a_file_that_vanished_is_quarantined(tmp_path: Path, raw: Path, crop: Crop) -> None:
+    rows, ignored = list_images(raw, Data(raw="", table=None, group_pattern=None, frames=None, max_quarantined=1))
     (raw / "b/-0.png").unlink()
-    counts = crop_images(rows, ignored, raw, crop, tmp_path / "out", tmp_path / "cache", 1, 1)
-    assert (counts["images"], counts["rejected"]) == (10, 1)
+    counts = crop_images(rows, ignored, raw, crop, None, tmp_path / "out", tmp_path / "cache", 1, 1)
+    assert (counts["images"], counts["quarantined"]) == (10, 1)
 
 
-def test_too_many_rejected_stop_with_nothing_written(tmp_path: Path, raw: Path, crop: Crop) -> None:
+def test_a_patient_of_dicom_files_is_their_group_unless_another_is_given(tmp_path: Path, crop: Crop) -> None:
+    pytest.importorskip("pydicom")
+    from tests.test_dicom import dicom
+
+    for number, patient in enumerate(["P1", "P1", "", "P2"]):
+        for label in "ab":
+            (tmp_path / f"raw/{label}").mkdir(parents=True, exist_ok=True)
+            content = dicom(picture(number)[..., 0].copy(), PatientID=patient)
+            (tmp_path / f"raw/{label}/{number}.dcm").write_bytes(content)
+    groups = []
+    for pattern in (None, r"(\d)\.dcm"):
+        rows, ignored = list_images(
+            tmp_path / "raw", Data(raw="", table=None, group_pattern=pattern, frames=None, max_quarantined=0)
+        )
+        for _ in range(2):  # the second time from the side cache
+            crop_images(rows, ignored, tmp_path / "raw", crop, None, tmp_path / "out", tmp_path / "cache", 1, 0)
+            groups.append(read_manifest(tmp_path / "out/manifest.csv")["group"].tolist())
+    by_patient = ["P1", "P1", "a/2.dcm", "P2", "P1", "P1", "b/2.dcm", "P2"]
+    assert groups == [by_patient, by_patient, [*"01230123"], [*"01230123"]]
+    facts = read_table(tmp_path / "out/images.csv")
+    assert set(facts["format"]) == {"DICOM"}
+    assert "patient" not in facts.columns
+
+
+def test_a_frame_rule_is_part_of_what_the_cache_knows(tmp_path: Path, crop: Crop) -> None:
+    for label, levels in (("a", (0, 50, 100)), ("b", (200, 150, 250))):
+        pages = [Image.fromarray(np.full((20, 20), level, np.uint8)) for level in levels]
+        (tmp_path / "raw" / label).mkdir(parents=True)
+        pages[0].save(tmp_path / "raw" / label / "1.tif", save_all=True, append_images=pages[1:])
+    data = Data(raw="", table=None, group_pattern=None, frames=None, max_quarantined=2)
+    rows, ignored = list_images(tmp_path / "raw", data)
+    found = {}
+    for frames in ("first", "middle", "first"):
+        out = tmp_path / "out"
+        crop_images(rows, ignored, tmp_path / "raw", crop, frames, out, tmp_path / "cache", 1, 2)
+        found[frames] = CropStore(out / "store")[["a/1.tif", "b/1.tif"]][:, 0, 0, 0].tolist()
+    assert found == {"first": [0, 200], "middle": [50, 150]}
+    counts = crop_images(rows, ignored, tmp_path / "raw", crop, None, tmp_path / "all", tmp_path / "cache", 1, None)
+    assert (counts["images"], counts["quarantined"], counts["classes"]) == (0, 2, {})
+
+
+def test_too_many_quarantined_stop_with_nothing_written(tmp_path: Path, raw: Path, crop: Crop) -> None:
     for number in range(12):
         (raw / f"a/{number:02d}.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"12 of 23 files .*data\.max_rejected") as caught:
-        build(raw, tmp_path / "out", crop, tmp_path / "cache", max_rejected=11)
+    with pytest.raises(InputError, match=r"12 of 23 files .*data\.max_quarantined") as caught:
+        build(raw, tmp_path / "out", crop, tmp_path / "cache", max_quarantined=11)
     assert "'a/00.png': not an image" in str(caught.value)
     assert "'a/09.png'" in str(caught.value)
     assert "'a/10.png'" not in str(caught.value)
@@ -228,7 +412,7 @@ def test_a_class_without_any_usable_image_is_an_error(tmp_path: Path, raw: Path,
     (raw / "c").mkdir()
     (raw / "c/1.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"class 'c' has no image(.|\n)*'c/1.png': not an image"):
-        build(raw, tmp_path / "out", crop, tmp_path / "cache", max_rejected=5)
+        build(raw, tmp_path / "out", crop, tmp_path / "cache", max_quarantined=5)
     assert not (tmp_path / "out").exists()
 
 

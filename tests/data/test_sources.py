@@ -6,13 +6,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tumorboard.data.sources import list_images
-from tumorboard.errors import InputError
+from tumorboard.data.sources import list_images, read_content
+from tumorboard.errors import ImageError, InputError
 from tumorboard.params import Data
 
 
 def data(table: str | None = None, pattern: str | None = None) -> Data:
-    return Data(raw="", table=table, group_pattern=pattern, max_rejected=0)
+    return Data(raw="", table=table, group_pattern=pattern, frames=None, max_quarantined=0)
 
 
 def touch(raw: Path, *paths: str) -> None:
@@ -47,6 +47,7 @@ def test_a_folder_a_class_at_any_depth(tmp_path: Path) -> None:
         "a/.hidden",
         ".git/x",
         "a/Thumbs.db",
+        "__MACOSX/a/x.png",
     )
     rows, ignored = list_images(tmp_path, data())
     assert columns(rows, "path", "label", "group", "split") == [
@@ -59,6 +60,7 @@ def test_a_folder_a_class_at_any_depth(tmp_path: Path) -> None:
     assert columns(ignored, "path", "reason") == [
         (".git", "hidden"),
         ("README.txt", "outside the class folders"),
+        ("__MACOSX", "system file"),
         ("a/.hidden", "hidden"),
         ("a/Thumbs.db", "system file"),
     ]
@@ -82,6 +84,24 @@ def test_part_folders(tmp_path: Path, name: str, split: str) -> None:
         [(f"{name}/a/train/1.png", "a", split), (f"{name}/b/1.png", "b", split), ("test/b/1.png", "b", "test")]
     )
     assert columns(ignored, "path", "reason") == [(f"{name}/loose.png", "outside the class folders")]
+
+
+def test_fold_folders(tmp_path: Path) -> None:
+    touch(tmp_path, "fold0/a/1.png", "Fold_10/b/1.png", "fold-2/fold1/1.png")
+    expected = [("Fold_10/b/1.png", "b", "", 10), ("fold-2/fold1/1.png", "fold1", "", 2), ("fold0/a/1.png", "a", "", 0)]
+    assert columns(list_images(tmp_path, data())[0], "path", "label", "split", "fold") == expected
+    # Beside a test part they are the training part; what is in none of them is in no fold.
+    touch(tmp_path, "Testing/b/1.png", "train/a/1.png")
+    parts = columns(list_images(tmp_path, data())[0], "path", "split", "fold")
+    assert parts == [
+        ("Fold_10/b/1.png", "train", 10),
+        ("Testing/b/1.png", "test", pd.NA),
+        ("fold-2/fold1/1.png", "train", 2),
+        ("fold0/a/1.png", "train", 0),
+        ("train/a/1.png", "train", pd.NA),
+    ]
+    touch(tmp_path, "folds/a/1.png")
+    assert "'folds'" in refusal(tmp_path)
 
 
 def test_part_folders_beside_others_are_refused(tmp_path: Path) -> None:
@@ -112,14 +132,41 @@ def test_a_carriage_return_in_a_name_is_refused(tmp_path: Path) -> None:
     assert "carriage return" in refusal(tmp_path)
 
 
-def test_linked_folders_are_followed_and_a_circle_is_refused(tmp_path: Path) -> None:
-    touch(tmp_path / "elsewhere", "1.png")
-    touch(tmp_path / "raw", "a/1.png")
-    (tmp_path / "raw" / "b").symlink_to(tmp_path / "elsewhere")
+def test_links_within_the_folder_are_followed_and_a_circle_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path / "raw", "a/1.png", ".store/2.png")
+    (tmp_path / "raw" / "b").symlink_to(tmp_path / "raw" / ".store")
     rows, _ = list_images(tmp_path / "raw", data())
-    assert columns(rows, "path", "label") == [("a/1.png", "a"), ("b/1.png", "b")]
+    assert columns(rows, "path", "label") == [("a/1.png", "a"), ("b/2.png", "b")]
+    assert read_content(tmp_path / "raw", "b/2.png") == b"x"
     (tmp_path / "raw" / "a" / "up").symlink_to(tmp_path / "raw")
     assert "are the same folder" in refusal(tmp_path / "raw")
+
+
+def test_links_that_are_broken_or_lead_out_are_listed_and_not_read(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    touch(raw, "a/1.png", "b/2.png")
+    touch(tmp_path, "elsewhere/3.png")
+    for link, target in {
+        "a/out.png": tmp_path / "elsewhere/3.png",
+        "a/folder": tmp_path / "elsewhere",
+        "a/gone.png": raw / "nothing",
+        "a/circle.png": raw / "a/circle.png",
+        "c": tmp_path / "elsewhere",
+        "b/in.png": raw / "a/1.png",
+    }.items():
+        (raw / link).symlink_to(target)
+    (tmp_path / "alias").symlink_to(raw)
+    for folder in (raw, tmp_path / "alias"):
+        rows, ignored = list_images(folder, data())
+        labels = dict(columns(rows, "path", "label"))
+        assert ignored.empty
+        assert labels.pop("c") == "c"
+        assert labels == {path: path[0] for path in labels}
+        for path in ("a/out.png", "a/folder", "a/gone.png", "a/circle.png", "c"):
+            with pytest.raises(ImageError) as caught:
+                read_content(folder, path)
+            assert caught.value.reason == "broken or outward link"
+        assert read_content(folder, "b/in.png") == b"x"
 
 
 @pytest.mark.parametrize(
@@ -153,6 +200,80 @@ def test_a_table_is_read_as_it_is_written(tmp_path: Path) -> None:
     ]
     assert rows["fold"].tolist() == [pd.NA, 1, pd.NA]
     assert columns(ignored, "path", "reason") == [("4.png", "not in the table")]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_table_in_any_usual_form(tmp_path: Path, encoding: str, delimiter: str, end: str) -> None:
+    touch(tmp_path, "1.png", "a,b;c\td.png", "é.png", "4.png")
+    rows = [
+        ("path", "label", "note; of, all"),
+        ("1.png", "001", ""),
+        ("", "", ""),
+        ("a,b;c\td.png", "NA", 'he said "no"'),
+        (" ", "", ""),
+        ("é.png", "Übel, schlimm", "x"),
+        ("4.png", "1", ""),
+    ]
+    quoted = (delimiter.join('"{}"'.format(cell.replace('"', '""')) for cell in row) for row in rows)
+    text = end.join([*quoted, "", " ", ""])
+    mark = "\ufeff" if encoding[-3:] in ("-le", "-be") else ""
+    table_of(tmp_path, (mark + text).encode(encoding))
+    found, _ = list_images(tmp_path, data())
+    assert columns(found, "path", "label") == [
+        ("1.png", "001"),
+        ("4.png", "1"),
+        ("a,b;c\td.png", "NA"),
+        ("é.png", "Übel, schlimm"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("path,label\n1.png,a\n2.png,zürich\n".encode("latin-1"), ["line 3", "label", "no UTF-8"]),
+        ("path,label,group\n1.png,a,zürich\n2.png,b,c\n".encode("latin-1"), ["line 2", "group", "no UTF-8"]),
+        ("path,label\n1.png,a\nü.png,b\n".encode("latin-1"), ["line 3", "no file", "no UTF-8"]),
+        ("path,label\n1.png,a\n2.png,b\n".encode("utf-16-le"), ["line 1", "zero byte", "UTF-8"]),
+        ("path,label\n1.png,a\n2.png,b\n".encode("utf-32"), ["line 1", "zero byte"]),
+        ("path,label\n1.png,a\n2.png,b\n".encode("utf-16")[:-1], ["line 3", "UTF-16"]),
+        (b"path,label\n1.png,a\n2.png,b\0\n", ["line 3", "zero byte"]),
+        (b"path,label,Label\n1.png,a,b\n", ["line 1", "'label', 'Label'", "twice"]),
+        (b"path,label, PATH\n1.png,a,b\n", ["line 1", "'path', ' PATH'", "twice"]),
+        (b'path,label\n1.png,a\n2.png,"b\nc"\n', ["line 3", "control character"]),
+        (b"path,label\n1.png,Glioma\n2.png,glioma\n", ["'Glioma'", "'glioma'", "'1.png'", "'2.png'", "case"]),
+        ("path,label\n1.png,\u00fcbel\n2.png,u\u0308bel\n".encode(), ["spelling", "'1.png'", "'2.png'"]),
+    ],
+)
+def test_bytes_twins_and_control_characters_are_refused(tmp_path: Path, content: bytes, words: list[str]) -> None:
+    touch(tmp_path, "1.png", "2.png")
+    table_of(tmp_path, content)
+    said = refusal(tmp_path)
+    assert [word for word in [*words, "labels.csv"] if word not in said] == []
+
+
+def test_class_folders_that_differ_in_case_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "Glioma/1.png", "glioma/2.png", "none/3.png")
+    said = refusal(tmp_path)
+    assert "'Glioma'" in said
+    assert "'glioma/2.png'" in said
+
+
+def test_a_class_folder_whose_name_is_no_utf_8_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, os.fsdecode(b"\xfc/1.png"), "b/2.png")
+    assert "no UTF-8" in refusal(tmp_path)
+
+
+def test_a_table_elsewhere_goes_before_all(tmp_path: Path) -> None:
+    touch(tmp_path / "raw", "a/1.png", "b/2.png")
+    table_of(tmp_path / "raw", "path,label\na/1.png,x\nb/2.png,y\n")
+    table_of(tmp_path / "other", "path,label\na/1.png,u\nb/2.png,v\n", "mine.csv")
+    rows, ignored = list_images(tmp_path / "raw", data(), tmp_path / "other/mine.csv")
+    assert rows["label"].tolist() == ["u", "v"]
+    assert columns(ignored, "path", "reason") == [("labels.csv", "not in the table")]
+    with pytest.raises(InputError, match=r"none\.csv: cannot be read"):
+        list_images(tmp_path / "raw", data(), tmp_path / "none.csv")
 
 
 def test_the_named_table_goes_before_folders_and_labels_csv(tmp_path: Path) -> None:

@@ -2,9 +2,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tumorboard.evaluation.comparison import compare
+from tumorboard.evaluation.comparison import compare, headline
 from tumorboard.evaluation.intervals import bootstrap_intervals
-from tumorboard.evaluation.vote import VOTES, join_members
+from tumorboard.evaluation.vote import VOTES, join_members, vote_by_fold
 from tumorboard.params import Evaluate
 from tumorboard.tables import make_predictions
 
@@ -27,9 +27,16 @@ def test_test_scores_have_intervals_and_several_folds_a_spread():
     }
     members = join_members(folds)
     votes = {name: vote(members) for name, vote in VOTES.items()}
-    found = compare(folds, members, votes, SETTINGS, 0)
-    assert found["folds"]["one"]["accuracy_mean"] == pytest.approx(0.7)
-    assert found["folds"]["one"]["accuracy_sd"] == pytest.approx(0.1 * np.sqrt(2))
+    found = compare(folds, vote_by_fold(folds), members, votes, SETTINGS, 0)
+    spread = found["folds"]["members"]["one"]
+    assert spread["test"]["accuracy_mean"] == pytest.approx(0.7)
+    assert spread["test"]["accuracy_sd"] == pytest.approx(0.1 * np.sqrt(2))
+    # Each fold's one validation image gets 0.4 of probability from the first model, 0.4 from the second: both wrong.
+    assert (spread["val"]["accuracy_mean"], spread["val"]["accuracy_sd"]) == (0, 0)
+    assert np.isnan(spread["val"]["auc_mean"])
+    # By fold the mean of both models is right where one of them is sure: 10 and 9 of 10.
+    assert found["folds"]["votes"]["soft"]["test"]["accuracy_mean"] == pytest.approx(0.95)
+    assert found["folds"]["votes"]["soft"]["test"]["accuracy_sd"] == pytest.approx(0.05 * np.sqrt(2))
     assert found["members"]["one"]["test"]["accuracy"] == pytest.approx(0.8), "of the mean of 0.8 and 0.4, above a half"
     assert found["members"]["one"]["test"]["images"] == 10
     assert found["members"]["one"]["val"]["images"] == 2
@@ -44,4 +51,18 @@ def test_test_scores_have_intervals_and_several_folds_a_spread():
 def test_one_fold_has_no_spread():
     folds = {"one": {3: fold(right=6, validation="v0")}}
     members = join_members(folds)
-    assert compare(folds, members, {"soft": VOTES["soft"](members)}, SETTINGS, 0)["folds"] == {}
+    votes = {"soft": VOTES["soft"](members)}
+    found = compare(folds, vote_by_fold(folds), members, votes, SETTINGS, 0)
+    assert found["folds"] == {"votes": {}, "members": {}}
+    assert headline(found, "soft") == {"vote": "soft"} | found["votes"]["soft"]["test"]
+
+
+def test_the_headline_is_flat_and_tells_test_from_validation():
+    folds = {"one": {0: fold(right=6, validation="v0"), 1: fold(right=11, validation="v1")}}
+    members = join_members(folds)
+    found = compare(folds, vote_by_fold(folds), members, {"soft": VOTES["soft"](members)}, SETTINGS, 0)
+    flat = headline(found, "soft")
+    assert not any(isinstance(value, dict) for value in flat.values())
+    assert flat["accuracy"] == 1.0, "of the mean of 0.8 and 0.8 or 0.4"
+    assert flat["accuracy_mean"] == pytest.approx(0.8)
+    assert (flat["val_accuracy_mean"], flat["val_accuracy_sd"]) == pytest.approx((0.5, 0.5 * np.sqrt(2)))

@@ -143,3 +143,15 @@ def test_contact_sheet_shows_each_picture_in_its_place():
         at = sheet[int(height * (row / 2 + 0.35)), int(width * (column / 2 + 0.25)), :3]
         assert at.tolist() == color.tolist()
     assert sheet[int(height * 0.85), int(width * 0.75), :3].tolist() == [255, 255, 255]
+
+
+def test_a_learning_rate_curve_marks_the_rates_and_cuts_the_explosion_off():
+    curve = pd.DataFrame({"lr": [1e-4, 1e-3, 1e-2, 1e-1], "loss": [2.0, 1.5, 1, 90], "smoothed": [2.0, 1.8, 1.4, 50]})
+    axes = plots.learning_rate_curve(curve, {"steepest fall": 0.001}, "cnn").axes[0]
+    raw, smoothed, mark = axes.get_lines()
+    assert list(raw.get_ydata()) == [2, 1.5, 1, 90]
+    assert list(smoothed.get_ydata()) == [2, 1.8, 1.4, 50]
+    assert list(mark.get_xdata()) == [0.001, 0.001]
+    assert mark.get_label() == "steepest fall: 0.001"
+    assert axes.get_xscale() == "log"
+    assert axes.get_ylim() == pytest.approx((0.9, 3))

@@ -1,5 +1,6 @@
-"""The order of an epoch, its cut into batches, and the images that arrive."""
+"""What an epoch draws, in which order, its cut into batches, and the images that arrive."""
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -9,62 +10,122 @@ from hypothesis import strategies as st
 
 from tumorboard.augment import augment_images
 from tumorboard.data.store import CropStore, write_store
-from tumorboard.params import Params
-from tumorboard.randomness import keys_of
+from tumorboard.params import Params, Recipe
+from tumorboard.randomness import keys_of, order
 from tumorboard.tables import copy_id
-from tumorboard.training.loader import Loader, epoch_batches, micro_batches, smallest_micro_batch
+from tumorboard.training.loader import SAMPLERS, Loader, epoch_batches, micro_batches, smallest_micro_batch
 
 IDS = [f"{number}.jpg" for number in range(101)]
+# Seven of class 0, thirteen of class 1, 81 of class 2.
+LABELS = np.array([0] * 7 + [1] * 13 + [2] * 81)
 
 
 def test_an_epoch_is_cut_evenly_and_holds_every_row_once() -> None:
-    batches = epoch_batches(keys_of(IDS), 0, 3, 32)
+    batches = epoch_batches(keys_of(IDS), np.zeros_like(LABELS), 0, 3, 32)
     assert [len(batch) for batch in batches] == [26, 25, 25, 25]
-    assert sorted(np.concatenate(batches)) == list(range(101))
-    assert [len(batch) for batch in epoch_batches(keys_of(IDS[:33]), 0, 3, 32)] == [17, 16]
-    assert [len(batch) for batch in epoch_batches(keys_of(IDS[:5]), 0, 3, 32)] == [5]
+    assert sorted(np.concatenate(batches).tolist()) == [[row, 3] for row in range(101)]
+    assert np.concatenate(batches)[:, 0].tolist() == order(0, keys_of(IDS), 3).tolist()
+    assert [len(batch) for batch in epoch_batches(keys_of(IDS[:33]), np.zeros(33), 0, 3, 32)] == [17, 16]
+    assert [len(batch) for batch in epoch_batches(keys_of(IDS[:5]), np.zeros(5), 0, 3, 32)] == [5]
+
+
+def test_a_balanced_epoch_draws_as_many_of_each_class_and_no_image_twice_before_all_once() -> None:
+    seen = np.zeros(101, dtype=int)
+    totals = np.zeros(3, dtype=int)
+    for epoch in range(9):
+        batches = epoch_batches(keys_of(IDS), LABELS, 5, epoch, 32)
+        assert [len(batch) for batch in batches] == [26, 25, 25, 25]
+        rows, times = np.concatenate(batches).T
+        # A third of 101 draws is 33 or 34; the odd ones go round.
+        counts = np.bincount(LABELS[rows])
+        assert set(counts) <= {33, 34}
+        totals += counts
+        assert np.ptp(totals) <= 1
+        # `times` counts each row's own draws on, through the epochs.
+        for row in np.unique(rows):
+            own = sorted(times[rows == row])
+            assert own == list(range(seen[row], seen[row] + len(own)))
+            seen[row] += len(own)
+        for label in range(3):
+            assert np.ptp(seen[label == LABELS]) <= 1
+    assert totals.tolist() == [303, 303, 303]
+    assert np.bincount(LABELS, seen).tolist() == [303, 303, 303]
+
+
+def test_where_a_class_image_comes_in_a_balanced_epoch_is_chance() -> None:
+    """Of 81 images an epoch draws 33; were they sorted by what chose them, the first batch would hold most of them."""
+    early = [
+        np.mean(LABELS[np.concatenate(epoch_batches(keys_of(IDS), LABELS, seed, 0, 32)[:2])[:, 0]] == 2)
+        for seed in range(200)
+    ]
+    # The first 51 of 101 draws, 33 of them of class 2: a share's deviation is 0.046, that of the mean of 200 0.003.
+    assert abs(np.mean(early) - 33 / 101) < 0.015
 
 
 def test_the_order_follows_ids_seed_and_epoch_not_the_rows() -> None:
-    def names(ids: list[str], seed: int, epoch: int) -> list[list[str]]:
-        return [[ids[row] for row in batch] for batch in epoch_batches(keys_of(ids), seed, epoch, 32)]
+    def names(order: list[int], sampler: str, seed: int, epoch: int) -> list[list[tuple[str, int]]]:
+        strata = SAMPLERS[sampler](LABELS[order])
+        batches = epoch_batches(keys_of([IDS[row] for row in order]), strata, seed, epoch, 32)
+        return [[(IDS[order[row]], times) for row, times in batch.tolist()] for batch in batches]
 
-    shuffled = [IDS[row] for row in np.random.default_rng(0).permutation(101)]
-    assert names(shuffled, 0, 3) == names(IDS, 0, 3)
-    assert names(IDS, 0, 3) != names(IDS, 0, 4)
-    assert names(IDS, 0, 3) != names(IDS, 1, 3)
+    rows = list(range(101))
+    shuffled = np.random.default_rng(0).permutation(101).tolist()
+    for sampler in SAMPLERS:
+        assert names(shuffled, sampler, 0, 3) == names(rows, sampler, 0, 3)
+        assert names(rows, sampler, 0, 3) != names(rows, sampler, 0, 4)
+        assert names(rows, sampler, 0, 3) != names(rows, sampler, 1, 3)
+
+
+def test_every_sampler_that_params_admit_exists() -> None:
+    assert set(SAMPLERS) == set(Recipe.model_fields["sampler"].annotation.__args__)  # type: ignore[union-attr]
 
 
 @given(
-    rows=st.integers(1, 70), batch_size=st.integers(1, 20), processes=st.integers(1, 5), accumulate=st.integers(1, 5)
+    rows=st.integers(1, 70),
+    batch_size=st.integers(1, 20),
+    processes=st.integers(1, 5),
+    accumulate=st.integers(1, 5),
+    sampler=st.sampled_from(sorted(SAMPLERS)),
 )
-def test_processes_share_every_batch_out(rows: int, batch_size: int, processes: int, accumulate: int) -> None:
+def test_processes_share_every_batch_out(
+    rows: int, batch_size: int, processes: int, accumulate: int, sampler: str
+) -> None:
     fewest = rows
-    for batch in epoch_batches(keys_of(IDS[:rows]), 0, 0, batch_size):
+    drawn: Counter[int] = Counter()
+    for batch in epoch_batches(keys_of(IDS[:rows]), SAMPLERS[sampler](LABELS[:rows]), 0, 0, batch_size):
+        drawn.update(LABELS[batch[:, 0]].tolist())
         assert len(batch) <= batch_size
         shares = [micro_batches(batch, rank, processes, accumulate) for rank in range(processes) if rank < len(batch)]
         # Dealt out in turn: the first images of all processes are the first of the batch.
         dealt = [np.concatenate(share) for share in shares]
-        assert [dealt[n % processes][n // processes] for n in range(len(batch))] == batch.tolist()
+        assert [dealt[n % processes][n // processes].tolist() for n in range(len(batch))] == batch.tolist()
         fewest = min(fewest, *(len(part) for share in shares for part in share))
         if len(batch) < processes:
             fewest = 0
+    assert drawn.total() == rows
+    assert sampler == "shuffle" or max(drawn.values()) <= rows // len(set(LABELS[:rows])) + 1
     assert smallest_micro_batch(rows, batch_size, processes, accumulate) == fewest
 
 
-def test_images_are_those_of_the_rows_altered_by_id_and_epoch(tmp_path: Path, params: Params) -> None:
+def test_images_are_those_of_the_rows_altered_by_id_and_draw(tmp_path: Path, params: Params) -> None:
     ids = [*IDS[:4], copy_id(IDS[0], 1)]
     crops = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
     write_store(tmp_path / "originals", ids[:4], crops[:4], 2)
     write_store(tmp_path / "copies", ids[4:], crops[4:], 2)
     store = CropStore(tmp_path / "originals", tmp_path / "copies")
     labels, augment = np.array([0, 1, 2, 0, 1]), params.train.augment
-    loader = Loader(store, ids, labels, augment, 7, torch.device("cpu"))
-    whole = augment_images(torch.from_numpy(crops).permute(0, 3, 1, 2), augment, 7, keys_of(ids), 2)
-    rows = [np.array(part) for part in ([3, 1], [0], [2, 4])]
-    arrived = list(loader.load(rows, 2))
+    loader = Loader(store, ids, labels, "balanced", augment, 7, torch.device("cpu"))
+    assert loader.strata.tolist() == labels.tolist()
+    whole = [
+        augment_images(torch.from_numpy(crops).permute(0, 3, 1, 2), augment, 7, keys_of(ids), times)
+        for times in range(4)
+    ]
+    draws = [np.array(part) for part in ([[3, 2], [1, 2]], [[0, 2]], [[2, 2], [4, 1], [2, 3]])]
+    arrived = list(loader.load(draws))
     assert len(arrived) == 3
-    for part, (images, found) in zip(rows, arrived, strict=True):
+    for part, (images, found) in zip(draws, arrived, strict=True):
         assert images.dtype == torch.float32
-        assert torch.equal(images, whole[part])
-        assert found.tolist() == labels[part].tolist()
+        assert torch.equal(images, torch.stack([whole[times][row] for row, times in part]))
+        assert found.tolist() == labels[part[:, 0]].tolist()
+    images = arrived[2][0]
+    assert not torch.equal(images[0], images[2]), "the same image, drawn twice"

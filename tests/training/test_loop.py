@@ -2,74 +2,34 @@
 
 import dataclasses
 import math
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 
-from tumorboard.data.store import CropStore, write_store
 from tumorboard.errors import InputError
 from tumorboard.evaluation.metrics import scores
 from tumorboard.models.inference import predict_logits, softmax
 from tumorboard.models.pretrained import normalization
 from tumorboard.models.registry import Classifier, build_model
 from tumorboard.models.weights import load_model
-from tumorboard.params import Augment, Params, Recipe, Runtime
+from tumorboard.params import Params, Recipe, Runtime
 from tumorboard.randomness import keys_of, order
 from tumorboard.tables import make_predictions, read_table, write_table
-from tumorboard.training import loop
+from tumorboard.training import loop, steps
+from tumorboard.training.checkpoint import Checkpoints
+from tumorboard.training.distributed import Group
 from tumorboard.training.loop import train_model
-from tumorboard.training.state import Epoch, Job
+from tumorboard.training.state import Epoch, Job, State
 
 CLASSES = ("blue", "red")
 CPU = torch.device("cpu")
 MakeJob = Callable[..., Job]
-
-
-def _rows(ids: list[str], labels: list[str], fold: int) -> pd.DataFrame:
-    same = {"path": ids, "label": labels, "group": ids, "split": "train", "source_id": ids, "sha256": "0"}
-    rows = pd.DataFrame({"id": ids} | same | {"fold": pd.array([fold] * len(ids), dtype="Int64")})
-    return rows[["id", "path", "label", "group", "split", "fold", "source_id", "sha256"]]
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """132 noisy squares of 32 pixels: two of three 'red', the others 'blue', by which channel is the brighter one."""
-    folder = tmp_path_factory.mktemp("store")
-    crops = np.random.default_rng(0).integers(0, 100, (132, 32, 32, 3), dtype=np.uint8)
-    for number, crop in enumerate(crops):
-        crop[..., 0 if number % 3 else 2] += 100
-    write_store(folder, [f"{number}.jpg" for number in range(132)], crops, 4)
-    return folder
-
-
-@pytest.fixture
-def make_job(store: Path, tmp_path: Path, params: Params) -> MakeJob:
-    """A job on the first images, its validation rows behind them, in float32 without augmentation by default."""
-
-    def make(train: int = 40, val: int = 31, out: str = "out", **own: Any) -> Job:
-        ids = [f"{number}.jpg" for number in range(train + val)]
-        labels = ["red" if number % 3 else "blue" for number in range(train + val)]
-        still = dict.fromkeys(Augment.model_fields, 0.0) | {"crop": 1.0, "fill": "reflect"}
-        augment = Augment(**still | {"zoom": (1.0, 1.0), "blur_sigma": (1.0, 1.0)})
-        plain = {"architecture": "cnn3", "seed": 5, "precision": "off", "augment": augment, "schedule": "constant"}
-        plain |= {"optimizer": "sgd", "weight_decay": 0.0005}
-        recipe = Recipe(**dict(params.train) | plain | {"batch_size": 16, "lr": 0.02} | own)
-        val_rows = _rows(ids[train:], labels[train:], 0)
-        return Job("m", 0, recipe, _rows(ids[:train], labels[:train], 1), val_rows, CropStore(store), CLASSES,
-                   params.crop, "0" * 16, tmp_path / out / "model.safetensors", tmp_path / out)  # fmt: skip
-
-    return make
-
-
-@pytest.fixture
-def alone(params: Params) -> Runtime:
-    return params.runtime.model_copy(update={"device": "cpu", "processes": 1})
 
 
 def _train(job: Job, runtime: Runtime) -> tuple[Classifier, list[Epoch]]:
@@ -102,7 +62,7 @@ def _plain_torch(job: Job) -> tuple[dict[str, torch.Tensor], float]:
     return model.state_dict(), loss_sum / weights[labels].sum().item()
 
 
-@pytest.mark.parametrize(("processes", "accumulate"), [(1, 1), (1, 5), (2, 3)])
+@pytest.mark.parametrize(("processes", "accumulate"), [(1, 1), (1, 5), (2, 3), (3, 2), (4, 1)])
 def test_processes_and_micro_batches_change_nothing_but_rounding(
     make_job: MakeJob, alone: Runtime, processes: int, accumulate: int
 ) -> None:
@@ -123,20 +83,139 @@ def test_processes_and_micro_batches_change_nothing_but_rounding(
     assert epochs[-1].val == pytest.approx({name: found[name] for name in loop.SCORES}, abs=1e-4, nan_ok=True)
 
 
-def test_two_runs_are_equal_to_the_byte(make_job: MakeJob, alone: Runtime, params: Params) -> None:
+def _files(job: Job) -> list[bytes]:
+    """The bytes of a finished training's weights, history and Predictions of its validation rows."""
+    model, _ = load_model(job.weights, CPU)
+    logits = predict_logits(model, job.store, job.val_rows["id"].tolist(), "bf16", True, CPU, 16)
+    judged = make_predictions(job.val_rows.assign(split="val"), softmax(logits), CLASSES, "0" * 16)
+    write_table(judged, job.out / "predictions.csv")
+    return [(job.out / name).read_bytes() for name in ("model.safetensors", "history.csv", "predictions.csv")]
+
+
+@pytest.mark.parametrize(("architecture", "threads"), [("cnn", 1), ("resnet18", 2), ("linear", 2)])
+def test_two_runs_are_equal_to_the_byte(
+    make_job: MakeJob, alone: Runtime, params: Params, architecture: str, threads: int
+) -> None:
     """With batch norm, dropout, augmentation and bf16; whatever torch's random state is."""
-    files = []
+    files, before = [], torch.get_num_threads()
+    torch.set_num_threads(threads)
     for seed, out in enumerate(("one", "two")):
         torch.manual_seed(seed)
-        own = {"architecture": "cnn", "head": "mlp", "precision": "bf16", "augment": params.train.augment}
+        own = {"architecture": architecture, "head": "mlp", "precision": "bf16", "augment": params.train.augment}
         job = make_job(out=out, epochs=2, accumulate=2, optimizer="adam", lr=0.001, **own)
-        model, _ = _train(job, alone)
-        logits = predict_logits(model, job.store, job.val_rows["id"].tolist(), "bf16", True, CPU, 16)
-        judged = make_predictions(job.val_rows.assign(split="val"), softmax(logits), CLASSES, "0" * 16)
-        write_table(judged, job.out / "predictions.csv")
-        names = ("model.safetensors", "history.csv", "predictions.csv")
-        files.append([(job.out / name).read_bytes() for name in names])
+        _train(job, alone)
+        files.append(_files(job))
+    torch.set_num_threads(before)
     assert files[0] == files[1]
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.fixture
+def kill(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """kill(n): a training stops after its n-th step from then on, its checkpoint written; kill(0): none does."""
+    tick, left = Checkpoints.tick, [0]
+
+    def ticked(checkpoints: Checkpoints, state: State) -> None:
+        tick(checkpoints, state)
+        if checkpoints._writing is not None:
+            checkpoints._writing.result()
+        left[0] -= 1
+        if left[0] == 0:
+            raise KilledError
+
+    monkeypatch.setattr(Checkpoints, "tick", ticked)
+    return lambda steps: left.__setitem__(0, steps)
+
+
+@pytest.mark.parametrize(
+    "tricks", [{}, {"ema_decay": 0.9, "mixup": 0.4, "cutmix": 1.0, "nonfinite": "skip", "clip_norm": 1.0}]
+)
+def test_a_training_that_is_killed_at_every_step_ends_as_one_that_was_not(
+    tricks: dict[str, Any],
+    make_job: MakeJob,
+    alone: Runtime,
+    params: Params,
+    tmp_path: Path,
+    kill: Callable[[int], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Three epochs of three steps, the backbone frozen in the first, the best one not the last."""
+    own = {"architecture": "cnn", "head": "mlp", "precision": "bf16", "augment": params.train.augment}
+    own |= {"epochs": 3, "accumulate": 2, "optimizer": "adam", "lr": 0.02, "schedule": "plateau", "freeze_epochs": 1}
+    own |= {"plateau_patience": 0, "step_factor": 0.5, "select": "auc", "class_weights": "balanced"}
+    own |= tricks
+    job = make_job(out="uninterrupted", **own)
+    _, expected = _train(job, alone)
+    assert tricks or [epoch.best for epoch in expected][-1] is False
+    assert capsys.readouterr().err == ""
+
+    killed, folder = make_job(out="killed", **own), tmp_path / "checkpoints"
+    each_step = alone.model_copy(update={"checkpoint_seconds": 1e-9})
+    for _ in range(9):
+        kill(1)
+        with pytest.raises(KilledError):
+            train_model(killed, each_step, lambda _: None, folder)
+    epochs: list[Epoch] = []
+    kill(0)
+    train_model(killed, each_step, epochs.append, folder)
+    resumed = [line.split("resumed from ")[1] for line in capsys.readouterr().out.splitlines() if "resumed" in line]
+    assert resumed == [f"epoch {epoch} step {step}" for epoch in (1, 2, 3) for step in (1, 2, 3)]
+    assert _files(killed) == _files(job)
+    for found, wanted in zip(epochs, expected, strict=True):
+        same = {"seconds": 0.0, "images_per_second": 0.0}
+        # As text: an undefined score, nan, is not equal to itself.
+        assert str(dataclasses.replace(found, **same)) == str(dataclasses.replace(wanted, **same))
+    assert list(folder.iterdir()) == []
+
+
+def test_checkpoints_change_nothing_and_a_changed_job_starts_afresh(
+    make_job: MakeJob,
+    alone: Runtime,
+    tmp_path: Path,
+    kill: Callable[[int], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    each_step = alone.model_copy(update={"checkpoint_seconds": 1e-9})
+    kill(4)
+    with pytest.raises(KilledError):
+        train_model(make_job(epochs=2), each_step, lambda _: None, tmp_path / "checkpoints")
+    plain, other = make_job(epochs=2, lr=0.021, out="plain"), make_job(epochs=2, lr=0.021, out="other")
+    _train(plain, alone)
+    train_model(other, each_step, lambda _: None, tmp_path / "checkpoints")
+    assert "resumed" not in capsys.readouterr().out
+    assert _files(plain) == _files(other)
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1  # the first job's, which may yet go on
+
+
+def test_two_processes_begin_and_one_or_four_go_on(
+    make_job: MakeJob, alone: Runtime, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The two are killed in the second epoch; batches of 14 or 15 images, to be shared by four."""
+    folder, copy = tmp_path / "checkpoints", tmp_path / "copy"
+    job = make_job(101, 31, epochs=2, weight_decay=0.0, class_weights="balanced")
+    each_step = alone.model_copy(update={"checkpoint_seconds": 1e-9})
+
+    def end(_: Epoch) -> None:
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        train_model(job, each_step.model_copy(update={"processes": 2}), end, folder)
+    shutil.copytree(folder, copy)
+    expected, loss = _plain_torch(job)
+    for processes in (1, 4):
+        shutil.rmtree(folder)
+        shutil.copytree(copy, folder)
+        capsys.readouterr()
+        epochs: list[Epoch] = []
+        train_model(job, each_step.model_copy(update={"processes": processes}), epochs.append, folder)
+        if processes == 1:  # the others print elsewhere
+            assert "resumed from epoch " in capsys.readouterr().out
+        trained = load_model(job.weights, CPU)[0].state_dict()
+        torch.testing.assert_close(trained, expected, atol=2e-6, rtol=1e-4)
+        assert epochs[-1].train["loss"] == pytest.approx(loss, abs=1e-5)
 
 
 def test_two_colours_are_learnt_to_the_last_image(
@@ -161,6 +240,26 @@ def test_two_colours_are_learnt_to_the_last_image(
     assert len(lines) == 4
     assert lines[0].startswith("fold 0  m  epoch 1/4  lr 0.01  train loss ")
     assert [line.endswith(" *") for line in lines] == [epoch.best for epoch in epochs]
+
+
+def test_the_balanced_sampler_shows_as_many_of_each_class_and_says_so_in_the_card(
+    make_job: MakeJob, alone: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 40 images 14 are blue: all of them come once and six again, and 20 of the 26 red ones."""
+    arrived: list[torch.Tensor] = []
+    load = loop.Loader.load
+
+    def spy(self: Any, *arguments: Any) -> Any:
+        for images, labels in load(self, *arguments):
+            arrived.append(labels)
+            yield images, labels
+
+    monkeypatch.setattr(loop.Loader, "load", spy)
+    job = make_job(epochs=1, sampler="balanced", accumulate=3)
+    _train(job, alone)
+    assert torch.cat(arrived).bincount().tolist() == [20, 20]
+    assert len(arrived) == 3 * math.ceil(40 / 16)
+    assert load_model(job.out / "model.safetensors", CPU)[1].recipe.sampler == "balanced"
 
 
 @pytest.mark.parametrize("own", [{"backbone_lr_scale": 0.0}, {"freeze_epochs": 1}])
@@ -205,6 +304,59 @@ def test_training_stops_early_and_keeps_the_best(
     assert all(torch.equal(value, found[1][name]) for name, value in model.state_dict().items())
 
 
+def test_the_last_epoch_is_kept_where_the_recipe_says_so(
+    make_job: MakeJob, alone: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = iter([0.9, 0.8, 0.7])
+    found: list[dict[str, torch.Tensor]] = []
+
+    def validate(_: Any, model: Classifier) -> dict[str, float]:
+        found.append({name: value.clone() for name, value in model.state_dict().items()})
+        return dict.fromkeys(loop.SCORES, 0.5) | {"accuracy": next(given)}
+
+    monkeypatch.setattr(loop, "_validate", validate)
+    job = make_job(epochs=6, select="accuracy", early_stopping=2, keep="last")
+    model, epochs = _train(job, alone)
+    assert [epoch.best for epoch in epochs] == [True, False, False]
+    assert all(torch.equal(value, found[2][name]) for name, value in model.state_dict().items())
+    card = load_model(job.out / "model.safetensors", CPU)[1]
+    assert (card.epoch, card.score["accuracy"]) == (3, 0.7)
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_averaged_weights_are_judged_and_kept(
+    make_job: MakeJob, alone: Runtime, monkeypatch: pytest.MonkeyPatch, keep: str
+) -> None:
+    """By hand beside a training without: each step's weights and statistics at decay 0.9 after its warm-up."""
+    trail: list[dict[str, torch.Tensor]] = []
+    update = steps.update
+
+    def spy(recipe: Recipe, state: State) -> None:
+        update(recipe, state)
+        trail.append({name: value.double() for name, value in state.model.state_dict().items()})
+
+    own = {"architecture": "cnn", "epochs": 2, "optimizer": "sgd", "lr": 0.05, "keep": keep}
+    with monkeypatch.context() as patch:
+        patch.setattr(steps, "update", spy)
+        raw, _ = _train(make_job(out="raw", **own), alone)
+    job = make_job(ema_decay=0.9, **own)
+    model, epochs = _train(job, alone)
+    kept = load_model(job.out / "model.safetensors", CPU)[1].epoch
+    assert kept == (2 if keep == "last" else max(epoch.number for epoch in epochs if epoch.best))
+    average = {name: value.double() for name, value in _fresh(job).state_dict().items()}
+    assert len(trail) == 6  # 40 images: three steps an epoch
+    for step, state in enumerate(trail[: 3 * kept]):
+        decay = min(0.9, (1 + step) / (10 + step))
+        average = {name: decay * value + (1 - decay) * state[name] for name, value in average.items()}
+    for name, value in model.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            torch.testing.assert_close(value.double(), average[name], atol=1e-6, rtol=1e-5)
+    assert not torch.allclose(model.head.weight, raw.head.weight, atol=1e-4)
+    logits = predict_logits(model, job.store, job.val_rows["id"].tolist(), "off", True, CPU, 16)
+    judged = scores(make_predictions(job.val_rows.assign(split="val"), softmax(logits), CLASSES, "0" * 16))
+    assert epochs[kept - 1].val["loss"] == pytest.approx(judged["loss"], rel=1e-5)
+
+
 def test_an_undefined_score_keeps_the_last_epoch_and_says_so(
     make_job: MakeJob, alone: Runtime, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -228,12 +380,15 @@ def test_what_cannot_be_trained_is_said_at_the_start(make_job: MakeJob, alone: R
     fails(make_job(precision="fp16"), "precision is fp16, which needs a CUDA device: use bf16")
     one_image = "train.batch_size 16 .* 1 processes .* train.accumulate 8 leaves a process 1 images at a time"
     fails(make_job(architecture="cnn", accumulate=8), f"{one_image}.* needs 2 for its batch norm")
+    job = make_job(architecture="cnn", sync_batchnorm=True)
+    with pytest.raises(InputError, match="sync_batchnorm is true, but torch has it on CUDA only, and 2 processes"):
+        loop.prepare(Group(0, 2, CPU), job, normalization(job.recipe))
     fails(make_job(architecture="no_such_net"), "unknown architecture 'no_such_net'")
     fails(make_job(class_weights=(1.0, 2.0, 3.0)), "class_weights has 3 numbers")
 
 
 def test_a_loss_that_is_not_finite_ends_the_training(make_job: MakeJob, alone: Runtime) -> None:
-    with pytest.raises(InputError, match=r"model 'm', fold 0: the loss of epoch \d, step \d of 3 is not finite; lower"):
+    with pytest.raises(InputError, match=r"model 'm', fold 0: the loss of epoch 1, step 2 of 3 \(.*\) is not finite"):
         train_model(make_job(lr=1e30, epochs=3), alone, lambda _: None)
     with pytest.raises(InputError, match="an output for a validation image is not finite"):
         train_model(make_job(train=16, lr=1e38, out="one_step"), alone, lambda _: None)

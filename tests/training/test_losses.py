@@ -28,7 +28,7 @@ def test_sum_over_weights_is_torchs_weighted_mean(recipe: Recipe, smoothing: flo
     logits, labels = _batch(17, 3)
     weights = torch.tensor([0.5, 2.0, 1.25])
     loss = make_loss(recipe.model_copy(update={"label_smoothing": smoothing}), weights)
-    total = sum(loss(logits[part], labels[part]) for part in (slice(0, 5), slice(5, 17)))
+    total = sum(loss(logits[part], labels[part]).sum() for part in (slice(0, 5), slice(5, 17)))
     expected = F.cross_entropy(logits, labels, weights, label_smoothing=smoothing)
     torch.testing.assert_close(total / weights[labels].sum(), expected)
 
@@ -37,7 +37,7 @@ def test_focal_without_gamma_and_alpha_is_cross_entropy(recipe: Recipe) -> None:
     logits, labels = _batch(17, 4)
     weights = torch.tensor([0.5, 2.0, 1.25, 1.0])
     focal = make_loss(recipe.model_copy(update={"loss": "focal", "focal_gamma": 0.0}), weights)
-    torch.testing.assert_close(focal(logits, labels), F.cross_entropy(logits, labels, weights, reduction="sum"))
+    torch.testing.assert_close(focal(logits, labels), F.cross_entropy(logits, labels, weights, reduction="none"))
 
 
 @pytest.mark.parametrize("gamma", [0.5, 2.0])
@@ -48,10 +48,10 @@ def test_focal_of_two_classes_is_torchvisions_sigmoid_focal(recipe: Recipe, gamm
         recipe.model_copy(update={"loss": "focal", "focal_gamma": gamma, "focal_alpha": (0.75, 0.25)}), torch.ones(2)
     )
     difference = (logits[:, 1] - logits[:, 0]).detach().requires_grad_()
-    expected = sigmoid_focal_loss(difference, labels.float(), alpha=0.25, gamma=gamma, reduction="sum")
+    expected = sigmoid_focal_loss(difference, labels.float(), alpha=0.25, gamma=gamma, reduction="none")
     torch.testing.assert_close(focal(logits, labels), expected)
-    (gradient,) = torch.autograd.grad(focal(logits, labels), logits)
-    (expected_gradient,) = torch.autograd.grad(expected, difference)
+    (gradient,) = torch.autograd.grad(focal(logits, labels).sum(), logits)
+    (expected_gradient,) = torch.autograd.grad(expected.sum(), difference)
     torch.testing.assert_close(gradient[:, 1], expected_gradient)
     torch.testing.assert_close(gradient[:, 0], -expected_gradient)
 
@@ -60,7 +60,7 @@ def test_focal_of_two_classes_is_torchvisions_sigmoid_focal(recipe: Recipe, gamm
 def test_focal_is_finite_where_the_answer_is_certain(recipe: Recipe, gamma: float) -> None:
     focal = make_loss(recipe.model_copy(update={"loss": "focal", "focal_gamma": gamma}), torch.ones(2))
     logits = torch.tensor([[200.0, -200.0], [200.0, -200.0]], requires_grad=True)
-    loss = focal(logits, torch.tensor([0, 1]))
+    loss = focal(logits, torch.tensor([0, 1])).sum()
     loss.backward()
     assert loss.item() == pytest.approx(400.0)
     assert logits.grad is not None

@@ -104,6 +104,21 @@ def test_parts_learn_at_their_rates_and_only_matrices_decay(recipe: Recipe, name
     assert type(optimizer) is {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
 
 
+def test_each_layer_learns_at_its_share_of_the_next_ones_rate(recipe: Recipe) -> None:
+    """Three layers, the second with a norm: 0.5 ** 3, 0.5 ** 2, 0.5 of the backbone's tenth of 0.8."""
+    convolution, norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+    backbone, head = nn.Sequential(nn.Linear(2, 2), nn.Sequential(convolution, norm), nn.Linear(4, 4)), nn.Linear(4, 2)
+    own = {"backbone_lr_scale": 0.1, "layer_decay": 0.5, "weight_decay": 0.3}
+    optimizer = make_optimizer(backbone, head, recipe.model_copy(update=own))
+    set_lr(optimizer, 0.8)
+    found = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    expected = {}
+    for layer, rate in ((backbone[0], 0.01), (convolution, 0.02), (backbone[2], 0.04), (head, 0.8)):
+        expected |= {id(layer.weight): (pytest.approx(rate), 0.3), id(layer.bias): (pytest.approx(rate), 0.0)}
+    expected |= {id(parameter): (pytest.approx(0.02), 0.0) for parameter in norm.parameters()}
+    assert found == expected
+
+
 def test_sgd_takes_the_recipes_momentum(recipe: Recipe) -> None:
     """Two steps of gradient 1 from 0 at rate 0.1 with momentum 0.7: -0.1, then -0.1 - 0.1 * 1.7."""
     head = nn.Linear(1, 1)

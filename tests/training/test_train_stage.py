@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +15,12 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from stages.train import Journal
 from tumorboard.data.store import write_store
 from tumorboard.models.weights import load_model
-from tumorboard.params import load_params, resolve_recipe
+from tumorboard.params import Params, load_params, resolve_recipe
 from tumorboard.tables import manifest_digest, read_manifest, write_json, write_table
+from tumorboard.training.state import Epoch
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,24 +38,31 @@ def project(tmp_path: Path) -> Path:
     manifest = pd.DataFrame({"id": ids, "path": ids, "label": ["a", "b"] * 12, "group": ids, "split": "train"})
     manifest["fold"] = pd.array([0] * 8 + [1] * 16, dtype="Int64")
     manifest = manifest.assign(source_id=ids, sha256="0")
+    manifest.loc[22:, ["split", "fold"]] = ["test", pd.NA]
     copies = manifest[8:10].assign(id=["8.jpg//1", "9.jpg//1"])
     crops = np.random.default_rng(0).integers(0, 256, (26, 16, 16, 3), dtype=np.uint8)
     write_store(tmp_path / "store", ids, crops[:24], 2)
     write_store(tmp_path / "balance" / "store", copies["id"].tolist(), crops[24:], 2)
     write_table(manifest, tmp_path / "manifest.csv")
-    write_table(pd.concat([manifest[8:], copies]), tmp_path / "balance" / "manifest.csv")
+    write_table(pd.concat([manifest[8:22], copies]), tmp_path / "balance" / "manifest.csv")
     recipe = resolve_recipe(load_params(tmp_path / "params.yaml"), "cnn")
     write_json(recipe.model_dump(), tmp_path / "recipe.json")
     return tmp_path
 
 
+PATHS = ("store", "manifest.csv", "balance", "recipe.json", "model.safetensors", "out", "metrics.json")
+
+
 def _run(project: Path, *launcher: str, fold: str = "0") -> subprocess.CompletedProcess[str]:
-    paths = ("store", "manifest.csv", "balance", "recipe.json", "model.safetensors", "out", "metrics.json")
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return _python(project, *launcher, "-m", "stages.train", "cnn", fold, *PATHS)
+
+
+def _python(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    # The package beside the stages, wherever a script is started from.
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"}
     return subprocess.run(
-        [sys.executable, *launcher, "-m", "stages.train", "cnn", fold, *paths],
-        cwd=project, env=environment, text=True, capture_output=True, timeout=120,
-    )  # fmt: skip
+        [sys.executable, *command], cwd=project, env=environment, text=True, capture_output=True, timeout=240
+    )
 
 
 def test_torchrun_trains_in_two_processes_and_one_writes(project: Path) -> None:
@@ -60,7 +71,8 @@ def test_torchrun_trains_in_two_processes_and_one_writes(project: Path) -> None:
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split("  lr")[0] for line in lines] == [f"fold 0  cnn  epoch {epoch}/2" for epoch in (1, 2)]
-    assert {path.name for path in project.iterdir()} == before | {"model.safetensors", "out", "metrics.json"}
+    assert {path.name for path in project.iterdir()} == before | {"model.safetensors", "out", "metrics.json", ".cache"}
+    assert list((project / ".cache").rglob("*")) == [project / ".cache" / "checkpoints"]
     assert (project / "dvc.yaml").read_text() == "stages: {}\n"
 
     history = pd.read_csv(project / "out" / "history.csv")
@@ -87,3 +99,68 @@ def test_a_fold_without_rows_is_one_message(project: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "\ntrain: fold 3 has no validation rows: name one of the split's folds in `folds`\n"
     assert not (project / "out").exists()
+
+
+@pytest.mark.parametrize(("keep", "kept"), [("best", 2), ("last", 3)])
+def test_metrics_are_those_of_the_epoch_kept(tmp_path: Path, params: Params, keep: str, kept: int) -> None:
+    recipe = resolve_recipe(params, "cnn").model_copy(update={"keep": keep})
+    journal = Journal(tmp_path / "out", tmp_path / "metrics.json", recipe)
+    for number, best in ((1, True), (2, True), (3, False)):
+        journal.add(Epoch(number, 0.1, {"loss": 0.5}, {"loss": number / 10}, best, 1.0, 5.0))
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert (metrics["epoch"], metrics["kept_epoch"], metrics["val"]) == (3, kept, {"loss": kept / 10})
+
+
+KILLED_WHILE_WRITING = """
+import os, runpy, signal, sys
+from tumorboard.training import checkpoint
+write, tick, large = checkpoint._Hashed.write, checkpoint.Checkpoints.tick, []
+
+def cut_off(self, part):
+    large.extend([len(part)] * (len(part) > 50_000))
+    if len(large) == 12:  # the second checkpoint's third
+        write(self, part[: len(part) // 2])
+        self.flush()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write(self, part)
+
+def patient_tick(self, state):
+    tick(self, state)
+    self._writing.result()
+
+checkpoint._Hashed.write, checkpoint.Checkpoints.tick = cut_off, patient_tick
+sys.argv = ["stages/train.py", *sys.argv[1:]]
+runpy.run_module("stages.train", run_name="__main__")
+"""
+
+
+def test_a_stage_killed_while_it_writes_a_checkpoint_ends_as_one_that_was_not(project: Path) -> None:
+    """SIGKILL in the midst of a large tensor; then the stage again, and the judging of what it trained."""
+    text = (project / "params.yaml").read_text(encoding="utf-8")
+    assert "checkpoint_seconds: 60.0" in text
+    (project / "params.yaml").write_text(text.replace("checkpoint_seconds: 60.0", "checkpoint_seconds: 1.0e-9"))
+    (project / "cut_off.py").write_text(KILLED_WHILE_WRITING, encoding="utf-8")
+    outs = ("model.safetensors", "out", "metrics.json")
+
+    def results() -> list[bytes]:
+        judged = _python(project, "-m", "stages.evaluate", "cnn", "0", *PATHS[:2], outs[0], "p.csv", "scores.json")
+        assert judged.returncode == 0, judged.stderr
+        curve = Path("out") / "dvclive" / "plots" / "metrics" / "val" / "auc.tsv"
+        found = [(project / name).read_bytes() for name in (outs[0], "out/history.csv", "p.csv")]
+        steps = pd.read_csv(project / curve, sep="\t")
+        shutil.rmtree(project / "out")
+        return [*found, steps[["step", "auc"]].to_csv().encode()]
+
+    assert _run(project).returncode == 0
+    expected = results()
+    killed = _python(project, "cut_off.py", "cnn", "0", *PATHS)
+    assert killed.returncode == -signal.SIGKILL
+    (folder,) = (project / ".cache" / "checkpoints").iterdir()
+    assert len(list(folder.glob(".*.tmp"))) == 1
+    assert list(folder.glob("*.ckpt"))
+    shutil.rmtree(project / "out", ignore_errors=True)  # as DVC does
+    done = _run(project)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert " resumed from epoch " in done.stdout.splitlines()[0]
+    assert results() == expected
+    assert not folder.exists()

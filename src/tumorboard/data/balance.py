@@ -35,7 +35,8 @@ def balance_manifest(rows: pd.DataFrame, balance: Balance, seed: int) -> pd.Data
     With strategy 'augment' a class grows to `target` images or, without one, to as many as the largest class has; one
     that has more stays as it is. Then every class grows `multiply`-fold, whatever the strategy. Copies are spread
     evenly: no image has two more than another of its class. The result is independent of the order of the rows, but
-    for the order of the originals.
+    for the order of the originals. An added image adds copies of itself alone and changes none, with one exception:
+    where there is no `target`, one of the largest class raises what all classes grow to, by `multiply` copies each.
     """
     counts = rows["label"].value_counts().sort_index()
     parts = [rows]

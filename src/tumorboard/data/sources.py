@@ -1,18 +1,21 @@
-"""Which images there are: a folder a class, or a table of paths and labels."""
+"""Which images there are: a folder a class, a table of paths and labels, or MedMNIST's file; and their bytes."""
 
+import codecs
 import csv
 import difflib
 import io
 import os
 import posixpath
 import re
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import pandas as pd
 
-from tumorboard.errors import InputError
+from tumorboard.data import medmnist
+from tumorboard.errors import ImageError, InputError
 from tumorboard.params import Data
 
 COLUMNS = ("path", "label", "group", "split", "fold")
@@ -25,35 +28,46 @@ PARTS = {
     "test": "test",
     "testing": "test",
 }
-SYSTEM_FILES = ("thumbs.db", "desktop.ini")
+SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "dicomdir", "__macosx")
 LAYOUT = (
     "data.raw must hold a folder per class with its images, if need be below Training and Testing (or train, val and "
-    "test), or a table labels.csv with the columns path and label"
+    "test, or fold0, fold1 ...), or a table labels.csv with the columns path and label; or be MedMNIST's .npz file"
 )
+# Why a file is left out without being wrong; docs/quarantine.md says what each means.
+Ignored = Literal["hidden", "system file", "not in the table", "outside the class folders"]
+
+OUTSIDE: Ignored = "outside the class folders"
+UNLISTED: Ignored = "not in the table"
 
 Row = dict[str, str]
 
 
-def list_images(raw: Path, data: Data) -> tuple[pd.DataFrame, pd.DataFrame]:
+def list_images(raw: Path, data: Data, labels: Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """List the files that are to be images, sorted by path, and those that are left out.
 
-    The first table has the columns path (relative to `raw`, POSIX), label, group, split ('' where none is given,
-    'train', 'val' or 'test') and fold (Int64, missing where none is given); the second has path and reason. Nothing is
-    opened but the table: whether a file is an image shows when it is decoded. Raises InputError.
+    `raw` is a folder or an .npz file as MedMNIST's; `labels` is a table that goes before `data.table` and may lie
+    elsewhere. The first table has the columns path (relative to `raw`, POSIX), label, group, split ('' where none is
+    given, 'train', 'val' or 'test') and fold (Int64, missing where none is given); the second has path and reason.
+    Nothing is opened but the table: whether a file is an image, and a link leads to one, shows when it is decoded.
+    Raises InputError.
     """
-    if not raw.is_dir():
-        raise InputError(f"data.raw: there is no folder '{raw}'; {LAYOUT}")
-    table = raw / ("labels.csv" if data.table is None else _check_path(data.table, raw.resolve(), "data.table"))
-    files, ignored = _walk(raw)
-    if table.is_file():
-        rows = _from_table(table, raw)
-        listed = {row["path"] for row in rows} | {table.relative_to(raw).as_posix()}
-        ignored = {path: reason for path, reason in ignored.items() if path not in listed}
-        ignored |= dict.fromkeys(set(files) - listed, "not in the table")
+    ignored: dict[str, Ignored] = {}
+    if raw.is_file():
+        where = raw
+        rows = [
+            {"path": path, "label": label, "group": "", "split": part, "fold": ""}
+            for path, label, part in medmnist.list_rows(raw)
+        ]
+    elif raw.name.startswith(medmnist.PREFIX) and not raw.exists():
+        name = raw.name.removeprefix(medmnist.PREFIX)
+        raise InputError(
+            f"data.raw: '{raw}' is not downloaded yet: set medmnist: [{name}] in params.yaml and run dvc repro"
+        )
+    elif not raw.is_dir():
+        raise InputError(f"data.raw: there is no '{raw}'; {LAYOUT}")
     else:
-        rows = _from_folders(files, raw)
-        ignored |= dict.fromkeys(set(files) - {row["path"] for row in rows}, "outside the class folders")
-    _check_classes(rows, table if table.is_file() else raw)
+        rows, ignored, where = _from_folder(raw, labels or _find_table(raw, data))
+    _check_classes(rows, where)
     pattern = _compile(data.group_pattern)
     for row in rows:
         row["group"] = row["group"] or _find_group(row["path"], pattern)
@@ -63,14 +77,57 @@ def list_images(raw: Path, data: Data) -> tuple[pd.DataFrame, pd.DataFrame]:
     return frame, pd.DataFrame(sorted(ignored.items()), columns=["path", "reason"], dtype=object)
 
 
-def _walk(raw: Path) -> tuple[list[str], dict[str, str]]:
-    """All files below a folder, links followed, as POSIX paths, and beside them the ignored ones with the reason."""
+def read_content(raw: Path, path: str) -> bytes:
+    """The bytes of a listed image; a link must end within `raw`. Raises ImageError."""
+    if raw.is_file():
+        return medmnist.read_row(raw, path)
+    file = raw / path
+    try:
+        if file.is_symlink() and not file.resolve(strict=True).is_relative_to(raw.resolve()):
+            raise ImageError("broken or outward link", f"leads out of data.raw, to '{file.resolve()}'")
+    except (OSError, RuntimeError):  # RuntimeError: a circle, before Python 3.13
+        raise ImageError("broken or outward link", f"leads to '{file.readlink()}', where nothing is") from None
+    try:
+        if file.exists() and not file.is_file():
+            raise ImageError("unreadable", "not a regular file")
+        return file.read_bytes()
+    except OSError as error:
+        raise ImageError("unreadable", error.strerror or str(error)) from error
+
+
+def _find_table(raw: Path, data: Data) -> Path | None:
+    if data.table is not None:
+        return raw / _check_path(data.table, raw.resolve(), "data.table")
+    return raw / "labels.csv" if (raw / "labels.csv").is_file() else None
+
+
+def _from_folder(raw: Path, table: Path | None) -> tuple[list[Row], dict[str, Ignored], Path]:
+    """The rows of a table, or else of the class folders, what is ignored, and which of the two it was."""
+    files, links, ignored = _walk(raw)
+    if table is None:
+        rows = _from_folders(files, links, raw)
+        return rows, ignored | dict.fromkeys(set(files) - {row["path"] for row in rows}, OUTSIDE), raw
+    rows = _from_table(table, raw)
+    listed = {row["path"] for row in rows}
+    if table.is_relative_to(raw):
+        listed.add(table.relative_to(raw).as_posix())
+    ignored = {path: reason for path, reason in ignored.items() if path not in listed}
+    return rows, ignored | dict.fromkeys(set(files) - listed, UNLISTED), table
+
+
+def _walk(raw: Path) -> tuple[list[str], set[str], dict[str, Ignored]]:
+    """All files below a folder as POSIX paths, of them the links to folders elsewhere, and beside them the ignored.
+
+    Links to folders within `raw` are followed.
+    """
 
     def fail(error: OSError) -> NoReturn:
         raise InputError(f"data.raw: folder {error.filename!r} cannot be read: {error.strerror}")
 
+    root = raw.resolve()
     files: list[str] = []
-    ignored: dict[str, str] = {}
+    links: set[str] = set()
+    ignored: dict[str, Ignored] = {}
     seen: dict[Path, str] = {}
     for folder, folders, names in os.walk(raw, onerror=fail, followlinks=True):
         first = seen.setdefault(Path(folder).resolve(), folder)
@@ -87,27 +144,47 @@ def _walk(raw: Path) -> tuple[list[str], dict[str, str]]:
                 ignored[path] = "hidden"
             elif name.lower() in SYSTEM_FILES:
                 ignored[path] = "system file"
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        files += [path for name in names if (path := (below / name).as_posix()) not in ignored]
-    return sorted(files), ignored
+        folders[:] = [name for name in folders if (below / name).as_posix() not in ignored]
+        outward = [name for name in folders if not (Path(folder) / name).resolve().is_relative_to(root)]
+        folders[:] = [name for name in folders if name not in outward]
+        links |= {(below / name).as_posix() for name in outward}
+        files += [path for name in [*names, *outward] if (path := (below / name).as_posix()) not in ignored]
+    return sorted(files), links, ignored
 
 
-def _from_folders(files: list[str], raw: Path) -> list[Row]:
-    """Rows of the files that lie in a class folder; part folders are recognised by their names."""
-    tops = {path.split("/")[0] for path in files if "/" in path}
-    parts = {top for top in tops if top.lower() in PARTS}
-    if parts and parts != tops:
+def _from_folders(files: list[str], links: set[str], raw: Path) -> list[Row]:
+    """Rows of the files that lie in a class folder; part folders are recognised by their names.
+
+    A link to a folder elsewhere is a row of its own: it is quarantined, and its class misses it.
+    """
+    tops = {path.split("/")[0] for path in files if "/" in path or path in links}
+    parts = {top: named for top in tops if (named := _part_of(top))}
+    if parts and parts.keys() != tops:
         raise InputError(
-            f"data.raw: '{raw}' holds part folders ({_quote(parts)}) beside others ({_quote(tops - parts)}): "
-            "either all its folders are parts, named Training and Testing or train, val and test, or none is"
+            f"data.raw: '{raw}' holds part folders ({_quote(set(parts))}) beside others "
+            f"({_quote(tops - parts.keys())}): either all its folders are parts, named Training and Testing, or train, "
+            "val and test, or fold0, fold1 ..., or none is"
         )
+    if all(fold for _, fold in parts.values()):
+        parts = {top: ("", fold) for top, (_, fold) in parts.items()}  # a test part is to be drawn from them
     rows = []
     for path in files:
-        part, steps = (PARTS[path.split("/")[0].lower()], path.split("/")[1:]) if parts else ("", path.split("/"))
-        if len(steps) > 1:
+        steps = path.split("/")
+        part, fold = parts.get(steps[0], ("", ""))
+        steps = steps[1:] if parts else steps
+        if len(steps) > 1 or path in links:
+            steps = steps or [path]
             _check_text("label", steps[0], f"data.raw: folder of {path!r}")
-            rows.append({"path": path, "label": steps[0], "group": "", "split": part, "fold": ""})
+            rows.append({"path": path, "label": steps[0], "group": "", "split": part, "fold": fold})
     return rows
+
+
+def _part_of(folder: str) -> tuple[str, str] | None:
+    """The split and fold that the name of a folder gives, None for a name that gives none."""
+    if folder.lower() in PARTS:
+        return PARTS[folder.lower()], ""
+    found = re.fullmatch(r"fold[ _-]?(\d+)", folder, re.IGNORECASE)
+    return ("train", found[1]) if found else None
 
 
 def _from_table(table: Path, raw: Path) -> list[Row]:
@@ -146,31 +223,62 @@ def _from_table(table: Path, raw: Path) -> list[Row]:
 
 
 def _read_table(table: Path) -> Iterator[tuple[int, Row]]:
-    """The rows of a CSV file, each with its line number; the delimiter is a comma or a semicolon."""
-    text = table.read_bytes().decode("utf-8-sig", "surrogateescape")
-    head = text.split("\n", 1)[0]
-    delimiter = ";" if head.count(";") > head.count(",") else ","
+    """The rows of a CSV file, each with its line number; commas, semicolons or tabs part the columns."""
+    text = _decode(table)
+    delimiter = _find_delimiter(re.split(r"[\r\n]", text, maxsplit=1)[0])
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
         header = next(reader, [])
         _check_header(header, table)
         line = reader.line_num + 1
         for values in reader:
-            if values and len(values) != len(header):
+            empty = not any(value.strip() for value in values)
+            if not empty and len(values) != len(header):
                 raise InputError(f"{table}: line {line}: {len(values)} values for {len(header)} columns")
-            if values:
+            if not empty:
                 yield line, dict(zip(header, values, strict=True))
             line = reader.line_num + 1
     except csv.Error as error:
         raise InputError(f"{table}: line {reader.line_num}: not readable as CSV: {error}") from None
 
 
+def _decode(table: Path) -> str:
+    """The text of a table in UTF-8, or in UTF-16 with its byte-order mark; raises InputError.
+
+    Bytes that are no UTF-8 stay as surrogates: a file's name may hold such; labels and groups are refused later.
+    """
+    try:
+        content = table.read_bytes()
+    except OSError as error:
+        raise InputError(f"{table}: cannot be read: {error.strerror}") from None
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        try:
+            text = content.decode("utf-16")
+        except UnicodeDecodeError as error:
+            line = content[: error.start].decode("utf-16", "ignore").count("\n") + 1
+            raise InputError(
+                f"{table}: line {line}: not readable as UTF-16: {error.reason}; save it as UTF-8"
+            ) from None
+    else:
+        text = content.decode("utf-8-sig", "surrogateescape")
+    if "\0" in text:
+        line = text[: text.index("\0")].count("\n") + 1
+        raise InputError(f"{table}: line {line}: a zero byte, as in UTF-16 or UTF-32 without a mark: save it as UTF-8")
+    return text
+
+
+def _find_delimiter(head: str) -> str:
+    """The one of comma, semicolon and tab that cuts the header into the most columns."""
+    return max(",;\t", key=lambda delimiter: len(next(csv.reader([head], delimiter=delimiter), [])))
+
+
 def _check_header(header: list[str], table: Path) -> None:
     for column in COLUMNS:
         near = difflib.get_close_matches(column, [name.strip().lower() for name in header], n=1, cutoff=0.85)
         meant = [name for name in header if name.strip().lower() in near]
-        if header.count(column) > 1:
-            raise InputError(f"{table}: line 1: the column '{column}' is there twice")
+        same = [name for name in header if name.strip().casefold() == column]
+        if len(same) > 1:
+            raise InputError(f"{table}: line 1: the column '{column}' is there twice: {', '.join(map(repr, same))}")
         if column not in header and (meant or column in ("path", "label")):
             loose = meant or difflib.get_close_matches(column, header, n=1, cutoff=0)
             raise InputError(
@@ -188,7 +296,7 @@ def _check_path(path: str, root: Path, where: str) -> str:
     try:
         target = (root / path).resolve(strict=True)
     except (OSError, ValueError, RuntimeError):
-        hint = "; separate folders by '/'" if "\\" in path else ""
+        hint = "; separate folders by '/'" if "\\" in path else "; its bytes are no UTF-8" if _is_odd(path) else ""
         raise InputError(f"{where}: there is no file {path!r} below data.raw{hint}") from None
     if not target.is_relative_to(root):
         raise InputError(f"{where}: path {path!r} leads out of data.raw (by '..' or a link)")
@@ -202,10 +310,28 @@ def _check_text(column: str, text: str, where: str) -> None:
         raise InputError(f"{where}: {column} is empty")
     if text != text.strip():
         raise InputError(f"{where}: {column} {text!r} has white space at an end: remove it")
+    if _is_odd(text):
+        raise InputError(f"{where}: {column} {text!r} has bytes that are no UTF-8: save the table (or name) as UTF-8")
+    if not text.isprintable():
+        raise InputError(f"{where}: {column} {text!r} has a line break or another control character: remove it")
+
+
+def _is_odd(text: str) -> bool:
+    """Whether a text has bytes that are no UTF-8, which Python keeps as surrogates."""
+    return any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
 def _check_classes(rows: list[Row], where: Path) -> None:
     labels = {row["label"] for row in rows}
+    twins: dict[str, str] = {}
+    for label in sorted(labels):
+        first = twins.setdefault(unicodedata.normalize("NFKC", label).casefold(), label)
+        if first != label:
+            paths = [next(row["path"] for row in rows if row["label"] == twin) for twin in (first, label)]
+            raise InputError(
+                f"data.raw: the classes {first!r} (as of {paths[0]!r}) and {label!r} (as of {paths[1]!r}) differ in "
+                f"case or spelling of letters only, in '{where}': give them one name, or clearly different ones"
+            )
     if not rows:
         raise InputError(f"data.raw: no images found in '{where}'; {LAYOUT}")
     if len(labels) < 2:

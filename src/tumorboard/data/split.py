@@ -21,22 +21,21 @@ ATTEMPTS = 2000  # groups visited in search of a test part, beyond one visit of 
 
 
 def split_manifest(
-    manifest: pd.DataFrame, images: pd.DataFrame, split: Split, folds: Sequence[int], seed: int
+    manifest: pd.DataFrame, pictures: pd.Series, split: Split, folds: Sequence[int], seed: int
 ) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Give every row its part and fold; returns the Manifest, sorted by id, and the counts for the metrics.
 
-    Groups that share a file or a picture (`pixels` of `images`, one row an id) become one, named by the smallest name.
-    A given test part is kept, else one is drawn; a given validation part becomes fold 0, given folds are kept, else
-    they are drawn by StratifiedGroupKFold (scikit-learn). Where given parts share a group, its rows stay in the test
-    part, or else in the validation part, only; the rows left out are counted as twins (their picture is on the other
-    side) or patients (another of their group is). The same picture under two labels is counted, and stays.
+    Groups that share a picture (`pictures` names each id's) become one, named by the smallest name. A given test part
+    is kept, else one is drawn; a given validation part becomes fold 0, given folds are kept, else they are drawn by
+    StratifiedGroupKFold (scikit-learn). Where given parts share a group, its rows stay in the test part, or else in the
+    validation part, only; the rows left out are counted as twins (their picture is on the other side) or patients
+    (another of their group is).
     `folds` are those that are to be validated on: each must have rows. Nothing depends on the order of the rows.
     Raises InputError.
     """
     rows = manifest.sort_values("id", ignore_index=True)
-    rows["pixels"] = _pixels_of(rows, images)
-    rows["group"] = merge_groups(rows)
-    conflicts = _count_conflicts(rows)
+    rows["picture"] = _pictures_of(rows, pictures)
+    rows["group"] = merge_groups(rows, ["picture"])
     given = set(rows["split"])
     if "" in given and len(given) > 1:
         raise InputError("split is given for some images and empty for others: give it for all or for none")
@@ -57,18 +56,27 @@ def split_manifest(
         rows.loc[rows["split"] == "val", ["split", "fold"]] = "train", 0
     training = (rows["split"] == "train").to_numpy()
     if draws_folds:
-        rows.loc[training, "fold"] = draw_folds(rows[training], split.folds, seed)
+        fold_seed = seed if split.fold_seed is None else split.fold_seed
+        rows.loc[training, "fold"] = draw_folds(rows[training], split.folds, fold_seed)
     _check_folds(rows[training], classes, split.folds, folds, "val" in given)
     result = check_manifest(rows[list(manifest.columns)], "the split")
-    return result, _count(result) | dropped | {"label_conflicts": conflicts}
+    return result, _count(result) | dropped
 
 
-def merge_groups(rows: pd.DataFrame) -> pd.Series:
-    """The group of each row, after groups that share a sha256 or pixels became one, named by its smallest name."""
-    (names, groups), (files, file), (pictures, picture) = (_number(rows[c]) for c in ("group", "sha256", "pixels"))
-    nodes = len(names) + len(files) + len(pictures)
-    ends = np.concatenate([len(names) + file, len(names) + len(files) + picture])
-    links = coo_array((np.ones(len(ends)), (np.tile(groups, 2), ends)), shape=(nodes, nodes))
+def merge_groups(rows: pd.DataFrame, through: Sequence[str]) -> pd.Series:
+    """The group of each row, after groups that share a value of a column of `through` became one.
+
+    It is named by the smallest of their names.
+    """
+    names, groups = _number(rows["group"])
+    ends, nodes = [], len(names)
+    for column in through:
+        values, numbers = _number(rows[column])
+        ends.append(nodes + numbers)
+        nodes += len(values)
+    links = coo_array(
+        (np.ones(len(rows) * len(through)), (np.tile(groups, len(through)), np.concatenate(ends))), shape=(nodes, nodes)
+    )
     component = connected_components(links, directed=False)[1][: len(names)]
     # Names are sorted: the first of a component is its smallest.
     _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
@@ -125,18 +133,37 @@ def draw_folds(rows: pd.DataFrame, folds: int, seed: int) -> NDArray[np.int64]:
     return fold_of
 
 
-def check_split(manifest: pd.DataFrame, images: pd.DataFrame) -> None:
-    """Raise InputError where a group, source, file or picture is on two sides: train and test, or two folds."""
-    rows = manifest.assign(pixels=_pixels_of(manifest, images))
-    side = rows["split"] + rows["fold"].astype(object).map(lambda fold: "" if fold is pd.NA else f", fold {fold}")
-    for column in ("group", "source_id", "sha256", "pixels"):
-        first = side.groupby(_number(rows[column])[1]).transform("first")
-        if (astray := (side != first).to_numpy()).any():
+def check_split(manifest: pd.DataFrame, images: pd.DataFrame, pairs: pd.DataFrame, *, copies: bool) -> None:
+    """Raise InputError where something is on two sides: train and test, or two folds.
+
+    That is a group or a source; with `copies` also a file, a picture (`pixels` of `images`), or the two images of one
+    of `pairs` (first, second: near duplicates among them), as far as the Manifest has both.
+    """
+    rows = manifest.assign(side=_sides(manifest))
+    if copies:
+        rows["pixels"] = _pictures_of(rows, images.set_index("id")["pixels"])
+    for column in ("group", "source_id", *(("sha256", "pixels") if copies else ())):
+        first = rows["side"].groupby(_number(rows[column])[1]).transform("first")
+        if (astray := (rows["side"] != first).to_numpy()).any():
             row = int(np.argmax(astray))
             raise InputError(
-                f"the {column} {rows[column].iloc[row]!r} is on two sides: {first.iloc[row]} and {side.iloc[row]} "
-                f"(id {rows['id'].iloc[row]!r})"
+                f"the {column} {rows[column].iloc[row]!r} is on two sides: {first.iloc[row]} and "
+                f"{rows['side'].iloc[row]} (id {rows['id'].iloc[row]!r})"
             )
+    if copies:
+        side = rows.loc[~rows["source_id"].duplicated()].set_index("source_id")["side"]
+        one, other = (side.reindex(pairs[end]).to_numpy(object) for end in ("first", "second"))
+        parted = (one != other) & pd.notna(one) & pd.notna(other)
+        if parted.any():
+            row = int(np.argmax(parted))
+            raise InputError(
+                f"the near duplicates {pairs['first'].iloc[row]!r} and {pairs['second'].iloc[row]!r} are on two sides: "
+                f"{one[row]} and {other[row]}"
+            )
+
+
+def _sides(manifest: pd.DataFrame) -> pd.Series:
+    return manifest["split"] + manifest["fold"].astype(object).map(lambda n: "" if n is pd.NA else f", fold {n}")
 
 
 def count_table(manifest: pd.DataFrame) -> pd.DataFrame:
@@ -168,12 +195,11 @@ def _count(manifest: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _pixels_of(rows: pd.DataFrame, images: pd.DataFrame) -> pd.Series:
-    """The digest of each row's decoded picture; a copy has its source's."""
-    known = dict(zip(images["id"], images["pixels"], strict=True))
-    if unknown := [source for source in rows["source_id"] if source not in known]:
+def _pictures_of(rows: pd.DataFrame, pictures: pd.Series) -> pd.Series:
+    """The name of each row's picture; a copy has its source's."""
+    if unknown := [source for source in rows["source_id"] if source not in pictures.index]:
         raise InputError(f"the table of images has no row for {unknown[0]!r}")
-    return pd.Series([known[source] for source in rows["source_id"]], index=rows.index, dtype=object)
+    return pd.Series(pictures.reindex(rows["source_id"]).to_numpy(object), index=rows.index, dtype=object)
 
 
 def _number(column: pd.Series) -> tuple[NDArray[np.object_], NDArray[np.int64]]:
@@ -185,25 +211,12 @@ def _number(column: pd.Series) -> tuple[NDArray[np.object_], NDArray[np.int64]]:
     return values, numbers
 
 
-def _count_conflicts(rows: pd.DataFrame) -> int:
-    """How many pictures are there under more than one label; the first is named on standard error."""
-    labels = pd.Series(_number(rows["label"])[1], index=rows.index)
-    conflicts = rows[labels != labels.groupby(rows["pixels"]).transform("first")]
-    if len(conflicts):
-        second = conflicts.iloc[0]
-        same = rows[rows["pixels"] == second["pixels"]].iloc[0]
-        _warn(
-            f"{conflicts['pixels'].nunique()} pictures are there under two labels; the first: {same['id']!r} is "
-            f"{same['label']!r}, {second['id']!r} is {second['label']!r}"
-        )
-    return int(conflicts["pixels"].nunique())
-
-
 def _drop_shared(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     """Leave out the rows of given parts whose group reaches into a part that ranks higher; and how many they are."""
     rank = rows["split"].map(RANK).fillna(0)
     dropped = rank < rank.groupby(_number(rows["group"])[1]).transform("max")
-    twin = dropped & rows["pixels"].isin(rows["pixels"][~dropped])
+    picture = pd.Series(_number(rows["picture"])[1], index=rows.index)
+    twin = dropped & picture.isin(picture[~dropped])
     counts = {}
     for part in ("train", "val"):
         here = dropped & (rows["split"] == part)

@@ -1,7 +1,8 @@
 """The crop store: uint8 images in a few .npy files, found by id and read through memory maps."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from functools import partial
 from hashlib import sha256
 from io import BufferedWriter
 from pathlib import Path
@@ -25,8 +26,7 @@ def write_store(folder: Path | str, ids: Sequence[str], crops: Iterable[Crops] |
     images has no file. An older store in the folder is replaced.
     """
     folder = Path(folder)
-    for old in [folder / "index.csv", *folder.glob("shard-*.npy")]:
-        old.unlink(missing_ok=True)
+    _remove_store(folder)
     index = _lay_out(ids, shards)
     counts = index.groupby("shard").size()
     places = index[["shard", "row"]].to_numpy(np.int64)[_find(ids, pd.Index(index["id"], dtype=object))]
@@ -45,6 +45,45 @@ def write_store(folder: Path | str, ids: Sequence[str], crops: Iterable[Crops] |
             file.seek(start + int(row) * crop.nbytes)
             file.write(crop.tobytes())
     write_table(index, folder / "index.csv")
+
+
+def write_store_by_shards(
+    folder: Path,
+    ids: Sequence[str],
+    keys: Sequence[str],
+    crops_of: Callable[[Sequence[str]], Iterable[Crops]],
+    shards: int,
+    run: Callable[[Callable[[Any], int], Sequence[Any]], Iterable[int]],
+) -> None:
+    """Write the store that `write_store` writes, a task a shard: `crops_of(keys)` yields the crops of keys, one an id.
+
+    `run` does the tasks (`executor.open_run`). Raises InputError where a shard is not there when its task is done.
+    """
+    _remove_store(folder)
+    index = _lay_out(ids, shards)
+    key_of = dict(zip(ids, keys, strict=True))
+    tasks = [(n, [key_of[i] for i in index["id"][index["shard"] == n]]) for n in sorted(set(index["shard"].tolist()))]
+    for shard in run(partial(_write_shard, folder=folder, crops_of=crops_of), tasks):
+        if not (path := _shard_path(folder, shard)).is_file():
+            raise InputError(f"{path}: written by a worker, but not to be seen here: all must share that folder")
+    write_table(index, folder / "index.csv")
+
+
+def _write_shard(
+    task: tuple[int, Sequence[str]], folder: Path, crops_of: Callable[[Sequence[str]], Iterable[Crops]]
+) -> int:
+    shard, keys = task
+    with replacing(_shard_path(folder, shard)) as temporary, temporary.open("wb") as file:
+        for row, crop in enumerate(crops_of(keys)):
+            if row == 0:
+                _write_header(file, (len(keys), *crop.shape))
+            file.write(crop.data)
+    return shard
+
+
+def _remove_store(folder: Path) -> None:
+    for old in [folder / "index.csv", *folder.glob("shard-*.npy")]:
+        old.unlink(missing_ok=True)
 
 
 def _lay_out(ids: Sequence[str], shards: int) -> pd.DataFrame:

@@ -79,6 +79,26 @@ def learning_curves(curves: pd.DataFrame) -> Figure:
     return figure
 
 
+@mpl.rc_context(_STYLE)  # type: ignore[untyped-decorator]
+def learning_rate_curve(curve: pd.DataFrame, marks: Mapping[str, float], title: str) -> Figure:
+    """Loss over the learning rate, both as measured and smoothed, with a named line at each marked rate.
+
+    Columns: lr, loss, smoothed; the losses above twice the first smoothed one's distance from the lowest are cut off.
+    """
+    figure = Figure((_WIDTH * 0.7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(curve["lr"], curve["loss"], color="#bbbbbb", linewidth=1, label="loss of a step")
+    axes.plot(curve["lr"], curve["smoothed"], color=_COLORS[0], linewidth=2, label="smoothed")
+    for color, (name, lr) in zip(_COLORS[1:], marks.items(), strict=False):
+        axes.axvline(lr, color=color, linewidth=1.2, label=f"{name}: {lr:.2g}")
+    first, lowest = curve["smoothed"].iloc[0], min(curve["smoothed"].min(), curve["loss"].min())
+    room = 0.1 * (first - lowest)
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss", title=title)
+    axes.set_ylim(lowest - room, first + 10 * room)
+    axes.legend(loc="lower left")
+    return figure
+
+
 def roc_curves(curves: pd.DataFrame, vote: str) -> Figure:
     """ROC curves, a panel a class, a line a model and the vote; columns: model, class, fpr, tpr."""
     figure, panels = _class_panels(curves, vote, "fpr", "tpr")

@@ -22,16 +22,18 @@ from tumorboard.tables import classes_of, probabilities_of
 _LIBRARIES = ("tumorboard", "torch", "torchvision", "timm", "opencv-python", "numpy", "scikit-learn", "dvc")
 _SHEET_COLUMNS = 12
 _MISTAKES = 24
+_PAIRS = 24
 
 
 @dataclass(frozen=True)
 class Run:
     """All that a report speaks of, as the stages wrote it.
 
-    `vote` heads the report; `manifest`, `digest`, `counts` are the split's, `rejected` the crop's; `divided`,
-    `cropped`: what the two counted; `recipes` by model; `histories` (an epoch a row) and `evaluated` (what `evaluate`
-    measured) by model and fold; `members`, `votes`: joined Predictions by name; `compared`: their scores, as `ensemble`
-    wrote them; `pictures`: ids to uint8[N, S, S, 3].
+    `vote` heads the report; `manifest`, `digest`, `counts` are the split's; `quarantined`: by crop and by the audit;
+    `divided`, `cropped`: what the two counted; `audited`, `duplicates`, `shortcuts`: counts and tables of the audit;
+    `recipes` by model; `histories` (an epoch a row) and `evaluated` (what `evaluate` measured) by model and fold;
+    `members`, `votes`: joined Predictions by name; `compared`: their scores, as `ensemble` wrote them; `pictures`: ids
+    to uint8[N, S, S, 3].
     """
 
     seed: int
@@ -40,9 +42,12 @@ class Run:
     manifest: pd.DataFrame
     digest: str
     counts: pd.DataFrame
-    rejected: pd.DataFrame
+    quarantined: pd.DataFrame
     cropped: Mapping[str, Any]
     divided: Mapping[str, Any]
+    audited: Mapping[str, Any]
+    duplicates: pd.DataFrame
+    shortcuts: pd.DataFrame
     recipes: Mapping[str, Mapping[str, Any]]
     histories: Mapping[str, Mapping[int, pd.DataFrame]]
     evaluated: Mapping[str, Mapping[int, Mapping[str, Any]]]
@@ -103,7 +108,7 @@ def _curves(run: Run) -> pd.DataFrame:
 
 
 def figures(run: Run, tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
-    """The figures of a run by name, from the tables of `plot_tables`; 'mistakes' only where the vote made some."""
+    """The figures of a run by name, from the tables of `plot_tables`; 'duplicates', 'mistakes' only where there are."""
     confusions = {name: confusion_table(table) for name, table in run.judges.items()}
     base_rates = _shares(_test(run.votes[run.vote]))
     drawn = {
@@ -115,6 +120,9 @@ def figures(run: Run, tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
         "precision_recall": plots.precision_recall_curves(tables["precision_recall"], run.vote_name, base_rates),
         "data": _data_sheet(run),
     }
+    pairs = _telling_pairs(run)
+    if not pairs.empty:
+        drawn["duplicates"] = _pair_sheet(run, pairs)
     worst = _mistakes(run)
     if not worst.empty:
         captions = [
@@ -141,6 +149,30 @@ def _data_sheet(run: Run) -> Figure:
         sheet += [pictures, white]
         captions += [f"{plots.short(label, 60)} ({len(ids):,} images)"] + [""] * (_SHEET_COLUMNS - 1)
     return plots.contact_sheet(np.concatenate(sheet), captions, _SHEET_COLUMNS)
+
+
+def _telling_pairs(run: Run) -> pd.DataFrame:
+    """The pairs of copies that most need a look: under two labels, then across given parts, then the least alike."""
+    pairs = run.duplicates.astype({"correlation": np.float64})
+    same_label = pairs["first_label"] == pairs["second_label"]
+    same_part = pairs["first_split"] == pairs["second_split"]
+    pairs = pairs.assign(same_label=same_label, same_part=same_part, exact=pairs["kind"] != "near")
+    keys = ["same_label", "exact", "same_part", "correlation", "first", "second"]
+    shown: pd.DataFrame = pairs.sort_values(keys, ignore_index=True).head(_PAIRS)
+    return shown
+
+
+def _pair_sheet(run: Run, pairs: pd.DataFrame) -> Figure:
+    """Four pairs a row, each picture below its label and, where the data gives it, its part."""
+    ids = pairs[["first", "second"]].to_numpy(object).ravel().tolist()
+    captions = []
+    for pair in pairs.to_dict("records"):
+        how = f"near {float(pair['correlation']):.3f}" if pair["kind"] == "near" else f"equal {pair['kind']}"
+        notes = (how, "mirrored" if pair["mirrored"] == "True" else "")
+        for end, note in zip(("first", "second"), notes, strict=True):
+            label, part = pair[f"{end}_label"], pair[f"{end}_split"]
+            captions.append(f"{note}\n{plots.short(label, 12 if part else 20)}{f', {part}' if part else ''}")
+    return plots.contact_sheet(run.pictures(ids), captions, 8)
 
 
 def _mistakes(run: Run) -> pd.DataFrame:
@@ -174,7 +206,11 @@ def render(run: Run, pictures: Mapping[str, bytes]) -> str:
         groups=test["group"].nunique(),
         counts=_count_rows(run.counts),
         parts=list(dict.fromkeys(run.counts["part"])),
-        rejected=run.rejected.to_dict("records"),
+        quarantined=run.quarantined.to_dict("records"),
+        training=int((run.manifest["split"] == "train").sum()),
+        out_of_fold=int((next(iter(run.members.values()))["split"] == "val").sum()),
+        pairs=_telling_pairs(run).to_dict("records"),
+        shortcuts=_shortcut_rows(run.shortcuts),
         members=[_member(run, model) for model in run.members],
         best=min(run.members, key=lambda model: run.compared["members"][model]["val"]["loss"]),
         mistakes=_mistakes(run).to_dict("records"),
@@ -184,6 +220,24 @@ def render(run: Run, pictures: Mapping[str, bytes]) -> str:
     )
 
 
+def summarise(run: Run) -> str:
+    """The test scores of members and votes as lines of text, the heading vote last."""
+    test = _test(run.votes[run.vote])
+    votes = {f"{name} vote": both["test"] for name, both in run.compared["votes"].items() if name != run.vote}
+    found = {name: both["test"] for name, both in run.compared["members"].items()} | votes
+    found[run.vote_name] = run.compared["votes"][run.vote]["test"]
+    width = max(map(len, found))
+    lines = [f"{len(test):,} test images of {test['group'].nunique():,} groups:"]
+    for name, of in found.items():
+        low, high = (
+            of.get("accuracy_low"),
+            of.get("accuracy_high"),
+        )  # null: says nothing; absent: not made
+        interval = "" if low is None or high is None else f" ({100 * low:.1f} to {100 * high:.1f})"
+        lines.append(f"  {name:{width}}  accuracy {100 * of['accuracy']:.1f} %{interval}  AUC {_number(of['auc'], 3)}")
+    return "\n".join(lines)
+
+
 def _count_rows(counts: pd.DataFrame) -> list[dict[str, Any]]:
     """Counts by class and part: label, then (images, groups) by part."""
     parts = {label: rows.set_index("part") for label, rows in counts.groupby("label", sort=False)}
@@ -191,6 +245,12 @@ def _count_rows(counts: pd.DataFrame) -> list[dict[str, Any]]:
         {"label": label, "parts": {part: (row["images"], row["groups"]) for part, row in table.iterrows()}}
         for label, table in parts.items()
     ]
+
+
+def _shortcut_rows(shortcuts: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of the probe, its scores as numbers; one that could not be computed is nan."""
+    scores = shortcuts.drop(columns="facts").apply(pd.to_numeric)
+    return shortcuts[["facts"]].join(scores).to_dict("records")  # type: ignore[return-value]
 
 
 def _member(run: Run, model: str) -> dict[str, Any]:

@@ -120,6 +120,15 @@ VOTES: dict[str, Callable[[Mapping[str, pd.DataFrame]], pd.DataFrame]] = {
 }
 
 
+def vote_by_fold(folds: Mapping[str, Mapping[int, pd.DataFrame]]) -> dict[str, dict[int, pd.DataFrame]]:
+    """Each vote's Predictions of every fold: the fold's models alone vote, on its validation rows and the test rows."""
+    panels = {
+        fold: join_members({model: {fold: tables[fold]} for model, tables in folds.items()})
+        for fold in next(iter(folds.values()))
+    }
+    return {name: {fold: vote(panel) for fold, panel in panels.items()} for name, vote in VOTES.items()}
+
+
 def fit_weights(members: Mapping[str, pd.DataFrame]) -> dict[str, float]:
     """Weights by model, not negative, sum 1, with the least cross-entropy on the members' validation rows alone.
 

@@ -5,9 +5,10 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
 from multiprocessing import connection
 from multiprocessing.queues import SimpleQueue
 from typing import Any, TypeVar, cast
@@ -77,16 +78,29 @@ class Group:
         """Where `wanted` is false, the backward passes within leave the gradients to a later one to average."""
         return nullcontext() if wanted or self.size == 1 else cast(DistributedDataParallel, model).no_sync()
 
+    def batch_norm_means(self, model: Module, tensors: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The means over the processes of batch norm's running statistics, under their names in the model's state.
+
+        The statistics are the model's, or those that `tensors` holds under these names.
+        """
+        held = model.state_dict() if tensors is None else tensors
+        names = [
+            f"{name}.{statistic}".removeprefix(".")
+            for name, module in model.named_modules()
+            if isinstance(module, _BatchNorm) and module.track_running_stats
+            for statistic in ("running_mean", "running_var")
+        ]
+        found = {name: held[name].clone() for name in names}
+        if self.size > 1:
+            for mean in found.values():
+                dist.all_reduce(mean)
+                mean /= self.size
+        return found
+
     def average_batch_norm(self, model: Module) -> None:
         """Set the running statistics of batch norm to their means over the processes."""
-        if self.size == 1:
-            return
-        for module in model.modules():
-            if isinstance(module, _BatchNorm) and module.track_running_stats:
-                for statistic in (module.running_mean, module.running_var):
-                    assert isinstance(statistic, Tensor)
-                    dist.all_reduce(statistic)
-                    statistic /= self.size
+        if self.size > 1:
+            model.load_state_dict(self.batch_norm_means(model), strict=False)
 
 
 def launch(work: Callable[..., None], arguments: tuple[Any, ...], runtime: Runtime, report: Report) -> None:
@@ -95,14 +109,16 @@ def launch(work: Callable[..., None], arguments: tuple[Any, ...], runtime: Runti
     Under torchrun (RANK and WORLD_SIZE are set) this process joins its group; else `runtime.processes` are started, by
     'auto' one a CUDA device and one on the CPU. `work` and `arguments` are pickled then. What rank 0 gives to its
     `report` reaches the caller's. A failing process ends all: its InputError is raised here, or torch's
-    ProcessException with its traceback; killing this process ends them too.
+    ProcessException with its traceback; killing this process ends them too. One that has waited for another for
+    `runtime.timeout` seconds fails.
     """
     device = choose_device(runtime)
     if {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+        _check_restarts()
         local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
         group = Group(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), _device(device, local_rank))
-        _take_part(group, None, work, arguments, report)
+        _take_part(group, None, runtime.timeout, work, arguments, report)
         return
     devices = torch.cuda.device_count() if device == "cuda" else 1
     size = devices if runtime.processes == "auto" else runtime.processes
@@ -111,7 +127,17 @@ def launch(work: Callable[..., None], arguments: tuple[Any, ...], runtime: Runti
     if size == 1:
         work(Group(0, 1, _device(device, 0)), *arguments, report)
     else:
-        _spawn(device, size, work, arguments, report)
+        _spawn(device, size, runtime.timeout, work, arguments, report)
+
+
+def _check_restarts() -> None:
+    """Started again, workers find the addresses of dead ones in a store that torchrun keeps (pytorch issue 135712)."""
+    restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
+    if restarts > 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        raise InputError(
+            f"torchrun with --max-restarts {restarts} needs --rdzv-backend c10d (or --standalone) and the environment "
+            "variable TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, without which workers that it starts again never meet"
+        )
 
 
 def _device(kind: str, local_rank: int) -> torch.device:
@@ -122,22 +148,30 @@ def _device(kind: str, local_rank: int) -> torch.device:
 
 
 def _take_part(
-    group: Group, store: Store | None, work: Callable[..., None], arguments: tuple[Any, ...], report: Report
+    group: Group,
+    store: Store | None,
+    timeout: float,
+    work: Callable[..., None],
+    arguments: tuple[Any, ...],
+    report: Report,
 ) -> None:
     if group.size > 1:
         backend = "cpu:gloo,cuda:nccl" if group.device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=store, rank=group.rank, world_size=group.size)
+        patience = timedelta(seconds=timeout)
+        dist.init_process_group(backend, timeout=patience, store=store, rank=group.rank, world_size=group.size)
     work(group, *arguments, report)
     if group.size > 1:
         dist.destroy_process_group()
 
 
-def _spawn(device: str, size: int, work: Callable[..., None], arguments: tuple[Any, ...], report: Report) -> None:
+def _spawn(
+    device: str, size: int, timeout: float, work: Callable[..., None], arguments: tuple[Any, ...], report: Report
+) -> None:
     # This process keeps the meeting point: the system picks its port, so that no other program can take it in between.
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     events: SimpleQueue[Any] = multiprocessing.get_context("spawn").SimpleQueue()
     threads = max(1, torch.get_num_threads() // size)
-    shared = (size, device, store.port, threads, events, work, arguments)
+    shared = (size, device, store.port, timeout, threads, events, work, arguments)
     children = spawn(_child, shared, nprocs=size, join=False)  # type: ignore[no-untyped-call]
     try:
         ended = False
@@ -165,6 +199,7 @@ def _child(
     size: int,
     device: str,
     port: int,
+    timeout: float,
     threads: int,
     events: "SimpleQueue[Any]",
     work: Callable[..., None],
@@ -173,7 +208,7 @@ def _child(
     torch.set_num_threads(threads)
     store = TCPStore("127.0.0.1", port, is_master=False)
     try:
-        _take_part(Group(rank, size, _device(device, rank)), store, work, arguments, events.put)
+        _take_part(Group(rank, size, _device(device, rank)), store, timeout, work, arguments, events.put)
     except InputError as error:
         events.put(error)
         # The starting process reads it and ends all. One that left before would make the others fail, and say so.

@@ -3,12 +3,17 @@
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from importlib.metadata import version
+from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
+from torch.nn import Module, SyncBatchNorm
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from tumorboard.errors import InputError
@@ -17,8 +22,10 @@ from tumorboard.models.inference import choose_device, predict_logits, softmax
 from tumorboard.models.pretrained import MeanStd, copy_tensors, dataset_statistics, normalization
 from tumorboard.models.registry import Classifier, build_model
 from tumorboard.models.weights import ModelCard, save_model
-from tumorboard.params import Runtime
+from tumorboard.params import Recipe, Runtime
 from tumorboard.tables import make_predictions, write_table
+from tumorboard.training.averaging import exchanged, start_average
+from tumorboard.training.checkpoint import Checkpoints, checkpoints_of, job_key
 from tumorboard.training.distributed import Group, Report, launch
 from tumorboard.training.loader import Loader, smallest_micro_batch
 from tumorboard.training.losses import class_weights, make_loss
@@ -30,10 +37,13 @@ from tumorboard.training.steps import not_finite, train_epoch
 SCORES = ("loss", "accuracy", "balanced_accuracy", "precision", "recall", "specificity", "f1", "auc")
 
 
-def train_model(job: Job, runtime: Runtime, on_epoch: Report) -> None:
+def train_model(job: Job, runtime: Runtime, on_epoch: Report, checkpoints: Path | None = None) -> None:
     """Train a model; write `job.weights` (of the best epoch) and, every epoch, history.csv to the folder `job.out`.
 
     `on_epoch` is called with each finished Epoch, in the process that called this function or under torchrun on rank 0.
+    A job that was killed goes on from its newest checkpoint in the folder `checkpoints`, with any number of processes:
+    its past epochs are reported again, and what it comes to is what an uninterrupted run would have come to. Rank 0
+    alone reads and writes there.
     The result is a function of the job alone: the number of processes changes it by rounding, by the share of a batch
     that batch norm sees, and by dropout's draws. With `deterministic` two runs are equal to the bit where torch has a
     deterministic kernel; where CUDA has none, torch warns and names the operation. Raises InputError.
@@ -45,31 +55,48 @@ def train_model(job: Job, runtime: Runtime, on_epoch: Report) -> None:
         raise InputError("precision is fp16, which needs a CUDA device: use bf16 on a CPU")
     if recipe.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read by CUDA when it starts
-    if recipe.normalize == "dataset":
-        mean_std = dataset_statistics(job.store, job.rows["id"].tolist())
-    else:
-        mean_std = normalization(recipe)
-    launch(_train, (job, mean_std), runtime, on_epoch)
+    launch(_train, (job, mean_std_of(job), runtime, checkpoints), runtime, on_epoch)
 
 
-def _train(group: Group, job: Job, mean_std: MeanStd, report: Report) -> None:
-    run, state = _prepare(group, job, mean_std)
-    recipe, best_epoch = job.recipe, 0
-    while len(state.history) < recipe.epochs and not 0 < recipe.early_stopping <= len(state.history) - best_epoch:
-        outcome = _epoch(run, state)
-        state.history.append(outcome)
-        if outcome.best:
-            best_epoch = outcome.number
-            state.best_weights = {name: value.cpu().clone() for name, value in state.model.state_dict().items()}
+def mean_std_of(job: Job) -> MeanStd:
+    """The mean and standard deviation a channel by which the job's network normalises its images."""
+    if job.recipe.normalize == "dataset":
+        return dataset_statistics(job.store, job.rows["id"].tolist())
+    return normalization(job.recipe)
+
+
+def _train(group: Group, job: Job, mean_std: MeanStd, runtime: Runtime, folder: Path | None, report: Report) -> None:
+    run, state = prepare(group, job, mean_std)
+    with checkpoints_of(group, folder, runtime, lambda: job_key(job, state.model.state_dict())) as checkpoints:
+        if checkpoints.resume(state) and group.rank == 0:
+            print(
+                f"fold {job.fold}  {job.name}  resumed from epoch {len(state.history) + 1} step {state.step}",
+                flush=True,
+            )
+            for past in state.history:
+                report(past)
+            _write_history(job, state)
+        while not _has_ended(job.recipe, state.history):
+            outcome = _epoch(run, state, checkpoints)
+            state.history.append(outcome)
+            if outcome.best:
+                state.best_weights = {name: value.cpu().clone() for name, value in _judged_weights(state).items()}
+            if group.rank == 0:
+                _write_history(job, state)
+                print(_line(job, outcome), flush=True)
+                report(outcome)
         if group.rank == 0:
-            write_table(pd.DataFrame([_row(past) for past in state.history]), job.out / "history.csv")
-            print(_line(job, outcome), flush=True)
-            report(outcome)
-    if group.rank == 0:
-        _save(job, state, mean_std)
+            _save(job, state, mean_std)
+        checkpoints.discard()
 
 
-def _prepare(group: Group, job: Job, mean_std: MeanStd) -> tuple[Run, State]:
+def _has_ended(recipe: Recipe, history: Sequence[Epoch]) -> bool:
+    best = max((past.number for past in history if past.best), default=0)
+    return len(history) == recipe.epochs or 0 < recipe.early_stopping <= len(history) - best
+
+
+def prepare(group: Group, job: Job, mean_std: MeanStd) -> tuple[Run, State]:
+    """The job as this process carries it out, and the state before the first step; raises InputError."""
     recipe = job.recipe
     torch.use_deterministic_algorithms(recipe.deterministic, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # costs time, only finds bugs
@@ -77,19 +104,35 @@ def _prepare(group: Group, job: Job, mean_std: MeanStd) -> tuple[Run, State]:
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     model = build_model(recipe, len(job.classes), job.store.size, mean_std).to(group.device).to(memory_format=layout)
     _check_batches(job, group, model)
+    if recipe.sync_batchnorm and group.size > 1:
+        model = _synchronise_batch_norm(model, group)
     labels = np.array([job.classes.index(label) for label in job.rows["label"]], dtype=np.int64)
     weights = class_weights(recipe, labels, job.classes)
-    loader = Loader(job.store, job.rows["id"].tolist(), labels, recipe.augment, recipe.seed, group.device)
+    ids = job.rows["id"].tolist()
+    loader = Loader(job.store, ids, labels, recipe.sampler, recipe.augment, recipe.seed, group.device)
     loss = make_loss(recipe, weights.to(group.device))
     optimizer = make_optimizer(model.backbone, model.head, recipe)
     scaler = torch.amp.GradScaler(group.device.type, enabled=recipe.precision == "fp16")
-    return Run(job, group, loader, loss, weights.double().numpy()[labels]), State(model, optimizer, scaler)
+    average = start_average(model) if recipe.ema_decay else None
+    run = Run(job, group, loader, loss, weights.double().numpy()[labels])
+    sums = torch.zeros(2, dtype=torch.float64, device=group.device)
+    return run, State(model, optimizer, scaler, sums, average=average)
+
+
+def _synchronise_batch_norm(model: Classifier, group: Group) -> Classifier:
+    """The model with torch's SyncBatchNorm, whose statistics are those of all processes' micro-batches together."""
+    if group.device.type == "cpu":
+        raise InputError(
+            f"sync_batchnorm is true, but torch has it on CUDA only, and {group.size} processes train on the CPU: "
+            "set it to false, or runtime.processes to 1, where it changes nothing"
+        )
+    return cast(Classifier, SyncBatchNorm.convert_sync_batchnorm(model))  # type: ignore[no-untyped-call]
 
 
 def _check_batches(job: Job, group: Group, model: Classifier) -> None:
     recipe = job.recipe
     fewest = smallest_micro_batch(len(job.rows), recipe.batch_size, group.size, recipe.accumulate)
-    needed = 2 if any(isinstance(module, _BatchNorm) for module in model.modules()) else 1
+    needed = fewest_images(model)
     if fewest < needed:
         raise InputError(
             f"train.batch_size {recipe.batch_size} over {len(job.rows)} training images, {group.size} processes "
@@ -99,11 +142,21 @@ def _check_batches(job: Job, group: Group, model: Classifier) -> None:
         )
 
 
-def _epoch(run: Run, state: State) -> Epoch:
-    epoch, start = len(state.history), time.perf_counter()
-    train = train_epoch(run, state, epoch)
+def fewest_images(model: Module) -> int:
+    """The fewest images that a training step can see at once: 2 where there is batch norm, else 1."""
+    return 2 if any(isinstance(module, _BatchNorm) for module in model.modules()) else 1
+
+
+def _epoch(run: Run, state: State, checkpoints: Checkpoints) -> Epoch:
+    epoch = len(state.history)
+    if state.step == 0:
+        state.began = time.perf_counter()
+    train = train_epoch(run, state, epoch, checkpoints)
     trained = time.perf_counter()
-    val = _validate(run, state.model)
+    with exchanged(state.model, state.average) if state.average else nullcontext():
+        if state.average:
+            run.group.average_batch_norm(state.model)
+        val = _validate(run, state.model)
     past_best = next((past.val for past in reversed(state.history) if past.best), None)
     return Epoch(
         number=epoch + 1,
@@ -111,9 +164,14 @@ def _epoch(run: Run, state: State) -> Epoch:
         train=train,
         val=val,
         best=_is_better(run.job.recipe.select, val, past_best),
-        seconds=time.perf_counter() - start,
-        images_per_second=len(run.job.rows) / (trained - start),
+        seconds=time.perf_counter() - state.began,
+        images_per_second=len(run.job.rows) / (trained - state.began),
     )
+
+
+def _judged_weights(state: State) -> Mapping[str, Tensor]:
+    """The weights that validation judged and that may be kept: their average, where there is one."""
+    return state.average or state.model.state_dict()
 
 
 def _validate(run: Run, model: Classifier) -> dict[str, float]:
@@ -141,6 +199,11 @@ def _is_better(select: str, new: Mapping[str, float], old: Mapping[str, float] |
     return old is None or (new[select] < old[select] if select == "loss" else new[select] > old[select])
 
 
+def _write_history(job: Job, state: State) -> None:
+    if state.history:
+        write_table(pd.DataFrame([_row(past) for past in state.history]), job.out / "history.csv")
+
+
 def _row(outcome: Epoch) -> dict[str, float]:
     parts = (("train", outcome.train), ("val", outcome.val))
     found = {f"{part}_{name}": value for part, scored in parts for name, value in scored.items()}
@@ -157,11 +220,12 @@ def _line(job: Job, outcome: Epoch) -> str:
 
 
 def _save(job: Job, state: State, mean_std: MeanStd) -> None:
-    kept = next((past for past in reversed(state.history) if past.best), state.history[-1])
-    if state.best_weights is None:
+    kept, weights = state.history[-1], _judged_weights(state)
+    if job.recipe.keep == "best" and state.best_weights:
+        kept, weights = next(past for past in reversed(state.history) if past.best), state.best_weights
+    elif job.recipe.keep == "best":
         print(f"fold {job.fold}  {job.name}  {job.recipe.select} is undefined in every epoch: the last one is kept")
-    else:
-        copy_tensors(state.model, state.best_weights, job.name)
+    copy_tensors(state.model, weights, job.name)
     card = ModelCard(
         name=job.name,
         classes=job.classes,

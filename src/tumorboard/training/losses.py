@@ -1,4 +1,4 @@
-"""Losses as sums over a batch, and what their weighted mean divides by."""
+"""Losses image by image, and what their weighted mean divides by."""
 
 from collections.abc import Callable, Sequence
 
@@ -31,9 +31,9 @@ def class_weights(recipe: Recipe, labels: NDArray[np.int64], classes: Sequence[s
 
 
 def make_loss(recipe: Recipe, weights: Tensor) -> Loss:
-    """The recipe's loss(logits float32[N, K], labels int64[N]) -> float32[]: a sum over N, weighted by class.
+    """The recipe's loss(logits float32[N, K], labels int64[N]) -> float32[N], weighted by class.
 
-    The weighted mean, as torch defines it, is this sum over the sum of `weights[labels]`; a caller that sees a part of
+    The weighted mean, as torch defines it, is their sum over the sum of `weights[labels]`; a caller that sees a part of
     a batch divides by the whole batch's. Raises InputError for a recipe that the loss cannot follow.
     """
     return LOSSES[recipe.loss](recipe, weights)
@@ -43,7 +43,7 @@ def _cross_entropy(recipe: Recipe, weights: Tensor) -> Loss:
     """Cross-entropy with label smoothing (Szegedy et al. 2016)."""
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
-        return F.cross_entropy(logits, labels, weights, reduction="sum", label_smoothing=recipe.label_smoothing)
+        return F.cross_entropy(logits, labels, weights, reduction="none", label_smoothing=recipe.label_smoothing)
 
     return loss
 
@@ -59,7 +59,7 @@ def _focal(recipe: Recipe, weights: Tensor) -> Loss:
         log_p = F.log_softmax(logits, dim=1).gather(1, labels[:, None])[:, 0]
         # -expm1(log p) is 1 - p without cancellation near p = 1; the clamp keeps the power's gradient finite at p = 1.
         rest = (-torch.expm1(log_p)).clamp_min(torch.finfo(log_p.dtype).tiny)
-        return -(weights[labels] * rest.pow(recipe.focal_gamma) * log_p).sum()
+        return -weights[labels] * rest.pow(recipe.focal_gamma) * log_p
 
     return loss
 

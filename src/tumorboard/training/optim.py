@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from torch.nn import Module, Parameter
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
+from tumorboard.models.layers import layers_of
 from tumorboard.params import Recipe
 
 OPTIMIZERS: dict[str, Callable[[list[dict[str, object]], Recipe], Optimizer]] = {
@@ -16,21 +17,29 @@ OPTIMIZERS: dict[str, Callable[[list[dict[str, object]], Recipe], Optimizer]] = 
 
 
 def make_optimizer(backbone: Module, head: Module, recipe: Recipe) -> Optimizer:
-    """The recipe's optimizer over two parts: the backbone learns at `lr * backbone_lr_scale`, the head at `lr`.
+    """The recipe's optimizer: the head learns at `lr`, the backbone at `lr * backbone_lr_scale`.
 
-    Weight decay acts on parameters of two or more dimensions: not on biases, nor on the scales of normalisations.
+    Below a `layer_decay` of 1 each layer of the backbone (`layers_of`) learns at that share of the next one's rate, its
+    last at that share of the whole backbone's (Clark et al. 2020; as BEiT's and timm's). Weight decay acts on
+    parameters of two or more dimensions: not on biases, nor on the scales of normalisations.
     """
+    parts = [(list(backbone.parameters()), recipe.backbone_lr_scale)]
+    if recipe.layer_decay < 1:
+        layers = layers_of(backbone)
+        parts = [
+            (layer, recipe.backbone_lr_scale * recipe.layer_decay ** (len(layers) - depth))
+            for depth, layer in enumerate(layers)
+        ]
     groups = [
         {"params": parameters, "lr_scale": lr_scale, "weight_decay": decay}
-        for part, lr_scale in ((backbone, recipe.backbone_lr_scale), (head, 1.0))
+        for part, lr_scale in (*parts, (list(head.parameters()), 1.0))
         for parameters, decay in zip(_by_dimensions(part), (recipe.weight_decay, 0.0), strict=True)
         if parameters
     ]
     return OPTIMIZERS[recipe.optimizer](groups, recipe)
 
 
-def _by_dimensions(part: Module) -> tuple[list[Parameter], list[Parameter]]:
-    parameters = list(part.parameters())
+def _by_dimensions(parameters: list[Parameter]) -> tuple[list[Parameter], list[Parameter]]:
     return [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
 
 

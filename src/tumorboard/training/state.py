@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from tumorboard.data.store import CropStore
 from tumorboard.models.registry import Classifier
 from tumorboard.params import Crop, Recipe
+from tumorboard.tables import manifest_digest, read_manifest
 from tumorboard.training.distributed import Group
 from tumorboard.training.loader import Loader
 from tumorboard.training.losses import Loss
@@ -40,6 +41,27 @@ class Job:
     out: Path
 
 
+def read_job(
+    name: str, fold: int, recipe: Recipe, crop: Crop, data: tuple[Path, Path, Path], weights: Path, out: Path
+) -> Job:
+    """A job on prepared data: the store, the split's manifest and the fold's balance folder; raises InputError."""
+    store, split, balance = data
+    manifest = read_manifest(split)
+    return Job(
+        name=name,
+        fold=fold,
+        recipe=recipe,
+        rows=read_manifest(balance / "manifest.csv"),
+        val_rows=manifest[manifest["fold"].eq(fold).fillna(False)],
+        store=CropStore(store, balance / "store"),
+        classes=tuple(sorted(manifest["label"].unique())),
+        crop=crop,
+        digest=manifest_digest(manifest),
+        weights=weights,
+        out=out,
+    )
+
+
 @dataclass(frozen=True)
 class Epoch:
     """What an epoch, counted from 1, came to: learning rate of its last step, scores, and if it is the best yet.
@@ -58,13 +80,25 @@ class Epoch:
 
 @dataclass
 class State:
-    """What changes from step to step; everything else follows from the job and the step's number."""
+    """What changes from step to step; everything else follows from the job and the step's number.
+
+    `step`: the steps of the current epoch that are done; `sums`: float64[2] on the device, the summed losses and right
+    answers of this process's images in them; `counts`: float64[2], their summed weights and their number; `began`: when
+    the epoch began, by time.perf_counter; `average`: of the weights, where the recipe wants one; `skipped`: steps so
+    far that were not finite. A new field belongs into a checkpoint as well (training/checkpoint.py).
+    """
 
     model: Classifier
     optimizer: Optimizer
     scaler: torch.amp.GradScaler
+    sums: Tensor
+    counts: NDArray[np.float64] = field(default_factory=lambda: np.zeros(2))
+    step: int = 0
+    began: float = 0.0
     history: list[Epoch] = field(default_factory=list)
     best_weights: dict[str, Tensor] | None = None
+    average: dict[str, Tensor] | None = None
+    skipped: int = 0
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,153 @@
+"""How fast the stage crop is beside decoding alone and beside PIL with torchvision, and what scaled decoding changes.
+
+    python -m benchmarks.crop --data ../shared/data/brain_mri --size 64 224 --files 600 --repetitions 7
+
+Each repetition times all ways on the same files, in a random order; ratios are taken within a repetition, so that a
+busy machine slows both sides. Every file has been read before: disks are not measured.
+"""
+
+import argparse
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from benchmarks import machine
+from tumorboard import images
+from tumorboard.data.crop import crop_images
+from tumorboard.data.sources import list_images
+from tumorboard.params import Crop, Data, load_params
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def seconds(way: Callable[[], object], processes: int = 1) -> float:
+    """CPU seconds of this process, which other loads disturb least; wall seconds where others work for it."""
+    clock = time.process_time if processes == 1 else time.perf_counter
+    start = clock()
+    way()
+    return clock() - start
+
+
+def summary(values: list[float]) -> str:
+    """Median and range."""
+    return f"{np.median(values):.2f} ({min(values):.2f} to {max(values):.2f}, n = {len(values)})"
+
+
+def stage(rows: pd.DataFrame, raw: Path, crop: Crop, workers: int, scratch: Path) -> None:
+    """The whole stage into an empty folder with an empty side cache, which stays there."""
+    folder = Path(tempfile.mkdtemp(dir=scratch))
+    crop_images(rows, rows.iloc[:0], raw, crop, None, folder / "out", folder / "cache", workers, len(rows))
+
+
+def compare(raw: Path, rows: pd.DataFrame, crop: Crop, repetitions: int, scratch: Path) -> None:
+    """Ratios of throughput on one core."""
+    from torchvision import transforms  # the processes that `scale` starts import this module, and need none of it
+
+    contents = [(raw / path).read_bytes() for path in rows["path"]]
+    student = transforms.Compose([transforms.Resize(crop.size), transforms.CenterCrop(crop.size)])
+    ways: dict[str, Callable[[], object]] = {
+        "decode": lambda: [cv2.imdecode(np.frombuffer(c, np.uint8), cv2.IMREAD_COLOR_RGB) for c in contents],
+        "scaled": lambda: [images.decode_for_crop(c, crop, None) for c in contents],
+        "crop": lambda: [images.crop_image(images.decode_for_crop(c, crop, None)[0], crop) for c in contents],
+        "stage": lambda: stage(rows, raw, crop, 1, scratch),
+        "student": lambda: [student(Image.open(raw / path).convert("RGB")) for path in rows["path"]],
+    }
+    taken: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(repetitions):
+        for name in random.sample(list(ways), len(ways)):
+            taken[name].append(seconds(ways[name]))
+    print(
+        f"\ncrops of {crop.size} pixels, scaled_decoding {crop.scaled_decoding}, {len(rows)} files; CPU time, one core"
+    )
+    for name, values in taken.items():
+        print(f"  {name}: {np.median(values) / len(rows) * 1e6:.0f} us a file")
+    for name, against in (
+        ("stage", "decode"),
+        ("stage", "scaled"),
+        ("stage", "student"),
+        ("crop", "decode"),
+        ("crop", "student"),
+    ):
+        ratios = [other / own for own, other in zip(taken[name], taken[against], strict=True)]
+        print(f"  {name} is as fast as {against} times {summary(ratios)}")
+
+
+def decode_all(files: list[Path]) -> int:
+    """Read and decode files, and no more."""
+    return sum(cv2.imread(str(file)).size for file in files)
+
+
+def scale(raw: Path, rows: pd.DataFrame, crop: Crop, repetitions: int, scratch: Path) -> None:
+    """One local process against two, wall time, their start included; beside it what the machine gives two at all."""
+    files = [raw / path for path in rows["path"]]
+    ratios, limits = [], []
+    with ProcessPoolExecutor(2, get_context("spawn"), cv2.setNumThreads, (1,)) as pool:
+        for _ in range(repetitions + 1):
+            taken = []
+            for parts in (1, 2):
+                start = time.perf_counter()
+                list(pool.map(decode_all, [files[part::parts] for part in range(parts)]))
+                taken.append(time.perf_counter() - start)
+            limits.append(taken[0] / taken[1])
+            one, two = (seconds(lambda workers=n: stage(rows, raw, crop, workers, scratch), 2) for n in (1, 2))
+            ratios.append(one / two)
+    print(f"  two processes are as fast as one times {summary(ratios[1:])}; {len(rows)} files, wall time")
+    print(f"  two waiting processes that only decode: {summary(limits[1:])}")
+
+
+def differ(raw: Path, rows: pd.DataFrame, crop: Crop) -> None:
+    """PSNR between the crops of reduced and of whole pictures, border removal aside and with it."""
+    for border in (False, True):
+        chosen = crop.model_copy(update={"border": border})
+        found = []
+        for path in rows["path"]:
+            content = (raw / path).read_bytes()
+            whole, reduced = images.decode(content, crop, None), images.decode_for_crop(content, chosen, None)[0]
+            if whole.shape != reduced.shape:
+                crops = (images.crop_image(picture, chosen).astype(np.float64) for picture in (whole, reduced))
+                found.append(10 * np.log10(255**2 / max(np.square(np.subtract(*crops)).mean(), 1e-9)))
+        if found:
+            low, median = np.percentile(found, [1, 50])
+            print(
+                f"  border {border}: {len(found)} of {len(rows)} files are decoded at a reduced size; PSNR of their "
+                f"crops: median {median:.1f} dB, 1 % below {low:.1f}, least {min(found):.1f}"
+            )
+
+
+def main() -> None:
+    """Print a block a size."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--size", type=int, nargs="+", default=[64, 224])
+    parser.add_argument("--files", type=int, default=600)
+    parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--scaled", type=float, help="instead of crop.scaled_decoding of params.yaml; 0: never")
+    parser.add_argument("--only", choices=["compare", "scale", "differ"])
+    options = parser.parse_args()
+    cv2.setNumThreads(1)
+    rows, _ = list_images(options.data, Data(raw="", table=None, group_pattern=None, frames=None, max_quarantined=0))
+    rows = rows.sample(min(options.files, len(rows)), random_state=0)
+    print(machine())
+    for size in options.size:
+        crop = load_params(ROOT / "params.yaml").crop.model_copy(update={"size": size})
+        if options.scaled is not None:
+            crop = crop.model_copy(update={"scaled_decoding": options.scaled or None})
+        for name, part in (("compare", compare), ("scale", scale)):
+            if options.only in (None, name):
+                with tempfile.TemporaryDirectory() as scratch:
+                    part(options.data, rows, crop, options.repetitions, Path(scratch))
+        if options.only in (None, "differ"):
+            differ(options.data, rows, crop)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Where work is done: in this process, in several local ones, or on an existing Dask cluster."""
+
+import multiprocessing
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+import cv2
+
+from tumorboard.errors import InputError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+Run = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
+
+CONNECT = 20  # seconds in which a scheduler has to answer, and a first worker to be there
+
+
+@contextmanager
+def open_run(workers: int, scheduler: str | None) -> Iterator[Run]:
+    """A function `run(task, items)` that yields the results of `task(item)` in the order of items.
+
+    Without a `scheduler` (tcp://host:port) it is the built-in map for one worker, else the map of a ProcessPoolExecutor
+    of so many processes; with one, that of the Executor which dask.distributed's `Client.get_executor` returns. Tasks
+    are module-level functions or partials of them; OpenCV has one thread in each process but this one. Raises
+    InputError for a scheduler that cannot be used, a local process that is killed, and a task that loses several
+    workers of a cluster: the work of a lost one is done again by the others.
+    """
+    if scheduler is not None:
+        with _connect(scheduler) as executor:
+            yield partial(_run_on_cluster, executor, scheduler)
+    elif workers == 1:
+        yield map
+    else:
+        spawn = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(workers, spawn, cv2.setNumThreads, (1,)) as pool:
+            yield partial(_run_on_pool, pool)
+
+
+def _run_on_pool(pool: Executor, task: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    try:
+        yield from pool.map(task, items)
+    except BrokenProcessPool:
+        raise InputError(
+            "a process that decodes images was killed, most likely for want of memory: "
+            "lower runtime.workers or crop.max_pixels"
+        ) from None
+
+
+@contextmanager
+def _connect(scheduler: str) -> Iterator[Executor]:
+    try:
+        from distributed import Client
+    except ImportError:
+        raise InputError(
+            f"runtime.scheduler is {scheduler}, but dask.distributed is not installed: install tumorboard[cluster], "
+            "or set it to null"
+        ) from None
+    try:
+        client = Client(scheduler, timeout=CONNECT, set_as_default=False)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:  # a TimeoutError is an OSError
+        raise InputError(
+            f"runtime.scheduler: no Dask scheduler answers at {scheduler} within {CONNECT} s ({error}): start one with "
+            "`dask scheduler`, or set it to null"
+        ) from None
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=CONNECT)
+        except TimeoutError:
+            raise InputError(
+                f"runtime.scheduler: the scheduler at {scheduler} has no workers: start some with "
+                f"`dask worker {scheduler}`"
+            ) from None
+        # Not pure: a run is not to be answered from the results that another one left on the cluster.
+        with client.get_executor(pure=False) as executor:  # type: ignore[no-untyped-call]
+            yield executor
+
+
+def _run_on_cluster(executor: Executor, scheduler: str, task: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    from distributed import KilledWorker
+    from distributed.client import FutureCancelledError
+
+    try:
+        yield from executor.map(partial(_on_worker, task), items)
+    except (KilledWorker, FutureCancelledError) as error:
+        raise InputError(f"runtime.scheduler: the cluster at {scheduler} gave up: {error}") from None
+    except RuntimeError as error:
+        if "deserialization" not in str(error):
+            raise
+        raise InputError(
+            f"runtime.scheduler: the cluster at {scheduler} has no tumorboard, or another version of it: install the "
+            "same as here for its scheduler and its workers"
+        ) from None
+
+
+def _on_worker(task: Callable[[T], R], item: T) -> R:
+    # A worker runs a task a thread already.
+    cv2.setNumThreads(1)
+    try:
+        return task(item)
+    except InputError as error:
+        raise InputError(f"worker on {socket.gethostname()}: {error}") from None

@@ -1,0 +1,106 @@
+"""open_run: the same results, in their order, here, in local processes and on a Dask cluster that loses a worker."""
+
+import os
+import signal
+import socket
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import pytest
+
+from tumorboard.data import executor
+from tumorboard.data.executor import open_run
+from tumorboard.errors import InputError
+
+
+def square(number: int) -> tuple[int, int]:
+    return number * number, os.getpid()
+
+
+def square_slowly(number: int, started: Path) -> tuple[int, int]:
+    (started / f"{number} {os.getpid()}").touch()
+    time.sleep(0.1)
+    return square(number)
+
+
+def refuse(number: int) -> int:
+    raise InputError(f"not {number}")
+
+
+def die(number: int) -> int:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def threads(_: int) -> int:
+    return int(cv2.getNumThreads())
+
+
+def test_one_worker_is_this_process() -> None:
+    with open_run(1, None) as run:
+        assert list(run(square, range(5))) == [(n * n, os.getpid()) for n in range(5)]
+
+
+def test_local_processes_keep_the_order_and_have_one_thread() -> None:
+    with open_run(2, None) as run:
+        results = list(run(square, range(40)))
+        assert set(run(threads, range(4))) == {1}
+    assert [number for number, _ in results] == [n * n for n in range(40)]
+    assert os.getpid() not in {process for _, process in results}
+
+
+def test_a_killed_local_process_is_an_error() -> None:
+    with open_run(2, None) as run, pytest.raises(InputError, match=r"killed.*runtime\.workers"):
+        list(run(die, [1]))
+
+
+def test_without_the_extra_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with pytest.raises(InputError, match=r"install tumorboard\[cluster\]"), open_run(1, "tcp://127.0.0.1:8786"):
+        pass
+
+
+def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setattr(executor, "CONNECT", 1)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{closed.getsockname()[1]}"
+        with pytest.raises(InputError, match=f"no Dask scheduler answers at {address} within 1 s"):
+            open_run(1, address).__enter__()
+
+
+def test_a_scheduler_without_workers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    distributed = pytest.importorskip("distributed")
+    monkeypatch.setattr(executor, "CONNECT", 1)
+    with distributed.LocalCluster(n_workers=0, dashboard_address=None) as empty:
+        address = empty.scheduler_address
+        with pytest.raises(InputError, match=f"{address} has no workers"):
+            open_run(1, address).__enter__()
+
+
+def test_a_cluster_gives_the_same_in_the_same_order(cluster: Any) -> None:
+    with open_run(1, cluster.scheduler_address) as run:
+        results = list(run(square, range(40)))
+        assert set(run(threads, range(4))) == {1}
+        with pytest.raises(InputError, match=rf"worker on {socket.gethostname()}: not 3"):
+            list(run(refuse, [3]))
+    assert [number for number, _ in results] == [n * n for n in range(40)]
+    assert os.getpid() not in {process for _, process in results}
+
+
+def test_a_killed_worker_costs_nothing_but_time(cluster: Any, tmp_path: Path) -> None:
+    with open_run(1, cluster.scheduler_address) as run:
+        results = []
+        for number, (result, _) in enumerate(run(partial(square_slowly, started=tmp_path), range(40))):
+            results.append(result)
+            if number == 3:
+                victim = next(iter(tmp_path.iterdir())).name.split()[1]
+                os.kill(int(victim), signal.SIGKILL)
+    assert results == [n * n for n in range(40)]
+    # What the victim had begun or kept to itself was done a second time.
+    assert len(list(tmp_path.iterdir())) > 40

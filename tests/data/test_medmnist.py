@@ -1,0 +1,191 @@
+"""MedMNIST's .npz form, from small files of that form: rows, names, pixels in any order, refusals, the download."""
+
+import sys
+import types
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tumorboard.data import medmnist
+from tumorboard.data.crop import crop_images
+from tumorboard.data.sources import list_images, read_content
+from tumorboard.data.store import CropStore
+from tumorboard.errors import ImageError, InputError
+from tumorboard.images import crop_image
+from tumorboard.params import Data, Params
+from tumorboard.tables import read_manifest, read_table
+
+DATA = Data(raw="", table=None, group_pattern=None, frames=None, max_quarantined=0)
+COUNTS = {"train": 12, "val": 4, "test": 6}
+BLOOD = {"0": "basophil", "1": "eosinophil", "2": "immature granulocytes(myelocytes, metamyelocytes)"}
+
+
+def images(part: str, shape: tuple[int, ...] = (20, 20, 3)) -> np.ndarray:
+    return np.random.default_rng(len(part)).integers(0, 256, (COUNTS[part], *shape), dtype=np.uint8)
+
+
+def write(file: Path, compress: bool = True, **changes: Any) -> Path:
+    arrays = {}
+    for part, count in COUNTS.items():
+        arrays[f"{part}_images"] = images(part)
+        arrays[f"{part}_labels"] = (np.arange(count) % 3).astype(np.uint8)[:, None]
+    arrays = {name: array for name, array in (arrays | changes).items() if array is not None}
+    (np.savez_compressed if compress else np.savez)(file, **arrays)
+    return file
+
+
+@pytest.fixture
+def names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The medmnist package's table, with one set in it."""
+    entry = {"label": BLOOD, "MD5": "", "MD5_224": "", "python_class": "BloodMNIST", "url_224": "https://example.org/b"}
+    monkeypatch.setattr(medmnist, "_info", lambda: {"bloodmnist": entry})
+
+
+@pytest.mark.parametrize("file", ["bloodmnist_224.npz", "bloodmnist.npz", "medmnist:bloodmnist_224"])
+@pytest.mark.usefixtures("names")
+def test_rows_have_stable_paths_given_parts_and_the_packages_names(tmp_path: Path, file: str) -> None:
+    write(tmp_path / "some.npz").rename(tmp_path / file)
+    rows, ignored = list_images(tmp_path / file, DATA)
+    assert ignored.empty
+    expected = [
+        (f"{part}/{row:05d}", BLOOD[str(row % 3)], part)
+        for part in ("test", "train", "val")
+        for row in range(COUNTS[part])
+    ]
+    assert list(rows[["path", "label", "split"]].itertuples(index=False, name=None)) == expected
+    assert (rows["group"] == rows["path"]).all()
+
+
+@pytest.mark.parametrize("file", ["mine.npz", "bloodmnist_64.npz"])
+@pytest.mark.usefixtures("names")
+def test_labels_without_known_names_are_the_numbers(tmp_path: Path, file: str) -> None:
+    shifted = {f"{part}_labels": np.arange(count) % 2 + 7 for part, count in COUNTS.items()}
+    rows, _ = list_images(write(tmp_path / file, **shifted), DATA)
+    assert set(rows["label"]) == {"7", "8"}
+
+
+@pytest.mark.parametrize("compress", [True, False])
+@pytest.mark.parametrize("shape", [(20, 20, 3), (17, 23)])
+def test_a_rows_bytes_are_its_pixels_in_any_order(tmp_path: Path, compress: bool, shape: tuple[int, ...]) -> None:
+    pictures = {part: images(part, shape) for part in COUNTS}
+    file = write(tmp_path / "a.npz", compress, **{f"{part}_images": array for part, array in pictures.items()})
+    for part, row in [("train", 11), ("val", 0), ("train", 3), ("train", 4), ("test", 5), ("train", 0)]:
+        content = read_content(file, f"{part}/{row:05d}")
+        np.testing.assert_array_equal(np.load(BytesIO(content)), pictures[part][row])
+
+
+def test_the_pipeline_crops_an_npz_as_it_crops_files(tmp_path: Path, params: Params) -> None:
+    again = images("train").copy()
+    again[7] = images("val")[2]
+    file = write(tmp_path / "a.npz", train_images=again)
+    crop = params.crop.model_copy(update={"size": 16})
+    rows, ignored = list_images(file, DATA)
+    counts = crop_images(rows, ignored, file, crop, None, tmp_path / "out", tmp_path / "cache", 1, 0)
+    assert (counts["images"], counts["equal_files"], counts["equal_pixels"]) == (22, 1, 1)
+    store = CropStore(tmp_path / "out/store")
+    np.testing.assert_array_equal(store[["test/00004"]][0], crop_image(images("test")[4], crop))
+    manifest = read_manifest(tmp_path / "out/manifest.csv").set_index("id")
+    assert manifest.loc["train/00007", "sha256"] == manifest.loc["val/00002", "sha256"]
+    assert manifest.loc["val/00002", "split"] == "val"
+    assert set(read_table(tmp_path / "out/images.csv")["format"]) == {"NPY"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"train_images": None}, "no train_images"),
+        ({"train_labels": None}, "train_labels"),
+        ({"val_labels": np.zeros((4, 14), np.uint8)}, r"several labels an image"),
+        ({"val_labels": np.zeros(4)}, "val_labels is float64"),
+        ({"val_labels": np.zeros(3, np.uint8)}, "4 val_images, but 3 val_labels"),
+        ({"test_images": np.zeros((6, 8, 8, 8, 1), np.uint8)}, r"test_images is uint8\[6, 8, 8, 8, 1\]"),
+        ({"test_images": np.zeros((6, 8, 8))}, "test_images is float64"),
+        ({"val_labels": np.array([{}] * 4)}, "allow_pickle"),
+        ({f"{part}_labels": np.zeros(n, np.uint8) for part, n in COUNTS.items()}, "only one class, '0'"),
+    ],
+)
+def test_other_forms_are_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words) as caught:
+        list_images(write(tmp_path / "a.npz", **changes), DATA)
+    assert str(tmp_path / "a.npz") in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"no zip", b"PK\3\4"])
+def test_a_file_that_is_no_npz_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(InputError, match="MedMNIST's form"):
+        list_images(tmp_path / "a.npz", DATA)
+
+
+def test_damage_within_the_images_is_found(tmp_path: Path) -> None:
+    content = bytearray(write(tmp_path / "a.npz").read_bytes())
+    start = content.index(b"train_images.npy")
+    content[start + 4000 : start + 4100] = bytes(100)
+    (tmp_path / "b.npz").write_bytes(content)
+    with pytest.raises(ImageError) as caught:
+        read_content(tmp_path / "b.npz", "train/00011")
+    assert caught.value.reason == "corrupt"
+
+
+def test_a_set_not_yet_downloaded_is_explained(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"not downloaded yet: set medmnist: \[bloodmnist_224\].*dvc repro"):
+        list_images(tmp_path / "medmnist:bloodmnist_224", DATA)
+
+
+@pytest.fixture
+def package(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> types.ModuleType:
+    """A stand-in for the medmnist package, whose download is a file already there."""
+    request.getfixturevalue("names")
+    package = types.ModuleType("medmnist")
+
+    class BloodMNIST:
+        def __init__(self, split: str, download: bool, size: int) -> None:
+            assert download
+            assert split in COUNTS
+            self.root = str(tmp_path / "root")
+            (tmp_path / "root").mkdir()
+            write(tmp_path / "root" / f"bloodmnist{'' if size == 28 else f'_{size}'}.npz")
+
+    package.BloodMNIST = BloodMNIST  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "medmnist", package)
+    return package
+
+
+@pytest.mark.parametrize("name", ["bloodmnist", "bloodmnist_224"])
+@pytest.mark.usefixtures("package")
+def test_a_download_ends_at_its_target(tmp_path: Path, name: str) -> None:
+    medmnist.fetch(name, tmp_path / f"medmnist:{name}")
+    assert len(list_images(tmp_path / f"medmnist:{name}", DATA)[0]) == 22
+
+
+def test_a_failed_download_says_how_to_do_without_internet(
+    tmp_path: Path, package: types.ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def offline(**_: object) -> None:
+        raise RuntimeError("Automatic download failed!")
+
+    monkeypatch.setattr(package, "BloodMNIST", offline)
+    with pytest.raises(InputError, match=r"https://example\.org/b .*~/\.medmnist/bloodmnist_224\.npz.*data\.raw"):
+        medmnist.fetch("bloodmnist_224", tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "words"), [("bloodmnist_99", "bloodmnist_224"), ("bloodmist", "known: bloodmnist")])
+@pytest.mark.usefixtures("names")
+def test_a_wrong_name_lists_the_right_ones(tmp_path: Path, name: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        medmnist.fetch(name, tmp_path / "out")
+
+
+def test_the_real_package_knows_the_sets() -> None:
+    pytest.importorskip("medmnist")
+    assert medmnist._info()["bloodmnist"]["label"]["7"] == "platelet"
+
+
+def test_without_the_package_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(medmnist, "_info", dict)
+    with pytest.raises(InputError, match=r"tumorboard\[medmnist\]"):
+        medmnist.fetch("bloodmnist", tmp_path / "out")

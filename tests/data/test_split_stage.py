@@ -1,0 +1,61 @@
+"""The split stage: what it writes under each policy, from crops with one re-saved twin across the given parts."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from stages import split
+from tests.data.test_audit import data
+from tumorboard.data.store import write_store
+from tumorboard.errors import InputError
+from tumorboard.params import Params
+from tumorboard.tables import read_manifest, read_table, write_table
+
+
+@pytest.fixture
+def crop(tmp_path: Path) -> Path:
+    """24 pictures of two classes, 20 of them for training; 22, of the test part, is 0 saved again."""
+    manifest, images, crops = data(["a", "b"] * 12, list(range(24)), {22: 0}, splits=["train"] * 20 + ["test"] * 4)
+    facts = pd.DataFrame({"width": 64, "height": 64, "bytes": np.arange(24), "format": "PNG"})
+    facts = facts.assign(red=9.5, green=9.5, blue=9.5, border=0.0)
+    write_table(images.join(facts), tmp_path / "crop/images.csv")
+    write_table(manifest, tmp_path / "crop/manifest.csv")
+    write_store(tmp_path / "crop/store", manifest["id"].tolist(), crops(manifest["id"].tolist()), 2)
+    return tmp_path / "crop"
+
+
+def run(params: Params, crop: Path, policy: str) -> tuple[pd.DataFrame, dict[str, object]]:
+    audit = params.audit.model_copy(update={"policy": policy})
+    root = crop.parent
+    changed = params.model_copy(update={"audit": audit, "folds": (0,)})
+    split.main(changed, str(crop), str(root / "split"), str(root / "split.json"), str(root / "audit.json"))
+    return read_manifest(root / "split/manifest.csv"), json.loads((root / "audit.json").read_text())
+
+
+def test_regroup_drops_the_training_twin_and_shows_it(params: Params, crop: Path) -> None:
+    manifest, audited = run(params, crop, "regroup")
+    assert set(manifest["id"]) == {f"{n:03d}" for n in range(24)} - {"000"}
+    assert (audited["dropped"], audited["pairs_near"], audited["sets_across_given_parts"]) == (1, 1, 1)
+    assert audited["may_leak"] is False
+    pairs = read_table(crop.parent / "split/duplicates.csv")
+    assert pairs[["first", "second", "first_split", "second_split"]].to_numpy().tolist() == [
+        ["000", "022", "train", "test"]
+    ]
+    assert read_table(crop.parent / "split/quarantined.csv").empty
+    assert len(read_table(crop.parent / "split/shortcuts.csv")) == 8
+
+
+def test_report_keeps_all_and_says_that_it_may_leak(params: Params, crop: Path) -> None:
+    manifest, audited = run(params, crop, "report")
+    assert len(manifest) == 24
+    assert (manifest["group"] == [f"g{n}" for n in range(24)]).all()
+    assert (audited["dropped"], audited["pairs_near"], audited["may_leak"]) == (0, 1, True)
+
+
+def test_refuse_writes_nothing(params: Params, crop: Path) -> None:
+    with pytest.raises(InputError, match="'000' is 'a', '022' is 'a'"):
+        run(params, crop, "refuse")
+    assert not (crop.parent / "split").exists()

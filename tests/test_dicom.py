@@ -1,0 +1,242 @@
+"""DICOM, by files that pydicom writes: rescale, windows, inversion, frames, colours, damage; values by hand."""
+
+import subprocess
+import sys
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tumorboard.dicom import open_dicom
+from tumorboard.errors import ImageError
+from tumorboard.images import decode, read_header
+from tumorboard.params import Frames, load_params
+
+pydicom = pytest.importorskip("pydicom")
+# Files are mangled on purpose.
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+from pydicom import uid  # noqa: E402
+from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
+from pydicom.encaps import encapsulate  # noqa: E402
+
+CROP = load_params(Path(__file__).parents[1] / "params.yaml").crop.model_copy(update={"min_side": 1})
+
+
+def dicom(values: np.ndarray, syntax: str = uid.ExplicitVRLittleEndian, **tags: Any) -> bytes:
+    """A file with grey [H, W], [F, H, W] or colour uint8[H, W, 3]; tags by keyword, None leaves one out."""
+    color = values.ndim == 3 and values.shape[-1] == 3
+    height, width = values.shape[-3:-1] if color else values.shape[-2:]
+    bits = values.dtype.itemsize * 8
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    given = {
+        "SOPClassUID": uid.SecondaryCaptureImageStorage,
+        "SOPInstanceUID": "1.2.3",
+        "Rows": height,
+        "Columns": width,
+        "BitsAllocated": bits,
+        "BitsStored": bits,
+        "HighBit": bits - 1,
+        "PixelRepresentation": int(values.dtype.kind == "i"),
+        "SamplesPerPixel": 3 if color else 1,
+        "PhotometricInterpretation": "RGB" if color else "MONOCHROME2",
+        "PlanarConfiguration": 0 if color else None,
+        "PixelData": values.tobytes() + bytes(values.nbytes % 2),
+    } | tags
+    for keyword, value in given.items():
+        if value is not None:
+            setattr(dataset, keyword, value)
+    if dataset.file_meta.TransferSyntaxUID.is_compressed:
+        dataset["PixelData"].VR = "OB"
+        dataset["PixelData"].is_undefined_length = True
+    buffer = BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()
+
+
+def grey(content: bytes, frames: Frames = None, **changes: Any) -> list[int]:
+    """The first row of a decoded picture, whose channels must be equal."""
+    pixels = decode(content, CROP.model_copy(update=changes), frames)
+    assert (pixels == pixels[..., :1]).all()
+    return pixels[0, :, 0].tolist()
+
+
+def reason(content: bytes, **changes: Any) -> str:
+    with pytest.raises(ImageError) as caught:
+        decode(content, CROP.model_copy(update=changes), None)
+    return caught.value.reason
+
+
+HU = np.array([[0, 1024, 1064, 1104, 4095, 500]], np.uint16)  # stored values of a CT with intercept -1024
+CT = {"RescaleSlope": "1", "RescaleIntercept": "-1024"}
+
+
+def test_a_ct_is_rescaled_and_seen_through_the_headers_window() -> None:
+    # Center 40, width 80: PS3.3 C.11.2.1.2 maps 40 - 0.5 -+ 79 / 2 = 0 and 79 to black and white; 40 / 79 * 255 = 129.1
+    assert grey(dicom(HU, WindowCenter="40", WindowWidth="80", **CT)) == [0, 0, 129, 255, 255, 0]
+
+
+def test_the_first_of_several_windows_counts() -> None:
+    assert grey(dicom(HU, WindowCenter=["40", "500"], WindowWidth=["80", "2000"], **CT)) == [0, 0, 129, 255, 255, 0]
+
+
+def test_a_window_in_params_goes_before_the_headers_and_is_in_rescaled_values() -> None:
+    content = dicom(HU, WindowCenter="40", WindowWidth="80", **CT)
+    # (0 + 1000) / 1400 * 255 = 182.1, (40 + 1000) / 1400 * 255 = 189.4, 196.7; -524: 476 / 1400 * 255 = 86.7
+    assert grey(content, window=(-1000.0, 400.0)) == [0, 182, 189, 197, 255, 87]
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        ("LINEAR_EXACT", [0, 0, 128, 255, 255, 0]),  # 0 and 80 to black and white
+        # 255 / (1 + exp(-4 * (x - 40) / 80)) at -1024, 0, 40, 80, 3071, -524: 255 / (1 + e^2) = 30.4
+        ("SIGMOID", [0, 30, 128, 225, 255, 0]),
+    ],
+)
+def test_other_functions_of_a_window(function: str, expected: list[int]) -> None:
+    assert grey(dicom(HU, WindowCenter="40", WindowWidth="80", VOILUTFunction=function, **CT)) == expected
+
+
+@pytest.mark.parametrize("width", ["1", "7", "350.5"])
+@pytest.mark.parametrize("function", ["LINEAR", "LINEAR_EXACT", "SIGMOID"])
+def test_windows_are_pydicoms(function: str, width: str) -> None:
+    values = np.arange(4096, dtype=np.uint16).reshape(64, 64)
+    content = dicom(values, BitsStored=12, HighBit=11, WindowCenter="300", WindowWidth=width, VOILUTFunction=function)
+    theirs = pydicom.pixels.apply_windowing(values, open_dicom(content).dataset)  # 0 to 4095
+    ours = decode(content, CROP, None)[..., 0]
+    np.testing.assert_allclose(ours, theirs * (255 / 4095), atol=0.51)
+
+
+def test_a_lookup_table_goes_before_a_window() -> None:
+    item = Dataset()
+    item.LUTDescriptor = [4, 0, 8]
+    item.add_new("LUTData", "US", [0, 200, 50, 255])
+    values = np.array([[0, 1, 2, 3]], np.uint16)
+    content = dicom(values, VOILUTSequence=[item], WindowCenter="2", WindowWidth="2")
+    assert grey(content) == [0, 200, 50, 255]
+
+
+def test_without_a_window_the_depth_counts_as_for_other_files() -> None:
+    assert grey(dicom(np.array([[0, 100, 255]], np.uint8))) == [0, 100, 255]
+    assert grey(dicom(np.array([[0, 2048, 4095]], np.uint16))) == [0, 128, 255]
+    unscaled = dicom(np.array([[0, 100, 255]], np.uint8), RescaleSlope="1", RescaleIntercept="0")
+    assert grey(unscaled) == [0, 100, 255]
+
+
+def test_without_a_window_negative_or_broken_values_span_their_own_range() -> None:
+    assert grey(dicom(np.array([[-1000, 0, 1000]], np.int16))) == [0, 128, 255]
+    assert grey(dicom(np.array([[0, 1, 4]], np.uint16), RescaleSlope="0.3", RescaleIntercept="0")) == [0, 64, 255]
+
+
+def test_monochrome1_is_inverted() -> None:
+    values = np.array([[0, 100, 255]], np.uint8)
+    assert grey(dicom(values, PhotometricInterpretation="MONOCHROME1")) == [255, 155, 0]
+    windowed = dicom(HU, PhotometricInterpretation="MONOCHROME1", WindowCenter="40", WindowWidth="80", **CT)
+    assert grey(windowed) == [255, 255, 126, 0, 0, 255]
+
+
+def test_colors() -> None:
+    values = np.array([[(255, 0, 0), (1, 2, 3)]], np.uint8)
+    np.testing.assert_array_equal(decode(dicom(values), CROP, None), values)
+    # Pure grey has no chroma: Y, 128, 128.
+    ybr = np.array([[(76, 85, 255), (90, 128, 128)]], np.uint8)
+    found = decode(dicom(ybr, PhotometricInterpretation="YBR_FULL"), CROP, None)
+    np.testing.assert_allclose(found[0].astype(int), [(254, 0, 0), (90, 90, 90)], atol=1)
+
+
+def test_a_palette() -> None:
+    tables = {}
+    for channel, levels in (("Red", [0, 255]), ("Green", [10, 20]), ("Blue", [200, 100])):
+        tables[f"{channel}PaletteColorLookupTableDescriptor"] = [2, 0, 16]
+        tables[f"{channel}PaletteColorLookupTableData"] = np.array(levels, "<u2").__mul__(257).tobytes()
+    content = dicom(np.array([[0, 1]], np.uint8), PhotometricInterpretation="PALETTE COLOR", **tables)
+    np.testing.assert_array_equal(decode(content, CROP, None)[0], [(0, 10, 200), (255, 20, 100)])
+
+
+def test_frames_need_a_rule() -> None:
+    values = np.stack([np.full((2, 4), level, np.uint8) for level in (10, 60, 110, 160)])
+    content = dicom(values, NumberOfFrames=4)
+    assert open_dicom(content).frames == 4
+    assert reason(content) == "multi-frame without a rule"
+    assert grey(content, "first") == [10] * 4
+    assert grey(content, "middle") == [110] * 4
+
+
+def test_rle_is_decompressed() -> None:
+    values = np.arange(64, dtype=np.uint16).reshape(8, 8) * 60
+    dataset = open_dicom(dicom(values)).dataset
+    dataset.compress(uid.RLELossless)
+    buffer = BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    np.testing.assert_array_equal(decode(buffer.getvalue(), CROP, None), decode(dicom(values), CROP, None))
+
+
+def test_a_compression_without_a_decoder_is_unsupported_and_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = pydicom.pixels.get_decoder(uid.JPEGLSLossless)
+    monkeypatch.setattr(decoder, "_available", {})
+    content = dicom(np.zeros((4, 4), np.uint8), uid.JPEGLSLossless, PixelData=encapsulate([b"\xff\xd8" + bytes(60)]))
+    with pytest.raises(ImageError, match=r"unsupported: no decoder for .*JPEG-LS Lossless"):
+        decode(content, CROP, None)
+
+
+def test_damaged_compressed_data_is_corrupt() -> None:
+    content = dicom(np.zeros((4, 4), np.uint8), uid.RLELossless, PixelData=encapsulate([bytes(100)]))
+    assert reason(content) == "corrupt"
+
+
+def test_a_file_cut_anywhere_is_an_error() -> None:
+    content = dicom(HU, PatientID="P1", **CT)
+    found = {reason(content[:cut]) for cut in range(133, len(content))}
+    assert found <= {"truncated", "corrupt", "not an image"}
+    assert reason(content[:-1]) == "truncated"
+    assert reason(content[:-5]) == "truncated"
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(132, len(dicom(HU, **CT)) - 1), st.integers(0, 255)), min_size=1, max_size=5))
+def test_a_mangled_file_raises_nothing_but_an_image_error(changes: list[tuple[int, int]]) -> None:
+    content = bytearray(dicom(HU, WindowCenter="40", WindowWidth="80", **CT))
+    for position, byte in changes:
+        content[position] = byte
+    with suppress(ImageError):
+        assert decode(bytes(content), CROP.model_copy(update={"max_pixels": 10**6}), "first").ndim == 3
+
+
+def test_limits_are_told_by_the_header() -> None:
+    content = dicom(np.zeros((20, 40), np.uint8), PixelData=bytes(2))
+    assert reason(content, max_pixels=799) == "too many pixels"
+    assert reason(content, min_side=21) == "too small"
+    assert reason(content, max_aspect=1.9) == "aspect ratio"
+
+
+def test_a_report_without_pixels_is_not_an_image() -> None:
+    assert reason(dicom(HU, Rows=None, Columns=None, PixelData=None)) == "not an image"
+
+
+def test_the_patient_and_the_format() -> None:
+    assert open_dicom(dicom(HU, PatientID="P 7 ")).patient == "P 7"
+    assert open_dicom(dicom(HU)).patient == ""
+    assert read_header(dicom(HU), decode(dicom(HU), CROP, None)).format == "DICOM"
+
+
+def test_a_photometric_interpretation_beyond_these_is_unsupported() -> None:
+    content = dicom(HU, PhotometricInterpretation="XYZ")
+    assert reason(content) in ("unsupported", "corrupt")
+
+
+def test_without_pydicom_the_extra_is_named(tmp_path: Path) -> None:
+    (tmp_path / "scan.dcm").write_bytes(dicom(HU))
+    program = (
+        "import sys; sys.modules['pydicom'] = None\n"
+        "from tumorboard.dicom import open_dicom\n"
+        "open_dicom(open(sys.argv[1], 'rb').read())"
+    )
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "scan.dcm"], capture_output=True, text=True)
+    assert "unsupported: DICOM needs pydicom: pip install 'tumorboard[dicom]'" in done.stderr
