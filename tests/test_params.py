@@ -84,6 +84,13 @@ def test_a_recipe_is_train_overlaid_by_the_models_own_entries(tmp_path: Path) ->
     assert {key: getattr(recipe, key) for key in inherited} == {key: getattr(params.train, key) for key in inherited}
 
 
+def test_a_key_that_a_recipe_leaves_out_is_inherited(tmp_path: Path) -> None:
+    full, short = "cnn: {<<: *inherit, architecture: cnn}", "cnn: {architecture: cnn}"
+    assert full in REAL
+    recipes = [resolve_recipe(load(tmp_path, text), "cnn") for text in (REAL, REAL.replace(full, short))]
+    assert recipes[0] == recipes[1]
+
+
 def test_the_inherited_block_spells_out_every_key_of_a_recipe(tmp_path: Path) -> None:
     assert set(load(tmp_path, REAL).inherit) == set(Recipe.model_fields)
 

@@ -201,8 +201,8 @@ class Recipe(Train):
 Overrides = create_model(  # type: ignore[call-overload]
     "Overrides",
     __base__=Section,
-    __doc__="A model's own entries: every key of a recipe, null where it inherits.",
-    **{name: (Union[field.rebuild_annotation(), None], ...) for name, field in Recipe.model_fields.items()},
+    __doc__="A model's own entries; a key that is null or left out inherits.",
+    **{name: (Union[field.rebuild_annotation(), None], None) for name, field in Recipe.model_fields.items()},
 )
 
 
