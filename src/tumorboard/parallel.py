@@ -261,7 +261,7 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
 def _runs(process: psutil.Process) -> bool:
     """Whether a process has not ended; one that nobody has waited for yet has."""
     try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return bool(process.is_running() and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return False
 
