@@ -85,7 +85,7 @@ def measure_recall(folder: Path, crops: dict[str, Pixels], count: int) -> None:
 
 
 def read(path: Path) -> Pixels:
-    return images.decode(path.read_bytes(), PARAMS.crop, None)
+    return images.decode(path.read_bytes(), PARAMS.crop, None)[0]
 
 
 def crop_of(image: Pixels) -> Pixels:

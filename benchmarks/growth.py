@@ -83,7 +83,7 @@ def measure(images: int, workers: int, size: int) -> None:
         shards = [path for path in after if path.endswith(".npy")]
         changed = [path for path in shards if after[path] != before.get(path)]
         print(f"shards changed: {len(changed)} of {len(shards)}")
-        seconds, memory, _ = run_stage(folder, "stages.split", "crop", "split", "split.json")
+        seconds, memory, _ = run_stage(folder, "stages.split", "crop", "split", "split.json", "audit.json")
         print(f"split: {seconds:.1f} s, {memory:.0f} MB")
         (folder / ".cache").rename(folder / "unused")
         print(f"equal to a clean build: {crop('clean build') == after}")

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from tumorboard.dicom import open_dicom
 from tumorboard.errors import ImageError
-from tumorboard.images import decode, read_header
-from tumorboard.params import Frames, load_params
+from tumorboard.images import Header, Pixels
+from tumorboard.images import decode as decode_with
+from tumorboard.params import Crop, Frames, load_params
 
 pydicom = pytest.importorskip("pydicom")
 # Files are mangled on purpose.
@@ -25,6 +26,10 @@ from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
 from pydicom.encaps import encapsulate  # noqa: E402
 
 CROP = load_params(Path(__file__).parents[1] / "params.yaml").crop.model_copy(update={"min_side": 1})
+
+
+def decode(content: bytes, crop: Crop, frames: Frames) -> Pixels:
+    return decode_with(content, crop, frames)[0]
 
 
 def dicom(values: np.ndarray, syntax: str = uid.ExplicitVRLittleEndian, **tags: Any) -> bytes:
@@ -223,7 +228,7 @@ def test_a_report_without_pixels_is_not_an_image() -> None:
 def test_the_patient_and_the_format() -> None:
     assert open_dicom(dicom(HU, PatientID="P 7 ")).patient == "P 7"
     assert open_dicom(dicom(HU)).patient == ""
-    assert read_header(dicom(HU), decode(dicom(HU), CROP, None)).format == "DICOM"
+    assert decode_with(dicom(HU), CROP, None)[1] == Header("DICOM", HU.shape[1], HU.shape[0])
 
 
 def test_a_photometric_interpretation_beyond_these_is_unsupported() -> None:

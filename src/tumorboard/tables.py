@@ -157,7 +157,8 @@ def _strict(value: Any) -> Any:
 def replacing(path: Path | str) -> Iterator[Path]:
     """A temporary name beside `path`, renamed to it on success and removed on failure; makes missing folders."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.is_dir():  # a tenth of what mkdir costs to find that out
+        path.parent.mkdir(parents=True, exist_ok=True)
     # Not the process's number alone: threads share it, and so may machines that share the folder.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid4().hex[:8]}.tmp")
     try:

@@ -86,7 +86,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     seen: list[str] = []
     decode = images.decode
 
-    def counting(content: bytes, *limits: Any) -> Pixels:
+    def counting(content: bytes, *limits: Any) -> tuple[Pixels, images.Header]:
         seen.append(sha256(content).hexdigest())
         return decode(content, *limits)
 
@@ -236,20 +236,33 @@ def test_parameters_that_change_crops_are_not_served_from_the_cache(
         assert len(decoded) == decodes, change
 
 
-def test_a_damaged_cache_entry_is_made_again(tmp_path: Path, raw: Path, crop: Crop, decoded: list[str]) -> None:
+def test_a_damaged_cache_entry_is_made_again(
+    tmp_path: Path, raw: Path, crop: Crop, decoded: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(crop_module, "CHUNK", 1)
     build(raw, tmp_path / "out", crop, tmp_path / "cache")
-    entries = sorted(path for path in (tmp_path / "cache").rglob("*") if path.is_file())
-    whole = [entry.read_bytes() for entry in entries]
-    entries[0].write_bytes(b"")
-    entries[1].write_bytes(whole[1][:-1])
-    entries[2].write_bytes(whole[2].replace(b'"width": ', b'"width": 1'))
-    entries[3].write_bytes(whole[3][:-1] + bytes([whole[3][-1] ^ 1]))
+    packs = sorted(path for path in (tmp_path / "cache").rglob("*") if path.is_file())
+    assert len(packs) == 10
+    whole = [pack.read_bytes() for pack in packs]
+    packs[0].write_bytes(b"")
+    packs[1].write_bytes(whole[1][:-1])
     del decoded[:]
     before = hashes(tmp_path / "out")
     build(raw, tmp_path / "out", crop, tmp_path / "cache")
-    assert len(decoded) == 4
+    assert len(decoded) == 2
     assert hashes(tmp_path / "out") == before
-    assert [entry.read_bytes() for entry in entries] == whole
+    assert [pack.read_bytes() for pack in packs] == whole
+
+
+def test_large_crops_are_written_before_many_are_held(
+    tmp_path: Path, raw: Path, crop: Crop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build(raw, tmp_path / "one", crop, tmp_path / "one cache")
+    monkeypatch.setattr(crop_module, "PACK_BYTES", 3 * 3 * crop.size**2)
+    build(raw, tmp_path / "several", crop, tmp_path / "cache")
+    sizes = {path.stat().st_size // (3 * crop.size**2) for path in (tmp_path / "cache").rglob("*.pack")}
+    assert sizes == {3, 1}  # 10 crops
+    assert hashes(tmp_path / "several") == hashes(tmp_path / "one")
 
 
 def test_several_processes_give_the_same_bytes(tmp_path: Path, crop: Crop) -> None:
@@ -303,7 +316,7 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_bytes(tmp_path: Path, crop
     killed: list[bool] = []
 
     def kill_one() -> None:
-        while len([path for path in (tmp_path / "cache 2").rglob("*") if path.is_file()]) < 40:
+        while len(list((tmp_path / "cache 2").rglob("*.pack"))) < 2:
             time.sleep(0.005)
         victim = next(iter(cluster.scheduler_info["workers"].values()))
         os.kill(cluster.workers[victim["id"]].pid, signal.SIGKILL)

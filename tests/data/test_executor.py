@@ -3,6 +3,7 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from functools import partial
@@ -51,6 +52,36 @@ def test_local_processes_keep_the_order_and_have_one_thread() -> None:
         assert set(run(threads, range(4))) == {1}
     assert [number for number, _ in results] == [n * n for n in range(40)]
     assert os.getpid() not in {process for _, process in results}
+
+
+FORKED = """
+import cv2, numpy as np, threading
+from tumorboard.data.executor import open_run
+
+cv2.setNumThreads(4)
+noise = np.random.default_rng(0).integers(0, 256, (999, 999, 3), dtype=np.uint8)
+blur = cv2.GaussianBlur(noise, (9, 9), 3)  # by OpenCV's own threads, which a fork would leave behind
+if THREAD:
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+with open_run(2, None) as run:
+    for result, number in run(task, [(noise, n) for n in range(20)]):
+        assert (result == blur).all()
+        print(number, end=" ")
+print(cv2.getNumThreads())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere processes are not forked")
+@pytest.mark.parametrize(("thread", "forks"), [(False, True), (True, False)])
+def test_a_process_without_other_threads_forks_even_after_opencv_had_some(
+    tmp_path: Path, thread: bool, forks: bool
+) -> None:
+    """A forked process knows what the script defined; a new one would run the script again, and end in an error."""
+    task = "import cv2\ndef task(item):\n    return cv2.GaussianBlur(item[0], (9, 9), 3), item[1]\n"
+    script = tmp_path / "script.py"
+    script.write_text(task + FORKED.replace("THREAD", str(thread)), encoding="utf-8")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.stdout == " ".join(map(str, range(20))) + " 4\n") == forks, done.stderr
 
 
 def test_a_killed_local_process_is_an_error() -> None:

@@ -3,12 +3,11 @@
 import json
 import os
 import sys
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache as cached
-from functools import partial
+from functools import lru_cache, partial
 from hashlib import sha256
 from pathlib import Path
 from tempfile import mkstemp
@@ -18,25 +17,26 @@ import cv2
 import numpy as np
 import pandas as pd
 import PIL.Image
-from numpy.typing import NDArray
 from tqdm import tqdm
 from xxhash import xxh3_128
 
 from tumorboard import dicom, images
-from tumorboard.data import sources
+from tumorboard.data import sidecache, sources
 from tumorboard.data.executor import Run, open_run
+from tumorboard.data.sidecache import Place, SideCache, read_crops
 from tumorboard.data.store import write_store_by_shards
 from tumorboard.errors import ImageError, InputError
+from tumorboard.images import Pixels
 from tumorboard.params import Crop, Frames
-from tumorboard.tables import MANIFEST, check_manifest, replacing, write_table
+from tumorboard.tables import MANIFEST, check_manifest, write_table
 
 CHUNK = 32  # files that a process takes at a time
+PACK_BYTES = 1 << 23  # of new crops that a process holds before it writes them
 
 
-class Cropped(NamedTuple):
-    """What is known of a cropped file; the crop itself lies in the side cache."""
+class Facts(NamedTuple):
+    """What is known of a cropped file."""
 
-    sha256: str
     pixels: str
     width: int
     height: int
@@ -47,7 +47,15 @@ class Cropped(NamedTuple):
     green: float
     blue: float
     border: float
+
+
+class Cropped(NamedTuple):
+    """A file whose crop lies in the side cache, and whether it had to be decoded for that."""
+
+    sha256: str
+    facts: Facts
     decoded: bool
+    place: Place
 
 
 class Quarantined(NamedTuple):
@@ -112,20 +120,20 @@ def _crop_images(
     quarantined.insert(0, "path", rows["path"][~usable].reset_index(drop=True))
     if max_quarantined is not None:
         check_quarantined(quarantined, rows, max_quarantined)
-    facts = [result for result in results if isinstance(result, Cropped)]
-    found = pd.DataFrame(facts, columns=list(Cropped._fields)).astype({"sha256": object, "patient": object})
-    decoded = int(found["decoded"].sum())
+    cropped = [result for result in results if isinstance(result, Cropped)]
+    found = pd.DataFrame([file.facts for file in cropped], columns=list(Facts._fields)).astype({"patient": object})
+    digests = pd.Series([file.sha256 for file in cropped], dtype=object)
+    decoded = sum(file.decoded for file in cropped)
     print(f"crop: {len(rows)} files, {decoded} decoded, {len(found) - decoded} from the side cache", file=sys.stderr)
 
     manifest = rows[usable].reset_index(drop=True)
-    manifest = manifest.assign(id=manifest["path"], source_id=manifest["path"], sha256=found["sha256"])[list(MANIFEST)]
+    manifest = manifest.assign(id=manifest["path"], source_id=manifest["path"], sha256=digests)[list(MANIFEST)]
     ungrouped = (manifest["group"] == manifest["path"]) & (found["patient"] != "")
     manifest["group"] = manifest["group"].mask(ungrouped, found["patient"])
     check_manifest(manifest, "the listed images")
-    crops_of = partial(_read_crops, size=crop.size, cache=cache)
-    write_store_by_shards(
-        folder / "store", manifest["id"].tolist(), manifest["sha256"].tolist(), crops_of, crop.shards, run
-    )
+    places = [file.place for file in cropped]
+    crops_of = partial(read_crops, cache, size=crop.size)
+    write_store_by_shards(folder / "store", manifest["id"].tolist(), places, crops_of, crop.shards, run)
     found.insert(0, "id", manifest["id"])
     columns = ["id", "pixels", "width", "height", "bytes", "format", "red", "green", "blue", "border"]
     write_table(found[columns], folder / "images.csv")
@@ -139,7 +147,7 @@ def _crop_images(
         "quarantined": len(quarantined),
         "ignored": len(ignored),
         # Images beyond the first with the same bytes, and with the same pixels (those among them).
-        "equal_files": len(found) - found["sha256"].nunique(),
+        "equal_files": len(digests) - digests.nunique(),
         "equal_pixels": len(found) - found["pixels"].nunique(),
     }
 
@@ -185,29 +193,58 @@ def _crop_chunk(
     for needed, what in ((marker, f"the side cache {cache}"), (raw, f"the raw folder {raw}")):
         if not needed.exists():
             raise InputError(f"does not see {what}: all workers must, under this name")
-    return [_crop_file(path, raw, crop, frames, cache) for path in paths]
+    known = _open_cache(cache, crop.size, marker)
+    results: list[tuple[str, Facts, bool] | Quarantined] = []
+    new: dict[str, tuple[dict[str, Any], Pixels]] = {}
+    for path in paths:
+        results.append(_crop_file(path, raw, crop, frames, known, new))
+        if len(new) * 3 * crop.size**2 >= PACK_BYTES:
+            known.write(new)
+            new = {}
+    known.write(new)
+    return [
+        result if isinstance(result, Quarantined) else Cropped(*result, known.place(result[0])) for result in results
+    ]
 
 
-def _crop_file(path: str, raw: Path, crop: Crop, frames: Frames, cache: Path) -> Cropped | Quarantined:
+@lru_cache(maxsize=1)
+def _open_cache(cache: Path, size: int, _: Path) -> SideCache:
+    """The side cache as this process sees it, read once a run, which the marker names."""
+    return SideCache(cache, size)
+
+
+def _crop_file(
+    path: str, raw: Path, crop: Crop, frames: Frames, known: SideCache, new: dict[str, tuple[dict[str, Any], Pixels]]
+) -> tuple[str, Facts, bool] | Quarantined:
+    """A file's digest, facts, and whether it was decoded (its crop then is among the new); or why it cannot be used."""
     try:
         content = sources.read_content(raw, path)
         digest = sha256(content).hexdigest()
-        entry = _entry_path(cache, digest)
-        if remembered := _read_entry(entry, crop.size):
-            return remembered
+        if remembered := new[digest][0] if digest in new else known.find(digest):
+            return digest, Facts(**remembered), False
         image, header = images.decode_for_crop(content, crop, frames)
     except ImageError as error:
         return Quarantined(error.reason, error.detail)
     pixels = xxh3_128(str(image.shape).encode())
     pixels.update(np.ascontiguousarray(image).data)
     patient = dicom.open_dicom(content).patient if header.format == "DICOM" else ""
-    red, green, blue = (round(level, 2) for level in cv2.mean(image)[:3])
+    image = images.one_channel(image)
+    levels = [round(level, 2) for level in cv2.mean(image)]
     framed = images.remove_border(image, crop.border_threshold, crop.border_tolerance)
-    border = round(1 - framed.size / image.size, 4)
-    facts = (header.width, header.height, len(content), header.format, patient, red, green, blue, border)
-    cropped = Cropped(digest, pixels.hexdigest(), *facts, decoded=False)
-    _write_entry(entry, cropped, images.center_square(framed if crop.border else image, crop.size))
-    return cropped._replace(decoded=True)
+    facts = Facts(
+        pixels=pixels.hexdigest(),
+        width=header.width,
+        height=header.height,
+        bytes=len(content),
+        format=header.format,
+        patient=patient,
+        red=levels[0],
+        green=levels[1] if image.ndim == 3 else levels[0],
+        blue=levels[2] if image.ndim == 3 else levels[0],
+        border=round(1 - framed.size / image.size, 4),
+    )
+    new[digest] = facts._asdict(), images.center_square(framed if crop.border else image, crop.size)
+    return digest, facts, True
 
 
 def _is_readable(raw: Path, path: str) -> bool:
@@ -226,47 +263,9 @@ def _cache_of(cache: Path, crop: Crop, frames: Frames) -> Path:
 @cached
 def _made_by(crop: Crop, frames: Frames) -> str:
     made_by = [crop.model_dump_json(exclude={"shards"}), str(frames), cv2.__version__, PIL.__version__]
-    modules = (str(images.__file__), str(dicom.__file__), __file__)
-    made_by += [Path(module).read_text(encoding="utf-8") for module in modules]
+    modules = (images.__file__, dicom.__file__, sidecache.__file__, __file__)
+    made_by += [Path(str(module)).read_text(encoding="utf-8") for module in modules]
     return sha256(json.dumps(made_by).encode()).hexdigest()[:16]
-
-
-def _entry_path(cache: Path, digest: str) -> Path:
-    return cache / digest[:2] / digest[2:]
-
-
-def _write_entry(entry: Path, cropped: Cropped, crop: NDArray[np.uint8]) -> None:
-    """Write a CRC-32, a line of JSON and the crop's bytes."""
-    facts = json.dumps(cropped._asdict()).encode() + b"\n"
-    with replacing(entry) as temporary, temporary.open("wb") as file:
-        file.write(b"%08x\n" % zlib.crc32(crop.data, zlib.crc32(facts)))
-        file.write(facts)
-        file.write(crop.data)
-
-
-def _read_entry(entry: Path, size: int) -> Cropped | None:
-    """The facts that `_write_entry` wrote; None where there is no entry, or a damaged one."""
-    try:
-        content = entry.read_bytes()
-    except FileNotFoundError:
-        return None
-    facts, _, crop = content[9:].partition(b"\n")
-    if content[:9] != b"%08x\n" % zlib.crc32(memoryview(content)[9:]) or len(crop) != 3 * size**2:
-        return None
-    return Cropped(**json.loads(facts))
-
-
-def _read_crops(digests: Sequence[str], size: int, cache: Path) -> Iterator[NDArray[np.uint8]]:
-    """The crops of files by their digests, from entries that this run wrote or checked."""
-    for digest in digests:
-        entry = _entry_path(cache, digest)
-        try:
-            crop = np.fromfile(entry, np.uint8, offset=entry.stat().st_size - 3 * size**2)
-        except OSError as error:
-            raise InputError(
-                f"{entry}: gone since it was written a moment ago ({error}): run the stage again"
-            ) from None
-        yield crop.reshape(size, size, 3)
 
 
 def check_quarantined(quarantined: pd.DataFrame, rows: pd.DataFrame, max_quarantined: int) -> None:

@@ -1,7 +1,10 @@
 """Where work is done: in this process, in several local ones, or on an existing Dask cluster."""
 
 import multiprocessing
+import multiprocessing.context
 import socket
+import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -37,9 +40,20 @@ def open_run(workers: int, scheduler: str | None) -> Iterator[Run]:
     elif workers == 1:
         yield map
     else:
-        spawn = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, spawn, cv2.setNumThreads, (1,)) as pool:
-            yield partial(_run_on_pool, pool)
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)  # ends OpenCV's own threads, without which its processes would wait forever after a fork
+        try:
+            with ProcessPoolExecutor(workers, _context(), cv2.setNumThreads, (1,)) as pool:
+                pool.submit(int).result()  # forks all of them now, before a progress bar has a thread
+                yield partial(_run_on_pool, pool)
+        finally:
+            cv2.setNumThreads(threads)
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    """Forks are ready at once, where new processes import for a second; they are safe where no thread holds a lock."""
+    alone = sys.platform == "linux" and threading.active_count() == 1
+    return multiprocessing.get_context("fork" if alone else "spawn")
 
 
 def _run_on_pool(pool: Executor, task: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:

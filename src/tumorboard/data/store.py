@@ -50,8 +50,8 @@ def write_store(folder: Path | str, ids: Sequence[str], crops: Iterable[Crops] |
 def write_store_by_shards(
     folder: Path,
     ids: Sequence[str],
-    keys: Sequence[str],
-    crops_of: Callable[[Sequence[str]], Iterable[Crops]],
+    keys: Sequence[Any],
+    crops_of: Callable[[Sequence[Any]], Iterable[Crops]],
     shards: int,
     run: Callable[[Callable[[Any], int], Sequence[Any]], Iterable[int]],
 ) -> None:
@@ -70,7 +70,7 @@ def write_store_by_shards(
 
 
 def _write_shard(
-    task: tuple[int, Sequence[str]], folder: Path, crops_of: Callable[[Sequence[str]], Iterable[Crops]]
+    task: tuple[int, Sequence[Any]], folder: Path, crops_of: Callable[[Sequence[Any]], Iterable[Crops]]
 ) -> int:
     shard, keys = task
     with replacing(_shard_path(folder, shard)) as temporary, temporary.open("wb") as file:
