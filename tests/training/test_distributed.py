@@ -2,6 +2,8 @@
 
 import json
 import os
+import platform
+import resource
 import signal
 import subprocess
 import sys
@@ -119,3 +121,28 @@ def test_restarts_that_could_not_work_are_refused(params: Params, monkeypatch: p
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     with pytest.raises(InputError, match=r"--max-restarts 3 needs .* TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
         launch(print, (), params.runtime, print)
+
+
+FAULTS = """
+import resource, sys, torch
+from tumorboard.training.distributed import keep_freed_memory
+
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+torch.ones(1 << 24)  # 64 MiB, freed at once
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    torch.ones(1 << 24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
+def test_freed_memory_is_used_again_without_asking_the_system_for_its_pages() -> None:
+    faults = {}
+    for what in ("keep", "leave"):
+        done = subprocess.run([sys.executable, "-c", FAULTS, what], capture_output=True, text=True, check=True)
+        faults[what] = int(done.stdout)
+    pages = 10 * (1 << 26) // resource.getpagesize()
+    assert faults["keep"] < pages / 100
+    assert faults["leave"] > faults["keep"]  # else the test would show nothing

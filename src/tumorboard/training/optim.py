@@ -10,9 +10,9 @@ from tumorboard.models.layers import layers_of
 from tumorboard.params import Recipe
 
 OPTIMIZERS: dict[str, Callable[[list[dict[str, object]], Recipe], Optimizer]] = {
-    "sgd": lambda groups, recipe: SGD(groups, recipe.lr, momentum=recipe.momentum),
-    "adam": lambda groups, recipe: Adam(groups, recipe.lr),
-    "adamw": lambda groups, recipe: AdamW(groups, recipe.lr),
+    "sgd": lambda groups, recipe: SGD(groups, recipe.lr, momentum=recipe.momentum, fused=True),
+    "adam": lambda groups, recipe: Adam(groups, recipe.lr, fused=True),
+    "adamw": lambda groups, recipe: AdamW(groups, recipe.lr, fused=True),
 }
 
 
