@@ -129,7 +129,8 @@ from tumorboard.training.distributed import keep_freed_memory
 
 if sys.argv[1] == "keep":
     keep_freed_memory()
-torch.ones(1 << 24)  # 64 MiB, freed at once
+for _ in range(3):
+    torch.ones(1 << 24)  # 64 MiB, freed at once
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(10):
     torch.ones(1 << 24)
