@@ -129,10 +129,9 @@ from tumorboard.training.distributed import keep_freed_memory
 
 if sys.argv[1] == "keep":
     keep_freed_memory()
-for _ in range(3):
-    torch.ones(1 << 24)  # 64 MiB, freed at once
+torch.ones(1 << 24)  # 64 MiB, freed at once
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(10):
+for _ in range(40):
     torch.ones(1 << 24)
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
@@ -144,6 +143,5 @@ def test_freed_memory_is_used_again_without_asking_the_system_for_its_pages() ->
     for what in ("keep", "leave"):
         done = subprocess.run([sys.executable, "-c", FAULTS, what], capture_output=True, text=True, check=True)
         faults[what] = int(done.stdout)
-    pages = 10 * (1 << 26) // resource.getpagesize()
-    assert faults["keep"] < pages / 100
-    assert faults["leave"] > faults["keep"]  # else the test would show nothing
+    assert faults["leave"] >= 40 * (1 << 26) // resource.getpagesize()
+    assert faults["keep"] < faults["leave"] / 5  # the first few may find no room that fits
