@@ -122,7 +122,8 @@ def prepare_job(training: Path, count: int, side: int, recipe: Recipe, params: P
     cropped = [pictures.crop_image(pictures.decode_for_crop(f.read_bytes(), crop, None)[0], crop) for f in files]
     ids = [path.as_posix() for path in files]
     write_store(folder, ids, cropped, 8)
-    rows = pd.DataFrame({"id": ids, "label": [path.relative_to(training).parts[0] for path in files]})
+    labels = [path.relative_to(training).parts[0] for path in files]
+    rows = pd.DataFrame({"id": ids, "group": ids, "split": "train", "label": labels})
     classes = tuple(sorted(set(rows["label"])))
     return Job(recipe.architecture, 0, recipe, rows, rows, CropStore(folder), classes, crop, "", Path(), Path())
 
