@@ -9,8 +9,8 @@ from tumorboard.tables import write_json
 
 
 def main(params: Params, out: str) -> None:
-    """Write `out`/<model>.json for all recipes, with a look at their architectures: none should fail late."""
-    recipes = {model: resolve_recipe(params, model) for model in params.recipes}
+    """Write `out`/<model>.json for all models that run, with a look at their architectures: none should fail late."""
+    recipes = {model: resolve_recipe(params, model) for model in params.models}
     for model, recipe in recipes.items():
         check_architecture(recipe.architecture)
         write_json(recipe.model_dump(mode="json"), Path(out) / f"{model}.json")
