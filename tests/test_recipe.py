@@ -39,7 +39,7 @@ def test_a_recipe_that_does_not_run_may_be_at_odds_with_the_shared_numbers(tmp_p
     frozen = params.recipes["vgg16"].model_copy(update={"freeze_epochs": params.train.epochs + 1})
     params = params.model_copy(update={"recipes": params.recipes | {"vgg16": frozen}})
     stages.recipe.main(params, str(tmp_path))
-    with pytest.raises(InputError, match="recipes.vgg16: freeze_epochs 2 leaves the backbone none of 1 epochs"):
+    with pytest.raises(InputError, match=r"recipes\.vgg16: freeze_epochs 2 leaves the backbone none of 1 epochs"):
         stages.recipe.main(params.model_copy(update={"models": ("vgg16",)}), str(tmp_path))
 
 

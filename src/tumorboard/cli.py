@@ -21,6 +21,7 @@ Fold = Annotated[int, typer.Option(min=0, help="The validation fold, whose other
 
 # As in dvc.yaml, which alone decides where the stages write.
 STORE, SPLIT, BALANCE = Path("data/crop/store"), Path("data/split/manifest.csv"), Path("data/balance")
+MODELS, JOINED = Path("models"), Path("predictions/joined")
 
 
 @app.callback()
@@ -67,6 +68,73 @@ def check(
     else:
         print_account(account, raw, file, Console())
     raise typer.Exit(0 if account.refused is None else 2)
+
+
+@app.command()
+def predict(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, and folders of them.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="CSV", help="Where the table goes; default: standard output.")
+    ] = None,
+    model: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Model files instead of the project's panel; may be given several times."),
+    ] = None,
+    vote: Annotated[
+        str | None,
+        typer.Option(help="hard, soft, product or weighted; default: `ensemble.vote`; with --model: soft."),
+    ] = None,
+) -> None:
+    """Have the panel judge new images: a table with a row a file. For research, not for diagnosis.
+
+    Columns: path, decided (the class), probability, agreeing (models that decide so), p_<class>, known (the very file
+    was in the panel's own data), problem (why a file was not judged). Exit status 1: there are such files.
+    """
+    from tumorboard import predict as road
+    from tumorboard.data.crop import worker_count
+    from tumorboard.door import find_params
+    from tumorboard.errors import InputError
+    from tumorboard.evaluation.vote import VOTES
+    from tumorboard.models.inference import choose_device
+    from tumorboard.params import load_params
+    from tumorboard.tables import read_manifest, write_table
+
+    try:
+        params = load_params(find_params())
+        chosen = vote or ("soft" if model else params.ensemble.vote)
+        if chosen not in VOTES:
+            raise InputError(f"--vote is '{chosen}', expected one of {', '.join(VOTES)}")
+        files = road.list_new(images)
+        panel = road.load_panel(model or _panel_files(params), choose_device(params.runtime))
+        known = {}
+        if not model and SPLIT.is_file():
+            manifest = read_manifest(SPLIT)
+            known = dict(zip(manifest["sha256"], manifest["split"], strict=True))
+        joined = None if model else JOINED
+        workers = worker_count(params.runtime.workers)
+        table = road.judge_images(panel, files, params.data.frames, chosen, joined, known, workers)
+    except InputError as error:
+        typer.echo(f"predict: {error}", err=True)
+        raise typer.Exit(1) from None
+    if out:
+        write_table(table, out)
+    else:
+        typer.echo(table.to_csv(index=False), nl=False)
+    for line in road.summarise(table, panel, chosen):
+        typer.echo(line, err=True)
+    raise typer.Exit(int((table["problem"] != "").any()))
+
+
+def _panel_files(params: "Params") -> list[Path]:
+    """The model files of the project's panel; raises InputError where one is not there."""
+    from tumorboard.errors import InputError
+
+    files = [MODELS / name / f"{fold}.safetensors" for name in params.models for fold in params.folds]
+    if missing := [file for file in files if not file.is_file()]:
+        raise InputError(
+            f"{missing[0]} is not there: `dvc repro` trains it, `dvc pull` fetches it; or name --model FILE"
+        )
+    return files
 
 
 @app.command()

@@ -77,6 +77,12 @@ def list_images(raw: Path, data: Data, labels: Path | None = None) -> tuple[pd.D
     return frame, pd.DataFrame(sorted(ignored.items()), columns=["path", "reason"], dtype=object)
 
 
+def list_files(folder: Path) -> list[str]:
+    """All files below a folder but hidden and system files, as POSIX paths, sorted; raises InputError."""
+    files, _, _ = _walk(folder)
+    return files
+
+
 def read_content(raw: Path, path: str) -> bytes:
     """The bytes of a listed image; a link must end within `raw`. Raises ImageError."""
     if raw.is_file():

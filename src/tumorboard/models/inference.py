@@ -38,6 +38,16 @@ def to_images(crops: NDArray[np.uint8], device: torch.device, channels_last: boo
 
 
 @torch.inference_mode()
+def crop_logits(
+    model: nn.Module, crops: NDArray[np.uint8], precision: str, channels_last: bool, device: torch.device
+) -> NDArray[np.float32]:
+    """Logits float32[N, K] of crops uint8[N, S, S, 3]; the model must be on the device, and is set to eval mode."""
+    model.eval().to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    with autocast(precision, device):
+        logits: NDArray[np.float32] = model(to_images(crops, device, channels_last)).float().cpu().numpy()
+    return logits
+
+
 def predict_logits(
     model: nn.Module,
     store: CropStore,
@@ -48,15 +58,13 @@ def predict_logits(
     batch_size: int,
     progress: bool = False,
 ) -> NDArray[np.float32]:
-    """Logits float32[N, K] of stored images, in their order; the model must be on the device and stays in eval mode."""
-    model.eval().to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    """Logits float32[N, K] of stored images, in their order, as `crop_logits` gives them batch by batch."""
     starts = range(0, max(1, len(ids)), batch_size)  # an empty batch gives logits [0, K]
-    logits = []
-    for start in tqdm(starts, desc="predict", unit="batch", leave=False, disable=None if progress else True):
-        images = to_images(store[ids[start : start + batch_size]], device, channels_last)
-        with autocast(precision, device):
-            logits.append(model(images).float().cpu())
-    return torch.cat(logits).numpy()
+    logits = [
+        crop_logits(model, store[ids[start : start + batch_size]], precision, channels_last, device)
+        for start in tqdm(starts, desc="predict", unit="batch", leave=False, disable=None if progress else True)
+    ]
+    return np.concatenate(logits)
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
