@@ -18,7 +18,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tumorboard import images
-from tumorboard.data.audit import near_duplicates, picture_names
+from tumorboard.data.audit import picture_names
+from tumorboard.data.near import near_duplicates
 from tumorboard.data.sources import list_images
 from tumorboard.evaluation.plots import contact_sheet, png
 from tumorboard.params import load_params

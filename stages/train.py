@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from dvclive.live import Live
 
 from tumorboard.door import run, side_cache
-from tumorboard.params import Params, Recipe, parse
+from tumorboard.params import Params, Recipe
+from tumorboard.sections import parse
 from tumorboard.tables import write_json
 from tumorboard.training.loop import train_model
 from tumorboard.training.state import Epoch, read_job

@@ -4,7 +4,8 @@ import pytest
 import yaml
 
 from tumorboard.errors import InputError
-from tumorboard.params import STRATEGIES, Balance, Params, Recipe, load_params, parse, resolve_recipe
+from tumorboard.params import STRATEGIES, Balance, Params, Recipe, load_params, resolve_recipe
+from tumorboard.sections import parse
 
 REAL = (Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8")
 
@@ -57,17 +58,6 @@ def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError) as raised:
         load(tmp_path, REAL.replace("  lr: 0.001", "  lr: no").replace("vote: weighted", "vote: no"))
     assert len(str(raised.value).splitlines()) == 2
-
-
-@pytest.mark.parametrize("text", ["", "- a", "just words"])
-def test_a_file_that_is_no_mapping(tmp_path: Path, text: str) -> None:
-    with pytest.raises(InputError, match="expected a mapping"):
-        load(tmp_path, text)
-
-
-def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"nowhere\.yaml: no such file"):
-        load_params(tmp_path / "nowhere.yaml")
 
 
 def test_scalars_are_read_as_dvc_reads_them(tmp_path: Path) -> None:

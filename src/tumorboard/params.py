@@ -1,24 +1,19 @@
 """Every hyper-parameter, read once at the door: params.yaml becomes frozen models, and what does not fit is named."""
 
-import difflib
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, Union
+from typing import Annotated, Any, Literal, Union
 
-import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import AfterValidator, Field, create_model, model_validator
 
 from tumorboard.errors import InputError
+from tumorboard.sections import Section, nearest, parse, read_yaml
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Several = Annotated[int, Field(ge=0)]
-
-
-S = TypeVar("S", bound="Section")
 
 
 def _rising(pair: tuple[float, float]) -> tuple[float, float]:
@@ -36,12 +31,6 @@ def _widening(window: tuple[float, float]) -> tuple[float, float]:
 Range = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
 Byte = Annotated[int, Field(ge=0, le=255)]
 Frames = Literal["first", "middle"] | None
-
-
-class Section(BaseModel):
-    """A branch of params.yaml: frozen, strict about keys and types, without defaults."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Phantom(Section):
@@ -272,23 +261,14 @@ class Params(Section):
             raise ValueError(f"data.raw is '{self.data.raw}': the list medmnist must have {name}, to be downloaded")
         for model in self.models:
             if model not in self.recipes:
-                near = _nearest(model, self.recipes)
+                near = nearest(model, self.recipes)
                 raise ValueError(f"models lists '{model}', which has no entry under recipes{near}")
         return self
 
 
 def load_params(path: Path | str) -> Params:
     """Read and check params.yaml; raises InputError that names the file, each wrong key and what would be right."""
-    path = Path(path)
-    try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _CoreLoader)  # noqa: S506 - a SafeLoader
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: not readable as YAML: {error}") from None
-    if not isinstance(tree, dict):
-        raise InputError(f"{path}: expected a mapping of sections, found {type(tree).__name__}")
-    return parse(Params, tree, str(path))
+    return parse(Params, read_yaml(Path(path)), str(path))
 
 
 # What each balance.strategy sets in every recipe, over these neutral values; 'augment' makes copies instead.
@@ -309,7 +289,7 @@ def resolve_recipe(params: Params, model: str) -> Recipe:
     sets something other than the model's own entry, or than `train` has, unless that is the neutral value.
     """
     if model not in params.recipes:
-        raise InputError(f"model '{model}' has no entry under recipes{_nearest(model, params.recipes)}")
+        raise InputError(f"model '{model}' has no entry under recipes{nearest(model, params.recipes)}")
     entries: dict[str, Any] = dict(params.recipes[model])
     own = {key: value for key, value in entries.items() if value is not None}
     if "architecture" not in own:
@@ -331,105 +311,3 @@ def _balancing(params: Params, model: str, own: Mapping[str, Any], recipe: Mappi
                 f"choose another strategy, or {'null' if key in own else _NEUTRAL[key]} there"
             )
     return entries
-
-
-def parse(section: type[S], tree: Mapping[str, Any], where: str) -> S:
-    """Check plain values, as YAML or JSON gives them, against a section; raises InputError, one line a fault."""
-    try:
-        return section.model_validate(_lists_to_tuples(tree))
-    except ValidationError as error:
-        raise InputError("\n".join(f"{where}: {line}" for line in _explain(error, section, tree))) from None
-
-
-def _explain(error: ValidationError, section: type[Section], tree: Any) -> list[str]:
-    """One line a wrong key; the faults of a union's members, which pydantic lists one by one, are joined by 'or'."""
-    wishes: dict[str, list[str]] = {}
-    for fault in error.errors():
-        key, value = _locate(fault["loc"], tree)
-        if fault["type"] == "extra_forbidden":
-            wish = "unknown key" + _nearest(str(fault["loc"][-1]), _keys_at(section, fault["loc"][:-1]))
-        elif fault["type"] == "missing":
-            wish = "missing"
-        elif fault["type"] == "value_error":
-            wish = str(fault["ctx"]["error"])
-        else:
-            wish = f"is {value!r}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
-        wishes.setdefault(key, []).append(wish)
-    return [f"{key}: {_join(texts)}" if key else _join(texts) for key, texts in wishes.items()]
-
-
-def _join(texts: list[str]) -> str:
-    first, *others = dict.fromkeys(texts)
-    return " or ".join([first, *(text.split(": ", 1)[-1] for text in others)])
-
-
-def _locate(loc: tuple[int | str, ...], tree: Any) -> tuple[str, Any]:
-    """The part of a fault's place that exists in the tree (a union adds its members' names), and the value there."""
-    path: list[str] = []
-    for step in loc:
-        if isinstance(tree, Mapping):
-            path.append(str(step))
-            if step not in tree:
-                return ".".join(path), None
-        elif isinstance(tree, (list, tuple)) and isinstance(step, int) and step < len(tree):
-            path.append(str(step))
-        else:
-            break
-        tree = tree[step]
-    return ".".join(path), tree
-
-
-def _keys_at(section: Any, loc: tuple[int | str, ...]) -> Iterable[str]:
-    for step in loc:
-        if isinstance(section, type) and issubclass(section, Section) and step in section.model_fields:
-            section = _section_of(section.model_fields[str(step)].annotation)
-    return section.model_fields if isinstance(section, type) and issubclass(section, Section) else ()
-
-
-def _section_of(annotation: Any) -> Any:
-    """The Section inside an annotation such as dict[str, Section] or Section | None."""
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    return next((found for part in getattr(annotation, "__args__", ()) if (found := _section_of(part))), None)
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}" if known else ""
-
-
-def _lists_to_tuples(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {key: _lists_to_tuples(value) for key, value in tree.items()}
-    return tuple(_lists_to_tuples(value) for value in tree) if isinstance(tree, list) else tree
-
-
-class _CoreLoader(yaml.SafeLoader):
-    """YAML 1.2's scalars, as DVC reads the same file: `off` is a word, 1e-3 a number; a key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
-        for key, _ in node.value:
-            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
-                problem = f"the key '{key.value}' is given twice"
-                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        super().flatten_mapping(node)
-        # An own key comes after the merged ones and wins; keep that last one, so that the check above sees no twins.
-        node.value = list({key.value: (key, value) for key, value in node.value}.values())
-
-
-_CoreLoader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":int", ":timestamp"))]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-for _tag, _pattern, _first in (
-    ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
-    ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
-):
-    _CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))

@@ -1,33 +1,18 @@
 """Which images there are: a folder a class, a table of paths and labels, or MedMNIST's file; and their bytes."""
 
-import codecs
-import csv
-import difflib
-import io
 import os
-import posixpath
 import re
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, NoReturn
 
 import pandas as pd
 
 from tumorboard.data import medmnist
+from tumorboard.data.labels import COLUMNS, PARTS, Row, check_path, check_text, read_labels
 from tumorboard.errors import ImageError, InputError
 from tumorboard.params import Data
 
-COLUMNS = ("path", "label", "group", "split", "fold")
-PARTS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
 SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "dicomdir", "__macosx")
 LAYOUT = (
     "data.raw must hold a folder per class with its images, if need be below Training and Testing (or train, val and "
@@ -38,8 +23,6 @@ Ignored = Literal["hidden", "system file", "not in the table", "outside the clas
 
 OUTSIDE: Ignored = "outside the class folders"
 UNLISTED: Ignored = "not in the table"
-
-Row = dict[str, str]
 
 
 def list_images(raw: Path, data: Data, labels: Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -103,7 +86,7 @@ def read_content(raw: Path, path: str) -> bytes:
 
 def _find_table(raw: Path, data: Data) -> Path | None:
     if data.table is not None:
-        return raw / _check_path(data.table, raw.resolve(), "data.table")
+        return raw / check_path(data.table, raw.resolve(), "data.table")
     return raw / "labels.csv" if (raw / "labels.csv").is_file() else None
 
 
@@ -113,7 +96,7 @@ def _from_folder(raw: Path, table: Path | None) -> tuple[list[Row], dict[str, Ig
     if table is None:
         rows = _from_folders(files, links, raw)
         return rows, ignored | dict.fromkeys(set(files) - {row["path"] for row in rows}, OUTSIDE), raw
-    rows = _from_table(table, raw)
+    rows = read_labels(table, raw)
     listed = {row["path"] for row in rows}
     if table.is_relative_to(raw):
         listed.add(table.relative_to(raw).as_posix())
@@ -180,7 +163,7 @@ def _from_folders(files: list[str], links: set[str], raw: Path) -> list[Row]:
         steps = steps[1:] if parts else steps
         if len(steps) > 1 or path in links:
             steps = steps or [path]
-            _check_text("label", steps[0], f"data.raw: folder of {path!r}")
+            check_text("label", steps[0], f"data.raw: folder of {path!r}")
             rows.append({"path": path, "label": steps[0], "group": "", "split": part, "fold": fold})
     return rows
 
@@ -191,140 +174,6 @@ def _part_of(folder: str) -> tuple[str, str] | None:
         return PARTS[folder.lower()], ""
     found = re.fullmatch(r"fold[ _-]?(\d+)", folder, re.IGNORECASE)
     return ("train", found[1]) if found else None
-
-
-def _from_table(table: Path, raw: Path) -> list[Row]:
-    """Rows as the table gives them, every value as it is written; raises InputError with the line."""
-    root = raw.resolve()
-    rows: list[Row] = []
-    seen: dict[str, tuple[int, str]] = {}
-    for line, values in _read_table(table):
-        row = {column: values.get(column, "") for column in COLUMNS}
-        where = f"{table}: line {line}"
-        row["path"] = _check_path(row["path"], root, where)
-        _check_text("label", row["label"], where)
-        if "group" in values:
-            _check_text("group", row["group"], where)
-        if row["path"] in seen:
-            first, label = seen[row["path"]]
-            raise InputError(
-                f"{table}: lines {first} and {line}: the same path {row['path']!r} twice, "
-                f"labelled '{label}' and '{row['label']}': keep one of them"
-            )
-        seen[row["path"]] = line, row["label"]
-        if row["split"] and row["split"].lower() not in PARTS:
-            raise InputError(
-                f"{where}: split is {row['split']!r}, expected {', '.join(PARTS)}, or nothing in all lines"
-            )
-        row["split"] = PARTS[row["split"].lower()] if row["split"] else ""
-        if rows and bool(row["split"]) != bool(rows[0]["split"]):
-            raise InputError(f"{where}: split is given in some lines and empty in others: fill all or none")
-        if row["fold"] and (not re.fullmatch("[0-9]+", row["fold"]) or row["split"] in ("val", "test")):
-            raise InputError(
-                f"{where}: fold is '{row['fold']}' of split '{row['split']}', expected a whole number from 0, "
-                "only in training rows, or nothing"
-            )
-        rows.append(row)
-    return rows
-
-
-def _read_table(table: Path) -> Iterator[tuple[int, Row]]:
-    """The rows of a CSV file, each with its line number; commas, semicolons or tabs part the columns."""
-    text = _decode(table)
-    delimiter = _find_delimiter(re.split(r"[\r\n]", text, maxsplit=1)[0])
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    try:
-        header = next(reader, [])
-        _check_header(header, table)
-        line = reader.line_num + 1
-        for values in reader:
-            empty = not any(value.strip() for value in values)
-            if not empty and len(values) != len(header):
-                raise InputError(f"{table}: line {line}: {len(values)} values for {len(header)} columns")
-            if not empty:
-                yield line, dict(zip(header, values, strict=True))
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise InputError(f"{table}: line {reader.line_num}: not readable as CSV: {error}") from None
-
-
-def _decode(table: Path) -> str:
-    """The text of a table in UTF-8, or in UTF-16 with its byte-order mark; raises InputError.
-
-    Bytes that are no UTF-8 stay as surrogates: a file's name may hold such; labels and groups are refused later.
-    """
-    try:
-        content = table.read_bytes()
-    except OSError as error:
-        raise InputError(f"{table}: cannot be read: {error.strerror}") from None
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        try:
-            text = content.decode("utf-16")
-        except UnicodeDecodeError as error:
-            line = content[: error.start].decode("utf-16", "ignore").count("\n") + 1
-            raise InputError(
-                f"{table}: line {line}: not readable as UTF-16: {error.reason}; save it as UTF-8"
-            ) from None
-    else:
-        text = content.decode("utf-8-sig", "surrogateescape")
-    if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
-        raise InputError(f"{table}: line {line}: a zero byte, as in UTF-16 or UTF-32 without a mark: save it as UTF-8")
-    return text
-
-
-def _find_delimiter(head: str) -> str:
-    """The one of comma, semicolon and tab that cuts the header into the most columns."""
-    return max(",;\t", key=lambda delimiter: len(next(csv.reader([head], delimiter=delimiter), [])))
-
-
-def _check_header(header: list[str], table: Path) -> None:
-    for column in COLUMNS:
-        near = difflib.get_close_matches(column, [name.strip().lower() for name in header], n=1, cutoff=0.85)
-        meant = [name for name in header if name.strip().lower() in near]
-        same = [name for name in header if name.strip().casefold() == column]
-        if len(same) > 1:
-            raise InputError(f"{table}: line 1: the column '{column}' is there twice: {', '.join(map(repr, same))}")
-        if column not in header and (meant or column in ("path", "label")):
-            loose = meant or difflib.get_close_matches(column, header, n=1, cutoff=0)
-            raise InputError(
-                f"{table}: line 1: no column '{column}'; path and label are needed, group, split and fold may follow; "
-                + (f"nearest: {loose[0]!r}" if loose else "the file is empty")
-            )
-
-
-def _check_path(path: str, root: Path, where: str) -> str:
-    """The path in its shortest form, if it names a file below `root`."""
-    if not path:
-        raise InputError(f"{where}: path is empty")
-    if posixpath.isabs(path):
-        raise InputError(f"{where}: path {path!r} is absolute; give it relative to data.raw")
-    try:
-        target = (root / path).resolve(strict=True)
-    except (OSError, ValueError, RuntimeError):
-        hint = "; separate folders by '/'" if "\\" in path else "; its bytes are no UTF-8" if _is_odd(path) else ""
-        raise InputError(f"{where}: there is no file {path!r} below data.raw{hint}") from None
-    if not target.is_relative_to(root):
-        raise InputError(f"{where}: path {path!r} leads out of data.raw (by '..' or a link)")
-    if target.is_dir():
-        raise InputError(f"{where}: path {path!r} is a folder, not a file")
-    return posixpath.normpath(path)
-
-
-def _check_text(column: str, text: str, where: str) -> None:
-    if not text:
-        raise InputError(f"{where}: {column} is empty")
-    if text != text.strip():
-        raise InputError(f"{where}: {column} {text!r} has white space at an end: remove it")
-    if _is_odd(text):
-        raise InputError(f"{where}: {column} {text!r} has bytes that are no UTF-8: save the table (or name) as UTF-8")
-    if not text.isprintable():
-        raise InputError(f"{where}: {column} {text!r} has a line break or another control character: remove it")
-
-
-def _is_odd(text: str) -> bool:
-    """Whether a text has bytes that are no UTF-8, which Python keeps as surrogates."""
-    return any("\udc80" <= letter <= "\udcff" for letter in text)
 
 
 def _check_classes(rows: list[Row], where: Path) -> None:
