@@ -14,6 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
 from numpy.typing import NDArray
 
 _STYLE: Any = {
@@ -55,7 +56,7 @@ def short(name: str, width: int) -> str:
 
 @mpl.rc_context(_STYLE)  # type: ignore[untyped-decorator]
 def learning_curves(curves: pd.DataFrame) -> Figure:
-    """Loss and accuracy by epoch: a colour a model, training dashed, validation solid, a dot at the kept epoch.
+    """Loss (logarithmic) and accuracy by epoch: a colour a model, training dashed, validation solid, kept epochs dotted.
 
     Columns: model, fold, epoch, train_loss, val_loss, train_accuracy, val_accuracy, kept (bool); a line a fold.
     """
@@ -72,6 +73,10 @@ def learning_curves(curves: pd.DataFrame) -> Figure:
             axes.plot(kept["epoch"], kept[f"val_{score}"], "o", color=style["color"], markersize=6)
         axes.set(xlabel="epoch", title=score)
         axes.xaxis.get_major_locator().set_params(integer=True)
+    panels["loss"].set_yscale("log")  # one bad epoch would flatten all others
+    panels["loss"].yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    panels["loss"].yaxis.set_major_formatter("{x:g}")
+    panels["loss"].yaxis.set_minor_formatter("{x:g}")
     kinds = [Line2D([], [], color="#555555", linestyle=kind, linewidth=1.2) for kind in ("-", "--")]
     handles = [Line2D([], [], **styles[model]) for model in models] + kinds
     kept_dot = Line2D([], [], color="#555555", marker="o", linestyle="", markersize=6)
@@ -251,7 +256,9 @@ def _distinct(names: Sequence[str], width: int) -> list[str]:
 
 def _legend(figure: Figure, handles: list[Line2D], names: Sequence[str]) -> None:
     """A legend above; the names are set afterwards because matplotlib drops those that begin with an underscore."""
-    columns = min(len(handles), 7)
+    names = [short(name, 24) for name in names]
+    # A character is about 0.08 inches wide, a line and the space about it 0.6.
+    columns = min(len(handles), int(_WIDTH / (0.6 + 0.08 * max(map(len, names)))))
     legend = figure.legend(handles, ["name"] * len(handles), loc="outside upper left", ncols=columns, fontsize=9)
     for text, name in zip(legend.get_texts(), names, strict=True):
-        text.set_text(short(name, 24))
+        text.set_text(name)
