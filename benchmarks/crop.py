@@ -110,27 +110,35 @@ def scale(raw: Path, rows: pd.DataFrame, crop: Crop, repetitions: int, scratch: 
 
 
 def differ(raw: Path, rows: pd.DataFrame, crop: Crop) -> None:
-    """PSNR between a reduced picture's crop and the crops of the whole one: halved by averages, and never halved."""
-    found: dict[str, list[float]] = {"halved by averages": [], "never halved": []}
+    """PSNR of crops beside Pillow's resize of the same square, and of a reduced picture's beside those of the whole."""
+    found: dict[str, list[float]] = {"Pillow's resize": [], "the whole picture, averaged": [], "the whole picture": []}
     for path in rows["path"]:
         content = (raw / path).read_bytes()
         whole, reduced = (read(content, crop, None)[0] for read in (images.decode, images.decode_for_crop))
-        if whole.shape == reduced.shape:
-            continue
-        shape = reduced.shape[1::-1]
-        own = images.crop_image(reduced, crop).astype(np.float64)
-        for name, picture in zip(found, (cv2.resize(whole, shape, interpolation=cv2.INTER_AREA), whole), strict=True):
-            error = np.square(own - images.crop_image(picture, crop)).mean()
-            found[name].append(10 * np.log10(255**2 / max(error, 1e-9)))
-    count = len(found["never halved"])
-    print(f"\ncrops of {crop.size}, border {crop.border}: {count} of {len(rows)} files are reduced")
+        side = min(whole.shape[:2])
+        top, left = ((length - side) // 2 for length in whole.shape[:2])
+        square = np.ascontiguousarray(whole[top : top + side, left : left + side])
+        if side > crop.size:
+            theirs = Image.fromarray(square).resize((crop.size, crop.size), Image.Resampling.BILINEAR)
+            found["Pillow's resize"].append(psnr(images.center_square(square, crop.size), np.asarray(theirs)))
+        if whole.shape != reduced.shape:
+            own = images.crop_image(reduced, crop)
+            averaged = cv2.resize(whole, reduced.shape[1::-1], interpolation=cv2.INTER_AREA)
+            found["the whole picture, averaged"].append(psnr(own, images.crop_image(averaged, crop)))
+            found["the whole picture"].append(psnr(own, images.crop_image(whole, crop)))
+    print(f"\ncrops of {crop.size}, border {crop.border}: PSNR")
     for name, values in found.items():
         if values:
             least, low, few, median = np.percentile(values, [0, 1, 5, 50])
             print(
-                f"  PSNR beside the whole picture {name}: median {median:.1f} dB, 5 % below {few:.1f}, 1 % below "
-                f"{low:.1f}, least {least:.1f}"
+                f"  beside {name}: {len(values)} of {len(rows)} files, median {median:.1f} dB, 5 % below {few:.1f}, "
+                f"1 % below {low:.1f}, least {least:.1f}"
             )
+
+
+def psnr(one: images.Pixels, other: images.Pixels) -> float:
+    """Peak signal-to-noise ratio in dB."""
+    return float(10 * np.log10(255**2 / max(np.square(one - other.astype(float)).mean(), 1e-9)))
 
 
 def main() -> None:

@@ -56,7 +56,7 @@ def short(name: str, width: int) -> str:
 
 @mpl.rc_context(_STYLE)  # type: ignore[untyped-decorator]
 def learning_curves(curves: pd.DataFrame) -> Figure:
-    """Loss (logarithmic) and accuracy by epoch: a colour a model, training dashed, validation solid, kept epochs dotted.
+    """Loss (on a log scale) and accuracy by epoch: a colour a model, training dashed, a dot at the kept epoch.
 
     Columns: model, fold, epoch, train_loss, val_loss, train_accuracy, val_accuracy, kept (bool); a line a fold.
     """
