@@ -1,5 +1,6 @@
 # make: the whole pipeline on the embedded data set.   make help: the other targets.
 
+SHELL := /bin/bash -o pipefail
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
@@ -18,10 +19,14 @@ $(BIN)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "tumorboard needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
 	       "Name another: make PYTHON=python3.12"; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar on -r requirements.lock
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
-	touch $@
+	@echo "Making the environment .venv: some 210 packages, 6 GB, most of it the CUDA libraries that torch brings"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.lock | awk \
+	  '/^(Collecting|Processing) / { printf "\r\033[K%d: %s", ++n, $$2; fflush() } \
+	   /^Installing collected / { printf "\r\033[Kinstalling %d packages, a minute or so ...", n; fflush() } \
+	   /^Successfully installed / { printf "\r\033[K" }'
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
 
 test: env ## run the tests, a file at a time on each core
 	pytest -n logical --maxprocesses 8 --dist loadfile
