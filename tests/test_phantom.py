@@ -29,7 +29,7 @@ def pictures() -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def pixels(pictures) -> dict[str, np.ndarray]:
-    return {path: decode(content, CROP, None) for path, content in pictures.items()}
+    return {path: decode(content, CROP, None)[0] for path, content in pictures.items()}
 
 
 def patient(path: str) -> str:
@@ -122,7 +122,7 @@ def test_fields_have_the_size_asked_for_and_borders_vary(pixels):
 
 
 def test_the_size_scales_the_picture():
-    small, large = (field(decode(draw_picture(size, 0, 1, 1)[1], CROP, None)) for size in (96, 192))
+    small, large = (field(decode(draw_picture(size, 0, 1, 1)[1], CROP, None)[0]) for size in (96, 192))
     np.testing.assert_allclose(np.array(large.shape[:2]) / small.shape[:2], 2, atol=0.06)
     # The same cell, drawn finer: halved in size it is the smaller picture, but for noise and texture.
     halved = cv2.resize(large, small.shape[1::-1], interpolation=cv2.INTER_AREA)

@@ -313,5 +313,6 @@ def test_the_key_covers_the_code_that_trains() -> None:
         "tumorboard",
         "tumorboard.errors",
         "tumorboard.params",
+        "tumorboard.sections",
         "tumorboard.tables",
     }

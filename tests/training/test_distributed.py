@@ -86,8 +86,15 @@ def test_two_processes_talk_and_one_that_fails_ends_both(script: Path) -> None:
     }
 
 
-def test_processes_do_not_outlive_the_one_that_started_them(script: Path) -> None:
-    with subprocess.Popen([sys.executable, script, "wait"], text=True, stdout=subprocess.PIPE) as parent:
+@pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN], ids=["in front", "in the background"])
+def test_processes_do_not_outlive_the_one_that_started_them(script: Path, handler: signal.Handlers) -> None:
+    """Shells have what they start in the background ignore SIGINT, and its children inherit that."""
+    old = signal.signal(signal.SIGINT, handler)
+    try:
+        started = subprocess.Popen([sys.executable, script, "wait"], text=True, stdout=subprocess.PIPE)
+    finally:
+        signal.signal(signal.SIGINT, old)
+    with started as parent:
         assert parent.stdout is not None
         children = [int(parent.stdout.readline()) for _ in range(2)]
         parent.send_signal(signal.SIGKILL)

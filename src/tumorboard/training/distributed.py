@@ -3,6 +3,7 @@
 import ctypes
 import multiprocessing
 import os
+import signal
 import sys
 import time
 import warnings
@@ -221,6 +222,8 @@ def _child(
     work: Callable[..., None],
     arguments: tuple[Any, ...],
 ) -> None:
+    # torch has this process sent a SIGINT when its parent dies; one that was started in the background may ignore it.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     torch.set_num_threads(threads)
     if device == "cpu":
         keep_freed_memory()
