@@ -54,7 +54,7 @@ def compare(raw: Path, rows: pd.DataFrame, crop: Crop, repetitions: int, scratch
     from torchvision import transforms  # the processes that `scale` starts import this module, and need none of it
 
     contents = [(raw / path).read_bytes() for path in rows["path"]]
-    student = transforms.Compose([transforms.Resize(crop.size), transforms.CenterCrop(crop.size)])
+    student = transforms.Compose([transforms.Resize(crop.side), transforms.CenterCrop(crop.side)])
     ways: dict[str, Callable[[], object]] = {
         "decode": lambda: [cv2.imdecode(np.frombuffer(c, np.uint8), cv2.IMREAD_COLOR_RGB) for c in contents],
         "scaled": lambda: [images.decode_for_crop(c, crop, None) for c in contents],
@@ -67,7 +67,7 @@ def compare(raw: Path, rows: pd.DataFrame, crop: Crop, repetitions: int, scratch
         for name in random.sample(list(ways), len(ways)):
             taken[name].append(seconds(ways[name]))
     print(
-        f"\ncrops of {crop.size} pixels, border {crop.border}, scaled_decoding {crop.scaled_decoding}, "
+        f"\ncrops of {crop.side} pixels, border {crop.border}, scaled_decoding {crop.scaled_decoding}, "
         f"{len(rows)} files; CPU time, one core"
     )
     for name, values in taken.items():
@@ -118,15 +118,15 @@ def differ(raw: Path, rows: pd.DataFrame, crop: Crop) -> None:
         side = min(whole.shape[:2])
         top, left = ((length - side) // 2 for length in whole.shape[:2])
         square = np.ascontiguousarray(whole[top : top + side, left : left + side])
-        if side > crop.size:
-            theirs = Image.fromarray(square).resize((crop.size, crop.size), Image.Resampling.BILINEAR)
-            found["Pillow's resize"].append(psnr(images.center_square(square, crop.size), np.asarray(theirs)))
+        if side > crop.side:
+            theirs = Image.fromarray(square).resize((crop.side, crop.side), Image.Resampling.BILINEAR)
+            found["Pillow's resize"].append(psnr(images.center_square(square, crop.side), np.asarray(theirs)))
         if whole.shape != reduced.shape:
             own = images.crop_image(reduced, crop)
             averaged = cv2.resize(whole, reduced.shape[1::-1], interpolation=cv2.INTER_AREA)
             found["the whole picture, averaged"].append(psnr(own, images.crop_image(averaged, crop)))
             found["the whole picture"].append(psnr(own, images.crop_image(whole, crop)))
-    print(f"\ncrops of {crop.size}, border {crop.border}: PSNR")
+    print(f"\ncrops of {crop.side}, border {crop.border}: PSNR")
     for name, values in found.items():
         if values:
             least, low, few, median = np.percentile(values, [0, 1, 5, 50])
@@ -158,7 +158,7 @@ def main() -> None:
     rows = rows.sample(min(options.files, len(rows)), random_state=0)
     print(machine())
     for size in options.size:
-        crop = load_params(ROOT / "params.yaml").crop.model_copy(update={"size": size, "border": not options.no_border})
+        crop = load_params(ROOT / "params.yaml").crop.model_copy(update={"side": size, "border": not options.no_border})
         if options.scaled is not None:
             crop = crop.model_copy(update={"scaled_decoding": options.scaled or None})
         for name, part in (("compare", compare), ("scale", scale)):

@@ -62,7 +62,7 @@ def measure(images: int, workers: int, size: int) -> None:
         folder = Path(name)
         params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
         params["data"] |= {"raw": "raw"}
-        params["crop"] |= {"size": size}
+        params["crop"] |= {"side": size}
         params["runtime"] |= {"workers": workers}
         (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
         draw(folder / "raw", range(images))

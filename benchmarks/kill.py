@@ -45,8 +45,8 @@ def run(name: str, *arguments: str) -> None:
 def prepare() -> None:
     """Params and data for a small training, in the current folder."""
     tree = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    tree["phantom"] |= {"images": 400, "patients": 40, "size": 96}
-    tree["crop"]["size"] = 32
+    tree["phantom"] |= {"images": 400, "patients": 40, "side": 96}
+    tree["crop"]["side"] = 32
     tree["train"] |= {"epochs": 5, "head": "mlp"}
     tree["runtime"] |= {"device": "cpu", "processes": 1, "checkpoint_seconds": 1e-9}
     Path("params.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")

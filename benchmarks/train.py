@@ -118,7 +118,7 @@ def prepare_job(training: Path, count: int, side: int, recipe: Recipe, params: P
     """The images, spread over all files, cropped and packed; their ids are their paths."""
     files = sorted(path for path in training.rglob("*") if path.suffix.lower() in (".jpg", ".png"))
     files = [files[place] for place in np.linspace(0, len(files) - 1, count).astype(int)]
-    crop = params.crop.model_copy(update={"size": side, "border": False})
+    crop = params.crop.model_copy(update={"side": side, "border": False})
     cropped = [pictures.crop_image(pictures.decode_for_crop(f.read_bytes(), crop, None)[0], crop) for f in files]
     ids = [path.as_posix() for path in files]
     write_store(folder, ids, cropped, 8)

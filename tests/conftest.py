@@ -28,7 +28,7 @@ def params() -> Params:
     return full.model_copy(
         update={
             "phantom": full.phantom.model_copy(update={"images": 48, "patients": 12}),
-            "crop": full.crop.model_copy(update={"size": 32, "shards": 4}),
+            "crop": full.crop.model_copy(update={"side": 32, "shards": 4}),
             "train": full.train.model_copy(update={"epochs": 1, "batch_size": 8, "warmup_epochs": 0.0}),
         }
     )

@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """params.yaml, and the outputs of crop, split and balance for 40 images of two brightnesses, fold 0 judged."""
     tree = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    tree["crop"]["size"] = 16
+    tree["crop"]["side"] = 16
     tree["runtime"] |= {"device": "cpu", "processes": 1}
     tree["train"] |= {"batch_size": 8}
     tree["lr_find"] |= {"first": 0.00001, "steps": 20, "smoothing": 0.5}

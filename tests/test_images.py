@@ -443,9 +443,9 @@ def test_other_formats_are_not_reduced(form):
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
 def test_a_large_picture_is_halved_for_a_crop_while_enough_is_left_also_without_a_border(params: Params, form: str):
-    crop = params.crop.model_copy(update={"size": 32, "border": False, "scaled_decoding": 2.0})
+    crop = params.crop.model_copy(update={"side": 32, "border": False, "scaled_decoding": 2.0})
     content = encode(COLOR.resize((323, 320)), form, quality=95)
-    for changes, side in (({}, 80), ({"border": True}, 160), ({"scaled_decoding": None}, 320), ({"size": 64}, 160)):
+    for changes, side in (({}, 80), ({"border": True}, 160), ({"scaled_decoding": None}, 320), ({"side": 64}, 160)):
         image, found = decode_for_crop(content, crop.model_copy(update=changes))
         assert image.shape[0] == side
         assert found == Header(form, 323, 320)
@@ -453,7 +453,7 @@ def test_a_large_picture_is_halved_for_a_crop_while_enough_is_left_also_without_
 
 def test_halving_averages_blocks(params: Params):
     noise = np.random.default_rng(0).integers(0, 256, (131, 258, 3), dtype=np.uint8)
-    crop = params.crop.model_copy(update={"size": 16, "border": False, "scaled_decoding": 2.0})
+    crop = params.crop.model_copy(update={"side": 16, "border": False, "scaled_decoding": 2.0})
     image, _ = decode_for_crop(encode(Image.fromarray(noise), "PNG"), crop)
     expected = noise[:128, :256].reshape(32, 4, 64, 4, 3).mean(axis=(1, 3))
     np.testing.assert_allclose(image, expected, atol=0.51)
@@ -465,7 +465,7 @@ def test_a_grey_picture_is_cropped_by_one_channel_to_what_three_would_give(param
     grey[:7], grey[:, -9:] = 3, 3
     picture = np.repeat(grey[..., None], 3, axis=2)
     np.testing.assert_array_equal(one_channel(picture), grey)
-    crop = params.crop.model_copy(update={"size": size, "border": True})
+    crop = params.crop.model_copy(update={"side": size, "border": True})
     framed = remove_border(picture, crop.border_threshold, crop.border_tolerance)
     assert framed.shape == (83, 122, 3)
     np.testing.assert_array_equal(crop_image(picture, crop), center_square(framed, size))
@@ -563,7 +563,7 @@ def test_a_single_bright_line_is_no_picture():
 def test_every_shape_becomes_a_square_of_its_color(params: Params, shape):
     image = np.full((*shape, 3), (200, 100, 50), np.uint8)
     crop = crop_image(image, params.crop)
-    assert crop.shape == (params.crop.size, params.crop.size, 3)
+    assert crop.shape == (params.crop.side, params.crop.side, 3)
     assert crop.dtype == np.uint8
     assert (crop == (200, 100, 50)).all()
 

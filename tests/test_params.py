@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from tumorboard.errors import InputError
-from tumorboard.params import STRATEGIES, Balance, Params, Recipe, load_params, resolve_recipe
+from tumorboard.params import DVC_OVERLOOKS, STRATEGIES, Balance, Params, Recipe, load_params, resolve_recipe
 from tumorboard.sections import parse
 
 REAL = (Path(__file__).parents[1] / "params.yaml").read_text(encoding="utf-8")
@@ -44,6 +44,7 @@ def load(tmp_path: Path, text: str) -> Params:
         ("raw: data/phantom ", "raw: medmnist:bloodmnist ", "the list medmnist must have bloodmnist, to be downloaded"),
         ("  lr: 0.001", "  lr: 1\n  lr: 2", "the key 'lr' is given twice"),
         ("seed: 0", "seed: [", "not readable as YAML"),
+        ("  cnn3: {", "  size: {", "recipes has a model named 'size': DVC overlooks changes below that key"),
     ],
 )
 def test_a_wrong_key_or_value_is_named(tmp_path: Path, right: str, wrong: str, message: str) -> None:
@@ -171,6 +172,22 @@ def test_a_model_without_architecture(tmp_path: Path) -> None:
     params = load(tmp_path, REAL.replace("architecture: cnn}", "lr: 0.1}"))
     with pytest.raises(InputError, match=r"recipes\.cnn\.architecture is missing"):
         resolve_recipe(params, "cnn")
+
+
+def test_no_parameter_has_a_name_that_dvc_overlooks() -> None:
+    """As DVC's own run cache says: two values under one of these keys have the same hash."""
+    from dvc.stage.cache import _get_cache_hash
+
+    for key in DVC_OVERLOOKS:
+        assert len({_get_cache_hash({"params": {"crop": {key: value}}}, key=True) for value in (32, 64)}) == 1
+    assert len({_get_cache_hash({"params": {"crop": {"side": value}}}, key=True) for value in (32, 64)}) == 2
+
+    def keys(tree: object) -> set[str]:
+        if not isinstance(tree, dict):
+            return set()
+        return set(tree) | {key for value in tree.values() for key in keys(value)}
+
+    assert not keys(yaml.safe_load(REAL)) & DVC_OVERLOOKS
 
 
 def test_every_section_of_the_file_is_described_by_a_comment() -> None:

@@ -18,7 +18,7 @@ from tumorboard.images import decode, remove_border
 from tumorboard.params import Params, Phantom, load_params
 from tumorboard.phantom import CUES, draw_phantom, draw_picture
 
-SET = Phantom(images=300, patients=20, size=96)
+SET = Phantom(images=300, patients=20, side=96)
 CROP = load_params(Path(__file__).parents[1] / "params.yaml").crop
 
 
@@ -73,7 +73,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others():
 
 
 def test_a_larger_set_repeats_the_smaller_ones_pictures(pictures):
-    for larger in (Phantom(images=90, patients=20, size=96), Phantom(images=90, patients=40, size=96)):
+    for larger in (Phantom(images=90, patients=20, side=96), Phantom(images=90, patients=40, side=96)):
         other = dict(draw_phantom(larger, 0))
         common = other.keys() & pictures.keys()
         assert len(common) > 30
@@ -158,4 +158,4 @@ def test_each_cue_is_weak_and_all_together_are_strong_but_not_certain():
 
 def test_more_patients_than_images_is_an_error():
     with pytest.raises(InputError, match=r"phantom\.patients is 41: expected at most phantom\.images, 40"):
-        next(draw_phantom(Phantom(images=40, patients=41, size=96), 0))
+        next(draw_phantom(Phantom(images=40, patients=41, side=96), 0))

@@ -13,8 +13,8 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 SMALL = {
-    "phantom": {"images": 160, "patients": 24, "size": 96},
-    "crop": {"size": 32, "shards": 4},
+    "phantom": {"images": 160, "patients": 24, "side": 96},
+    "crop": {"side": 32, "shards": 4},
     "train": {"epochs": 2, "batch_size": 16, "warmup_epochs": 0},
     "evaluate": {"bootstrap": 50},
     "runtime": {"device": "cpu", "processes": 1, "workers": 1},
@@ -147,6 +147,13 @@ def test_a_model_more_runs_only_that_model_and_what_follows(project: Project) ->
     log = project("dvc", "exp", "run", "-S", "models=[cnn,resnet18]")
     assert ran(log) == {"recipe", "ensemble", "report"}
     assert not (project.folder / "predictions/members/linear/0.csv").exists()
+    project("git", "reset", "--hard", "--quiet")
+    project("dvc", "checkout")
+
+
+def test_another_side_of_the_crops_is_cropped_anew_and_not_taken_from_the_cache(project: Project) -> None:
+    project.write_params({"crop": {"side": 24}}, ["linear", "cnn"])
+    assert {"crop", "split", "balance@0"} <= ran(project("dvc", "repro", "balance"))
     project("git", "reset", "--hard", "--quiet")
     project("dvc", "checkout")
 

@@ -168,7 +168,7 @@ def decode_for_crop(content: bytes, crop: Crop, frames: Frames) -> tuple[Pixels,
     """
     side = None
     if crop.scaled_decoding is not None:
-        side = crop.scaled_decoding * crop.size * (2 if crop.border else 1)
+        side = crop.scaled_decoding * crop.side * (2 if crop.border else 1)
     image, header = decode(content, crop, frames, side)
     return _halve(image, side), header
 
@@ -255,11 +255,11 @@ def remove_border(image: Pixels, threshold: int, tolerance: float) -> Pixels:
 
 
 def crop_image(image: Pixels, crop: Crop) -> Pixels:
-    """The center square of uint8[H, W, 3] as uint8[S, S, 3], S = crop.size; first without its border if crop.border."""
+    """The center square of uint8[H, W, 3] as uint8[S, S, 3], S = crop.side; first without its border if crop.border."""
     image = one_channel(image)
     if crop.border:
         image = remove_border(image, crop.border_threshold, crop.border_tolerance)
-    return center_square(image, crop.size)
+    return center_square(image, crop.side)
 
 
 def center_square(image: Pixels, size: int) -> Pixels:

@@ -33,10 +33,15 @@ Byte = Annotated[int, Field(ge=0, le=255)]
 Frames = Literal["first", "middle"] | None
 
 
+# Keys that DVC 3's run cache leaves out, at any depth, when it compares parameters (dvc/stage/cache.py): a stage whose
+# parameter of such a name has changed would be answered from the cache with what another value had made.
+DVC_OVERLOOKS = {"size", "nfiles"}
+
+
 class Phantom(Section):
     images: Annotated[int, Field(ge=40)]
     patients: Annotated[int, Field(ge=10)]
-    size: Annotated[int, Field(ge=96, le=1024)]
+    side: Annotated[int, Field(ge=96, le=1024)]
 
 
 class Data(Section):
@@ -48,7 +53,7 @@ class Data(Section):
 
 
 class Crop(Section):
-    size: Annotated[int, Field(ge=16, le=2048)]
+    side: Annotated[int, Field(ge=16, le=2048)]
     border: bool
     border_threshold: Annotated[int, Field(ge=0, le=255)]
     border_tolerance: Share
@@ -259,6 +264,10 @@ class Params(Section):
         name = self.data.raw.removeprefix("medmnist:")
         if name not in (self.data.raw, *self.medmnist):
             raise ValueError(f"data.raw is '{self.data.raw}': the list medmnist must have {name}, to be downloaded")
+        if hidden := DVC_OVERLOOKS & self.recipes.keys():
+            raise ValueError(
+                f"recipes has a model named '{min(hidden)}': DVC overlooks changes below that key, rename it"
+            )
         for model in self.models:
             if model not in self.recipes:
                 near = nearest(model, self.recipes)

@@ -76,7 +76,7 @@ class Patient:
 def draw_phantom(phantom: Phantom, seed: int) -> Iterator[tuple[str, bytes]]:
     """Draw the data set: `phantom.images` pairs of relative path '<class>/<patient>_<number>.jpg' and JPEG bytes.
 
-    A picture depends on (seed, patient, number, phantom.size) alone, so that a larger set repeats the smaller one's.
+    A picture depends on (seed, patient, number, phantom.side) alone, so that a larger set repeats the smaller one's.
     Raises InputError where there are more patients than images.
     """
     if phantom.patients > phantom.images:
@@ -86,7 +86,7 @@ def draw_phantom(phantom: Phantom, seed: int) -> Iterator[tuple[str, bytes]]:
     dealt = np.rint(shares / shares[-1] * (phantom.images - phantom.patients)).astype(int)
     for patient, images in enumerate(1 + np.diff(dealt, prepend=0), start=1):
         for number in range(1, images + 1):
-            label, content = draw_picture(phantom.size, seed, patient, number)
+            label, content = draw_picture(phantom.side, seed, patient, number)
             yield f"{label}/P{patient:02d}_{number:03d}.jpg", content
 
 

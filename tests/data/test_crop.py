@@ -49,7 +49,7 @@ def hashes(folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 def crop(params: Params) -> Crop:
-    return params.crop.model_copy(update={"size": 24, "border": False})
+    return params.crop.model_copy(update={"side": 24, "border": False})
 
 
 @pytest.fixture
@@ -230,7 +230,7 @@ def test_parameters_that_change_crops_are_not_served_from_the_cache(
     tmp_path: Path, raw: Path, crop: Crop, decoded: list[str]
 ) -> None:
     build(raw, tmp_path / "out", crop, tmp_path / "cache")
-    for change, decodes in [({"shards": 2}, 0), ({"border": True}, 10), ({"size": 20}, 10), ({"max_pixels": 5000}, 10)]:
+    for change, decodes in [({"shards": 2}, 0), ({"border": True}, 10), ({"side": 20}, 10), ({"max_pixels": 5000}, 10)]:
         del decoded[:]
         build(raw, tmp_path / "out", crop.model_copy(update=change), tmp_path / "cache")
         assert len(decoded) == decodes, change
@@ -258,9 +258,9 @@ def test_large_crops_are_written_before_many_are_held(
     tmp_path: Path, raw: Path, crop: Crop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build(raw, tmp_path / "one", crop, tmp_path / "one cache")
-    monkeypatch.setattr(crop_module, "PACK_BYTES", 3 * 3 * crop.size**2)
+    monkeypatch.setattr(crop_module, "PACK_BYTES", 3 * 3 * crop.side**2)
     build(raw, tmp_path / "several", crop, tmp_path / "cache")
-    sizes = {path.stat().st_size // (3 * crop.size**2) for path in (tmp_path / "cache").rglob("*.pack")}
+    sizes = {path.stat().st_size // (3 * crop.side**2) for path in (tmp_path / "cache").rglob("*.pack")}
     assert sizes == {3, 1}  # 10 crops
     assert hashes(tmp_path / "several") == hashes(tmp_path / "one")
 

@@ -81,7 +81,7 @@ def test_the_pipeline_crops_an_npz_as_it_crops_files(tmp_path: Path, params: Par
     again = images("train").copy()
     again[7] = images("val")[2]
     file = write(tmp_path / "a.npz", train_images=again)
-    crop = params.crop.model_copy(update={"size": 16})
+    crop = params.crop.model_copy(update={"side": 16})
     rows, ignored = list_images(file, DATA)
     counts = crop_images(rows, ignored, file, crop, None, tmp_path / "out", tmp_path / "cache", 1, 0)
     assert (counts["images"], counts["equal_files"], counts["equal_pixels"]) == (22, 1, 1)

@@ -161,6 +161,6 @@ def test_own_and_published_names_are_known(name: str) -> None:
     ("architecture", "size"), [("vgg16", 16), ("inception_v3", 64), ("vit_b_16", 40), ("maxvit_t", 64), ("cnn3", 16)]
 )
 def test_a_size_that_a_network_cannot_take_is_named(recipe: Recipe, architecture: str, size: int) -> None:
-    text = f"{architecture} cannot take images of crop.size {size} pixels: "
+    text = f"{architecture} cannot take images of crop.side {size} pixels: "
     with torch.device("meta"), pytest.raises(InputError, match=text):
         build_model(recipe.model_copy(update={"architecture": architecture}), 2, size, HALF)

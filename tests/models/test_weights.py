@@ -17,7 +17,7 @@ from tumorboard.params import Params, resolve_recipe
 def make(params: Params, architecture: str = "cnn", **changes: object) -> tuple[Classifier, ModelCard]:
     recipe = resolve_recipe(params, "cnn").model_copy(update={"architecture": architecture})
     mean_std = ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    model = build_model(recipe, 2, params.crop.size, mean_std)
+    model = build_model(recipe, 2, params.crop.side, mean_std)
     for module in model.modules():  # as if trained: statistics that are not those of a new network
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.copy_(torch.linspace(-1, 1, module.num_features))

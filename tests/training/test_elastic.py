@@ -28,7 +28,7 @@ EPOCHS = 12
 def _project(folder: Path) -> Path:
     """A folder with params.yaml, a crop store of 24 images in two folds, and the recipe of a cnn."""
     tree = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    tree["crop"]["size"] = 16
+    tree["crop"]["side"] = 16
     tree["runtime"] |= {"device": "cpu", "processes": 1, "timeout": 10.0, "checkpoint_seconds": 0.001}
     # So that rounding, which hosts with other numbers of threads do differently, stays rounding.
     tree["train"] |= {"epochs": EPOCHS, "batch_size": 8, "precision": "off", "optimizer": "sgd", "lr": 0.01}

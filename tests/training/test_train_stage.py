@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def project(tmp_path: Path) -> Path:
     """A folder with params.yaml, a crop store of 24 images in two folds, two copies, and the recipe of a cnn."""
     tree = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    tree["crop"]["size"] = 16
+    tree["crop"]["side"] = 16
     tree["runtime"] |= {"device": "cpu", "processes": 1}
     tree["train"] |= {"epochs": 2, "batch_size": 8, "tensorboard": True}
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")

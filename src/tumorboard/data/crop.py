@@ -132,7 +132,7 @@ def _crop_images(
     manifest["group"] = manifest["group"].mask(ungrouped, found["patient"])
     check_manifest(manifest, "the listed images")
     places = [file.place for file in cropped]
-    crops_of = partial(read_crops, cache, size=crop.size)
+    crops_of = partial(read_crops, cache, size=crop.side)
     write_store_by_shards(folder / "store", manifest["id"].tolist(), places, crops_of, crop.shards, run)
     found.insert(0, "id", manifest["id"])
     columns = ["id", "pixels", "width", "height", "bytes", "format", "red", "green", "blue", "border"]
@@ -193,12 +193,12 @@ def _crop_chunk(
     for needed, what in ((marker, f"the side cache {cache}"), (raw, f"the raw folder {raw}")):
         if not needed.exists():
             raise InputError(f"does not see {what}: all workers must, under this name")
-    known = _open_cache(cache, crop.size, marker)
+    known = _open_cache(cache, crop.side, marker)
     results: list[tuple[str, Facts, bool] | Quarantined] = []
     new: dict[str, tuple[dict[str, Any], Pixels]] = {}
     for path in paths:
         results.append(_crop_file(path, raw, crop, frames, known, new))
-        if len(new) * 3 * crop.size**2 >= PACK_BYTES:
+        if len(new) * 3 * crop.side**2 >= PACK_BYTES:
             known.write(new)
             new = {}
     known.write(new)
@@ -243,7 +243,7 @@ def _crop_file(
         blue=levels[2] if image.ndim == 3 else levels[0],
         border=round(1 - framed.size / image.size, 4),
     )
-    new[digest] = facts._asdict(), images.center_square(framed if crop.border else image, crop.size)
+    new[digest] = facts._asdict(), images.center_square(framed if crop.border else image, crop.side)
     return digest, facts, True
 
 

@@ -57,7 +57,7 @@ def build_model(
             features = _count_features(backbone, size)
         except (RuntimeError, AssertionError, ValueError, TypeError) as error:
             raise InputError(
-                f"architecture {recipe.architecture} cannot take images of crop.size {size} pixels: {error}"
+                f"architecture {recipe.architecture} cannot take images of crop.side {size} pixels: {error}"
             ) from error
         if recipe.head_input == "classifier" and not output_layers(backbone) and features != 1000:
             raise InputError(

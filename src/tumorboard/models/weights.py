@@ -57,6 +57,6 @@ def load_model(path: Path | str, device: torch.device | str) -> tuple[Classifier
     except ValidationError as error:
         raise InputError(f"{path}: its model card cannot be read: {error}") from error
     recipe = card.recipe.model_copy(update={"pretrained": "none"})
-    model = build_model(recipe, len(card.classes), card.crop.size, (card.mean, card.std))
+    model = build_model(recipe, len(card.classes), card.crop.side, (card.mean, card.std))
     copy_tensors(model, tensors, str(path))
     return model.to(device).eval(), card

@@ -134,7 +134,7 @@ def largest_that_fits(step: Callable[[int], None], fewest: int, most: int) -> in
         torch.cuda.empty_cache()  # what a failed step left would count against the next
         size = min(2 * size, most) if fails > most else (fits + fails) // 2
     if not fits:
-        raise InputError(f"not even {fewest} images fit in memory: lower crop.size, or choose a smaller architecture")
+        raise InputError(f"not even {fewest} images fit in memory: lower crop.side, or choose a smaller architecture")
     return fits
 
 
@@ -154,7 +154,7 @@ def estimate_from_peaks(peak: Callable[[int], int], fewest: int, most: int, limi
     if images < fewest:
         raise InputError(
             f"not even {fewest} images fit: a step needs {base / _GIB:.2f} GiB and {each / _GIB:.3f} more an image, "
-            f"there are {limit / _GIB:.2f} GiB: lower crop.size, or choose a smaller architecture"
+            f"there are {limit / _GIB:.2f} GiB: lower crop.side, or choose a smaller architecture"
         )
     line = f"{base / _GIB:.2f} GiB and {each / _GIB:.3f} an image, within {limit / _GIB:.2f} GiB"
     return Probe(images, f"estimated from the peaks at {small} and {large}: {line}")
