@@ -89,7 +89,7 @@ def test_a_memory_too_small_and_another_error_are_told() -> None:
     def broken(_: int) -> None:
         raise RuntimeError("something else")
 
-    with pytest.raises(InputError, match=r"not even 2 images fit in memory: lower crop\.size"):
+    with pytest.raises(InputError, match=r"not even 2 images fit in memory: lower crop\.side"):
         largest_that_fits(never, 2, 64)
     with pytest.raises(RuntimeError, match="something else"):
         largest_that_fits(broken, 2, 64)
