@@ -66,7 +66,7 @@ def test_batch_size_names_the_accumulation() -> None:
     assert done.stdout.splitlines()[1] == "accumulate: 1 keeps batch_size 8 with 1 process"
     done = CliRunner().invoke(app, ["batch-size", "cnn", "--memory", "0.01"])
     assert done.exit_code == 1
-    assert done.stderr.startswith("batch-size: not even 2 images fit: ")
+    assert done.stderr.startswith("batch-size: too little memory for a step with 1 image: a step needs ")
 
 
 @pytest.mark.parametrize("command", ["lr-find", "batch-size"])

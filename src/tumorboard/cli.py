@@ -206,13 +206,13 @@ def batch_size(
     try:
         params = load_params("params.yaml")
         job = _job(params, model, fold)
-        images, how = probe_batch_size(job, params.runtime, memory)
+        size, processes = job.recipe.batch_size, processes_of(params.runtime)
+        probe = probe_batch_size(job, params.runtime, memory)
+        typer.echo(f"{probe.images} images at a time ({probe.how})")
+        accumulate = accumulate_for(job, processes, probe)
     except InputError as error:
         typer.echo(f"batch-size: {error}", err=True)
         raise typer.Exit(1) from None
-    size, processes = job.recipe.batch_size, processes_of(params.runtime)
-    typer.echo(f"{images} images at a time ({how})")
-    accumulate = accumulate_for(size, processes, images)
     typer.echo(f"accumulate: {accumulate} keeps batch_size {size} with {processes} process{'es' * (processes > 1)}")
 
 

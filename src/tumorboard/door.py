@@ -1,5 +1,6 @@
 """How a stage begins and ends: params.yaml is read, paths come from argv, a user's mistake is one message."""
 
+import errno
 import os
 import sys
 from collections.abc import Callable
@@ -9,12 +10,19 @@ from tumorboard.errors import InputError
 from tumorboard.params import load_params
 
 
+# What the machine lacks, in a user's eyes; any other OSError is a mistake of ours.
+_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+
+
 def run(stage: Callable[..., None]) -> None:
-    """Call `stage(params, *arguments)`; an InputError becomes a message on standard error and exit status 1."""
+    """Call `stage(params, *arguments)`; an InputError, a full disk, a folder that cannot be written become a message on
+    standard error and exit status 1."""
     name = Path(sys.argv[0]).stem
     try:
         stage(load_params("params.yaml"), *sys.argv[1:])
-    except InputError as error:
+    except (InputError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _MACHINE:
+            raise
         print(f"\n{name}: {error}", file=sys.stderr)
         sys.exit(1)
 

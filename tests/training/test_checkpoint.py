@@ -21,6 +21,7 @@ from torch import nn
 from tumorboard.data.store import CropStore, write_store
 from tumorboard.models.registry import Classifier
 from tumorboard.params import Params, Recipe, Runtime
+from tumorboard.training import checkpoint
 from tumorboard.training.checkpoint import (
     CODE,
     Checkpoints,
@@ -243,6 +244,33 @@ def test_what_nobody_wrote_to_for_days_is_deleted(tmp_path: Path, runtime: Runti
         with checkpoints_of(ALONE, tmp_path, runtime, lambda: "key"):
             pass
     assert sorted(path.name for path in tmp_path.iterdir()) == ["key", "old_but_in_use", "young"]
+
+
+def test_other_jobs_folders_do_not_keep_a_job_from_its_own(
+    state: State, tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One of them cannot be looked into, as another user's, or changes while it is looked at."""
+    (tmp_path / "other").mkdir()
+
+    def fails(_: Path) -> float:
+        raise FileNotFoundError("gone in between")
+
+    monkeypatch.setattr(checkpoint, "_last_written", fails)
+    with checkpoints_of(ALONE, tmp_path, runtime, lambda: "key") as checkpoints:
+        _tick(checkpoints, state)
+    assert len(list((tmp_path / "key").glob("*.ckpt"))) == 1
+    assert (tmp_path / "other").is_dir()
+
+
+@pytest.mark.parametrize("ruined", ["weight", "loss"])
+def test_what_is_not_finite_is_not_kept(state: State, tmp_path: Path, runtime: Runtime, ruined: str) -> None:
+    with checkpoints_of(ALONE, tmp_path, runtime, lambda: "key") as checkpoints:
+        if ruined == "weight":
+            next(state.model.parameters()).data[0, 0] = torch.nan
+        else:
+            state.sums[0] = torch.inf
+        _tick(checkpoints, state)
+    assert not list((tmp_path / "key").glob("*.ckpt"))
 
 
 @pytest.mark.parametrize(("took", "steps"), [(0.5, 20), (100.0, 1)])

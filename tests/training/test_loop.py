@@ -379,7 +379,7 @@ def test_what_cannot_be_trained_is_said_at_the_start(make_job: MakeJob, alone: R
     fails(make_job(val=0), "fold 0 has no validation rows")
     fails(make_job(precision="fp16"), "precision is fp16, which needs a CUDA device: use bf16")
     one_image = "train.batch_size 16 .* 1 processes .* train.accumulate 8 leaves a process 1 images at a time"
-    fails(make_job(architecture="cnn", accumulate=8), f"{one_image}.* needs 2 for its batch norm")
+    fails(make_job(architecture="resnet18", accumulate=8), f"{one_image}.* needs 2 for its batch norm")
     job = make_job(architecture="cnn", sync_batchnorm=True)
     with pytest.raises(InputError, match="sync_batchnorm is true, but torch has it on CUDA only, and 2 processes"):
         loop.prepare(Group(0, 2, CPU), job, normalization(job.recipe))
@@ -392,3 +392,37 @@ def test_a_loss_that_is_not_finite_ends_the_training(make_job: MakeJob, alone: R
         train_model(make_job(lr=1e30, epochs=3), alone, lambda _: None)
     with pytest.raises(InputError, match="an output for a validation image is not finite"):
         train_model(make_job(train=16, lr=1e38, out="one_step"), alone, lambda _: None)
+
+
+def test_what_a_training_ended_with_is_not_gone_on_from(make_job: MakeJob, alone: Runtime, tmp_path: Path) -> None:
+    """The second step ruins the weights, which is known a step later; the first one's are only large."""
+    often = alone.model_copy(update={"checkpoint_seconds": 1e-9})
+    for _ in range(2):
+        with pytest.raises(InputError, match=r"the loss of epoch 1, step 2 of 3 \(.*\) is not finite"):
+            train_model(make_job(lr=1e30, epochs=3), often, lambda _: None, tmp_path / "checkpoints")
+    assert [path.name for path in (tmp_path / "checkpoints").rglob("*.ckpt*")] == ["000001-000000001.ckpt"]
+
+
+def test_weights_that_validation_moves_go_on_learning(
+    make_job: MakeJob, alone: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On CUDA an LSTM lays its weights into one new buffer whenever the model is moved; here it does so on the CPU."""
+
+    def flatten(module: torch.nn.LSTM) -> None:
+        for parameter in module.parameters():
+            parameter.data = parameter.data.clone()
+
+    monkeypatch.setattr(torch.nn.LSTM, "flatten_parameters", flatten)
+    _, epochs = _train(make_job(train=8, val=4, architecture="lstm_resnet18", epochs=2), alone)
+    assert len(epochs) == 2
+
+
+def test_too_little_memory_names_the_way_out(
+    make_job: MakeJob, alone: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(loop, "train_epoch", full)
+    with pytest.raises(InputError, match=r"model 'm', fold 0: cpu has too little memory for batch_size 16 with accum"):
+        train_model(make_job(), alone, lambda _: None)

@@ -130,3 +130,25 @@ def test_sgd_takes_the_recipes_momentum(recipe: Recipe) -> None:
         head.bias.grad = torch.ones(1)
         optimizer.step()
         assert head.bias.item() == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_first_step_that_fp16_leaves_out_leaves_no_trace(recipe: Recipe, name: str) -> None:
+    """Its scaler leaves out steps of gradients that are not finite; the next one is then a first step."""
+    ends = []
+    for gradients in ((torch.inf, 1.0), (1.0,)):
+        head = nn.Linear(50, 50)
+        nn.init.zeros_(head.weight)
+        optimizer = make_optimizer(
+            nn.Identity(), head, recipe.model_copy(update={"optimizer": name, "precision": "fp16"})
+        )
+        scaler = torch.amp.GradScaler("cpu", init_scale=1.0)
+        set_lr(optimizer, 0.1)
+        for gradient in gradients:
+            optimizer.zero_grad()
+            scaler.scale(head.weight.sum()).backward()
+            head.weight.grad.fill_(gradient)
+            scaler.step(optimizer)
+            scaler.update(1.0)
+        ends.append(head.weight.detach().clone())
+    assert torch.equal(*ends)

@@ -15,6 +15,7 @@ from tumorboard.params import LrFind, Runtime
 from tumorboard.randomness import keys_of
 from tumorboard.training.loader import epoch_batches
 from tumorboard.training.search import (
+    Probe,
     accumulate_for,
     estimate_from_peaks,
     find_lr,
@@ -89,7 +90,7 @@ def test_a_memory_too_small_and_another_error_are_told() -> None:
     def broken(_: int) -> None:
         raise RuntimeError("something else")
 
-    with pytest.raises(InputError, match=r"not even 2 images fit in memory: lower crop\.side"):
+    with pytest.raises(InputError, match=r"too little memory for a step with 2 images: lower crop\.side"):
         largest_that_fits(never, 2, 64)
     with pytest.raises(RuntimeError, match="something else"):
         largest_that_fits(broken, 2, 64)
@@ -108,16 +109,28 @@ def test_an_estimate_carries_the_line_on_and_tries_nothing_near_the_limit() -> N
     assert probe.how == "estimated from the peaks at 8 and 16: 1.00 GiB and 0.250 an image, within 10.10 GiB"
     assert tried == [4, 8, 16]
     assert estimate_from_peaks(peak, 2, 20, 10.1 * GIB).images == 20
-    with pytest.raises(InputError, match=r"not even 2 images fit: a step needs 1\.00 GiB and 0\.250 more an image"):
+    with pytest.raises(
+        InputError, match=r"too little memory for a step with 2 images: a step needs 1\.00 GiB and 0\.250 more an image"
+    ):
         estimate_from_peaks(peak, 2, 20, 1.3 * GIB)
     assert estimate_from_peaks(lambda _: GIB, 1, 77, 2 * GIB).images == 77  # no image needs anything that shows
 
 
-def test_accumulation_keeps_the_batch() -> None:
-    assert accumulate_for(32, 1, 32) == accumulate_for(32, 1, 100) == 1
-    assert accumulate_for(32, 1, 31) == 2
-    assert accumulate_for(32, 1, 10) == 4
-    assert accumulate_for(33, 2, 16) == 2  # one of two processes has 17
+def test_accumulation_keeps_the_batch(make_job: MakeJob) -> None:
+    """Of 100 images an epoch makes two steps of 50 where batches may have 64."""
+
+    def accumulate(batch_size: int, processes: int, images: int, fewest: int = 1) -> int:
+        return accumulate_for(make_job(100, batch_size=batch_size), processes, Probe(images, fewest, ""))
+
+    assert accumulate(100, 1, 100) == accumulate(64, 1, 50) == 1
+    assert accumulate(100, 1, 99) == 2
+    assert accumulate(64, 1, 10) == 5
+    assert accumulate(64, 1, 3) == 17
+    assert accumulate(33, 2, 12) == 2  # four steps of 25, of which one of two processes has 13
+    assert accumulate(64, 1, 1) == 50
+    assert accumulate(64, 1, 3, fewest=2) == 17  # 16 of three, one of two
+    with pytest.raises(InputError, match=r"cut into parts of 2 to 2 images: choose another batch_size than 33"):
+        accumulate(33, 1, 2, fewest=2)  # 25 images: twelve pairs, and one
 
 
 def test_a_probe_on_the_cpu_measures_this_process(make_job: MakeJob, alone: Runtime) -> None:
@@ -125,6 +138,7 @@ def test_a_probe_on_the_cpu_measures_this_process(make_job: MakeJob, alone: Runt
     job = make_job(100, architecture="cnn", accumulate=4)
     one = probe_batch_size(job, alone, 64.0)
     assert one.images == 100
+    assert one.fewest == 1
     assert "within 64.00 GiB" in one.how
-    with pytest.raises(InputError, match="not even 2 images fit"):
+    with pytest.raises(InputError, match="too little memory for a step with 1 image: "):
         probe_batch_size(job, alone.model_copy(update={"processes": 2}), 0.1)

@@ -209,6 +209,16 @@ def test_stop_names_the_images(make_job: MakeJob) -> None:
         _train_epoch(_poisoned(run, {"7.jpg"}), state, 0)
 
 
+def test_a_scale_that_falls_for_ever_ends_the_training(make_job: MakeJob) -> None:
+    run, state = _prepare(make_job(48))
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
+    state.model.head.weight.register_hook(lambda gradient: gradient * torch.inf)
+    with pytest.raises(
+        InputError, match=r"the gradient of step after step in epoch 1 \(fp16's scale fell to 0\.25\) is not finite"
+    ):
+        _train_epoch(run, dataclasses.replace(state, scaler=scaler), 0)
+
+
 def test_processes_skip_together(make_job: MakeJob, alone: Runtime) -> None:
     """Two processes at a rate that ruins the weights: the second step is skipped, the third ends both."""
     job = make_job(48, lr=1e30, nonfinite="skip", nonfinite_budget=1)

@@ -37,13 +37,13 @@ def to_images(crops: NDArray[np.uint8], device: torch.device, channels_last: boo
     return images if channels_last else images.contiguous()
 
 
-@torch.inference_mode()
 def crop_logits(
     model: nn.Module, crops: NDArray[np.uint8], precision: str, channels_last: bool, device: torch.device
 ) -> NDArray[np.float32]:
     """Logits float32[N, K] of crops uint8[N, S, S, 3]; the model must be on the device, and is set to eval mode."""
+    # Not in inference mode: on CUDA a recurrent layer moves its weights here, which could never learn again then.
     model.eval().to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    with autocast(precision, device):
+    with torch.inference_mode(), autocast(precision, device):
         logits: NDArray[np.float32] = model(to_images(crops, device, channels_last)).float().cpu().numpy()
     return logits
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from tumorboard.errors import InputError
 from tumorboard.models.pretrained import CARD, copy_tensors, read_safetensors
@@ -43,7 +43,7 @@ def save_model(path: Path | str, model: Classifier, card: ModelCard) -> None:
     """Write a model and its card; equal ones give equal bytes."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with replacing(path) as temporary:
-        save_file(tensors, temporary, metadata={CARD: card.model_dump_json()})
+        temporary.write_bytes(save(tensors, {CARD: card.model_dump_json()}))
 
 
 def load_model(path: Path | str, device: torch.device | str) -> tuple[Classifier, ModelCard]:

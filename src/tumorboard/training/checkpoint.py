@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from hashlib import sha256
 from importlib.metadata import version
@@ -30,7 +30,7 @@ Tree = dict[str, Any]  # nested dicts and lists of tensors and plain values
 
 # What a resumed run would mix with its own: code whose change makes another result, and the packages below it.
 CODE = ("augment.py", "data/store.py", "evaluation/metrics.py", "models", "randomness.py", "training")
-PACKAGES = ("torch", "torchvision", "timm", "numpy")
+PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn")
 
 _FORMAT = 1
 _KEPT = 2
@@ -160,7 +160,9 @@ class Checkpoints:
         totals = self._group.sum([*state.sums.tolist(), *state.counts])
         if self._folder is not None and (self._writing is None or self._writing.done()):
             path = self._folder / f"{len(state.history) + 1:06d}-{state.step:09d}.ckpt"
-            self._writing = self._writer.submit(self._write, path, _to_tree(state, model, average, totals))
+            tree = _to_tree(state, model, average, totals)
+            learned = [tree["model"][name] for name, _ in state.model.named_parameters()]
+            self._writing = self._writer.submit(self._write, path, tree, learned)
         now = time.monotonic()
         steps = round(self._seconds * self._interval / max(now - self._since, 1e-9))
         self._since = now
@@ -192,7 +194,10 @@ class Checkpoints:
                 _say(f"{path}: cannot be read ({error}); it is not used")
         return None
 
-    def _write(self, path: Path, tree: Tree) -> None:
+    def _write(self, path: Path, tree: Tree, learned: list[Tensor]) -> None:
+        # A training looks at a step's losses after the next step: what is about to end it must not be gone on from.
+        if not (np.isfinite(tree["totals"]).all() and all(tensor.isfinite().all() for tensor in learned)):
+            return
         try:
             write_checkpoint(path, self._key, tree)
             for old in sorted(path.parent.glob("*.ckpt"))[:-_KEPT]:
@@ -258,13 +263,15 @@ def _lock(folder: Path) -> BinaryIO | None:
 
 
 def _prune(folder: Path, days: float, mine: Path) -> None:
+    """Delete the old folders of other jobs, but those that change just now, or are another user's."""
     now = time.time()
     for old in folder.iterdir() if folder.is_dir() else ():
-        if old != mine and old.is_dir() and _last_written(old) < now - days * 24 * 3600:
-            lock = _lock(old)
-            if lock is not None:
-                shutil.rmtree(old)
-                lock.close()
+        with suppress(OSError):
+            if old != mine and old.is_dir() and _last_written(old) < now - days * 24 * 3600:
+                lock = _lock(old)
+                if lock is not None:
+                    shutil.rmtree(old)
+                    lock.close()
 
 
 def _last_written(folder: Path) -> float:

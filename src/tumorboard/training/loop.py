@@ -7,17 +7,15 @@ from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
-from torch.nn import Module, SyncBatchNorm
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from tumorboard.errors import InputError
 from tumorboard.evaluation.metrics import scores
+from tumorboard.models import batchnorm
 from tumorboard.models.inference import choose_device, predict_logits, softmax
 from tumorboard.models.pretrained import MeanStd, copy_tensors, dataset_statistics, normalization
 from tumorboard.models.registry import Classifier, build_model
@@ -31,7 +29,7 @@ from tumorboard.training.loader import Loader, smallest_micro_batch
 from tumorboard.training.losses import class_weights, make_loss
 from tumorboard.training.optim import make_optimizer
 from tumorboard.training.state import Epoch, Job, Run, State
-from tumorboard.training.steps import not_finite, train_epoch
+from tumorboard.training.steps import not_finite, set_modes, train_epoch
 
 # Those of an epoch's validation that are kept; the others are by class.
 SCORES = ("loss", "accuracy", "balanced_accuracy", "precision", "recall", "specificity", "f1", "auc")
@@ -77,7 +75,14 @@ def _train(group: Group, job: Job, mean_std: MeanStd, runtime: Runtime, folder: 
                 report(past)
             _write_history(job, state)
         while not _has_ended(job.recipe, state.history):
-            outcome = _epoch(run, state, checkpoints)
+            try:
+                outcome = _epoch(run, state, checkpoints)
+            except torch.OutOfMemoryError:
+                raise InputError(
+                    f"model '{job.name}', fold {job.fold}: {run.group.device} has too little memory for batch_size "
+                    f"{job.recipe.batch_size} with accumulate {job.recipe.accumulate}: `tumorboard batch-size "
+                    f"{job.name}` finds the accumulate that fits"
+                ) from None
             state.history.append(outcome)
             if outcome.best:
                 state.best_weights = {name: value.cpu().clone() for name, value in _judged_weights(state).items()}
@@ -105,7 +110,8 @@ def prepare(group: Group, job: Job, mean_std: MeanStd) -> tuple[Run, State]:
     model = build_model(recipe, len(job.classes), job.store.size, mean_std).to(group.device).to(memory_format=layout)
     _check_batches(job, group, model)
     if recipe.sync_batchnorm and group.size > 1:
-        model = _synchronise_batch_norm(model, group)
+        _check_synchronised(group)
+        model = batchnorm.synchronise(model)
     labels = np.array([job.classes.index(label) for label in job.rows["label"]], dtype=np.int64)
     weights = class_weights(recipe, labels, job.classes)
     ids = job.rows["id"].tolist()
@@ -119,20 +125,19 @@ def prepare(group: Group, job: Job, mean_std: MeanStd) -> tuple[Run, State]:
     return run, State(model, optimizer, scaler, sums, average=average)
 
 
-def _synchronise_batch_norm(model: Classifier, group: Group) -> Classifier:
-    """The model with torch's SyncBatchNorm, whose statistics are those of all processes' micro-batches together."""
+def _check_synchronised(group: Group) -> None:
     if group.device.type == "cpu":
         raise InputError(
             f"sync_batchnorm is true, but torch has it on CUDA only, and {group.size} processes train on the CPU: "
             "set it to false, or runtime.processes to 1, where it changes nothing"
         )
-    return cast(Classifier, SyncBatchNorm.convert_sync_batchnorm(model))  # type: ignore[no-untyped-call]
 
 
 def _check_batches(job: Job, group: Group, model: Classifier) -> None:
     recipe = job.recipe
     fewest = smallest_micro_batch(len(job.rows), recipe.batch_size, group.size, recipe.accumulate)
-    needed = fewest_images(model)
+    set_modes(model, recipe, recipe.freeze_epochs)
+    needed = batchnorm.fewest_images(model, job.store.size)
     if fewest < needed:
         raise InputError(
             f"train.batch_size {recipe.batch_size} over {len(job.rows)} training images, {group.size} processes "
@@ -140,11 +145,6 @@ def _check_batches(job: Job, group: Group, model: Classifier) -> None:
             f"but model '{job.name}' needs {needed}{' for its batch norm' if needed == 2 else ''}: "
             "raise batch_size, or lower processes or accumulate"
         )
-
-
-def fewest_images(model: Module) -> int:
-    """The fewest images that a training step can see at once: 2 where there is batch norm, else 1."""
-    return 2 if any(isinstance(module, _BatchNorm) for module in model.modules()) else 1
 
 
 def _epoch(run: Run, state: State, checkpoints: Checkpoints) -> Epoch:

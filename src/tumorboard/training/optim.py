@@ -10,7 +10,8 @@ from tumorboard.models.layers import layers_of
 from tumorboard.params import Recipe
 
 OPTIMIZERS: dict[str, Callable[[list[dict[str, object]], Recipe], Optimizer]] = {
-    "sgd": lambda groups, recipe: SGD(groups, recipe.lr, momentum=recipe.momentum, fused=True),
+    # Its fused kernel leaves the momentum of a first step that the scaler of fp16 leaves out without a value.
+    "sgd": lambda groups, recipe: SGD(groups, recipe.lr, momentum=recipe.momentum, fused=recipe.precision != "fp16"),
     "adam": lambda groups, recipe: Adam(groups, recipe.lr, fused=True),
     "adamw": lambda groups, recipe: AdamW(groups, recipe.lr, fused=True),
 }

@@ -13,11 +13,12 @@ import torch
 from tqdm import tqdm
 
 from tumorboard.errors import InputError
+from tumorboard.models.batchnorm import fewest_images
 from tumorboard.models.inference import choose_device
 from tumorboard.params import LrFind, Runtime
 from tumorboard.training.distributed import Group
-from tumorboard.training.loader import epoch_batches
-from tumorboard.training.loop import fewest_images, mean_std_of, prepare
+from tumorboard.training.loader import epoch_batches, smallest_micro_batch
+from tumorboard.training.loop import mean_std_of, prepare
 from tumorboard.training.optim import set_lr
 from tumorboard.training.state import Job, Run, State
 from tumorboard.training.steps import Plan, backward, plan_step, set_modes, update
@@ -69,9 +70,11 @@ def suggest_lr(curve: pd.DataFrame) -> dict[str, float]:
 
 
 class Probe(NamedTuple):
-    """The largest number of images in a training step that memory holds, and how that was found."""
+    """The largest number of images in a training step that memory holds, the fewest that the model can train on, and
+    how the first was found."""
 
     images: int
+    fewest: int
     how: str
 
 
@@ -86,7 +89,8 @@ def probe_batch_size(job: Job, runtime: Runtime, memory: float | None) -> Probe:
     # One micro-batch a step: its size is what is asked for.
     alone = job.recipe.model_copy(update={"accumulate": 1})
     run, state = _prepare(replace(job, recipe=alone), runtime)
-    fewest, most = fewest_images(state.model), max(len(job.rows), fewest_images(state.model))
+    fewest = fewest_images(state.model, job.store.size)
+    most = max(len(job.rows), fewest)
 
     def step(images: int) -> None:
         rows = np.resize(np.arange(len(job.rows)), images)
@@ -99,7 +103,7 @@ def probe_batch_size(job: Job, runtime: Runtime, memory: float | None) -> Probe:
         if memory is not None:
             raise InputError("--memory is for the CPU: on CUDA the device's own memory is the limit")
         found = largest_that_fits(step, fewest, most)
-        return Probe(found, f"steps carried out on {torch.cuda.get_device_name()}")
+        return Probe(found, fewest, f"steps carried out on {torch.cuda.get_device_name()}")
     limit = (_free_memory() if memory is None else memory * _GIB) / processes_of(runtime)
     return estimate_from_peaks(lambda images: _peak_of(step, images), fewest, most, limit)
 
@@ -111,9 +115,21 @@ def processes_of(runtime: Runtime) -> int:
     return torch.cuda.device_count() if choose_device(runtime) == "cuda" else 1
 
 
-def accumulate_for(batch_size: int, processes: int, images: int) -> int:
-    """The fewest micro-batches of at most `images` that a process's share of a batch can be cut into."""
-    return math.ceil(math.ceil(batch_size / processes) / images)
+def accumulate_for(job: Job, processes: int, probe: Probe) -> int:
+    """The fewest micro-batches, each of as many images as fit, that every process's share of a batch can be cut into.
+
+    Raises InputError where one of them would have fewer images than the model can train on.
+    """
+    rows, batch_size = len(job.rows), job.recipe.batch_size
+    largest = math.ceil(math.ceil(rows / math.ceil(rows / batch_size)) / processes)  # an epoch is cut evenly
+    accumulate = math.ceil(largest / probe.images)
+    least = smallest_micro_batch(rows, batch_size, processes, accumulate)
+    if least < probe.fewest:
+        raise InputError(
+            f"a process's share of a batch cannot be cut into parts of {probe.fewest} to {probe.images} images: "
+            f"choose another batch_size than {batch_size}, or another number of processes than {processes}"
+        )
+    return accumulate
 
 
 def largest_that_fits(step: Callable[[int], None], fewest: int, most: int) -> int:
@@ -134,7 +150,7 @@ def largest_that_fits(step: Callable[[int], None], fewest: int, most: int) -> in
         torch.cuda.empty_cache()  # what a failed step left would count against the next
         size = min(2 * size, most) if fails > most else (fits + fails) // 2
     if not fits:
-        raise InputError(f"not even {fewest} images fit in memory: lower crop.side, or choose a smaller architecture")
+        raise InputError(f"{_too_little(fewest)}: lower crop.side, or choose a smaller architecture")
     return fits
 
 
@@ -153,11 +169,15 @@ def estimate_from_peaks(peak: Callable[[int], int], fewest: int, most: int, limi
     images = min(most, int((limit - base) / each))
     if images < fewest:
         raise InputError(
-            f"not even {fewest} images fit: a step needs {base / _GIB:.2f} GiB and {each / _GIB:.3f} more an image, "
+            f"{_too_little(fewest)}: a step needs {base / _GIB:.2f} GiB and {each / _GIB:.3f} more an image, "
             f"there are {limit / _GIB:.2f} GiB: lower crop.side, or choose a smaller architecture"
         )
     line = f"{base / _GIB:.2f} GiB and {each / _GIB:.3f} an image, within {limit / _GIB:.2f} GiB"
-    return Probe(images, f"estimated from the peaks at {small} and {large}: {line}")
+    return Probe(images, fewest, f"estimated from the peaks at {small} and {large}: {line}")
+
+
+def _too_little(fewest: int) -> str:
+    return f"too little memory for a step with {fewest} image{'s' * (fewest > 1)}"
 
 
 def _prepare(job: Job, runtime: Runtime) -> tuple[Run, State]:

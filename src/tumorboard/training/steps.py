@@ -58,6 +58,10 @@ def train_epoch(run: Run, state: State, epoch: int, checkpoints: Checkpoints) ->
                 loss, accuracy = sums.cpu().numpy() / counts
                 bar.set_postfix(loss=f"{loss:.4f}", accuracy=f"{accuracy:.4f}", refresh=False)
             bar.update()
+    # The scaler halves its scale wherever a gradient is not finite, and would do so for ever.
+    if state.scaler.is_enabled() and state.scaler.get_scale() < 1:
+        scale = state.scaler.get_scale()
+        raise not_finite(job, f"the gradient of step after step in epoch {epoch + 1} (fp16's scale fell to {scale:g})")
     run.group.average_batch_norm(state.model)
     loss, correct, weight, images = run.group.sum([*state.sums.tolist(), *state.counts])
     state.step, state.sums, state.counts = 0, torch.zeros_like(state.sums), np.zeros(2)
