@@ -3,17 +3,23 @@
 from pathlib import Path
 
 from tumorboard.door import run
+from tumorboard.models.pretrained import check_pretrained
 from tumorboard.models.registry import check_architecture
 from tumorboard.params import Params, resolve_recipe
 from tumorboard.tables import write_json
 
 
 def main(params: Params, out: str) -> None:
-    """Write `out`/<model>.json for all models that run, with a look at their architectures: none should fail late."""
+    """Write `out`/<model>.json for all models that run, with a look at what they begin with: none should fail late.
+
+    Where that is a file of weights its SHA-256 stands there too, under `pretrained_sha256`.
+    """
     recipes = {model: resolve_recipe(params, model) for model in params.models}
     for model, recipe in recipes.items():
         check_architecture(recipe.architecture)
-        write_json(recipe.model_dump(mode="json"), Path(out) / f"{model}.json")
+        digest = check_pretrained(recipe)
+        pinned = {"pretrained_sha256": digest} if digest else {}
+        write_json(recipe.model_dump(mode="json") | pinned, Path(out) / f"{model}.json")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from dvclive.live import Live
 
 from tumorboard.door import run, side_cache
+from tumorboard.errors import InputError
+from tumorboard.models.pretrained import file_digest
 from tumorboard.params import Params, Recipe
 from tumorboard.sections import parse
 from tumorboard.tables import write_json
@@ -68,7 +70,11 @@ def main(
     metrics: str,
 ) -> None:
     """Write the file `weights`, the folder `out` (history.csv, dvclive/, tensorboard/) and `metrics`."""
-    resolved = parse(Recipe, json.loads(Path(recipe).read_text(encoding="utf-8")), recipe)
+    tree = json.loads(Path(recipe).read_text(encoding="utf-8"))
+    digest = tree.pop("pretrained_sha256", None)
+    resolved = parse(Recipe, tree, recipe)
+    if digest and file_digest(Path(resolved.pretrained)) != digest:
+        raise InputError(f"{resolved.pretrained}: is not the file that {recipe} was written for: run `dvc repro`")
     data = (Path(store), Path(split), Path(balance))
     job = read_job(model, int(fold), resolved, params.crop, data, Path(weights), Path(out))
     journal = Journal(job.out, Path(metrics), job.recipe)

@@ -91,6 +91,9 @@ def test_the_inherited_block_spells_out_every_key_of_a_recipe(tmp_path: Path) ->
     [
         ({"head_dropout": (0.1,), "head_widths": (8, 4)}, "head_dropout has 1 entries for 2 head_widths"),
         ({"freeze_epochs": 3, "epochs": 3}, "freeze_epochs 3 leaves the backbone none of 3 epochs"),
+        ({"warmup_epochs": 9.0}, "warmup_epochs 9 is longer than all of 8 epochs"),
+        ({"lr": float("inf")}, "lr: is inf: input should be a finite number"),
+        ({"seed": 2**63}, "seed: is 9223372036854775808: input should be less than 9223372036854775808"),
         ({"accumulate": 64}, "accumulate 64 exceeds batch_size 32"),
         ({"sampler": "balanced", "class_weights": "balanced"}, "evens the classes out twice"),
     ],

@@ -149,22 +149,42 @@ def test_weights_of_another_run_are_refused(files, pictures, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"classes": ("a", "b", "c")}, "its classes is"),
-        ({"manifest": "1" * 16}, "its manifest is 1{16}, but that of .*linear/0.safetensors is 0{16}"),
-        ({"fold": 0, "name": "linear"}, "fold 0 of model 'linear' is there already"),
+        (
+            {"classes": ("a", "b", "c")},
+            r" and .*linear/0.safetensors are no panel: their classes are \('a', ",
+        ),
+        ({"manifest": "1" * 16}, " and .*linear/0.safetensors are no panel: their manifest is 1{16} and 0{16}"),
+        ({"fold": 0, "name": "linear"}, ": fold 0 of model 'linear' is there already"),
     ],
 )
 def test_members_that_do_not_belong_together_are_refused(files, tmp_path, params, changes, message):
     stranger = save(tmp_path, params, "other", 0, 5, changes)
-    with pytest.raises(InputError, match=f"{stranger}: {message}"):
+    with pytest.raises(InputError, match=f"{stranger}{message}"):
         predict.load_panel([*files, stranger], "cpu")
 
 
 def test_members_of_other_crops_are_refused(files, tmp_path, params):
     other = params.model_copy(update={"crop": params.crop.model_copy(update={"border": not params.crop.border})})
     stranger = save(tmp_path, other, "other", 0, 5)
-    with pytest.raises(InputError, match="its crop is"):
+    with pytest.raises(InputError, match=r"are no panel: crop\.border is False and True$"):
         predict.load_panel([*files, stranger], "cpu")
+
+
+def test_a_network_that_gives_no_numbers_is_named(files, pictures):
+    network, card = load_model(files[2], "cpu")
+    network.head.bias.data[0] = torch.nan
+    save_model(files[2], network, card)
+    with pytest.raises(InputError, match=r"cnn/0\.safetensors: gives outputs that are not finite"):
+        judge(files, [pictures])
+
+
+def test_where_the_table_cannot_go_is_said_before_anything_is_judged(files, pictures, tmp_path):
+    (tmp_path / "a_file").write_text("")
+    for out, message in ((tmp_path, "is a folder: name a file"), (tmp_path / "a_file/new.csv", "cannot be written: ")):
+        done = CliRunner().invoke(app, ["predict", str(pictures), "--model", str(files[0]), "--out", str(out)])
+        assert done.exit_code == 1
+        assert done.stderr.startswith(f"predict: {out}: {message}")
+        assert "judge" not in done.stderr
 
 
 def test_what_is_not_there_is_named(files, tmp_path):

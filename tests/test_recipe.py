@@ -46,3 +46,42 @@ def test_a_recipe_that_does_not_run_may_be_at_odds_with_the_shared_numbers(tmp_p
 def test_a_model_without_recipe_is_refused(params: Params) -> None:
     with pytest.raises(InputError, match="model 'linea' has no entry under recipes; did you mean linear"):
         resolve_recipe(params, "linea")
+
+
+def test_a_file_of_weights_is_pinned_by_its_digest(
+    tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SHA-256 of 'abc', from FIPS 180-2."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights/start.pth").write_bytes(b"abc")
+    started = params.recipes["cnn"].model_copy(update={"pretrained": "weights/start.pth"})
+    stages.recipe.main(params.model_copy(update={"recipes": params.recipes | {"cnn": started}}), str(tmp_path))
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert json.loads((tmp_path / "cnn.json").read_text())["pretrained_sha256"] == digest
+    assert "pretrained_sha256" not in json.loads((tmp_path / "linear.json").read_text())
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "message"),
+    [
+        (
+            "imgenet",
+            "'imgenet': expected none, imagenet, packaged or a .safetensors, .pth or .pt file; did you mean",
+        ),
+        ("weights/nowhere.pth", "weights/nowhere.pth: no such file"),
+        (
+            "/elsewhere/start.pth",
+            "the folder weights, which DVC watches, and write weights/start.pth",
+        ),
+        ("weights/../start.pth", "put the file into the folder weights"),
+        ("imagenet", "imagenet: there are no weights for cnn"),
+        ("packaged", "packaged holds weights of architecture timm/tf_efficientnet_lite0, not of cnn"),
+    ],
+)
+def test_weights_that_cannot_be_are_refused_before_anything_is_trained(
+    tmp_path: Path, params: Params, pretrained: str, message: str
+) -> None:
+    wrong = params.recipes["cnn"].model_copy(update={"pretrained": pretrained})
+    with pytest.raises(InputError, match=message):
+        stages.recipe.main(params.model_copy(update={"recipes": params.recipes | {"cnn": wrong}}), str(tmp_path))

@@ -44,6 +44,8 @@ def test_lists_become_tuples_and_whole_numbers_floats() -> None:
         ({"inner": {"share": "1", "sizes": []}}, "here: inner.share: is '1': input should be a valid number"),
         ({"inner": {"share": 1, "sizes": [1, "2"]}}, "here: inner.sizes.1: is '2': input should be a valid integer"),
         ({"others": {"a": {"shares": 1, "sizes": []}}}, "here: others.a.shares: unknown key; did you mean share?"),
+        ({"inner": {"share": 1, "sizes": 1}}, "here: inner.sizes: is 1: input should be a valid list"),
+        ({"inner": {"share": float("nan"), "sizes": []}}, "here: inner.share: is nan: input should be a finite number"),
         ({"name": 3}, "here: name: is 3: input should be 'one' or 'two'"),
     ],
 )

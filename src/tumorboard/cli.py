@@ -104,6 +104,8 @@ def predict(
         chosen = vote or ("soft" if model else params.ensemble.vote)
         if chosen not in VOTES:
             raise InputError(f"--vote is '{chosen}', expected one of {', '.join(VOTES)}")
+        if out:
+            road.check_writable(out)
         files = road.list_new(images)
         panel = road.load_panel(model or _panel_files(params), choose_device(params.runtime))
         known = {}
@@ -113,12 +115,12 @@ def predict(
         joined = None if model else JOINED
         workers = worker_count(params.runtime.workers)
         table = road.judge_images(panel, files, params.data.frames, chosen, joined, known, workers)
+        if out:
+            write_table(table, out)
     except InputError as error:
         typer.echo(f"predict: {error}", err=True)
         raise typer.Exit(1) from None
-    if out:
-        write_table(table, out)
-    else:
+    if not out:
         typer.echo(table.to_csv(index=False), nl=False)
     for line in road.summarise(table, panel, chosen):
         typer.echo(line, err=True)

@@ -9,7 +9,6 @@ from pathlib import Path
 from tumorboard.errors import InputError
 from tumorboard.params import load_params
 
-
 # What the machine lacks, in a user's eyes; any other OSError is a mistake of ours.
 _MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 

@@ -14,6 +14,7 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Several = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # as torch takes them
 
 
 def _rising(pair: tuple[float, float]) -> tuple[float, float]:
@@ -69,7 +70,7 @@ class Crop(Section):
 class Split(Section):
     test: Annotated[float, Field(gt=0, lt=1)]
     folds: Annotated[int, Field(ge=2)]
-    fold_seed: Several | None
+    fold_seed: Seed | None
     tolerance: Share
 
 
@@ -175,7 +176,7 @@ class Recipe(Train):
     """One model's resolved recipe: `train` with the model's own entries over it."""
 
     architecture: str
-    seed: int
+    seed: Seed
 
     @model_validator(mode="after")
     def _fits(self) -> "Recipe":
@@ -185,6 +186,8 @@ class Recipe(Train):
                 raise ValueError(f"{key} has {len(given)} entries for {len(self.head_widths)} head_widths")
         if self.freeze_epochs >= self.epochs and self.freeze_epochs > 0:
             raise ValueError(f"freeze_epochs {self.freeze_epochs} leaves the backbone none of {self.epochs} epochs")
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} is longer than all of {self.epochs} epochs")
         if self.accumulate > self.batch_size:
             raise ValueError(f"accumulate {self.accumulate} exceeds batch_size {self.batch_size}")
         if self.sampler == "balanced" and self.class_weights == "balanced":
@@ -235,7 +238,7 @@ class Runtime(Section):
 class Params(Section):
     """The whole of params.yaml."""
 
-    seed: Several
+    seed: Seed
     models: Annotated[tuple[str, ...], Field(min_length=1)]
     folds: Annotated[tuple[Several, ...], Field(min_length=1)]
     medmnist: tuple[str, ...]

@@ -1,11 +1,12 @@
 """New images to a panel's decisions: the road of a run, with training left out."""
 
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -59,13 +60,32 @@ def load_panel(files: Iterable[Path], device: str) -> Panel:
         for what in ("classes", "manifest", "crop"):
             theirs, ours = (getattr(one.card, what) for one in (first, member))
             if theirs != ours:
-                raise InputError(f"{file}: its {what} is {ours}, but that of {first.file} is {theirs}: no panel")
+                raise InputError(f"{file} and {first.file} are no panel: {_differences(what, ours, theirs)}")
         if any(member.card.fold == other.card.fold for other in members.get(member.card.name, ())):
             raise InputError(f"{file}: fold {member.card.fold} of model '{member.card.name}' is there already")
         members.setdefault(member.card.name, []).append(member)
     if not members:
         raise InputError("a panel needs at least one model file")
     return Panel(members)
+
+
+def _differences(what: str, ours: Any, theirs: Any) -> str:
+    if isinstance(ours, Crop):
+        keys = [key for key in Crop.model_fields if getattr(ours, key) != getattr(theirs, key)]
+        return ", ".join(f"crop.{key} is {getattr(ours, key)} and {getattr(theirs, key)}" for key in keys)
+    return f"their {what} {'are' if what == 'classes' else 'is'} {ours} and {theirs}"
+
+
+def check_writable(out: Path) -> None:
+    """Raise InputError where a table could not be written to `out`: better before the images are judged than after."""
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder: name a file, such as {out / 'new.csv'}")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out.parent):
+            pass
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written: {error.strerror}") from None
 
 
 def list_new(paths: Sequence[Path]) -> list[Path]:
@@ -171,11 +191,14 @@ def _chunks(new: Iterable[_New]) -> Iterator[list[_New]]:
 def _probabilities(folds: Sequence[Member], crops: images.Pixels) -> Shares:
     """The mean over a model's folds of class probabilities, float64[N, K]."""
     found = []
-    for _, network, card in folds:
+    for file, network, card in folds:
         device = network.mean.device
         # fp16 is of CUDA alone; float32 is what it approximates.
         precision = "off" if card.recipe.precision == "fp16" and device.type == "cpu" else card.recipe.precision
-        found.append(softmax(crop_logits(network, crops, precision, card.recipe.channels_last, device)))
+        logits = crop_logits(network, crops, precision, card.recipe.channels_last, device)
+        if not np.isfinite(logits).all():
+            raise InputError(f"{file}: gives outputs that are not finite: are its weights damaged?")
+        found.append(softmax(logits))
     return np.asarray(np.mean(found, axis=0))
 
 

@@ -17,7 +17,7 @@ S = TypeVar("S", bound="Section")
 class Section(BaseModel):
     """A branch of params.yaml: frozen, strict about keys and types, without defaults."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 def parse(section: type[S], tree: Mapping[str, Any], where: str) -> S:
@@ -40,7 +40,7 @@ def _explain(error: ValidationError, section: type[Section], tree: Any) -> list[
         elif fault["type"] == "value_error":
             wish = str(fault["ctx"]["error"])
         else:
-            wish = f"is {value!r}: {fault['msg'][:1].lower()}{fault['msg'][1:]}"
+            wish = f"is {value!r}: {fault['msg'][:1].lower()}{fault['msg'][1:].replace('tuple', 'list')}"
         wishes.setdefault(key, []).append(wish)
     return [f"{key}: {_join(texts)}" if key else _join(texts) for key, texts in wishes.items()]
 

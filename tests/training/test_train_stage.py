@@ -101,6 +101,17 @@ def test_a_fold_without_rows_is_one_message(project: Path) -> None:
     assert not (project / "out").exists()
 
 
+def test_weights_that_have_changed_since_the_recipe_are_refused(project: Path) -> None:
+    recipe = json.loads((project / "recipe.json").read_text())
+    recipe |= {"pretrained": "weights/start.pth", "pretrained_sha256": "0" * 64}
+    (project / "recipe.json").write_text(json.dumps(recipe))
+    (project / "weights").mkdir()
+    (project / "weights/start.pth").write_bytes(b"abc")
+    done = _run(project)
+    assert done.returncode == 1
+    assert "train: weights/start.pth: is not the file that recipe.json was written for: run `dvc repro`" in done.stderr
+
+
 @pytest.mark.parametrize(("keep", "kept"), [("best", 2), ("last", 3)])
 def test_metrics_are_those_of_the_epoch_kept(tmp_path: Path, params: Params, keep: str, kept: int) -> None:
     recipe = resolve_recipe(params, "cnn").model_copy(update={"keep": keep})

@@ -3,7 +3,7 @@
 from typing import cast
 
 import torch
-from timm.layers import convert_sync_batchnorm
+from timm.layers import convert_sync_batchnorm  # type: ignore[attr-defined]
 
 from tumorboard.models.registry import Classifier
 
@@ -34,4 +34,4 @@ def synchronise(model: Classifier) -> Classifier:
 
     By timm, whose batch norm may hold an activation that torch's own conversion would leave out.
     """
-    return cast(Classifier, convert_sync_batchnorm(model))
+    return cast(Classifier, convert_sync_batchnorm(model))  # type: ignore[no-untyped-call]

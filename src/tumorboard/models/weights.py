@@ -55,7 +55,9 @@ def load_model(path: Path | str, device: torch.device | str) -> tuple[Classifier
     try:
         card = ModelCard.model_validate_json(text)
     except ValidationError as error:
-        raise InputError(f"{path}: its model card cannot be read: {error}") from error
+        fault = error.errors()[0]
+        where = ".".join(map(str, fault["loc"]))
+        raise InputError(f"{path}: its model card cannot be read: {where}: {fault['msg']}") from None
     recipe = card.recipe.model_copy(update={"pretrained": "none"})
     model = build_model(recipe, len(card.classes), card.crop.side, (card.mean, card.std))
     copy_tensors(model, tensors, str(path))
