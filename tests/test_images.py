@@ -215,10 +215,42 @@ def test_arrays_of_npy_files():
     np.testing.assert_array_equal(decode(npy(ramps())), ramps())
     np.testing.assert_array_equal(decode(npy(ramps()[..., 0]), window=(50.0, 60.0))[..., 2], ramps()[..., 0])
     np.testing.assert_array_equal(decode(npy(np.array([[0, 4095]], np.uint16)))[0, :, 0], [0, 255])
+    np.testing.assert_array_equal(decode(npy(np.asfortranarray(ramps()))), ramps())
     for values in (np.zeros((2, 2, 4), np.uint8), np.zeros((2, 2, 3)), np.zeros(3, np.uint8), np.zeros((2, 2))):
         assert reason(npy(values)) == "unsupported"
-    assert reason(npy(np.array([{}, {}]))) == "corrupt"
-    assert reason(npy(ramps())[:-1]) in ("truncated", "corrupt")
+    assert reason(npy(ramps())[:-1]) == "truncated"
+
+
+@pytest.mark.parametrize("kind", [complex, "U1", "S1", "datetime64[s]", bool, object, [("a", "u1")]])
+def test_arrays_of_no_numbers_are_unsupported(kind):
+    assert reason(npy(np.zeros((2, 2), kind)), window=(0.0, 1.0)) == "unsupported"
+
+
+def npy_header(text: str) -> bytes:
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(text)) + text.encode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{'descr': '|u1', 'fortran_order': False, 'shape': (2, 2)", "{", "(" * 5000, "[]", "{'descr': '|u1'}", ""],
+)
+def test_a_damaged_header_of_an_array_is_corrupt(text):
+    assert reason(npy_header(text) + bytes(4)) == "corrupt"
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ("(1000000, 1000000)", "too many pixels"),
+        ("(100000, 100000, 3)", "too many pixels"),
+        ("(-2, -2)", "too small"),
+        ("(0, 9)", "too small"),
+        ("(2, 3)", "truncated"),
+    ],
+)
+def test_the_size_of_an_array_is_told_by_its_header(shape, expected):
+    content = npy_header(f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}}}\n") + bytes(5)
+    assert reason(content) == expected
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -55,7 +56,7 @@ def decode(content: bytes, crop: Crop, frames: Frames, side: float | None = None
     if is_dicom(content):
         return _with_header("DICOM", _decode_dicom(content, crop, frames))
     try:
-        if content.startswith(np.lib.format.MAGIC_PREFIX):
+        if content.startswith(npy.MAGIC_PREFIX):
             return _with_header("NPY", _decode_array(content, crop))
         return _decode(content, crop, frames, side)
     except UnidentifiedImageError:
@@ -90,12 +91,19 @@ def _with_header(name: str, pixels: Pixels) -> tuple[Pixels, Header]:
 
 
 def _decode_array(content: bytes, crop: Crop) -> Pixels:
-    values = np.lib.format.read_array(BytesIO(content), allow_pickle=False)
-    if values.ndim not in (2, 3) or (values.ndim == 3 and (values.shape[2] != 3 or values.dtype != np.uint8)):
-        raise ImageError(
-            "unsupported", f"an array {values.dtype}{list(values.shape)}; expected [H, W] or uint8[H, W, 3]"
-        )
-    _check_size(values.shape[1], values.shape[0], crop)
+    stream = BytesIO(content)
+    try:
+        first = npy.read_magic(stream) == (1, 0)
+        shape, _, dtype = npy.read_array_header_1_0(stream) if first else npy.read_array_header_2_0(stream)
+    except Exception as error:  # of many kinds, on a damaged header: all of them are told
+        raise ImageError("corrupt", f"not readable as .npy: {error}") from error
+    color = len(shape) == 3 and shape[2] == 3 and dtype == np.uint8
+    if dtype.kind not in "uif" or not (len(shape) == 2 or color):
+        raise ImageError("unsupported", f"an array {dtype}{list(shape)}; expected numbers [H, W] or uint8[H, W, 3]")
+    _check_size(shape[1], shape[0], crop)
+    if len(content) - stream.tell() < math.prod(shape) * dtype.itemsize:
+        raise ImageError("truncated", f"the file ends before its array {dtype}{list(shape)} does")
+    values = npy.read_array(BytesIO(content), allow_pickle=False)
     return values if values.ndim == 3 else _scale_grey(values, None if values.dtype == np.uint8 else crop.window)
 
 
