@@ -24,7 +24,27 @@ FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM")
 REDUCIBLE = ("JPEG", "MPO")  # can be decoded at a part of their size
 _SIGNATURE = re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|II\*\0|MM\0\*|RIFF....WEBP", re.DOTALL)
 # What Pillow's decoders are known to raise on damaged bytes.
-_DAMAGE = (OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error)
+_DAMAGE = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
+)
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the color type of the header
+_ADAM7 = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)  # left, top, steps
 
 # decode() holds every file to crop.max_pixels; Pillow's own limit would overrule a larger one.
 Image.MAX_IMAGE_PIXELS = None
@@ -125,9 +145,8 @@ def _decode_dicom(content: bytes, crop: Crop, frames: Frames) -> Pixels:
 def _decode(content: bytes, crop: Crop, frames: Frames, side: float | None) -> tuple[Pixels, Header]:
     picture = Image.open(BytesIO(content), formats=FORMATS)  # reads the header alone
     _check_size(picture.width, picture.height, crop)
-    if picture.format == "PNG":
-        _check_png(content)
-    if picture.format == "GIF" and not content.rstrip(b"\0").endswith(b";"):
+    compressed = _check_png(content) if picture.format == "PNG" else []
+    if picture.format == "GIF" and not content.rstrip(b"\0\r\n").endswith(b";"):
         raise ImageError("truncated", "the GIF ends before its trailer")
     # The further frames of a multi-picture JPEG (MPO) are previews and other views of its first one.
     frame = 0 if picture.format == "MPO" else _choose_frame(getattr(picture, "n_frames", 1), frames)
@@ -139,6 +158,8 @@ def _decode(content: bytes, crop: Crop, frames: Frames, side: float | None) -> t
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), _reduction(picture, side))
         if pixels is not None:
             return pixels, _read_header(picture, pixels)  # type: ignore[return-value]
+    if picture.format == "PNG":
+        _check_rows(content, compressed)
     pixels = _decode_with_pillow(picture, crop)
     return pixels, _read_header(picture, pixels)
 
@@ -220,9 +241,13 @@ def _scale_grey(grey: NDArray[Any], window: Window | None) -> Pixels:
     return np.repeat(np.rint(scaled.clip(0, 255)).astype(np.uint8)[..., None], 3, axis=2)
 
 
-def _check_png(content: bytes) -> None:
-    """Walk a PNG's chunks to its end mark; Pillow checks no checksum of pixel data and needs no end mark."""
+def _check_png(content: bytes) -> list[memoryview]:
+    """Walk a PNG's chunks to its end mark, and give those of its (first) picture's compressed pixels.
+
+    Pillow checks no checksum of pixel data and needs no end mark.
+    """
     view, position, kind = memoryview(content), 8, b""
+    compressed = []
     while kind != b"IEND":
         if position + 12 > len(content):
             raise ImageError("truncated", "the PNG ends before its end mark")
@@ -232,7 +257,26 @@ def _check_png(content: bytes) -> None:
             raise ImageError("truncated", f"the PNG ends inside a chunk {kind!r}")
         if zlib.crc32(view[position + 4 : end]) != struct.unpack_from(">I", content, end)[0]:
             raise ImageError("corrupt", f"wrong checksum of a chunk {kind!r}")
+        if kind == b"IDAT":
+            compressed.append(view[position + 8 : end])
         position = end + 4
+    return compressed
+
+
+def _check_rows(content: bytes, compressed: list[memoryview]) -> None:
+    """Whether a PNG's compressed pixels are as many as its header says; Pillow leaves those that miss black.
+
+    OpenCV refuses such a file by itself.
+    """
+    width, height, bits, color, _, _, interlaced = struct.unpack_from(">IIBBBBB", content, 16)
+    size = 0
+    for left, top, across, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -((left - width) // across), -((top - height) // down)
+        if columns > 0 and rows > 0:
+            size += rows * (1 + -(-columns * bits * _PNG_CHANNELS[color] // 8))  # each row begins with its filter
+    found = len(zlib.decompressobj().decompress(b"".join(compressed), size))
+    if found < size:
+        raise ImageError("truncated", f"{found} bytes of pixels, expected {size} of {width} x {height}")
 
 
 def one_channel(image: Pixels) -> Pixels:
