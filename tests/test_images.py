@@ -143,9 +143,58 @@ def test_16_bit_color_png_keeps_its_high_bytes():
     np.testing.assert_allclose(decode(content, MANY).astype(int), ramps(), atol=1)
 
 
-@pytest.mark.parametrize("values", [[[-1, 5]], [[0, 70000]]])
-def test_signed_and_32_bit_grey_are_unsupported(values):
+@pytest.mark.parametrize("values", [[[-1, 5]], [[0, 65536]]])
+def test_grey_below_0_or_above_65535_is_unsupported(values):
     assert reason(encode(Image.fromarray(np.array(values, dtype=np.int32)), "TIFF")) == "unsupported"
+
+
+def test_signed_and_32_bit_grey_from_0_to_65535_is_grey_of_16_bits():
+    values = np.array([[0, 32768, 65535]])  # 32768 / 65535 * 255 = 127.502
+    assert decode(encode(Image.fromarray(values.astype(np.int32)), "TIFF"))[0, :, 0].tolist() == [0, 128, 255]
+    for kind in (np.int32, np.uint32, np.int64):
+        assert decode(npy(values.astype(kind)))[0, :, 0].tolist() == [0, 128, 255]
+
+
+def tiff(values: np.ndarray, photometric: int, order: str = "<", floats: bool = False) -> bytes:
+    """A TIFF of one strip; photometric 0 is WhiteIsZero."""
+    values = values.astype(values.dtype.newbyteorder(order))
+    (height, width), size = values.shape, values.nbytes
+    tags = {256: width, 257: height, 258: values.itemsize * 8, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height}
+    tags |= {279: size, 339: 3 if floats else 1}
+    entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags.items())
+    start = struct.pack(f"{order}HI", 42, 8 + size)
+    directory = struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
+    return (b"II" if order == "<" else b"MM") + start + values.tobytes() + directory
+
+
+def test_white_is_zero_in_a_tiff_of_any_depth():
+    assert decode(tiff(np.array([[0, 64, 255]], np.uint8), 0))[0, :, 0].tolist() == [255, 191, 0]
+    deep = np.array([[0, 16384, 65535]], np.uint16)  # 16384 / 65535 * 255 = 63.75
+    assert decode(tiff(deep, 1))[0, :, 0].tolist() == [0, 64, 255]
+    assert decode(tiff(deep, 0))[0, :, 0].tolist() == [255, 191, 0]
+    assert decode(tiff(deep, 0), window=(0.0, 32768.0))[0, :, 0].tolist() == [255, 127, 0]  # 127.5, to the even 128
+    broken = np.array([[0.0, 0.25, 2.0]], np.float32)
+    assert decode(tiff(broken, 0, floats=True), window=(0.0, 1.0))[0, :, 0].tolist() == [255, 191, 0]
+
+
+@pytest.mark.parametrize("orientation", [1, 3])
+def test_a_png_of_grey_and_alpha_of_16_bits_is_scaled_over_its_visible_range(orientation):
+    values = [(4095, 65535), (2048, 65535), (1024, 13107), (60000, 0)]  # 13107 / 65535 = 0.2
+    content = png(4, 1, 16, 4, b"\0" + struct.pack(">8H", *sum(values, ())))
+    exif = Image.Exif()
+    exif[274] = orientation
+    content = content[:33] + chunk(b"eXIf", exif.tobytes()) + content[33:]
+    pixels = decode(content, background=(100, 0, 50))
+    # Over 12 bits: 255; 2048 / 4095 * 255 = 127.53; 1024 / 4095 * 255 = 63.77, 64 * 0.2 + 0.8 * (100, 0, 50)
+    expected = [(255, 255, 255), (128, 128, 128), (93, 13, 53), (100, 0, 50)]
+    np.testing.assert_array_equal(pixels[0], expected if orientation == 1 else expected[::-1])
+
+
+def test_a_transparent_value_of_a_16_bit_grey_png_becomes_the_background():
+    content = png(3, 1, 16, 0, b"\0" + struct.pack(">3H", 4095, 65535, 2048))
+    content = content[:33] + chunk(b"tRNS", struct.pack(">H", 65535)) + content[33:]
+    pixels = decode(content, background=(100, 0, 50))
+    np.testing.assert_array_equal(pixels[0], [(255, 255, 255), (100, 0, 50), (128, 128, 128)])
 
 
 def test_floating_point_grey_is_unsupported():

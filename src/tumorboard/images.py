@@ -13,6 +13,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
 
 from tumorboard.dicom import Window, is_dicom, open_dicom, read_frame
 from tumorboard.errors import ImageError
@@ -160,7 +161,10 @@ def _decode(content: bytes, crop: Crop, frames: Frames, side: float | None) -> t
             return pixels, _read_header(picture, pixels)  # type: ignore[return-value]
     if picture.format == "PNG":
         _check_rows(content, compressed)
-    pixels = _decode_with_pillow(picture, crop)
+    if picture.format == "PNG" and content[24:26] == b"\x10\4" and not frame:
+        pixels = _decode_grey_alpha(content, crop)
+    else:
+        pixels = _decode_with_pillow(picture, crop)
     return pixels, _read_header(picture, pixels)
 
 
@@ -220,11 +224,34 @@ def _decode_with_pillow(picture: Image.Image, crop: Crop) -> Pixels:
     picture.load()
     upright = ImageOps.exif_transpose(picture)
     if upright.mode.startswith(("I", "F")):
-        return _scale_grey(np.asarray(upright), crop.window)
+        values = np.asarray(upright)
+        if "transparency" in upright.info:
+            return _scale_visible(values, values != upright.info["transparency"], crop)
+        grey = _scale_grey(values, crop.window)
+        white_is_zero = getattr(picture, "tag_v2", {}).get(PHOTOMETRIC_INTERPRETATION) == 0
+        return 255 - grey if white_is_zero else grey  # Pillow does so for 8 bits or less
     if upright.has_transparency_data:
         layer = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", layer.size, (*crop.background, 255)), layer)
     return np.array(upright.convert("RGB"))
+
+
+def _decode_grey_alpha(content: bytes, crop: Crop) -> Pixels:
+    """A PNG of grey and alpha, 16 bits each, of which Pillow gives the upper 8.
+
+    The bytes of its pixels are as many as those of RGBA with 8 bits each; read as such, all of them come.
+    """
+    header = b"IHDR" + content[16:24] + b"\x08\6" + content[26:29]
+    picture = Image.open(BytesIO(content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]))
+    values = np.asarray(ImageOps.exif_transpose(picture)).view(">u2")
+    return _scale_visible(values[..., 0], values[..., 1] / 65535, crop)
+
+
+def _scale_visible(grey: NDArray[Any], alpha: NDArray[Any], crop: Crop) -> Pixels:
+    """Grey values [H, W] scaled as far as they are visible, composited on the background by alpha [H, W], 0 to 1."""
+    pixels = _scale_grey(np.where(alpha > 0, grey, 0), crop.window)
+    share = alpha[..., None].astype(np.float64)
+    return np.rint(pixels * share + np.array(crop.background) * (1 - share)).astype(np.uint8)
 
 
 def _scale_grey(grey: NDArray[Any], window: Window | None) -> Pixels:
@@ -234,7 +261,9 @@ def _scale_grey(grey: NDArray[Any], window: Window | None) -> Pixels:
     if window is None:
         brightest = float(grey.max())
         if grey.dtype.kind not in "ui" or grey.min() < 0 or brightest > 65535:
-            raise ImageError("unsupported", "signed, 32-bit or floating-point grey: only crop.window can say its range")
+            raise ImageError(
+                "unsupported", "floating-point grey, or below 0 or above 65535: only crop.window can say its range"
+            )
         window = (0, next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if brightest < 2**bits))
     low, high = window
     scaled = (grey.astype(np.float64) - low) * (255 / (high - low)) if high > low else np.where(grey > low, 255.0, 0.0)
