@@ -177,6 +177,11 @@ def test_white_is_zero_in_a_tiff_of_any_depth():
     assert decode(tiff(broken, 0, floats=True), window=(0.0, 1.0))[0, :, 0].tolist() == [255, 191, 0]
 
 
+def test_a_tiff_of_a_kind_that_pillow_cannot_open_is_unsupported():
+    assert reason(tiff(np.array([[0, 16384, 65535]], np.uint16), 0, ">")) == "unsupported"
+    assert reason(tiff(np.array([[0, 1]], np.uint64), 1)) == "unsupported"
+
+
 @pytest.mark.parametrize("orientation", [1, 3])
 def test_a_png_of_grey_and_alpha_of_16_bits_is_scaled_over_its_visible_range(orientation):
     values = [(4095, 65535), (2048, 65535), (1024, 13107), (60000, 0)]  # 13107 / 65535 = 0.2

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from tumorboard.dicom import Window, is_dicom, open_dicom, read_frame
 from tumorboard.errors import ImageError
@@ -82,12 +82,22 @@ def decode(content: bytes, crop: Crop, frames: Frames, side: float | None = None
         return _decode(content, crop, frames, side)
     except UnidentifiedImageError:
         if _SIGNATURE.match(content):
-            raise ImageError("corrupt", "the header is damaged or cut off") from None
+            raise _explain_unopened(content) from None
         raise ImageError("not an image", f"expected one of {', '.join(FORMATS)}, DICOM") from None
     except ImageError:
         raise
     except _DAMAGE as error:
         raise ImageError("truncated" if "truncated" in str(error).lower() else "corrupt", str(error)) from error
+
+
+def _explain_unopened(content: bytes) -> ImageError:
+    """Why Pillow does not open a file with a known signature: it says so of a TIFF alone."""
+    try:
+        TiffImageFile(BytesIO(content))
+    except Exception as error:  # of many kinds, on damaged bytes; and of other formats it is none
+        if str(error) == "unknown pixel mode":
+            return ImageError("unsupported", "a TIFF whose bits, channels or photometric interpretation Pillow lacks")
+    return ImageError("corrupt", "the header is damaged or cut off")
 
 
 def _check_size(width: int, height: int, crop: Crop) -> None:
