@@ -43,6 +43,8 @@ def open_dicom(content: bytes) -> Scan:
         dataset = dcmread(BytesIO(content))
         if "Rows" not in dataset or "Columns" not in dataset:
             raise ImageError("not an image", "DICOM without rows and columns: a report, a directory, a cut header")
+        if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
+            raise ImageError("unsupported", "DICOM with floating-point pixel data")
         if "PixelData" not in dataset:
             # pydicom drops a last element that ends too early.
             raise ImageError("truncated", "the DICOM file has no pixel data, or ends within it")
