@@ -63,11 +63,11 @@ def decode(content: bytes, crop: Crop, frames: Frames, side: float | None = None
     """Decode an image file to uint8[H, W, 3], RGB, upright after its EXIF orientation; raises ImageError.
 
     Reads FORMATS, DICOM (with pydicom) and .npy arrays [H, W] or uint8[H, W, 3]. Transparent pixels are composited on
-    `crop.background`. Grey of more than 8 bits is scaled over `crop.window`, else over a DICOM header's window, else
-    over its own range: the smallest depth that holds its brightest value (8, 10, 12, 14 or 16 bits), so that 12-bit
-    data is neither black nor clipped. Size, shape and the number of frames are held against `crop` and `frames` by the
-    header, before a pixel is decoded. A truncated file is an error; damage within JPEG data that ends properly goes
-    unseen: it has no checksum. docs/quarantine.md has the whole list.
+    `crop.background`. Grey of more than 8 bits is scaled over `crop.window`, else over a DICOM header's window or bits
+    stored, else over its own range: the smallest depth that holds its brightest value (8, 10, 12, 14 or 16 bits), so
+    that 12-bit data is neither black nor clipped. Size, shape and the number of frames are held against `crop` and
+    `frames` by the header, before a pixel is decoded. A truncated file is an error; damage within JPEG data that ends
+    properly goes unseen: it has no checksum. docs/quarantine.md has the whole list.
 
     With a `side`, a JPEG comes as a half, a quarter or an eighth of its size, the smallest whose shorter side has that
     many pixels: libjpeg then transforms fewer frequencies, which averages as it decodes.
