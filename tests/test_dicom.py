@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from tumorboard.dicom import open_dicom
 from tumorboard.errors import ImageError
@@ -133,6 +134,84 @@ def test_without_a_window_the_depth_counts_as_for_other_files() -> None:
     assert grey(dicom(np.array([[0, 2048, 4095]], np.uint16))) == [0, 128, 255]
     unscaled = dicom(np.array([[0, 100, 255]], np.uint8), RescaleSlope="1", RescaleIntercept="0")
     assert grey(unscaled) == [0, 100, 255]
+
+
+TWELVE = {"BitsStored": 12, "HighBit": 11}
+
+
+def test_without_a_window_the_bits_stored_are_the_range() -> None:
+    # 500 / 4095 * 255 = 31.1, 1000 / 4095 * 255 = 62.3: whatever the brightest value is
+    assert grey(dicom(np.array([[0, 500, 1000]], np.uint16), **TWELVE)) == [0, 31, 62]
+    assert grey(dicom(np.array([[0, 500, 4095]], np.uint16), **TWELVE)) == [0, 31, 255]
+    inverted = dicom(np.array([[0, 500, 1000]], np.uint16), PhotometricInterpretation="MONOCHROME1", **TWELVE)
+    assert grey(inverted) == [255, 224, 193]
+    # (-1000 + 2048) / 4095 * 255 = 65.3, 2048 / 4095 * 255 = 127.53, 4048 / 4095 * 255 = 252.1
+    assert grey(dicom(np.array([[-1000, 0, 2000]], np.int16), **TWELVE)) == [65, 128, 252]
+    # Black and white: 1 bit in 8.
+    assert grey(dicom(np.array([[0, 1, 1]], np.uint8), BitsStored=1, HighBit=0)) == [0, 255, 255]
+
+
+def test_bits_stored_that_the_values_exceed_are_not_believed() -> None:
+    buffer = BytesIO()
+    values = np.repeat(np.array([[0, 16384, 65535, 65535]], np.uint16), 4, axis=0)
+    Image.fromarray(values).save(buffer, "JPEG2000", no_jp2=True)
+    content = dicom(values, uid.JPEG2000Lossless, PixelData=encapsulate([buffer.getvalue()]), **TWELVE)
+    assert grey(content) == [0, 64, 255, 255]  # 16384 / 65535 * 255 = 63.75
+
+
+def test_the_bits_stored_are_rescaled_as_the_values_are() -> None:
+    # From -1024 to 3071: stored 500 / 4095 * 255 = 31.1, 1064 / 4095 * 255 = 66.3
+    assert grey(dicom(np.array([[0, 500, 1064]], np.uint16), **TWELVE, **CT)) == [0, 31, 66]
+    negative = {"RescaleSlope": "-1", "RescaleIntercept": "0"}
+    assert grey(dicom(np.array([[0, 500, 1000]], np.uint16), **TWELVE, **negative)) == [255, 224, 193]
+
+
+def enhanced(values: np.ndarray, groups: list[dict[str, Any]], shared: dict[str, Any], **tags: Any) -> bytes:
+    """A file with functional groups: of each frame, and of all; RescaleSlope and so on by keyword."""
+
+    def group(tags: dict[str, Any]) -> Dataset:
+        rescale, window, group = Dataset(), Dataset(), Dataset()
+        for keyword, value in tags.items():
+            setattr(rescale if keyword.startswith("Rescale") else window, keyword, value)
+        if len(rescale):
+            group.PixelValueTransformationSequence = [rescale]
+        if len(window):
+            group.FrameVOILUTSequence = [window]
+        return group
+
+    sequences = {
+        "PerFrameFunctionalGroupsSequence": [group(each) for each in groups],
+        "SharedFunctionalGroupsSequence": [group(shared)],
+    }
+    return dicom(values, NumberOfFrames=len(values) if values.ndim == 3 else 1, **sequences, **tags)
+
+
+VIEW = {"WindowCenter": "40", "WindowWidth": "80"}
+
+
+@pytest.mark.parametrize(
+    ("own", "shared"), [({}, CT | VIEW), (CT | VIEW, {}), (CT, VIEW), (VIEW, CT), (CT | VIEW, {"WindowCenter": "9"})]
+)
+def test_an_enhanced_ct_is_what_a_plain_one_is(own: dict[str, Any], shared: dict[str, Any]) -> None:
+    content = enhanced(HU, [own], shared)
+    assert grey(content) == grey(dicom(HU, **CT, **VIEW)) == [0, 0, 129, 255, 255, 0]
+    assert grey(content, window=(-1000.0, 400.0)) == [0, 182, 189, 197, 255, 87]  # as in the plain one's test
+
+
+def test_a_frame_of_an_enhanced_file_has_its_own_window() -> None:
+    values = np.array([[[0, 80, 120, 160]]] * 2, np.uint16)
+    windows = [
+        {"WindowCenter": center, "WindowWidth": "100", "VOILUTFunction": "LINEAR_EXACT"} for center in ("50", "110")
+    ]
+    content = enhanced(values, windows, {})
+    assert grey(content, "first") == [0, 204, 255, 255]  # from 0 to 100: 80 / 100 * 255
+    assert grey(content, "middle") == [0, 51, 153, 255]  # the second: from 60 to 160
+
+
+def test_floating_point_pixel_data_is_unsupported() -> None:
+    for keyword, kind in (("FloatPixelData", "<f4"), ("DoubleFloatPixelData", "<f8")):
+        data = {keyword: np.linspace(0, 1, 6).astype(kind).tobytes()}
+        assert reason(dicom(HU, PixelData=None, **data)) == "unsupported"
 
 
 def test_without_a_window_negative_or_broken_values_span_their_own_range() -> None:

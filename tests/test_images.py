@@ -143,9 +143,63 @@ def test_16_bit_color_png_keeps_its_high_bytes():
     np.testing.assert_allclose(decode(content, MANY).astype(int), ramps(), atol=1)
 
 
-@pytest.mark.parametrize("values", [[[-1, 5]], [[0, 70000]]])
-def test_signed_and_32_bit_grey_are_unsupported(values):
+@pytest.mark.parametrize("values", [[[-1, 5]], [[0, 65536]]])
+def test_grey_below_0_or_above_65535_is_unsupported(values):
     assert reason(encode(Image.fromarray(np.array(values, dtype=np.int32)), "TIFF")) == "unsupported"
+
+
+def test_signed_and_32_bit_grey_from_0_to_65535_is_grey_of_16_bits():
+    values = np.array([[0, 32768, 65535]])  # 32768 / 65535 * 255 = 127.502
+    assert decode(encode(Image.fromarray(values.astype(np.int32)), "TIFF"))[0, :, 0].tolist() == [0, 128, 255]
+    for kind in (np.int32, np.uint32, np.int64):
+        assert decode(npy(values.astype(kind)))[0, :, 0].tolist() == [0, 128, 255]
+
+
+def tiff(values: np.ndarray, photometric: int, order: str = "<", floats: bool = False) -> bytes:
+    """A TIFF of one strip; photometric 0 is WhiteIsZero."""
+    values = values.astype(values.dtype.newbyteorder(order))
+    (height, width), size = values.shape, values.nbytes
+    tags = {256: width, 257: height, 258: values.itemsize * 8, 259: 1, 262: photometric, 273: 8, 277: 1, 278: height}
+    tags |= {279: size, 339: 3 if floats else 1}
+    entries = b"".join(struct.pack(f"{order}HHII", tag, 4, 1, value) for tag, value in tags.items())
+    start = struct.pack(f"{order}HI", 42, 8 + size)
+    directory = struct.pack(f"{order}H", len(tags)) + entries + bytes(4)
+    return (b"II" if order == "<" else b"MM") + start + values.tobytes() + directory
+
+
+def test_white_is_zero_in_a_tiff_of_any_depth():
+    assert decode(tiff(np.array([[0, 64, 255]], np.uint8), 0))[0, :, 0].tolist() == [255, 191, 0]
+    deep = np.array([[0, 16384, 65535]], np.uint16)  # 16384 / 65535 * 255 = 63.75
+    assert decode(tiff(deep, 1))[0, :, 0].tolist() == [0, 64, 255]
+    assert decode(tiff(deep, 0))[0, :, 0].tolist() == [255, 191, 0]
+    assert decode(tiff(deep, 0), window=(0.0, 32768.0))[0, :, 0].tolist() == [255, 127, 0]  # 127.5, to the even 128
+    broken = np.array([[0.0, 0.25, 2.0]], np.float32)
+    assert decode(tiff(broken, 0, floats=True), window=(0.0, 1.0))[0, :, 0].tolist() == [255, 191, 0]
+
+
+def test_a_tiff_of_a_kind_that_pillow_cannot_open_is_unsupported():
+    assert reason(tiff(np.array([[0, 16384, 65535]], np.uint16), 0, ">")) == "unsupported"
+    assert reason(tiff(np.array([[0, 1]], np.uint64), 1)) == "unsupported"
+
+
+@pytest.mark.parametrize("orientation", [1, 3])
+def test_a_png_of_grey_and_alpha_of_16_bits_is_scaled_over_its_visible_range(orientation):
+    values = [(4095, 65535), (2048, 65535), (1024, 13107), (60000, 0)]  # 13107 / 65535 = 0.2
+    content = png(4, 1, 16, 4, b"\0" + struct.pack(">8H", *sum(values, ())))
+    exif = Image.Exif()
+    exif[274] = orientation
+    content = content[:33] + chunk(b"eXIf", exif.tobytes()) + content[33:]
+    pixels = decode(content, background=(100, 0, 50))
+    # Over 12 bits: 255; 2048 / 4095 * 255 = 127.53; 1024 / 4095 * 255 = 63.77, 64 * 0.2 + 0.8 * (100, 0, 50)
+    expected = [(255, 255, 255), (128, 128, 128), (93, 13, 53), (100, 0, 50)]
+    np.testing.assert_array_equal(pixels[0], expected if orientation == 1 else expected[::-1])
+
+
+def test_a_transparent_value_of_a_16_bit_grey_png_becomes_the_background():
+    content = png(3, 1, 16, 0, b"\0" + struct.pack(">3H", 4095, 65535, 2048))
+    content = content[:33] + chunk(b"tRNS", struct.pack(">H", 65535)) + content[33:]
+    pixels = decode(content, background=(100, 0, 50))
+    np.testing.assert_array_equal(pixels[0], [(255, 255, 255), (100, 0, 50), (128, 128, 128)])
 
 
 def test_floating_point_grey_is_unsupported():
@@ -215,10 +269,42 @@ def test_arrays_of_npy_files():
     np.testing.assert_array_equal(decode(npy(ramps())), ramps())
     np.testing.assert_array_equal(decode(npy(ramps()[..., 0]), window=(50.0, 60.0))[..., 2], ramps()[..., 0])
     np.testing.assert_array_equal(decode(npy(np.array([[0, 4095]], np.uint16)))[0, :, 0], [0, 255])
+    np.testing.assert_array_equal(decode(npy(np.asfortranarray(ramps()))), ramps())
     for values in (np.zeros((2, 2, 4), np.uint8), np.zeros((2, 2, 3)), np.zeros(3, np.uint8), np.zeros((2, 2))):
         assert reason(npy(values)) == "unsupported"
-    assert reason(npy(np.array([{}, {}]))) == "corrupt"
-    assert reason(npy(ramps())[:-1]) in ("truncated", "corrupt")
+    assert reason(npy(ramps())[:-1]) == "truncated"
+
+
+@pytest.mark.parametrize("kind", [complex, "U1", "S1", "datetime64[s]", bool, object, [("a", "u1")]])
+def test_arrays_of_no_numbers_are_unsupported(kind):
+    assert reason(npy(np.zeros((2, 2), kind)), window=(0.0, 1.0)) == "unsupported"
+
+
+def npy_header(text: str) -> bytes:
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(text)) + text.encode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{'descr': '|u1', 'fortran_order': False, 'shape': (2, 2)", "{", "(" * 5000, "[]", "{'descr': '|u1'}", ""],
+)
+def test_a_damaged_header_of_an_array_is_corrupt(text):
+    assert reason(npy_header(text) + bytes(4)) == "corrupt"
+
+
+@pytest.mark.parametrize(
+    ("shape", "expected"),
+    [
+        ("(1000000, 1000000)", "too many pixels"),
+        ("(100000, 100000, 3)", "too many pixels"),
+        ("(-2, -2)", "too small"),
+        ("(0, 9)", "too small"),
+        ("(2, 3)", "truncated"),
+    ],
+)
+def test_the_size_of_an_array_is_told_by_its_header(shape, expected):
+    content = npy_header(f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}}}\n") + bytes(5)
+    assert reason(content) == expected
 
 
 @pytest.mark.parametrize(
@@ -380,6 +466,49 @@ def test_mangled_files_raise_nothing_but_an_image_error(data):
 
 def chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def png(width: int, height: int, bits: int, color: int, rows: bytes, *, interlaced: bool = False) -> bytes:
+    """A PNG of rows that each begin with a filter's number; of color 3 with a palette of greys."""
+    header = struct.pack(">IIBBBBB", width, height, bits, color, 0, 0, interlaced)
+    palette = chunk(b"PLTE", bytes(np.repeat(np.arange(2**bits, dtype=np.uint8), 3))) if color == 3 else b""
+    pixels = chunk(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + palette + pixels + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("bits", "color", "length"), [(8, 0, 5), (8, 2, 15), (8, 3, 5), (4, 3, 3), (1, 0, 1), (16, 0, 10), (8, 6, 20)]
+)
+def test_a_png_whose_whole_data_has_too_few_rows_is_truncated(bits: int, color: int, length: int) -> None:
+    row = bytes([0, *[9] * length])  # of 5 pixels
+    assert decode(png(5, 4, bits, color, row * 4)).shape == (4, 5, 3)
+    assert reason(png(5, 4, bits, color, row * 2)) == "truncated"
+    assert reason(png(5, 4, bits, color, (row * 4)[:-1])) == "truncated"
+    assert decode(png(5, 4, bits, color, row * 5)).shape == (4, 5, 3)  # more than enough
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4, 5, 8, 9])
+@pytest.mark.parametrize("height", [1, 2, 3, 4, 5, 8, 9])
+def test_an_interlaced_palette_png_is_read_if_it_is_whole(width: int, height: int) -> None:
+    values = np.arange(height * width, dtype=np.uint8).reshape(height, width)
+    # The PNG specification, 8.2: pixels of the passes in blocks of eight by eight.
+    passes = [
+        values[0::8, 0::8],
+        values[0::8, 4::8],
+        values[4::8, 0::4],
+        values[0::4, 2::4],
+        values[2::4, 0::2],
+        values[0::2, 1::2],
+        values[1::2, 0::1],
+    ]
+    rows = b"".join(b"\0" + bytes(row) for part in passes if part.size for row in part)
+    np.testing.assert_array_equal(decode(png(width, height, 8, 3, rows, interlaced=True))[..., 0], values)
+    assert reason(png(width, height, 8, 3, rows[:-1], interlaced=True)) == "truncated"
+
+
+def test_a_gif_may_be_followed_by_a_line_break():
+    np.testing.assert_array_equal(decode(FILES["gif"] + b"\r\n"), decode(FILES["gif"]))
+    assert reason(FILES["gif"][:-1] + b"\n") == "truncated"
 
 
 def test_a_pixel_bomb_is_quarantined_by_its_header():

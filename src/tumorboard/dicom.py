@@ -43,6 +43,8 @@ def open_dicom(content: bytes) -> Scan:
         dataset = dcmread(BytesIO(content))
         if "Rows" not in dataset or "Columns" not in dataset:
             raise ImageError("not an image", "DICOM without rows and columns: a report, a directory, a cut header")
+        if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
+            raise ImageError("unsupported", "DICOM with floating-point pixel data")
         if "PixelData" not in dataset:
             # pydicom drops a last element that ends too early.
             raise ImageError("truncated", "the DICOM file has no pixel data, or ends within it")
@@ -64,7 +66,8 @@ def read_frame(dataset: "Dataset", index: int, window: Window | None) -> tuple[N
     """One frame, uint8[H, W, 3] in RGB or grey values [H, W], and the window that grey is to be seen through.
 
     Grey is rescaled first (Modality LUT or slope and intercept). The window is the given one, else the header's first
-    VOI LUT or window (PS3.3 C.11.2), else None. What pydicom cannot decompress raises ImageError.
+    VOI LUT or window (PS3.3 C.11.2), else the rescaled range of its BitsStored, else None. An enhanced file has these
+    in its functional groups (PS3.3 C.7.6.16). What pydicom cannot decompress raises ImageError.
     """
     from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
     from pydicom.pixels.utils import pixel_array
@@ -77,8 +80,11 @@ def read_frame(dataset: "Dataset", index: int, window: Window | None) -> tuple[N
             return (values >> (bits - 8)).astype(np.uint8), None
         if kind not in _GREY:
             return _color(values, int(dataset.BitsStored), kind), None
-        grey = apply_modality_lut(values, dataset)
-        return (grey, window) if window is not None else _by_header(grey, dataset)
+        rescale = _find_for_frame(dataset, index, "PixelValueTransformationSequence")
+        grey = apply_modality_lut(values, rescale)
+        if window is None:
+            grey, window = _by_header(grey, _find_for_frame(dataset, index, "FrameVOILUTSequence"))
+        return grey, window or _stored_range(dataset, rescale, grey)
     except ImageError:
         raise
     except RuntimeError as error:
@@ -89,6 +95,26 @@ def read_frame(dataset: "Dataset", index: int, window: Window | None) -> tuple[N
         raise ImageError("unsupported", f"no decoder for the transfer syntax {name!r} is installed: {error}") from error
     except Exception as error:  # as in open_dicom
         raise ImageError("truncated" if "less than expected" in str(error) else "corrupt", str(error)) from error
+
+
+def _find_for_frame(dataset: "Dataset", index: int, macro: str) -> "Dataset":
+    """The item of an enhanced file's functional groups for a frame, else for all frames, else the whole header."""
+    own = (dataset.get("PerFrameFunctionalGroupsSequence") or [])[index : index + 1]
+    shared = (dataset.get("SharedFunctionalGroupsSequence") or [])[:1]
+    items: list[Dataset] = [item for group in (*own, *shared) for item in group.get(macro) or []]
+    return items[0] if items else dataset
+
+
+def _stored_range(dataset: "Dataset", rescale: "Dataset", grey: NDArray[Any]) -> Window | None:
+    """The rescaled range of BitsStored; None where that is 16 or more, as it often is of 12-bit data too, or wrong."""
+    from pydicom.pixels.processing import apply_modality_lut
+
+    bits = int(dataset.BitsStored)
+    if bits >= 16 or rescale.get("ModalityLUTSequence"):
+        return None
+    lowest = -(2 ** (bits - 1)) if dataset.PixelRepresentation else 0
+    low, high = sorted(float(end) for end in apply_modality_lut(np.array([lowest, lowest + 2**bits - 1]), rescale))
+    return (low, high) if low <= grey.min() and grey.max() <= high else None
 
 
 def _color(values: NDArray[Any], bits: int, kind: str) -> NDArray[np.uint8]:

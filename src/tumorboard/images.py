@@ -10,8 +10,10 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from numpy.lib import format as npy
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from tumorboard.dicom import Window, is_dicom, open_dicom, read_frame
 from tumorboard.errors import ImageError
@@ -23,7 +25,27 @@ FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM")
 REDUCIBLE = ("JPEG", "MPO")  # can be decoded at a part of their size
 _SIGNATURE = re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|II\*\0|MM\0\*|RIFF....WEBP", re.DOTALL)
 # What Pillow's decoders are known to raise on damaged bytes.
-_DAMAGE = (OSError, EOFError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, struct.error)
+_DAMAGE = (
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
+)
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the color type of the header
+_ADAM7 = (
+    (0, 0, 8, 8),
+    (4, 0, 8, 8),
+    (0, 4, 4, 8),
+    (2, 0, 4, 4),
+    (0, 2, 2, 4),
+    (1, 0, 2, 2),
+    (0, 1, 1, 2),
+)  # left, top, steps
 
 # decode() holds every file to crop.max_pixels; Pillow's own limit would overrule a larger one.
 Image.MAX_IMAGE_PIXELS = None
@@ -41,11 +63,11 @@ def decode(content: bytes, crop: Crop, frames: Frames, side: float | None = None
     """Decode an image file to uint8[H, W, 3], RGB, upright after its EXIF orientation; raises ImageError.
 
     Reads FORMATS, DICOM (with pydicom) and .npy arrays [H, W] or uint8[H, W, 3]. Transparent pixels are composited on
-    `crop.background`. Grey of more than 8 bits is scaled over `crop.window`, else over a DICOM header's window, else
-    over its own range: the smallest depth that holds its brightest value (8, 10, 12, 14 or 16 bits), so that 12-bit
-    data is neither black nor clipped. Size, shape and the number of frames are held against `crop` and `frames` by the
-    header, before a pixel is decoded. A truncated file is an error; damage within JPEG data that ends properly goes
-    unseen: it has no checksum. docs/quarantine.md has the whole list.
+    `crop.background`. Grey of more than 8 bits is scaled over `crop.window`, else over a DICOM header's window or bits
+    stored, else over its own range: the smallest depth that holds its brightest value (8, 10, 12, 14 or 16 bits), so
+    that 12-bit data is neither black nor clipped. Size, shape and the number of frames are held against `crop` and
+    `frames` by the header, before a pixel is decoded. A truncated file is an error; damage within JPEG data that ends
+    properly goes unseen: it has no checksum. docs/quarantine.md has the whole list.
 
     With a `side`, a JPEG comes as a half, a quarter or an eighth of its size, the smallest whose shorter side has that
     many pixels: libjpeg then transforms fewer frequencies, which averages as it decodes.
@@ -55,17 +77,27 @@ def decode(content: bytes, crop: Crop, frames: Frames, side: float | None = None
     if is_dicom(content):
         return _with_header("DICOM", _decode_dicom(content, crop, frames))
     try:
-        if content.startswith(np.lib.format.MAGIC_PREFIX):
+        if content.startswith(npy.MAGIC_PREFIX):
             return _with_header("NPY", _decode_array(content, crop))
         return _decode(content, crop, frames, side)
     except UnidentifiedImageError:
         if _SIGNATURE.match(content):
-            raise ImageError("corrupt", "the header is damaged or cut off") from None
+            raise _explain_unopened(content) from None
         raise ImageError("not an image", f"expected one of {', '.join(FORMATS)}, DICOM") from None
     except ImageError:
         raise
     except _DAMAGE as error:
         raise ImageError("truncated" if "truncated" in str(error).lower() else "corrupt", str(error)) from error
+
+
+def _explain_unopened(content: bytes) -> ImageError:
+    """Why Pillow does not open a file with a known signature: it says so of a TIFF alone."""
+    try:
+        TiffImageFile(BytesIO(content))
+    except Exception as error:  # of many kinds, on damaged bytes; and of other formats it is none
+        if str(error) == "unknown pixel mode":
+            return ImageError("unsupported", "a TIFF whose bits, channels or photometric interpretation Pillow lacks")
+    return ImageError("corrupt", "the header is damaged or cut off")
 
 
 def _check_size(width: int, height: int, crop: Crop) -> None:
@@ -90,12 +122,19 @@ def _with_header(name: str, pixels: Pixels) -> tuple[Pixels, Header]:
 
 
 def _decode_array(content: bytes, crop: Crop) -> Pixels:
-    values = np.lib.format.read_array(BytesIO(content), allow_pickle=False)
-    if values.ndim not in (2, 3) or (values.ndim == 3 and (values.shape[2] != 3 or values.dtype != np.uint8)):
-        raise ImageError(
-            "unsupported", f"an array {values.dtype}{list(values.shape)}; expected [H, W] or uint8[H, W, 3]"
-        )
-    _check_size(values.shape[1], values.shape[0], crop)
+    stream = BytesIO(content)
+    try:
+        first = npy.read_magic(stream) == (1, 0)
+        shape, _, dtype = npy.read_array_header_1_0(stream) if first else npy.read_array_header_2_0(stream)
+    except Exception as error:  # of many kinds, on a damaged header: all of them are told
+        raise ImageError("corrupt", f"not readable as .npy: {error}") from error
+    color = len(shape) == 3 and shape[2] == 3 and dtype == np.uint8
+    if dtype.kind not in "uif" or not (len(shape) == 2 or color):
+        raise ImageError("unsupported", f"an array {dtype}{list(shape)}; expected numbers [H, W] or uint8[H, W, 3]")
+    _check_size(shape[1], shape[0], crop)
+    if len(content) - stream.tell() < math.prod(shape) * dtype.itemsize:
+        raise ImageError("truncated", f"the file ends before its array {dtype}{list(shape)} does")
+    values = npy.read_array(BytesIO(content), allow_pickle=False)
     return values if values.ndim == 3 else _scale_grey(values, None if values.dtype == np.uint8 else crop.window)
 
 
@@ -117,9 +156,8 @@ def _decode_dicom(content: bytes, crop: Crop, frames: Frames) -> Pixels:
 def _decode(content: bytes, crop: Crop, frames: Frames, side: float | None) -> tuple[Pixels, Header]:
     picture = Image.open(BytesIO(content), formats=FORMATS)  # reads the header alone
     _check_size(picture.width, picture.height, crop)
-    if picture.format == "PNG":
-        _check_png(content)
-    if picture.format == "GIF" and not content.rstrip(b"\0").endswith(b";"):
+    compressed = _check_png(content) if picture.format == "PNG" else []
+    if picture.format == "GIF" and not content.rstrip(b"\0\r\n").endswith(b";"):
         raise ImageError("truncated", "the GIF ends before its trailer")
     # The further frames of a multi-picture JPEG (MPO) are previews and other views of its first one.
     frame = 0 if picture.format == "MPO" else _choose_frame(getattr(picture, "n_frames", 1), frames)
@@ -131,7 +169,12 @@ def _decode(content: bytes, crop: Crop, frames: Frames, side: float | None) -> t
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), _reduction(picture, side))
         if pixels is not None:
             return pixels, _read_header(picture, pixels)  # type: ignore[return-value]
-    pixels = _decode_with_pillow(picture, crop)
+    if picture.format == "PNG":
+        _check_rows(content, compressed)
+    if picture.format == "PNG" and content[24:26] == b"\x10\4" and not frame:
+        pixels = _decode_grey_alpha(content, crop)
+    else:
+        pixels = _decode_with_pillow(picture, crop)
     return pixels, _read_header(picture, pixels)
 
 
@@ -191,11 +234,34 @@ def _decode_with_pillow(picture: Image.Image, crop: Crop) -> Pixels:
     picture.load()
     upright = ImageOps.exif_transpose(picture)
     if upright.mode.startswith(("I", "F")):
-        return _scale_grey(np.asarray(upright), crop.window)
+        values = np.asarray(upright)
+        if "transparency" in upright.info:
+            return _scale_visible(values, values != upright.info["transparency"], crop)
+        grey = _scale_grey(values, crop.window)
+        white_is_zero = getattr(picture, "tag_v2", {}).get(PHOTOMETRIC_INTERPRETATION) == 0
+        return 255 - grey if white_is_zero else grey  # Pillow does so for 8 bits or less
     if upright.has_transparency_data:
         layer = upright.convert("RGBA")
         upright = Image.alpha_composite(Image.new("RGBA", layer.size, (*crop.background, 255)), layer)
     return np.array(upright.convert("RGB"))
+
+
+def _decode_grey_alpha(content: bytes, crop: Crop) -> Pixels:
+    """A PNG of grey and alpha, 16 bits each, of which Pillow gives the upper 8.
+
+    The bytes of its pixels are as many as those of RGBA with 8 bits each; read as such, all of them come.
+    """
+    header = b"IHDR" + content[16:24] + b"\x08\6" + content[26:29]
+    picture = Image.open(BytesIO(content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]))
+    values = np.asarray(ImageOps.exif_transpose(picture)).view(">u2")
+    return _scale_visible(values[..., 0], values[..., 1] / 65535, crop)
+
+
+def _scale_visible(grey: NDArray[Any], alpha: NDArray[Any], crop: Crop) -> Pixels:
+    """Grey values [H, W] scaled as far as they are visible, composited on the background by alpha [H, W], 0 to 1."""
+    pixels = _scale_grey(np.where(alpha > 0, grey, 0), crop.window)
+    share = alpha[..., None].astype(np.float64)
+    return np.rint(pixels * share + np.array(crop.background) * (1 - share)).astype(np.uint8)
 
 
 def _scale_grey(grey: NDArray[Any], window: Window | None) -> Pixels:
@@ -205,16 +271,22 @@ def _scale_grey(grey: NDArray[Any], window: Window | None) -> Pixels:
     if window is None:
         brightest = float(grey.max())
         if grey.dtype.kind not in "ui" or grey.min() < 0 or brightest > 65535:
-            raise ImageError("unsupported", "signed, 32-bit or floating-point grey: only crop.window can say its range")
+            raise ImageError(
+                "unsupported", "floating-point grey, or below 0 or above 65535: only crop.window can say its range"
+            )
         window = (0, next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if brightest < 2**bits))
     low, high = window
     scaled = (grey.astype(np.float64) - low) * (255 / (high - low)) if high > low else np.where(grey > low, 255.0, 0.0)
     return np.repeat(np.rint(scaled.clip(0, 255)).astype(np.uint8)[..., None], 3, axis=2)
 
 
-def _check_png(content: bytes) -> None:
-    """Walk a PNG's chunks to its end mark; Pillow checks no checksum of pixel data and needs no end mark."""
+def _check_png(content: bytes) -> list[memoryview]:
+    """Walk a PNG's chunks to its end mark, and give those of its (first) picture's compressed pixels.
+
+    Pillow checks no checksum of pixel data and needs no end mark.
+    """
     view, position, kind = memoryview(content), 8, b""
+    compressed = []
     while kind != b"IEND":
         if position + 12 > len(content):
             raise ImageError("truncated", "the PNG ends before its end mark")
@@ -224,7 +296,26 @@ def _check_png(content: bytes) -> None:
             raise ImageError("truncated", f"the PNG ends inside a chunk {kind!r}")
         if zlib.crc32(view[position + 4 : end]) != struct.unpack_from(">I", content, end)[0]:
             raise ImageError("corrupt", f"wrong checksum of a chunk {kind!r}")
+        if kind == b"IDAT":
+            compressed.append(view[position + 8 : end])
         position = end + 4
+    return compressed
+
+
+def _check_rows(content: bytes, compressed: list[memoryview]) -> None:
+    """Whether a PNG's compressed pixels are as many as its header says; Pillow leaves those that miss black.
+
+    OpenCV refuses such a file by itself.
+    """
+    width, height, bits, color, _, _, interlaced = struct.unpack_from(">IIBBBBB", content, 16)
+    size = 0
+    for left, top, across, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
+        columns, rows = -((left - width) // across), -((top - height) // down)
+        if columns > 0 and rows > 0:
+            size += rows * (1 + -(-columns * bits * _PNG_CHANNELS[color] // 8))  # each row begins with its filter
+    found = len(zlib.decompressobj().decompress(b"".join(compressed), size))
+    if found < size:
+        raise ImageError("truncated", f"{found} bytes of pixels, expected {size} of {width} x {height}")
 
 
 def one_channel(image: Pixels) -> Pixels:

@@ -2,6 +2,7 @@
 
 import sys
 import types
+import zipfile
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,59 @@ def test_a_file_that_is_no_npz_is_refused(tmp_path: Path, content: bytes) -> Non
     (tmp_path / "a.npz").write_bytes(content)
     with pytest.raises(InputError, match="MedMNIST's form"):
         list_images(tmp_path / "a.npz", DATA)
+
+
+def damaged(file: Path, member: str, position: int, new: bytes) -> Path:
+    """The file with other bytes at a position, from the end if negative, of an array as it is stored."""
+    with zipfile.ZipFile(file) as archive:
+        info = archive.getinfo(f"{member}.npy")
+    content = bytearray(file.read_bytes())
+    # Before an array lie 30 bytes, its name and an extra field; the lengths of these two are given at 26 and 28.
+    start = info.header_offset + 30 + content[info.header_offset + 26] + content[info.header_offset + 28]
+    start += position + (info.compress_size if position < 0 else 0)
+    content[start : start + len(new)] = new
+    file.write_bytes(content)
+    return file
+
+
+@pytest.mark.parametrize("member", ["train_images", "test_images", "val_labels"])
+@pytest.mark.parametrize("compress", [True, False])
+def test_damage_within_an_array_refuses_the_whole_file(tmp_path: Path, compress: bool, member: str) -> None:
+    file = write(tmp_path / "a.npz", compress)
+    assert len(list_images(file, DATA)[0]) == 22
+    # Stored, these are the last pixels or labels of the array.
+    with pytest.raises(InputError, match=rf"a\.npz: {member}: "):
+        list_images(damaged(file, member, -4, b"\2\1\2\1"), DATA)
+
+
+def test_damage_that_stops_the_decompression_is_told(tmp_path: Path) -> None:
+    for member in ("train_images", "val_labels"):
+        file = damaged(write(tmp_path / "a.npz"), member, 0, b"\xff")  # DEFLATE has no block of the kind 3
+        with pytest.raises(InputError, match=rf"a\.npz: {member}: Error -3 while decompressing"):
+            list_images(file, DATA)
+    with pytest.raises(ImageError, match=r"corrupt: .*train_images: Error -3"):
+        read_content(damaged(write(tmp_path / "b.npz"), "train_images", 0, b"\xff"), "train/00000")
+
+
+@pytest.mark.parametrize(("position", "value", "words"), [(8, 1, "encrypted"), (10, 99, "compression method")])
+def test_encrypted_and_oddly_compressed_files_are_refused(
+    tmp_path: Path, position: int, value: int, words: str
+) -> None:
+    content = bytearray(write(tmp_path / "a.npz").read_bytes())
+    content[content.index(b"PK\1\2") + position] = value  # in the first entry of the directory
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(InputError, match=f"train_images: .*{words}"):
+        list_images(tmp_path / "a.npz", DATA)
+
+
+def test_an_array_shorter_than_its_header_says_refuses_the_file(tmp_path: Path) -> None:
+    buffer = BytesIO()
+    np.save(buffer, images("test"))
+    file = write(tmp_path / "a.npz", test_images=None)
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("test_images.npy", buffer.getvalue()[:-1])
+    with pytest.raises(InputError, match="test_images ends before its 6 images do"):
+        list_images(file, DATA)
 
 
 def test_damage_within_the_images_is_found(tmp_path: Path) -> None:

@@ -1,10 +1,12 @@
 """MedMNIST (Yang et al., Scientific Data 2023): sets of small images as one .npz file with its given split."""
 
 import importlib.util
+import math
 import re
 import shutil
 import zipfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
@@ -18,6 +20,7 @@ from tumorboard.tables import replacing
 
 PREFIX = "medmnist:"
 SPLITS = ("train", "val", "test")
+CHUNK = 1 << 20
 FORM = (
     "expected MedMNIST's form: train_images uint8[N, H, W] or uint8[N, H, W, 3], train_labels [N] or [N, 1] of whole "
     "numbers, and the same for val and test where there are such parts"
@@ -28,7 +31,8 @@ def list_rows(file: Path) -> Iterator[tuple[str, str, str]]:
     """The path (such as 'train/00012'), label and split of each image in an .npz file; raises InputError.
 
     Labels are the class names of the medmnist package where it is installed and knows the file by its name, else the
-    numbers as they stand in the file. The images themselves are not read.
+    numbers as they stand in the file. Images and labels are read through, as only the end of an array tells whether its
+    checksum is right: one wrong byte, and no image of the file can be told good from bad.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -37,7 +41,7 @@ def list_rows(file: Path) -> Iterator[tuple[str, str, str]]:
                 for part in SPLITS
                 if f"{part}_images.npy" in archive.namelist()
             }
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+    except Exception as error:  # of many kinds, on damaged bytes: all of them are told
         raise InputError(f"data.raw: {file}: {error}; {FORM}") from error
     if "train" not in parts:
         raise InputError(f"data.raw: {file}: no train_images; {FORM}")
@@ -56,13 +60,13 @@ def list_rows(file: Path) -> Iterator[tuple[str, str, str]]:
 def read_row(file: Path, path: str) -> bytes:
     """One image of an .npz file as the bytes of an .npy file of its own; raises ImageError."""
     part, _, row = path.partition("/")
-    stream, start, shape = _open_images(str(file), f"{part}_images")
-    size = int(np.prod(shape))
     try:
+        stream, start, shape = _open_images(str(file), f"{part}_images")
+        size = math.prod(shape)
         stream.seek(start + int(row) * size)  # forward only, as long as rows are asked for in order
         pixels = stream.read(size)
-    except (OSError, EOFError, zipfile.BadZipFile, ValueError) as error:
-        raise ImageError("corrupt", f"{file}: {error}") from error
+    except Exception as error:  # of many kinds, should the file have changed since it was listed
+        raise ImageError("corrupt", f"{file}: {part}_images: {error}") from error
     if len(pixels) < size:
         raise ImageError("truncated", f"{file}: the {part}_images end within it")
     buffer = BytesIO()
@@ -97,20 +101,35 @@ def fetch(name: str, target: Path) -> None:
         shutil.copyfile(Path(part.root) / f"{name}.npz", temporary)
 
 
+@contextmanager
+def _reading(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
+    """A stream over an array, read to its end, where its checksum is compared; raises ValueError, which names it."""
+    try:
+        with archive.open(f"{name}.npy") as stream:
+            yield stream
+            while stream.read(CHUNK):
+                pass
+    except Exception as error:  # as in list_rows; also where it is encrypted or oddly compressed
+        raise ValueError(f"{name}: {error}") from error
+
+
 def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     return npy.read_array_header_1_0(stream) if npy.read_magic(stream) == (1, 0) else npy.read_array_header_2_0(stream)
 
 
 def _shape(archive: zipfile.ZipFile, name: str) -> int:
-    with archive.open(f"{name}.npy") as stream:
+    with _reading(archive, name) as stream:
         shape, fortran, dtype = _header(stream)
+        start = stream.tell()
     if dtype != np.uint8 or fortran or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 3):
         raise ValueError(f"{name} is {dtype}{list(shape)}")
+    if archive.getinfo(f"{name}.npy").file_size - start < math.prod(shape):
+        raise ValueError(f"{name} ends before its {shape[0]} images do")
     return shape[0]
 
 
 def _labels(archive: zipfile.ZipFile, name: str) -> list[int]:
-    with archive.open(f"{name}.npy") as stream:
+    with _reading(archive, name) as stream:
         labels = npy.read_array(stream, allow_pickle=False)
     if labels.ndim == 2 and labels.shape[1] > 1:
         raise ValueError(f"{name} is {list(labels.shape)}, several labels an image: one is needed")
