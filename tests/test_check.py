@@ -166,6 +166,18 @@ def test_what_a_run_would_refuse_still_has_its_account(raw: Path, params: Params
     assert account.classes == {"blast": 8, "normal": 8} | ({"third": 0} if change == "lost class" else {})
 
 
+def test_label_conflicts_count_against_the_limit(raw: Path, params: Params) -> None:
+    for number in range(4):
+        save(raw / f"blast/copy{number}.png", 0)
+    save(raw / "normal/copy.png", 0)
+    (raw / "blast/empty.png").touch()
+    for limit in (6, 7):
+        changed = params.model_copy(update={"data": params.data.model_copy(update={"max_quarantined": limit})})
+        account = check_folder(raw, params_for(changed, raw, None))
+        assert len(account.quarantined) == 7
+        assert ("7 of 22 files cannot be used" in str(account.refused)) is (limit == 6)
+
+
 def test_a_folder_without_any_image_that_can_be_used(tmp_path: Path, params: Params) -> None:
     for name in ("a/1.png", "b/1.png"):
         (tmp_path / name).parent.mkdir()

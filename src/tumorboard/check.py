@@ -13,6 +13,7 @@ import pandas as pd
 
 from tumorboard.data.audit import Copies, audit_manifest, find_copies, picture_names
 from tumorboard.data.crop import check_quarantined, crop_images, worker_count
+from tumorboard.data.quarantine import check_count
 from tumorboard.data.shortcuts import found_shortcuts, probe_shortcuts
 from tumorboard.data.sources import list_images
 from tumorboard.data.split import check_split, split_manifest
@@ -86,6 +87,7 @@ def _fill(account: Account, raw: Path, params: Params, labels: Path | None, fold
         found = audit_manifest(manifest, copies, params.audit)
         account.quarantined += _records(found.quarantined)
         _accept(account, found.manifest)
+        check_count(pd.concat([quarantined, found.quarantined]), len(rows), params.data.max_quarantined)
         split, _ = split_manifest(found.manifest, found.pictures, params.split, params.folds, params.seed)
     check_split(split, images, found.pairs, copies=params.audit.policy != "report")
     reached = found_shortcuts(probe_shortcuts(split, images, params.seed), params.audit.shortcut)

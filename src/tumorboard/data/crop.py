@@ -23,6 +23,7 @@ from xxhash import xxh3_128
 from tumorboard import dicom, images
 from tumorboard.data import sidecache, sources
 from tumorboard.data.executor import Run, open_run
+from tumorboard.data.quarantine import check_count, name_first
 from tumorboard.data.sidecache import Place, SideCache, read_crops
 from tumorboard.data.store import write_store_by_shards
 from tumorboard.errors import ImageError, InputError
@@ -270,14 +271,10 @@ def _made_by(crop: Crop, frames: Frames) -> str:
 
 def check_quarantined(quarantined: pd.DataFrame, rows: pd.DataFrame, max_quarantined: int) -> None:
     """Raise InputError where too many of the listed files (`rows`) are quarantined, or all those of a class."""
-    lines = [f"  {row.path!r}: {row.reason} ({row.detail})" for row in quarantined.itertuples()]
-    first = "\n".join([*lines[:10], *(["  ..."] if len(lines) > 10 else [])])
-    if len(quarantined) > max_quarantined:
-        raise InputError(
-            f"{len(quarantined)} of {len(rows)} files cannot be used, but data.max_quarantined in params.yaml allows "
-            f"{max_quarantined}; mend or remove them, or raise that number:\n{first}"
-        )
+    check_count(quarantined, len(rows), max_quarantined)
     bad = set(quarantined["path"])
     left = {label for path, label in zip(rows["path"], rows["label"], strict=True) if path not in bad}
     if lost := sorted(set(rows["label"]) - left):
-        raise InputError(f"class {lost[0]!r} has no image that can be used; quarantined were:\n{first}")
+        raise InputError(
+            f"class {lost[0]!r} has no image that can be used; quarantined were:\n{name_first(quarantined)}"
+        )
