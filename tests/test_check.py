@@ -106,6 +106,7 @@ def test_the_object_of_an_ugly_folder(ugly: Path, tmp_path: Path) -> None:
             {"path": "README", "reason": "outside the class folders"},
             {"path": "normal/Thumbs.db", "reason": "system file"},
         ],
+        "left_out": [],
         "duplicates": [
             {"kind": "bytes", "paths": ["blast/P0_x.png", "blast/copy.png"]},
             {"kind": "pixels", "paths": ["blast/P1_x.png", "blast/resaved, here.bmp"]},
@@ -113,6 +114,7 @@ def test_the_object_of_an_ugly_folder(ugly: Path, tmp_path: Path) -> None:
         ],
         "label_conflicts": [["blast/P2_x.png", "normal/-twin\n.TIF"]],
         "shortcuts": [],
+        "warnings": [],
         "groups": 17,
         "refused": None,
     }
@@ -176,6 +178,32 @@ def test_label_conflicts_count_against_the_limit(raw: Path, params: Params) -> N
         account = check_folder(raw, params_for(changed, raw, None))
         assert len(account.quarantined) == 7
         assert ("7 of 22 files cannot be used" in str(account.refused)) is (limit == 6)
+
+
+def test_what_a_given_test_part_takes_from_training_is_told(tmp_path: Path, params: Params) -> None:
+    raw = tmp_path / "raw"
+    for number in range(8):
+        save(raw / f"Training/blast/P{number}_x.png", number)
+        save(raw / f"Training/normal/P{number + 8}_x.png", number + 8)
+    save(raw / "Testing/blast/P20_x.png", 0, "BMP")
+    save(raw / "Testing/blast/P1_y.png", 20)
+    Image.new("L", (40, 40), 9).save(raw / "Training/normal/P30_x.png")
+    account = check_folder(raw, params_for(params, raw, r"(P\d+)_"))
+    assert account.refused is None
+    assert account.left_out == [
+        {"path": "Training/blast/P0_x.png", "reason": "picture in the given test part"},
+        {"path": "Training/blast/P1_x.png", "reason": "patient in the given test part"},
+    ]
+    assert account.warnings == [
+        "too faint to be compared, so that near duplicates among them go unseen: 1, the first "
+        "'Training/normal/P30_x.png'",
+        "the given test part has no image of 'normal': how well that is recognised stays unknown",
+    ]
+    console = rich.console.Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
+    print_account(account, raw, Path("params.yaml"), console)
+    text = console.export_text()
+    assert "Left out of training: 2\n  patient in the given test part: 1\n    Training/blast/P1_x.png\n" in text
+    assert "Mind: the given test part has no image of 'normal'" in text
 
 
 def test_a_folder_without_any_image_that_can_be_used(tmp_path: Path, params: Params) -> None:

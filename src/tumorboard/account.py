@@ -16,15 +16,20 @@ KINDS = {"bytes": "the same bytes", "pixels": "the same pixels in other bytes", 
 
 
 def print_account(account: Account, raw: Path, params_file: Path, console: Console) -> None:
-    """Print classes, quarantined and ignored files by reason, copies, conflicts, shortcuts; last, the verdict."""
+    """Print classes, files that are not trained on by reason, copies, conflicts, shortcuts; last, the verdict."""
     console.print(Text(f"{_name(str(raw))}, by the numbers of {params_file}", style="bold"), soft_wrap=True)
     if account.classes:
         _print_classes(account, console)
         _print_by_reason("Quarantined", account.quarantined, console)
         _print_by_reason("Ignored", account.ignored, console)
+        if account.left_out:
+            _print_by_reason("Left out of training", account.left_out, console)
         _print_duplicates(account.duplicates, console)
         _print_sets("Label conflicts: one picture under several labels", account.label_conflicts, console)
         _print_shortcuts(account.shortcuts, console)
+    for warning in account.warnings:
+        console.print()
+        console.print(Text(f"Mind: {warning}", style="yellow"), soft_wrap=True)
     console.print()
     if account.refused is None:
         console.print(Text("A run would accept this.", style="bold green"))
