@@ -271,7 +271,9 @@ def test_the_readable_refusal_and_what_is_shown_of_many() -> None:
         classes={"[b]": 9, "x": 0},
         groups=3,
         quarantined=[{"path": f"a/{n}.png", "reason": "empty", "detail": "no [bytes]"} for n in range(8)],
+        ignored=[{"path": "c", "reason": "hidden", "detail": "\x1b[31mred\nline"}],
         duplicates=[{"kind": "near", "paths": ["a", "b\udcff"]}],
+        label_conflicts=[[f"{n}" for n in range(9)]],
         shortcuts=[
             {"facts": "width", "skill": 0.5, "accuracy": 0.68491, "majority": 0.3}
             | {"test_skill": 0.333, "test_accuracy": 0.5, "test_majority": 0.25},
@@ -288,6 +290,8 @@ def test_the_readable_refusal_and_what_is_shown_of_many() -> None:
         "a/4.png: no [bytes]\n",
         "... and 3 more",
         "a = 'b\\udcff'",
+        "c: '\\x1b[31mred\\nline'\n",
+        "    0 = 1 = 2 = 3 = 4 … and 4 more\n",
         "border: skill 0.60, accuracy 70.0% (commonest class: 30.0%)\n",
     ):
         assert part in text

@@ -57,7 +57,7 @@ def _print_by_reason(heading: str, entries: Sequence[dict[str, str]], console: C
     for reason, group in groupby(sorted(entries, key=lambda entry: entry["reason"]), lambda entry: entry["reason"]):
         files = list(group)
         console.print(Text(f"  {reason}: {len(files)}"))
-        details = (f": {file['detail']}" if file.get("detail") else "" for file in files)
+        details = (f": {_name(file['detail'])}" if file.get("detail") else "" for file in files)
         lines = (_name(file["path"]) + detail for file, detail in zip(files, details, strict=True))
         _print_lines(lines, console, len(files))
 
@@ -72,7 +72,11 @@ def _print_duplicates(duplicates: Sequence[dict[str, Any]], console: Console) ->
 def _print_sets(heading: str, sets: Sequence[Sequence[str]], console: Console) -> None:
     word = "set" if len(sets) == 1 else "sets"
     _print_heading(heading, len(sets), console, f" {word}, {sum(map(len, sets))} files" if sets else "")
-    _print_lines((" = ".join(map(_name, paths)) for paths in sets), console, len(sets))
+    lines = (
+        " = ".join(map(_name, paths[:FEW])) + (f" … and {len(paths) - FEW} more" if len(paths) > FEW else "")
+        for paths in sets
+    )
+    _print_lines(lines, console, len(sets))
 
 
 def _print_shortcuts(shortcuts: Sequence[dict[str, Any]], console: Console) -> None:
