@@ -91,10 +91,10 @@ def crop_images(
     image, which for a large JPEG is a reduced one; width, height of the upright image; bytes, format of the file; red,
     green, blue: mean levels of the image; border: the share of it that `crop.border` cuts off, or would),
     quarantined.csv (path, reason, detail), ignored.csv (path, reason) and store/ (a CropStore). Crops are remembered in
-    `cache`, so that a file seen before is not decoded again. A DICOM file's patient is its group where it has no other.
-    The work is done by `workers` local processes or by the Dask cluster at `scheduler`, whose machines must all see
-    `raw`, `folder` and `cache` under the same names. Raises InputError where they do not and, with nothing written to
-    `folder`, where `check_quarantined` does; not if `max_quarantined` is None.
+    `cache`, so that a file seen before is not decoded again. The group of a row without one is the DICOM file's
+    patient, else its path. The work is done by `workers` local processes or by the Dask cluster at `scheduler`, whose
+    machines must all see `raw`, `folder` and `cache` under the same names. Raises InputError where they do not and,
+    with nothing written to `folder`, where `check_quarantined` does; not if `max_quarantined` is None.
     """
     rows = rows.sort_values("path", ignore_index=True)
     # Workers on a cluster have another current folder.
@@ -129,8 +129,8 @@ def _crop_images(
 
     manifest = rows[usable].reset_index(drop=True)
     manifest = manifest.assign(id=manifest["path"], source_id=manifest["path"], sha256=digests)[list(MANIFEST)]
-    ungrouped = (manifest["group"] == manifest["path"]) & (found["patient"] != "")
-    manifest["group"] = manifest["group"].mask(ungrouped, found["patient"])
+    own = found["patient"].mask(found["patient"] == "", manifest["path"])
+    manifest["group"] = manifest["group"].mask(manifest["group"] == "", own)
     check_manifest(manifest, "the listed images")
     places = [file.place for file in cropped]
     crops_of = partial(read_crops, cache, size=crop.side)
