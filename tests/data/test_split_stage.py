@@ -60,14 +60,16 @@ def test_files_and_label_conflicts_count_together_against_the_limit(params: Para
     manifest = read_manifest(crop / "manifest.csv")
     manifest.loc[manifest["id"] == "022", "label"] = "b"  # of a picture that is there as a, too
     write_table(manifest, crop / "manifest.csv")
-    unusable = pd.DataFrame([("x.png", "empty", "no bytes")], columns=["path", "reason", "detail"])
+    unusable = pd.DataFrame([("x.png", "empty", "no\x1b[2Jbytes")], columns=["path", "reason", "detail"])
     write_table(unusable, crop / "quarantined.csv")
     two, three = (
         params.model_copy(update={"data": params.data.model_copy(update={"max_quarantined": limit})})
         for limit in (2, 3)
     )
     assert run(three, crop, "regroup")[1]["quarantined"] == 2
-    with pytest.raises(InputError, match=r"3 of 25 files cannot be used(.|\n)*'x.png': empty(.|\n)*'022': label"):
+    with pytest.raises(
+        InputError, match=r"3 of 25 files cannot be used(.|\n)*'x.png': empty \('no\\x1b\[2Jbytes'\)(.|\n)*'022': label"
+    ):
         run(two, crop, "regroup")
 
 

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from tumorboard.errors import InputError
+from tumorboard.errors import InputError, printable
 
 FEW = 10
 
@@ -21,5 +21,9 @@ def check_count(quarantined: pd.DataFrame, listed: int, max_quarantined: int) ->
 
 def name_first(quarantined: pd.DataFrame) -> str:
     """The first few of the quarantined, a line each."""
-    lines = [f"  {row.path!r}: {row.reason} ({row.detail})" for row in quarantined[:FEW].itertuples()]
+    first = quarantined[:FEW]
+    lines = [
+        f"  {path!r}: {reason} ({printable(detail)})"
+        for path, reason, detail in zip(first["path"], first["reason"], first["detail"], strict=True)
+    ]
     return "\n".join([*lines, *(["  ..."] if len(quarantined) > FEW else [])])
