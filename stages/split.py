@@ -2,7 +2,10 @@
 
 from pathlib import Path
 
+import pandas as pd
+
 from tumorboard.data.audit import audit_manifest, find_copies
+from tumorboard.data.quarantine import check_count
 from tumorboard.data.shares import class_shares, summarize_shares
 from tumorboard.data.shortcuts import count_shortcuts, probe_shortcuts, warn_of_shortcuts
 from tumorboard.data.split import check_split, count_table, split_manifest
@@ -18,6 +21,9 @@ def main(params: Params, crop: str, out: str, metrics: str, audit: str) -> None:
     store = CropStore(Path(crop) / "store")
     cropped = read_manifest(Path(crop) / "manifest.csv")
     found = audit_manifest(cropped, find_copies(cropped, images, store.__getitem__, params.audit), params.audit)
+    unusable = read_table(Path(crop) / "quarantined.csv")
+    quarantined = pd.concat([unusable, found.quarantined])
+    check_count(quarantined, len(cropped) + len(unusable), params.data.max_quarantined)
     manifest, counts = split_manifest(found.manifest, found.pictures, params.split, params.folds, params.seed)
     check_split(manifest, images, found.pairs, copies=params.audit.policy != "report")
     shortcuts = probe_shortcuts(manifest, images, params.seed)

@@ -106,6 +106,7 @@ def test_the_object_of_an_ugly_folder(ugly: Path, tmp_path: Path) -> None:
             {"path": "README", "reason": "outside the class folders"},
             {"path": "normal/Thumbs.db", "reason": "system file"},
         ],
+        "left_out": [],
         "duplicates": [
             {"kind": "bytes", "paths": ["blast/P0_x.png", "blast/copy.png"]},
             {"kind": "pixels", "paths": ["blast/P1_x.png", "blast/resaved, here.bmp"]},
@@ -113,6 +114,7 @@ def test_the_object_of_an_ugly_folder(ugly: Path, tmp_path: Path) -> None:
         ],
         "label_conflicts": [["blast/P2_x.png", "normal/-twin\n.TIF"]],
         "shortcuts": [],
+        "warnings": [],
         "groups": 17,
         "refused": None,
     }
@@ -164,6 +166,44 @@ def test_what_a_run_would_refuse_still_has_its_account(raw: Path, params: Params
     assert len(account.quarantined) == 2
     assert len(account.accepted) == 16
     assert account.classes == {"blast": 8, "normal": 8} | ({"third": 0} if change == "lost class" else {})
+
+
+def test_label_conflicts_count_against_the_limit(raw: Path, params: Params) -> None:
+    for number in range(4):
+        save(raw / f"blast/copy{number}.png", 0)
+    save(raw / "normal/copy.png", 0)
+    (raw / "blast/empty.png").touch()
+    for limit in (6, 7):
+        changed = params.model_copy(update={"data": params.data.model_copy(update={"max_quarantined": limit})})
+        account = check_folder(raw, params_for(changed, raw, None))
+        assert len(account.quarantined) == 7
+        assert ("7 of 22 files cannot be used" in str(account.refused)) is (limit == 6)
+
+
+def test_what_a_given_test_part_takes_from_training_is_told(tmp_path: Path, params: Params) -> None:
+    raw = tmp_path / "raw"
+    for number in range(8):
+        save(raw / f"Training/blast/P{number}_x.png", number)
+        save(raw / f"Training/normal/P{number + 8}_x.png", number + 8)
+    save(raw / "Testing/blast/P20_x.png", 0, "BMP")
+    save(raw / "Testing/blast/P1_y.png", 20)
+    Image.new("L", (40, 40), 9).save(raw / "Training/normal/P30_x.png")
+    account = check_folder(raw, params_for(params, raw, r"(P\d+)_"))
+    assert account.refused is None
+    assert account.left_out == [
+        {"path": "Training/blast/P0_x.png", "reason": "picture in the given test part"},
+        {"path": "Training/blast/P1_x.png", "reason": "patient in the given test part"},
+    ]
+    assert account.warnings == [
+        "too faint to be compared, so that near duplicates among them go unseen: 1, the first "
+        "'Training/normal/P30_x.png'",
+        "the given test part has no image of 'normal': how well that is recognised stays unknown",
+    ]
+    console = rich.console.Console(width=200, record=True, file=open(os.devnull, "w"))  # noqa: SIM115, PTH123
+    print_account(account, raw, Path("params.yaml"), console)
+    text = console.export_text()
+    assert "Left out of training: 2\n  patient in the given test part: 1\n    Training/blast/P1_x.png\n" in text
+    assert "Mind: the given test part has no image of 'normal'" in text
 
 
 def test_a_folder_without_any_image_that_can_be_used(tmp_path: Path, params: Params) -> None:
@@ -231,7 +271,9 @@ def test_the_readable_refusal_and_what_is_shown_of_many() -> None:
         classes={"[b]": 9, "x": 0},
         groups=3,
         quarantined=[{"path": f"a/{n}.png", "reason": "empty", "detail": "no [bytes]"} for n in range(8)],
+        ignored=[{"path": "c", "reason": "hidden", "detail": "\x1b[31mred\nline"}],
         duplicates=[{"kind": "near", "paths": ["a", "b\udcff"]}],
+        label_conflicts=[[f"{n}" for n in range(9)]],
         shortcuts=[
             {"facts": "width", "skill": 0.5, "accuracy": 0.68491, "majority": 0.3}
             | {"test_skill": 0.333, "test_accuracy": 0.5, "test_majority": 0.25},
@@ -248,6 +290,8 @@ def test_the_readable_refusal_and_what_is_shown_of_many() -> None:
         "a/4.png: no [bytes]\n",
         "... and 3 more",
         "a = 'b\\udcff'",
+        "c: '\\x1b[31mred\\nline'\n",
+        "    0 = 1 = 2 = 3 = 4 … and 4 more\n",
         "border: skill 0.60, accuracy 70.0% (commonest class: 30.0%)\n",
     ):
         assert part in text

@@ -65,8 +65,10 @@ def test_confusion_matrices_stand_under_their_own_names() -> None:
     """Of two runs with other models: a grid of model and revision would move cells up to the next free column."""
     template = (ROOT / ".dvc/plots/model_confusion.json").read_text(encoding="utf-8")
     rows = [
-        {"rev": rev, "model": model, "actual": actual, "predicted": "no"}
-        for rev, model, actual in (("new", "b", "no"), ("old", "a", "no"), ("old", "a", "yes"), ("old", "b", "yes"))
+        {"rev": rev, "model": model, "actual": actual, "predicted": predicted, "count": 3 * (predicted == "no")}
+        for rev, model in (("new", "b"), ("old", "a"), ("old", "b"))
+        for actual in ("no", "yes")
+        for predicted in ("no", "yes")
     ]
     for anchor, value in {
         '"<DVC_METRIC_DATA>"': json.dumps(rows),
@@ -80,5 +82,7 @@ def test_confusion_matrices_stand_under_their_own_names() -> None:
     drawn = vl_convert.vegalite_to_svg(json.loads(template), vl_version="5.21")
     # The drawing describes each panel's cells, then names the panel.
     panels = re.findall(r"((?:(?!Title text).)*)Title text '([ab], \w+)'", drawn, flags=re.DOTALL)
-    found = {name: re.findall(r"actual: (\w+); share of actual", cells) for cells, name in panels}
-    assert found == {"b, new": ["no"], "a, old": ["no", "yes"], "b, old": ["yes"]}
+    found = {name: re.findall(r"predicted: (\w+); actual: (\w+); share of actual", cells) for cells, name in panels}
+    whole = [("no", "no"), ("yes", "no"), ("no", "yes"), ("yes", "yes")]
+    assert found == {"b, new": whole, "a, old": whole, "b, old": whole}
+    assert len(re.findall(r">3</text>", drawn)) == 6

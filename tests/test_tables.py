@@ -53,6 +53,14 @@ def test_a_name_that_is_no_utf8_survives_a_round_trip(tmp_path: Path) -> None:
     assert len(manifest_digest(manifest([name]))) == 16
 
 
+def test_every_control_character_survives_a_round_trip(tmp_path: Path) -> None:
+    odd = [chr(code) for code in [*range(33), *range(127, 161), 0x2028, 0x2029]]
+    cells = ["\r", "\n", "\r\n", "a\rb", "\ra", "a\r", *(f"a{letter}b{letter}" for letter in odd)]
+    write_table(manifest(cells), tmp_path / "manifest.csv")
+    assert read_manifest(tmp_path / "manifest.csv")["id"].tolist() == cells
+    assert b"\r\n" not in (tmp_path / "manifest.csv").read_bytes().replace(b'"\r\n"', b"")
+
+
 def test_the_digest_follows_content_not_order() -> None:
     frame = manifest(UGLY)
     assert manifest_digest(frame.iloc[::-1]) == manifest_digest(frame)

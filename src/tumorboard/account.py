@@ -10,21 +10,27 @@ from rich.table import Table
 from rich.text import Text
 
 from tumorboard.check import Account
+from tumorboard.errors import printable
 
 FEW = 5
 KINDS = {"bytes": "the same bytes", "pixels": "the same pixels in other bytes", "near": "nearly the same picture"}
 
 
 def print_account(account: Account, raw: Path, params_file: Path, console: Console) -> None:
-    """Print classes, quarantined and ignored files by reason, copies, conflicts, shortcuts; last, the verdict."""
-    console.print(Text(f"{_name(str(raw))}, by the numbers of {params_file}", style="bold"), soft_wrap=True)
+    """Print classes, files that are not trained on by reason, copies, conflicts, shortcuts; last, the verdict."""
+    console.print(Text(f"{printable(str(raw))}, by the numbers of {params_file}", style="bold"), soft_wrap=True)
     if account.classes:
         _print_classes(account, console)
         _print_by_reason("Quarantined", account.quarantined, console)
         _print_by_reason("Ignored", account.ignored, console)
+        if account.left_out:
+            _print_by_reason("Left out of training", account.left_out, console)
         _print_duplicates(account.duplicates, console)
         _print_sets("Label conflicts: one picture under several labels", account.label_conflicts, console)
         _print_shortcuts(account.shortcuts, console)
+    for warning in account.warnings:
+        console.print()
+        console.print(Text(f"Mind: {warning}", style="yellow"), soft_wrap=True)
     console.print()
     if account.refused is None:
         console.print(Text("A run would accept this.", style="bold green"))
@@ -39,7 +45,7 @@ def _print_classes(account: Account, console: Console) -> None:
     table.add_column("images", footer=Text(str(images)), justify="right")
     table.add_column("share", justify="right")
     for label, count in account.classes.items():
-        table.add_row(Text(_name(label)), Text(str(count)), Text(f"{count / max(images, 1):.1%}"))
+        table.add_row(Text(printable(label)), Text(str(count)), Text(f"{count / max(images, 1):.1%}"))
     console.print()
     console.print(table)
     alone = images > 0 and account.groups == images
@@ -52,8 +58,8 @@ def _print_by_reason(heading: str, entries: Sequence[dict[str, str]], console: C
     for reason, group in groupby(sorted(entries, key=lambda entry: entry["reason"]), lambda entry: entry["reason"]):
         files = list(group)
         console.print(Text(f"  {reason}: {len(files)}"))
-        details = (f": {file['detail']}" if file.get("detail") else "" for file in files)
-        lines = (_name(file["path"]) + detail for file, detail in zip(files, details, strict=True))
+        details = (f": {printable(file['detail'])}" if file.get("detail") else "" for file in files)
+        lines = (printable(file["path"]) + detail for file, detail in zip(files, details, strict=True))
         _print_lines(lines, console, len(files))
 
 
@@ -67,7 +73,11 @@ def _print_duplicates(duplicates: Sequence[dict[str, Any]], console: Console) ->
 def _print_sets(heading: str, sets: Sequence[Sequence[str]], console: Console) -> None:
     word = "set" if len(sets) == 1 else "sets"
     _print_heading(heading, len(sets), console, f" {word}, {sum(map(len, sets))} files" if sets else "")
-    _print_lines((" = ".join(map(_name, paths)) for paths in sets), console, len(sets))
+    lines = (
+        " = ".join(map(printable, paths[:FEW])) + (f" … and {len(paths) - FEW} more" if len(paths) > FEW else "")
+        for paths in sets
+    )
+    _print_lines(lines, console, len(sets))
 
 
 def _print_shortcuts(shortcuts: Sequence[dict[str, Any]], console: Console) -> None:
@@ -96,8 +106,3 @@ def _print_lines(lines: Iterable[str], console: Console, count: int = 0) -> None
             console.print(Text(f"    ... and {count - FEW} more", style="dim"))
             break
         console.print(Text(f"    {line}"), soft_wrap=True)
-
-
-def _name(path: str) -> str:
-    """A name as it is, or quoted with escapes where it would break the line or the terminal."""
-    return path if path.isprintable() and path == path.strip() else ascii(path)

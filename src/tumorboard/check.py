@@ -13,9 +13,10 @@ import pandas as pd
 
 from tumorboard.data.audit import Copies, audit_manifest, find_copies, picture_names
 from tumorboard.data.crop import check_quarantined, crop_images, worker_count
+from tumorboard.data.quarantine import check_count
 from tumorboard.data.shortcuts import found_shortcuts, probe_shortcuts
 from tumorboard.data.sources import list_images
-from tumorboard.data.split import check_split, split_manifest
+from tumorboard.data.split import check_split, gap_in_test, left_out, split_manifest
 from tumorboard.data.store import CropStore
 from tumorboard.errors import InputError
 from tumorboard.params import Params
@@ -27,19 +28,22 @@ class Account:
     """What was found; as JSON it is the object of `tumorboard check --json`.
 
     `classes`: accepted images by label; `accepted`: their paths; `quarantined`: path, reason, detail; `ignored`: path,
-    reason; `duplicates`: kind (bytes, pixels or near) and paths; `label_conflicts`: the paths of each picture under
+    reason; `left_out`: path, reason of the accepted ones that will not be trained on, as a given part has their picture
+    or patient; `duplicates`: kind (bytes, pixels or near) and paths; `label_conflicts`: the paths of each picture under
     several labels; `shortcuts`: the facts of the files that predict the label as well as `audit.shortcut` or better,
-    with their scores; `groups`: how many there are; `refused`: None, or the message with which a run would stop. Paths
-    are relative to the raw folder, POSIX.
+    with their scores; `warnings`: sentences on what a run would accept and the user may not expect; `groups`: how many
+    there are; `refused`: None, or the message with which a run would stop. Paths are relative to the raw folder, POSIX.
     """
 
     classes: dict[str, int] = field(default_factory=dict)
     accepted: list[str] = field(default_factory=list)
     quarantined: list[dict[str, str]] = field(default_factory=list)
     ignored: list[dict[str, str]] = field(default_factory=list)
+    left_out: list[dict[str, str]] = field(default_factory=list)
     duplicates: list[dict[str, Any]] = field(default_factory=list)
     label_conflicts: list[list[str]] = field(default_factory=list)
     shortcuts: list[dict[str, Any]] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
     groups: int = 0
     refused: dict[str, str] | None = None
 
@@ -80,13 +84,21 @@ def _fill(account: Account, raw: Path, params: Params, labels: Path | None, fold
     _accept(account, manifest)
     copies = find_copies(manifest, images, CropStore(folder / "store").__getitem__, params.audit)
     account.duplicates, account.label_conflicts = _sets(manifest, images, copies)
+    if copies.faint:
+        account.warnings.append(
+            f"too faint to be compared, so that near duplicates among them go unseen: {len(copies.faint)}, the first "
+            f"{copies.faint[0]!r}"
+        )
     check_quarantined(quarantined, rows, params.data.max_quarantined)
     # What audit and split warn of is in the account.
     with redirect_stderr(StringIO()):
         found = audit_manifest(manifest, copies, params.audit)
         account.quarantined += _records(found.quarantined)
         _accept(account, found.manifest)
+        check_count(pd.concat([quarantined, found.quarantined]), len(rows), params.data.max_quarantined)
+        account.left_out = _records(left_out(found.manifest, found.pictures))
         split, _ = split_manifest(found.manifest, found.pictures, params.split, params.folds, params.seed)
+    account.warnings += filter(None, [gap_in_test(split)])
     check_split(split, images, found.pairs, copies=params.audit.policy != "report")
     reached = found_shortcuts(probe_shortcuts(split, images, params.seed), params.audit.shortcut)
     account.shortcuts = [

@@ -19,6 +19,11 @@ Reason = Literal[
 ]
 
 
+def printable(text: str) -> str:
+    """A text as it is, or quoted with escapes where it would break the line or the terminal."""
+    return text if text.isprintable() and text == text.strip() else ascii(text)
+
+
 class InputError(ValueError):
     """The user's input cannot be used; the text names the file, row or key and says what would be right."""
 

@@ -131,10 +131,17 @@ def read_table(path: Path | str) -> pd.DataFrame:
 
 def write_table(table: pd.DataFrame, path: Path | str) -> None:
     """Write a table as CSV: to a temporary name first, so that no half of one is ever seen."""
-    buffer = io.StringIO()
-    table.to_csv(buffer, index=False, lineterminator="\n", quoting=csv.QUOTE_MINIMAL)
+    buffer = _Lines()
+    table.to_csv(buffer, index=False, lineterminator="\r\n", quoting=csv.QUOTE_MINIMAL)
     with replacing(path) as temporary:
         temporary.write_bytes(buffer.getvalue().encode("utf-8", "surrogateescape"))
+
+
+class _Lines(io.StringIO):
+    """Takes the rows of a csv.writer, each ended by \\r\\n, so that it quotes both in a cell, and ends them by \\n."""
+
+    def write(self, row: str) -> int:
+        return super().write(row.removesuffix("\r\n") + "\n")
 
 
 def write_json(tree: Mapping[str, Any], path: Path | str) -> None:

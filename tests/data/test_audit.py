@@ -89,6 +89,29 @@ def test_a_picture_under_two_labels_is_quarantined_with_all_its_copies(
         audited(*data(["a", "b", "a"], [0, 0, 1]), audit)
 
 
+def test_the_first_of_each_label_stand_for_a_large_set(audit: Audit, capsys: pytest.CaptureFixture[str]) -> None:
+    made = data(["a"] * 300 + ["b", "a", "b"], [0] * 301 + [1, 2])
+    found = audited(*made, audit)
+    detail = "'000' is 'a', '001' is 'a', '002' is 'a', '003' is 'a', '300' is 'b' … and 296 more"
+    assert set(found.quarantined["detail"]) == {detail}
+    assert detail in capsys.readouterr().err
+    with pytest.raises(InputError, match=r"… and 296 more$"):
+        audited(*made, audit.model_copy(update={"label_conflicts": "refuse"}))
+
+
+def test_a_refusal_lists_the_first_sets(audit: Audit) -> None:
+    made = data(["a"] * 24, [n // 2 for n in range(24)])
+    with pytest.raises(InputError, match=r"12 pictures (.|\n)*'019' is 'a'\n  … and 2 more$"):
+        audited(*made, audit.model_copy(update={"policy": "refuse"}))
+
+
+def test_a_class_lost_to_near_duplicates_names_what_made_them_so(audit: Audit) -> None:
+    with pytest.raises(InputError, match=r"class 'b' .*as near duplicates, in a set of 3 images.*raise audit\.near"):
+        audited(*data(["a", "b", "a", "a"], [0, 9, 0, 1], {1: 0}), audit)
+    with pytest.raises(InputError, match=r"all were quarantined: mend"):
+        audited(*data(["a", "b", "a"], [0, 0, 1]), audit)
+
+
 def test_refuse_lists_the_copies_and_report_only_counts_them(audit: Audit, capsys: pytest.CaptureFixture[str]) -> None:
     made = data(["a", "a", "b", "b"], [0, 0, 1, 2], {3: 2}, splits=["train", "test", "train", "train"])
     with pytest.raises(

@@ -379,7 +379,7 @@ def test_a_patient_of_dicom_files_is_their_group_unless_another_is_given(tmp_pat
             content = dicom(picture(number)[..., 0].copy(), PatientID=patient)
             (tmp_path / f"raw/{label}/{number}.dcm").write_bytes(content)
     groups = []
-    for pattern in (None, r"(\d)\.dcm"):
+    for pattern in (None, r"(\d)\.dcm", "(.*)"):
         rows, ignored = list_images(
             tmp_path / "raw", Data(raw="", table=None, group_pattern=pattern, frames=None, max_quarantined=0)
         )
@@ -387,10 +387,31 @@ def test_a_patient_of_dicom_files_is_their_group_unless_another_is_given(tmp_pat
             crop_images(rows, ignored, tmp_path / "raw", crop, None, tmp_path / "out", tmp_path / "cache", 1, 0)
             groups.append(read_manifest(tmp_path / "out/manifest.csv")["group"].tolist())
     by_patient = ["P1", "P1", "a/2.dcm", "P2", "P1", "P1", "b/2.dcm", "P2"]
-    assert groups == [by_patient, by_patient, [*"01230123"], [*"01230123"]]
+    own = [f"{label}/{number}.dcm" for label in "ab" for number in range(4)]
+    assert groups == [by_patient, by_patient, [*"01230123"], [*"01230123"], own, own]
     facts = read_table(tmp_path / "out/images.csv")
     assert set(facts["format"]) == {"DICOM"}
     assert "patient" not in facts.columns
+
+
+def test_a_patient_with_a_carriage_return_and_a_table_that_makes_each_image_its_own_group(
+    tmp_path: Path, crop: Crop
+) -> None:
+    pytest.importorskip("pydicom")
+    from tests.test_dicom import dicom
+
+    paths = [f"{label}/{number}.dcm" for label in "ab" for number in range(2)]
+    for number, path in enumerate(paths):
+        (tmp_path / "raw" / path).parent.mkdir(parents=True, exist_ok=True)
+        content = dicom(picture(number)[..., 0].copy(), PatientID=f"P{path[0]}\rX")
+        (tmp_path / "raw" / path).write_bytes(content)
+    build(tmp_path / "raw", tmp_path / "out", crop, tmp_path / "cache")
+    manifest = read_manifest(tmp_path / "out/manifest.csv")
+    assert manifest["group"].tolist() == ["Pa\rX", "Pa\rX", "Pb\rX", "Pb\rX"]
+    table = "path,label,group\n" + "".join(f"{path},{path[0]},{path}\n" for path in paths)
+    (tmp_path / "raw/labels.csv").write_text(table)
+    build(tmp_path / "raw", tmp_path / "out", crop, tmp_path / "cache")
+    assert read_manifest(tmp_path / "out/manifest.csv")["group"].tolist() == paths
 
 
 def test_a_frame_rule_is_part_of_what_the_cache_knows(tmp_path: Path, crop: Crop) -> None:

@@ -136,6 +136,7 @@ def write_crops(folder: Path, manifest: pd.DataFrame) -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (len(ids), 16, 16, 3), dtype=np.uint8)
     write_table(manifest, folder / "manifest.csv")
     write_table(pd.DataFrame({"id": ids, "pixels": ids}).assign(**facts), folder / "images.csv")
+    write_table(pd.DataFrame(columns=["path", "reason", "detail"]), folder / "quarantined.csv")
     write_store(folder / "store", ids, pictures, 2)
 
 

@@ -51,10 +51,10 @@ def test_a_folder_a_class_at_any_depth(tmp_path: Path) -> None:
     )
     rows, ignored = list_images(tmp_path, data())
     assert columns(rows, "path", "label", "group", "split") == [
-        ("a/1.png", "a", "a/1.png", ""),
-        ("a/notes.txt", "a", "a/notes.txt", ""),
-        ("b/2.png", "b", "b/2.png", ""),
-        ("b/deep/er/1.png", "b", "b/deep/er/1.png", ""),
+        ("a/1.png", "a", "", ""),
+        ("a/notes.txt", "a", "", ""),
+        ("b/2.png", "b", "", ""),
+        ("b/deep/er/1.png", "b", "", ""),
     ]
     assert rows["fold"].isna().all()
     assert columns(ignored, "path", "reason") == [
@@ -111,7 +111,17 @@ def test_part_folders_beside_others_are_refused(tmp_path: Path) -> None:
     assert "'blast', 'normal'" in text
 
 
-UGLY = ["-x.png", "two words.png", 'quo"te.png', "a,b;c.png", "new\nline.png", "日本語.png", "NA", b"\xff\xfe.png"]
+UGLY = [
+    "-x.png",
+    "two words.png",
+    'quo"te.png',
+    "a,b;c.png",
+    "new\nline.png",
+    "re\rturn.png",
+    "日本語.png",
+    "NA",
+    b"\xff\xfe.png",
+]
 
 
 def test_ugly_names_survive_in_folders_and_in_a_table(tmp_path: Path) -> None:
@@ -127,9 +137,80 @@ def test_ugly_names_survive_in_folders_and_in_a_table(tmp_path: Path) -> None:
     assert ignored.empty
 
 
-def test_a_carriage_return_in_a_name_is_refused(tmp_path: Path) -> None:
-    touch(tmp_path, "a/Icon\r", "b/1.png")
-    assert "carriage return" in refusal(tmp_path)
+def test_the_icon_of_a_macos_folder_is_a_system_file(tmp_path: Path) -> None:
+    touch(tmp_path, "a/Icon\r", "a/1.png", "b/1.png")
+    assert columns(list_images(tmp_path, data())[1], "path", "reason") == [("a/Icon\r", "system file")]
+
+
+def test_folders_without_an_image_are_listed(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.png", "b/deep/1.png", "hid/.x", "sys/Thumbs.db")
+    for folder in ("void", "b/void/deeper", ".git/void", "a/hid"):
+        (tmp_path / folder).mkdir(parents=True)
+    rows, ignored = list_images(tmp_path, data())
+    assert set(rows["label"]) == {"a", "b"}
+    assert columns(ignored, "path", "reason") == [
+        (".git", "hidden"),
+        ("a/hid", "empty folder"),
+        ("b/void", "empty folder"),
+        ("hid", "empty folder"),
+        ("hid/.x", "hidden"),
+        ("sys", "empty folder"),
+        ("sys/Thumbs.db", "system file"),
+        ("void", "empty folder"),
+    ]
+
+
+@pytest.mark.parametrize("part", ["", "Training/"])
+def test_a_class_folder_that_is_a_link_to_nothing_is_listed_for_quarantine(tmp_path: Path, part: str) -> None:
+    raw = tmp_path / "raw"
+    touch(raw, f"{part}a/1.png", f"{part}b/2.png", f"{part}notes.txt")
+    (raw / f"{part}c").symlink_to(tmp_path / "unmounted")
+    (raw / f"{part}.d").symlink_to(tmp_path / "unmounted")
+    (raw / f"{part}README").symlink_to(raw / f"{part}notes.txt")
+    rows, ignored = list_images(raw, data())
+    assert dict(columns(rows, "path", "label")) == {
+        f"{part}a/1.png": "a",
+        f"{part}b/2.png": "b",
+        f"{part}c": "c",
+    }
+    assert sorted(ignored["path"]) == sorted([f"{part}.d", f"{part}README", f"{part}notes.txt"])
+    with pytest.raises(ImageError, match="where nothing is"):
+        read_content(raw, f"{part}c")
+
+
+@pytest.mark.parametrize("fold", ["9" * 20, "1" * 200])
+def test_a_fold_beyond_all_numbers_is_refused(tmp_path: Path, fold: str) -> None:
+    touch(tmp_path / "folders", f"fold{fold}/a/1.png", "fold0/b/1.png")
+    said = refusal(tmp_path / "folders")
+    assert f"{len(fold)} digits" in said
+    touch(tmp_path / "table", "1.png", "2.png")
+    table_of(tmp_path / "table", f"path,label,fold\n1.png,a,000\n2.png,b,{fold * 30}\n")
+    said = refusal(tmp_path / "table")
+    assert "'2.png'" in said
+    assert f"{len(fold) * 30} digits" in said
+
+
+def test_a_table_for_a_file_of_medmnists_form_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.npz").touch()
+    assert "'t.csv' would not count" in refusal(tmp_path / "x.npz", data("t.csv"))
+    with pytest.raises(InputError, match=r"mine\.csv' would not count"):
+        list_images(tmp_path / "x.npz", data(), Path("mine.csv"))
+
+
+def test_a_table_may_begin_with_empty_rows_and_excels_line(tmp_path: Path) -> None:
+    touch(tmp_path, "1.png", "2.png", "3.png")
+    for begin in ("\n", "\r\n \r\n", ";;\n", "sep=;\n", '\n"SEP=;"\r\n'):
+        odd = '"a, b, c, d"' if "=" in begin else ""  # a header that a guess would cut at commas
+        table_of(tmp_path, f"{begin}path;label;{odd}\n1.png;u;\n2.png;v;\n")
+        assert columns(list_images(tmp_path, data())[0], "path", "label") == [("1.png", "u"), ("2.png", "v")]
+    table_of(tmp_path, "\r\n\r\nsep=,\r\npath,label\r\n1.png,a\r\nnone.png,b\r\n")
+    assert "labels.csv: line 6: there is no file" in refusal(tmp_path)
+    table_of(tmp_path, "\n,\nclass,path\n")
+    assert "labels.csv: line 3: no column 'label'" in refusal(tmp_path)
+    table_of(tmp_path, ",path,label\n0,1.png,u\n1,2.png,v\n")
+    assert list_images(tmp_path, data())[0]["label"].tolist() == ["u", "v"]
+    table_of(tmp_path, "\n \n")
+    assert "the file is empty" in refusal(tmp_path)
 
 
 def test_links_within_the_folder_are_followed_and_a_circle_is_refused(tmp_path: Path) -> None:
@@ -243,7 +324,10 @@ def test_a_table_in_any_usual_form(tmp_path: Path, encoding: str, delimiter: str
         (b"path,label, PATH\n1.png,a,b\n", ["line 1", "'path', ' PATH'", "twice"]),
         (b'path,label\n1.png,a\n2.png,"b\nc"\n', ["line 3", "control character"]),
         (b"path,label\n1.png,Glioma\n2.png,glioma\n", ["'Glioma'", "'glioma'", "'1.png'", "'2.png'", "case"]),
-        ("path,label\n1.png,\u00fcbel\n2.png,u\u0308bel\n".encode(), ["spelling", "'1.png'", "'2.png'"]),
+        (
+            "path,label\n1.png,\u00fcbel\n2.png,u\u0308bel\n".encode(),
+            ["spelling", r"'\xfcbel' (as of '1.png')", r"'u\u0308bel'", "'2.png'"],
+        ),
     ],
 )
 def test_bytes_twins_and_control_characters_are_refused(tmp_path: Path, content: bytes, words: list[str]) -> None:
@@ -341,6 +425,7 @@ def test_groups_by_pattern(tmp_path: Path) -> None:
     touch(tmp_path, "a/P7_1.png", "a/P7_2.png", "b/P8_1.png")
     rows, _ = list_images(tmp_path, data(pattern=r"(P\d+)_"))
     assert rows["group"].tolist() == ["P7", "P7", "P8"]
+    assert list_images(tmp_path, data(pattern="(.*)"))[0]["group"].tolist() == rows["path"].tolist()
     for pattern, word in [
         ("(P", "regular expression"),
         (r"P\d+", "parentheses"),

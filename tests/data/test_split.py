@@ -17,7 +17,7 @@ from sklearn.model_selection import StratifiedGroupKFold
 from tumorboard.data.crop import crop_images
 from tumorboard.data.shares import class_shares
 from tumorboard.data.sources import list_images
-from tumorboard.data.split import check_split, count_table, draw_test, merge_groups, split_manifest
+from tumorboard.data.split import check_split, count_table, draw_test, left_out, merge_groups, split_manifest
 from tumorboard.errors import InputError
 from tumorboard.params import Data, Params, Split
 from tumorboard.tables import MANIFEST, copy_id, read_manifest, read_table, write_table
@@ -243,6 +243,14 @@ def test_twins_and_patients_across_given_parts_leave_the_training_side(capsys: p
     manifest, images = tables(GIVEN, groups, splits, None, pixels)
     result, counts = split_manifest(manifest, pictures_of(images), SPLIT, [0], 0)
     assert sorted(set(manifest["id"]) - set(result["id"])) == ["000", "001", "002", "003", "016", "018"]
+    assert left_out(manifest, pictures_of(images)).to_numpy().tolist() == [
+        ["000", "picture in the given test part"],
+        ["001", "patient in the given test part"],
+        ["002", "patient in the given test part"],
+        ["003", "picture in the given validation part"],
+        ["016", "picture in the given test part"],
+        ["018", "patient in the given test part"],
+    ]
     assert {key: value for key, value in counts.items() if key.startswith("dropped")} == {
         "dropped_train_twins": 2,
         "dropped_train_patients": 2,
@@ -301,7 +309,12 @@ def test_counts_by_class_and_part() -> None:
             ["class 'a'", "3 groups", "split.folds", "split.test"],
         ),
         ({"splits": ["train"] * 4 + ["test"] * 20}, ["class 'a'", "2 groups", "the 3 ", "split.folds"]),
-        ({"splits": ["test"] * 24}, ["class 'a'", "0 groups"]),
+        ({"splits": ["test"] * 24}, ["class 'a'", "no images to train on: all are in another given part"]),
+        (
+            {"splits": ["train"] * 12 + ["test"] * 12, "pixels": [f"{n % 12}" for n in range(24)]},
+            ["class 'a'", "no images to train on: all 6 are left out"],
+        ),
+        ({"groups": ["P", "Q"] * 12}, ["class 'a' has 1 group of", "12 images", "PatientID", "'(?s)(.*)'"]),
         ({"splits": ["train"] * 20 + [""] * 4}, ["for all or for none"]),
         ({"splits": TRAIN, "folds": [3] * 22 + [None] * 2}, ["fold 3", "0 to 2", "split.folds"]),
         ({"splits": TRAIN, "folds": [1] * 22 + [None] * 2}, ["folds lists 0", "[1]"]),
@@ -322,6 +335,18 @@ def test_what_cannot_be_split_is_refused(changes: dict[str, list[str]], words: l
     with pytest.raises(InputError) as caught:
         split_manifest(manifest, pictures_of(images), SPLIT, [0], 0)
     assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_a_way_out_is_named_only_where_it_is_one() -> None:
+    manifest, images = tables(GIVEN, splits=["train"] * 4 + ["test"] * 20)
+    with pytest.raises(InputError, match=r"need: lower split\.folds, or add images$"):
+        split_manifest(manifest, pictures_of(images), SPLIT, [0], 0)
+
+
+def test_a_class_that_a_given_test_part_lacks_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+    manifest, images = tables([*"ab" * 10, *"aaaa"], splits=["train"] * 20 + ["test"] * 4)
+    split_manifest(manifest, pictures_of(images), SPLIT, [0], 0)
+    assert "the given test part has no image of 'b'" in capsys.readouterr().err
 
 
 def test_a_class_that_no_small_enough_group_holds_is_refused() -> None:

@@ -23,6 +23,7 @@ def crop(tmp_path: Path) -> Path:
     facts = facts.assign(red=9.5, green=9.5, blue=9.5, border=0.0)
     write_table(images.join(facts), tmp_path / "crop/images.csv")
     write_table(manifest, tmp_path / "crop/manifest.csv")
+    write_table(pd.DataFrame(columns=["path", "reason", "detail"]), tmp_path / "crop/quarantined.csv")
     write_store(tmp_path / "crop/store", manifest["id"].tolist(), crops(manifest["id"].tolist()), 2)
     return tmp_path / "crop"
 
@@ -53,6 +54,23 @@ def test_report_keeps_all_and_says_that_it_may_leak(params: Params, crop: Path) 
     assert len(manifest) == 24
     assert (manifest["group"] == [f"g{n}" for n in range(24)]).all()
     assert (audited["dropped"], audited["pairs_near"], audited["may_leak"]) == (0, 1, True)
+
+
+def test_files_and_label_conflicts_count_together_against_the_limit(params: Params, crop: Path) -> None:
+    manifest = read_manifest(crop / "manifest.csv")
+    manifest.loc[manifest["id"] == "022", "label"] = "b"  # of a picture that is there as a, too
+    write_table(manifest, crop / "manifest.csv")
+    unusable = pd.DataFrame([("x.png", "empty", "no\x1b[2Jbytes")], columns=["path", "reason", "detail"])
+    write_table(unusable, crop / "quarantined.csv")
+    two, three = (
+        params.model_copy(update={"data": params.data.model_copy(update={"max_quarantined": limit})})
+        for limit in (2, 3)
+    )
+    assert run(three, crop, "regroup")[1]["quarantined"] == 2
+    with pytest.raises(
+        InputError, match=r"3 of 25 files cannot be used(.|\n)*'x.png': empty \('no\\x1b\[2Jbytes'\)(.|\n)*'022': label"
+    ):
+        run(two, crop, "regroup")
 
 
 def test_refuse_writes_nothing(params: Params, crop: Path) -> None:

@@ -95,11 +95,11 @@ def test_confusion_of_a_class_without_images_is_left_empty():
     assert [cell.get_text() for cell in cells] == ["100", "0"]
 
 
-@pytest.mark.parametrize("count", [2, 20])
-def test_long_names_leave_room_for_the_figures(count):
+@pytest.mark.parametrize(("count", "models"), [(2, 3), (5, 2), (8, 5), (20, 3)])
+def test_long_names_leave_room_for_the_figures(count, models):
     """Everything drawn lies on the sheet, the panels keep most of their place, and names can be told apart."""
     classes = LONG[:count]
-    tables = {f"model {k}": confusion(classes, np.eye(count, dtype=int) + 1) for k in range(3)}
+    tables = {f"model {k}": confusion(classes, np.eye(count, dtype=int) + 1) for k in range(models)}
     rows = [("m", name, x, x) for name in classes for x in (0.0, 1.0)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")

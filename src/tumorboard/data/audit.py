@@ -14,6 +14,7 @@ from tumorboard.params import Audit
 PAIRS = ("first", "second", "kind", "correlation", "mirrored")
 KINDS = ("bytes", "pixels", "near")
 LABEL_CONFLICT: Reason = "label conflict"
+NAMED, LISTED = 5, 10  # images of a set, sets in a message; what says more is not read
 
 
 class Copies(NamedTuple):
@@ -56,15 +57,18 @@ def audit_manifest(manifest: pd.DataFrame, copies: Copies, audit: Audit) -> Find
     conflicts = [part for part in sets if part["label"].nunique() > 1]
     _refuse(sets, conflicts, audit)
 
-    descriptions = {row: _describe(part) for part in conflicts for row in part.index}
+    descriptions: dict[Any, str] = {}
+    for part in conflicts:
+        descriptions |= dict.fromkeys(part.index, _describe(part))
     taken = np.isin(rows.index, list(descriptions)) & (audit.label_conflicts == "quarantine")
     quarantined = pd.DataFrame({"path": rows["path"][taken], "reason": LABEL_CONFLICT}, dtype=object)
     quarantined["detail"] = [descriptions[row] for row in rows.index[taken]]
     left = rows[~taken]
     if lost := sorted(set(rows["label"]) - set(left["label"])):
+        sets_of_it = [part for part in conflicts if (part["label"] == lost[0]).any()]
         raise InputError(
-            f"every picture of class {lost[0]!r} is there under another label too, so that all were quarantined: mend "
-            "the labels, or set audit.label_conflicts to keep"
+            f"every picture of class {lost[0]!r} is there under another label too, so that all were quarantined"
+            f"{_nearness(sets_of_it, pairs)}: mend the labels, or set audit.label_conflicts to keep"
         )
     if conflicts:
         what = "all their copies are quarantined" if taken.any() else "they stay in the data (audit.label_conflicts)"
@@ -157,12 +161,25 @@ def _refuse(sets: list[pd.DataFrame], conflicts: list[pd.DataFrame], audit: Audi
         )
 
 
+def _nearness(sets: list[pd.DataFrame], pairs: pd.DataFrame) -> str:
+    """What an error says of sets that near duplicates join; '' where only equal pixels do."""
+    ids = {name for part in sets for name in part["id"]}
+    if not ((pairs["kind"] == "near") & pairs["first"].isin(ids)).any():
+        return ""
+    largest = max(map(len, sets))
+    return f" (as near duplicates, in a set of {largest} images: where they differ, raise audit.near)"
+
+
 def _list(sets: list[pd.DataFrame]) -> str:
-    return "\n".join(f"  {_describe(rows)}" for rows in sets)
+    more = [f"  … and {len(sets) - LISTED} more"] if len(sets) > LISTED else []
+    return "\n".join([f"  {_describe(rows)}" for rows in sets[:LISTED]] + more)
 
 
 def _describe(rows: pd.DataFrame) -> str:
-    return ", ".join(f"{row.path!r} is {row.label!r}" for row in rows.itertuples())
+    """The first images of a set, above all one of each label, and how many there are more."""
+    first = rows.loc[rows["label"].duplicated().sort_values(kind="stable").index[:NAMED]].sort_index()
+    more = f" … and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+    return ", ".join(f"{row.path!r} is {row.label!r}" for row in first.itertuples()) + more
 
 
 def _warn(text: str) -> None:

@@ -23,6 +23,7 @@ from xxhash import xxh3_128
 from tumorboard import dicom, images
 from tumorboard.data import sidecache, sources
 from tumorboard.data.executor import Run, open_run
+from tumorboard.data.quarantine import check_count, name_first
 from tumorboard.data.sidecache import Place, SideCache, read_crops
 from tumorboard.data.store import write_store_by_shards
 from tumorboard.errors import ImageError, InputError
@@ -90,10 +91,10 @@ def crop_images(
     image, which for a large JPEG is a reduced one; width, height of the upright image; bytes, format of the file; red,
     green, blue: mean levels of the image; border: the share of it that `crop.border` cuts off, or would),
     quarantined.csv (path, reason, detail), ignored.csv (path, reason) and store/ (a CropStore). Crops are remembered in
-    `cache`, so that a file seen before is not decoded again. A DICOM file's patient is its group where it has no other.
-    The work is done by `workers` local processes or by the Dask cluster at `scheduler`, whose machines must all see
-    `raw`, `folder` and `cache` under the same names. Raises InputError where they do not and, with nothing written to
-    `folder`, where `check_quarantined` does; not if `max_quarantined` is None.
+    `cache`, so that a file seen before is not decoded again. The group of a row without one is the DICOM file's
+    patient, else its path. The work is done by `workers` local processes or by the Dask cluster at `scheduler`, whose
+    machines must all see `raw`, `folder` and `cache` under the same names. Raises InputError where they do not and,
+    with nothing written to `folder`, where `check_quarantined` does; not if `max_quarantined` is None.
     """
     rows = rows.sort_values("path", ignore_index=True)
     # Workers on a cluster have another current folder.
@@ -128,8 +129,8 @@ def _crop_images(
 
     manifest = rows[usable].reset_index(drop=True)
     manifest = manifest.assign(id=manifest["path"], source_id=manifest["path"], sha256=digests)[list(MANIFEST)]
-    ungrouped = (manifest["group"] == manifest["path"]) & (found["patient"] != "")
-    manifest["group"] = manifest["group"].mask(ungrouped, found["patient"])
+    own = found["patient"].mask(found["patient"] == "", manifest["path"])
+    manifest["group"] = manifest["group"].mask(manifest["group"] == "", own)
     check_manifest(manifest, "the listed images")
     places = [file.place for file in cropped]
     crops_of = partial(read_crops, cache, size=crop.side)
@@ -270,14 +271,10 @@ def _made_by(crop: Crop, frames: Frames) -> str:
 
 def check_quarantined(quarantined: pd.DataFrame, rows: pd.DataFrame, max_quarantined: int) -> None:
     """Raise InputError where too many of the listed files (`rows`) are quarantined, or all those of a class."""
-    lines = [f"  {row.path!r}: {row.reason} ({row.detail})" for row in quarantined.itertuples()]
-    first = "\n".join([*lines[:10], *(["  ..."] if len(lines) > 10 else [])])
-    if len(quarantined) > max_quarantined:
-        raise InputError(
-            f"{len(quarantined)} of {len(rows)} files cannot be used, but data.max_quarantined in params.yaml allows "
-            f"{max_quarantined}; mend or remove them, or raise that number:\n{first}"
-        )
+    check_count(quarantined, len(rows), max_quarantined)
     bad = set(quarantined["path"])
     left = {label for path, label in zip(rows["path"], rows["label"], strict=True) if path not in bad}
     if lost := sorted(set(rows["label"]) - left):
-        raise InputError(f"class {lost[0]!r} has no image that can be used; quarantined were:\n{first}")
+        raise InputError(
+            f"class {lost[0]!r} has no image that can be used; quarantined were:\n{name_first(quarantined)}"
+        )

@@ -64,21 +64,23 @@ def read_labels(table: Path, raw: Path) -> list[Row]:
 def _read_table(table: Path) -> Iterator[tuple[int, Row]]:
     """The rows of a CSV file, each with its line number; commas, semicolons or tabs part the columns."""
     text = _decode(table)
-    delimiter = _find_delimiter(re.split(r"[\r\n]", text, maxsplit=1)[0])
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    start, named = _find_header(text)
+    before = len(re.findall(r"\r\n|\r|\n", text[:start]))
+    delimiter = named or _find_delimiter(re.split(r"[\r\n]", text[start:], maxsplit=1)[0])
+    reader = csv.reader(io.StringIO(text[start:], newline=""), delimiter=delimiter, strict=True)
     try:
         header = next(reader, [])
-        _check_header(header, table)
-        line = reader.line_num + 1
+        _check_header(header, f"{table}: line {before + 1}")
+        line = before + reader.line_num + 1
         for values in reader:
             empty = not any(value.strip() for value in values)
             if not empty and len(values) != len(header):
                 raise InputError(f"{table}: line {line}: {len(values)} values for {len(header)} columns")
             if not empty:
                 yield line, dict(zip(header, values, strict=True))
-            line = reader.line_num + 1
+            line = before + reader.line_num + 1
     except csv.Error as error:
-        raise InputError(f"{table}: line {reader.line_num}: not readable as CSV: {error}") from None
+        raise InputError(f"{table}: line {before + reader.line_num}: not readable as CSV: {error}") from None
 
 
 def _decode(table: Path) -> str:
@@ -106,22 +108,30 @@ def _decode(table: Path) -> str:
     return text
 
 
+def _find_header(text: str) -> tuple[int, str]:
+    """Where the first row that is not empty begins; and the delimiter, where Excel's line sep= before it names one."""
+    content = len(text) - len(text.lstrip(' \t\r\n,;"'))
+    start = max(text.rfind(end, 0, content) for end in "\r\n") + 1
+    named = re.compile(r'"?sep=(.)"?(?:\r\n|\r|\n)', re.IGNORECASE).match(text, start)
+    return (named.end(), named[1]) if named else (start, "")
+
+
 def _find_delimiter(head: str) -> str:
     """The one of comma, semicolon and tab that cuts the header into the most columns."""
     return max(",;\t", key=lambda delimiter: len(next(csv.reader([head], delimiter=delimiter), [])))
 
 
-def _check_header(header: list[str], table: Path) -> None:
+def _check_header(header: list[str], where: str) -> None:
     for column in COLUMNS:
         near = difflib.get_close_matches(column, [name.strip().lower() for name in header], n=1, cutoff=0.85)
         meant = [name for name in header if name.strip().lower() in near]
         same = [name for name in header if name.strip().casefold() == column]
         if len(same) > 1:
-            raise InputError(f"{table}: line 1: the column '{column}' is there twice: {', '.join(map(repr, same))}")
+            raise InputError(f"{where}: the column '{column}' is there twice: {', '.join(map(repr, same))}")
         if column not in header and (meant or column in ("path", "label")):
             loose = meant or difflib.get_close_matches(column, header, n=1, cutoff=0)
             raise InputError(
-                f"{table}: line 1: no column '{column}'; path and label are needed, group, split and fold may follow; "
+                f"{where}: no column '{column}'; path and label are needed, group, split and fold may follow; "
                 + (f"nearest: {loose[0]!r}" if loose else "the file is empty")
             )
 

@@ -23,6 +23,9 @@ FACTS = {
 EVERYTHING = "all of them"
 FOLDS = 5
 MOST = 10000  # images that are probed
+# Standard errors above guessing from which a skill is no luck. 16 skills are looked at, for which 2.9 would do; but in
+# noise two neighbours decide for each other, which counts one piece of luck twice: times the root of two.
+ERRORS = 4.0
 
 Numbers = NDArray[np.float64]
 
@@ -34,9 +37,10 @@ def probe_shortcuts(manifest: pd.DataFrame, images: pd.DataFrame, seed: int) -> 
     accuracy, majority (always naming the commonest class), skill and its standard error, cross-validated over whole
     groups of the rows that are not 'test'; the same four as test_..., trained on those rows and scored on the 'test'
     rows. Skill is the balanced accuracy on a scale from guessing (0) to perfect (1): scikit-learn's `adjusted`; the
-    error is that of independent images. The model is
-    a random forest with balanced class weights (scikit-learn). What cannot be computed is nan: a class in one group, no
-    test part. Of very many rows, 10,000 are drawn by lot.
+    error is that of independent images, the larger of the one at the recalls found and the one under guessing (a recall
+    of 1 among three images has no error of its own). The model is a random forest with balanced class weights
+    (scikit-learn). What cannot be computed is nan: a class in one group, no test part. Of very many rows, 10,000 are
+    drawn by lot.
     """
     rows = manifest.sort_values("id", ignore_index=True)
     rows = rows.iloc[np.sort(order(seed, keys_of(rows["id"].tolist()), 0)[:MOST])]
@@ -73,11 +77,11 @@ def count_shortcuts(shortcuts: pd.DataFrame, threshold: float) -> dict[str, Any]
 def found_shortcuts(shortcuts: pd.DataFrame, threshold: float) -> pd.DataFrame:
     """The rows of a probe whose skill, cross-validated or on the test part, is `threshold` or more, and no chance.
 
-    Chance is ruled out where the skill is two standard errors above guessing: few images may look like anything.
+    Chance is ruled out where the skill is ERRORS standard errors above guessing: few images may look like anything.
     """
     numbers = shortcuts.drop(columns="facts").astype(np.float64)
     reached = [
-        (numbers[f"{part}skill"] >= threshold) & (numbers[f"{part}skill"] > 2 * numbers[f"{part}error"])
+        (numbers[f"{part}skill"] >= threshold) & (numbers[f"{part}skill"] > ERRORS * numbers[f"{part}error"])
         for part in ("", "test_")
     ]
     return shortcuts[reached[0] | reached[1]]
@@ -136,5 +140,6 @@ def _score(labels: NDArray[np.int64], decided: NDArray[np.int64]) -> tuple[float
     recalls = np.array([(decided[labels == label] == label).mean() for label in known])
     range_ = 1 - 1 / len(known)
     skill = (recalls.mean() - 1 / len(known)) / range_
-    error = np.sqrt((recalls * (1 - recalls) / counts).sum()) / len(known) / range_
+    spread = max((share * (1 - share) / counts).sum() for share in (recalls, 1 / len(known)))
+    error = np.sqrt(spread) / len(known) / range_
     return float((decided == labels).mean()), majority, float(skill), float(error)

@@ -13,29 +13,36 @@ from tumorboard.data.labels import COLUMNS, PARTS, Row, check_path, check_text, 
 from tumorboard.errors import ImageError, InputError
 from tumorboard.params import Data
 
-SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "dicomdir", "__macosx")
+SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "dicomdir", "__macosx", "icon\r")
 LAYOUT = (
     "data.raw must hold a folder per class with its images, if need be below Training and Testing (or train, val and "
     "test, or fold0, fold1 ...), or a table labels.csv with the columns path and label; or be MedMNIST's .npz file"
 )
 # Why a file is left out without being wrong; docs/quarantine.md says what each means.
-Ignored = Literal["hidden", "system file", "not in the table", "outside the class folders"]
+Ignored = Literal["hidden", "system file", "not in the table", "outside the class folders", "empty folder"]
 
+EMPTY: Ignored = "empty folder"
 OUTSIDE: Ignored = "outside the class folders"
 UNLISTED: Ignored = "not in the table"
+DIGITS = 9  # of a fold; many more than any number of folds has
 
 
 def list_images(raw: Path, data: Data, labels: Path | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """List the files that are to be images, sorted by path, and those that are left out.
 
     `raw` is a folder or an .npz file as MedMNIST's; `labels` is a table that goes before `data.table` and may lie
-    elsewhere. The first table has the columns path (relative to `raw`, POSIX), label, group, split ('' where none is
-    given, 'train', 'val' or 'test') and fold (Int64, missing where none is given); the second has path and reason.
-    Nothing is opened but the table: whether a file is an image, and a link leads to one, shows when it is decoded.
-    Raises InputError.
+    elsewhere. The first table has the columns path (relative to `raw`, POSIX), label, group ('' where neither a table
+    nor `data.group_pattern` gives one), split ('' where none is given, 'train', 'val' or 'test') and fold (Int64,
+    missing where none is given); the second has path and reason. Nothing is opened but the table: whether a file is an
+    image, and a link leads to one, shows when it is decoded. Raises InputError.
     """
     ignored: dict[str, Ignored] = {}
     if raw.is_file():
+        if table := labels or data.table:
+            raise InputError(
+                f"data.raw: '{raw}' has its own labels, and the table '{table}' would not count: leave out --labels, "
+                "and set data.table to null"
+            )
         where = raw
         rows = [
             {"path": path, "label": label, "group": "", "split": part, "fold": ""}
@@ -53,10 +60,11 @@ def list_images(raw: Path, data: Data, labels: Path | None = None) -> tuple[pd.D
     _check_classes(rows, where)
     pattern = _compile(data.group_pattern)
     for row in rows:
-        row["group"] = row["group"] or _find_group(row["path"], pattern)
+        if pattern and not row["group"]:
+            row["group"] = _find_group(row["path"], pattern)
     rows.sort(key=lambda row: row["path"])
     frame = pd.DataFrame(rows, columns=list(COLUMNS), dtype=object)
-    frame["fold"] = pd.array([int(text) if text else None for text in frame["fold"]], dtype="Int64")
+    frame["fold"] = pd.array([_read_fold(row) if row["fold"] else None for row in rows], dtype="Int64")
     return frame, pd.DataFrame(sorted(ignored.items()), columns=["path", "reason"], dtype=object)
 
 
@@ -107,7 +115,7 @@ def _from_folder(raw: Path, table: Path | None) -> tuple[list[Row], dict[str, Ig
 def _walk(raw: Path) -> tuple[list[str], set[str], dict[str, Ignored]]:
     """All files below a folder as POSIX paths, of them the links to folders elsewhere, and beside them the ignored.
 
-    Links to folders within `raw` are followed.
+    Links to folders within `raw` are followed. Of folders without a file in them the uppermost are among the ignored.
     """
 
     def fail(error: OSError) -> NoReturn:
@@ -118,6 +126,7 @@ def _walk(raw: Path) -> tuple[list[str], set[str], dict[str, Ignored]]:
     links: set[str] = set()
     ignored: dict[str, Ignored] = {}
     seen: dict[Path, str] = {}
+    filled = {Path()}
     for folder, folders, names in os.walk(raw, onerror=fail, followlinks=True):
         first = seen.setdefault(Path(folder).resolve(), folder)
         if first != folder:
@@ -125,10 +134,6 @@ def _walk(raw: Path) -> tuple[list[str], set[str], dict[str, Ignored]]:
         below = Path(folder).relative_to(raw)
         for name in [*folders, *names]:
             path = (below / name).as_posix()
-            if "\r" in name:
-                raise InputError(
-                    f"data.raw: {path!r} has a carriage return in its name; tables can't keep it: rename it"
-                )
             if name.startswith("."):
                 ignored[path] = "hidden"
             elif name.lower() in SYSTEM_FILES:
@@ -137,15 +142,23 @@ def _walk(raw: Path) -> tuple[list[str], set[str], dict[str, Ignored]]:
         outward = [name for name in folders if not (Path(folder) / name).resolve().is_relative_to(root)]
         folders[:] = [name for name in folders if name not in outward]
         links |= {(below / name).as_posix() for name in outward}
-        files += [path for name in [*names, *outward] if (path := (below / name).as_posix()) not in ignored]
-    return sorted(files), links, ignored
+        found = [path for name in [*names, *outward] if (path := (below / name).as_posix()) not in ignored]
+        files += found
+        if found:
+            filled |= {below, *below.parents}
+    walked = [Path(folder).relative_to(raw) for folder in seen.values()]
+    empty = [folder for folder in walked if folder not in filled and folder.parent in filled]
+    return sorted(files), links, ignored | dict.fromkeys((folder.as_posix() for folder in empty), EMPTY)
 
 
 def _from_folders(files: list[str], links: set[str], raw: Path) -> list[Row]:
     """Rows of the files that lie in a class folder; part folders are recognised by their names.
 
-    A link to a folder elsewhere is a row of its own: it is quarantined, and its class misses it.
+    A link to a folder elsewhere is a row of its own: it is quarantined, and its class misses it. So is a link to
+    nothing where a class folder would be, as on a disk that is not mounted.
     """
+    beside = (path for path in files if "/" not in path or (path.count("/") == 1 and _part_of(path.split("/")[0])))
+    links = links | {path for path in beside if _is_dead(raw / path)}
     tops = {path.split("/")[0] for path in files if "/" in path or path in links}
     parts = {top: named for top in tops if (named := _part_of(top))}
     if parts and parts.keys() != tops:
@@ -182,10 +195,15 @@ def _check_classes(rows: list[Row], where: Path) -> None:
     for label in sorted(labels):
         first = twins.setdefault(unicodedata.normalize("NFKC", label).casefold(), label)
         if first != label:
-            paths = [next(row["path"] for row in rows if row["label"] == twin) for twin in (first, label)]
+            # Two spellings of one letter look the same.
+            show = ascii if unicodedata.normalize("NFKC", first) == unicodedata.normalize("NFKC", label) else repr
+            one, other = (
+                f"{show(twin)} (as of {show(next(row['path'] for row in rows if row['label'] == twin))})"
+                for twin in (first, label)
+            )
             raise InputError(
-                f"data.raw: the classes {first!r} (as of {paths[0]!r}) and {label!r} (as of {paths[1]!r}) differ in "
-                f"case or spelling of letters only, in '{where}': give them one name, or clearly different ones"
+                f"data.raw: the classes {one} and {other} differ in case or spelling of letters only, in '{where}': "
+                "give them one name, or clearly different ones"
             )
     if not rows:
         raise InputError(f"data.raw: no images found in '{where}'; {LAYOUT}")
@@ -205,9 +223,7 @@ def _compile(pattern: str | None) -> re.Pattern[str] | None:
     return compiled
 
 
-def _find_group(path: str, pattern: re.Pattern[str] | None) -> str:
-    if pattern is None:
-        return path
+def _find_group(path: str, pattern: re.Pattern[str]) -> str:
     found = pattern.search(path)
     if found is None or not found[1]:
         raise InputError(
@@ -215,6 +231,18 @@ def _find_group(path: str, pattern: re.Pattern[str] | None) -> str:
             "mend the pattern, or set it to null where every image is its own group"
         )
     return found[1]
+
+
+def _read_fold(row: Row) -> int:
+    digits = row["fold"].lstrip("0") or "0"
+    if len(digits) > DIGITS:
+        raise InputError(f"data.raw: the fold of {row['path'][:200]!r} has {len(digits)} digits: number folds from 0")
+    return int(digits)
+
+
+def _is_dead(file: Path) -> bool:
+    """Whether a file is a link to nothing."""
+    return file.is_symlink() and not os.access(file, os.F_OK)
 
 
 def _quote(names: set[str]) -> str:

@@ -33,17 +33,15 @@ def split_manifest(
     `folds` are those that are to be validated on: each must have rows. Nothing depends on the order of the rows.
     Raises InputError.
     """
-    rows = manifest.sort_values("id", ignore_index=True)
-    rows["picture"] = _pictures_of(rows, pictures)
-    rows["group"] = merge_groups(rows, ["picture"])
-    given = set(rows["split"])
+    whole = _join_groups(manifest, pictures)
+    given = set(whole["split"])
     if "" in given and len(given) > 1:
         raise InputError("split is given for some images and empty for others: give it for all or for none")
-    rows, dropped = _drop_shared(rows)
+    rows, dropped = _drop_shared(whole)
     draws_test = "test" not in given
     draws_folds = "val" not in given and bool(rows["fold"].isna().all())
     classes = sorted(set(manifest["label"]))
-    _check_classes(rows, classes, split, draws_test, draws_folds)
+    _check_classes(whole, rows, classes, split, draws_test, draws_folds)
 
     if draws_test:
         rows["split"] = rows["split"].replace("", "train")
@@ -60,7 +58,29 @@ def split_manifest(
         rows.loc[training, "fold"] = draw_folds(rows[training], split.folds, fold_seed)
     _check_folds(rows[training], classes, split.folds, folds, "val" in given)
     result = check_manifest(rows[list(manifest.columns)], "the split")
+    if gap := gap_in_test(result):
+        _warn(gap)
     return result, _count(result) | dropped
+
+
+def left_out(manifest: pd.DataFrame, pictures: pd.Series) -> pd.DataFrame:
+    """The images of given parts that `split_manifest` will leave out (path, reason)."""
+    rows = _join_groups(manifest, pictures)
+    higher, twin = _reach(rows)
+    names = {"val": "validation", "test": "test"}
+    reasons = [
+        f"{'picture' if same else 'patient'} in the given {names[part]} part" if part else ""
+        for part, same in zip(higher, twin, strict=True)
+    ]
+    return pd.DataFrame({"path": rows["path"], "reason": reasons}, dtype=object)[higher != ""]
+
+
+def gap_in_test(manifest: pd.DataFrame) -> str:
+    """A sentence where the test part of a split Manifest lacks a class, as only a given one can; else ''."""
+    test = manifest["split"] == "test"
+    missing = sorted(set(manifest["label"]) - set(manifest["label"][test]))
+    names = ", ".join(map(repr, missing))
+    return f"the given test part has no image of {names}: how well that is recognised stays unknown" if missing else ""
 
 
 def merge_groups(rows: pd.DataFrame, through: Sequence[str]) -> pd.Series:
@@ -211,12 +231,27 @@ def _number(column: pd.Series) -> tuple[NDArray[np.object_], NDArray[np.int64]]:
     return values, numbers
 
 
+def _join_groups(manifest: pd.DataFrame, pictures: pd.Series) -> pd.DataFrame:
+    """The rows sorted by id, with their pictures, and groups that share a picture made one."""
+    rows = manifest.sort_values("id", ignore_index=True)
+    rows["picture"] = _pictures_of(rows, pictures)
+    rows["group"] = merge_groups(rows, ["picture"])
+    return rows
+
+
+def _reach(rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """The given part into which a row's group reaches and that ranks higher, or ''; and whether the picture is kept."""
+    rank = rows["split"].map(RANK).fillna(0)
+    highest = rank.groupby(_number(rows["group"])[1]).transform("max")
+    higher = highest.map(dict(enumerate(RANK))).where(rank < highest, "")
+    picture = pd.Series(_number(rows["picture"])[1], index=rows.index)
+    return higher, (higher != "") & picture.isin(picture[higher == ""])
+
+
 def _drop_shared(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
     """Leave out the rows of given parts whose group reaches into a part that ranks higher; and how many they are."""
-    rank = rows["split"].map(RANK).fillna(0)
-    dropped = rank < rank.groupby(_number(rows["group"])[1]).transform("max")
-    picture = pd.Series(_number(rows["picture"])[1], index=rows.index)
-    twin = dropped & picture.isin(picture[~dropped])
+    higher, twin = _reach(rows)
+    dropped = higher != ""
     counts = {}
     for part in ("train", "val"):
         here = dropped & (rows["split"] == part)
@@ -232,19 +267,34 @@ def _drop_shared(rows: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, int]]:
 
 
 def _check_classes(
-    rows: pd.DataFrame, classes: Sequence[str], split: Split, draws_test: bool, draws_folds: bool
+    whole: pd.DataFrame, rows: pd.DataFrame, classes: Sequence[str], split: Split, draws_test: bool, draws_folds: bool
 ) -> None:
-    """Every class needs a group for each part that is drawn, and one to train on."""
+    """Every class needs a group for each part that is drawn, and one to train on; `rows` is what is left of `whole`."""
     free = rows[rows["split"].isin(("", "train"))]
     groups = {name: len(set(free["group"][free["label"] == name])) for name in classes}
     needed = (split.folds if draws_folds else 1) + draws_test
-    if few := [name for name in classes if groups[name] < needed]:
-        wants = [f"{split.folds} validation folds (split.folds)"] if draws_folds else ["training"]
-        wants += ["a test part (split.test)"] if draws_test else []
-        raise InputError(
-            f"class {few[0]!r} has {groups[few[0]]} groups of images to train on, fewer than the {needed} that "
-            f"{' and '.join(wants)} need: lower split.folds, give the test part with the data, or add images"
-        )
+    few = [name for name in classes if groups[name] < needed]
+    if not few:
+        return
+    own = free[free["label"] == few[0]]
+    if own.empty:
+        given = int(((whole["label"] == few[0]) & (whole["split"] == "train")).sum())
+        left = f"all {given} are left out, as their picture or patient is in another given part: take it out there"
+        none = "all are in another given part: add some, or take the class out"
+        raise InputError(f"class {few[0]!r} has no images to train on: {left if given else none}")
+    wants = [f"{split.folds} validation folds (split.folds)"] if draws_folds else ["training"]
+    wants += ["a test part (split.test)"] if draws_test else []
+    ways = ["lower split.folds"] if draws_folds else []
+    ways += ["give the test part with the data"] if draws_test else []
+    count = groups[few[0]]
+    grouped = (
+        f". Its {len(own)} images are grouped by data.group_pattern, a table's column group, the PatientID of DICOM "
+        "files, or as copies; where that names no patients, the pattern '(?s)(.*)' makes each image its own group"
+    )
+    raise InputError(
+        f"class {few[0]!r} has {count} group{'s' if count > 1 else ''} of images to train on, fewer than the {needed} "
+        f"that {' and '.join(wants)} need: {', '.join([*ways, 'or add images'])}{grouped if len(own) > count else ''}"
+    )
 
 
 def _check_folds(

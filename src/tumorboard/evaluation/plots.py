@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator
+from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import NDArray
 
 _STYLE: Any = {
@@ -67,12 +67,13 @@ def learning_curves(curves: pd.DataFrame) -> Figure:
     for score, axes in panels.items():
         for (model, _), line in curves.groupby(["model", "fold"], sort=False):
             style = styles[str(model)]
-            axes.plot(line["epoch"], line[f"train_{score}"], **style, linestyle="--", linewidth=1, alpha=0.6)
+            dashed = {"linestyle": "--", "linewidth": 1, "alpha": 0.6} | ({"marker": "x"} if len(line) == 1 else {})
+            axes.plot(line["epoch"], line[f"train_{score}"], **style | dashed)
             axes.plot(line["epoch"], line[f"val_{score}"], **style)
             kept = line[line["kept"]]
             axes.plot(kept["epoch"], kept[f"val_{score}"], "o", color=style["color"], markersize=6)
         axes.set(xlabel="epoch", title=score)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     panels["loss"].set_yscale("log")  # one bad epoch would flatten all others
     panels["loss"].yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
     panels["loss"].yaxis.set_major_formatter("{x:g}")
@@ -157,11 +158,12 @@ def confusion_matrices(tables: Mapping[str, pd.DataFrame], *, normalised: bool) 
     classes = list(dict.fromkeys(next(iter(tables.values()))["actual"]))
     rows, columns = _grid(len(tables), int(_WIDTH / min(max(1.9, 0.8 + 0.3 * len(classes)), _WIDTH / 2)))
     side = _WIDTH / columns if columns > 2 else _WIDTH / 2
-    figure = Figure((_WIDTH, rows * (0.85 * side + 0.3) + 1.1), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     names = _distinct(classes, 14 if columns > 2 else 22)
     # A character is about 0.075 inches wide, the matrix three quarters of its panel.
-    upright = 0.075 * (max(map(len, names)) + 1) * len(classes) > 0.75 * side
+    longest = 0.075 * (max(map(len, names)) + 1)
+    upright = longest * len(classes) > 0.75 * side
+    figure = Figure((_WIDTH, rows * (0.85 * side + 0.3) + 1.1 + longest * upright), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for axes in grid[len(tables) :]:
         axes.set_axis_off()
     for axes, (name, table) in zip(grid, tables.items(), strict=False):

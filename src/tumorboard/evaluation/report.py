@@ -72,11 +72,7 @@ def _test(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def plot_tables(run: Run) -> dict[str, pd.DataFrame]:
-    """The tables that charts are drawn from: curves, roc, precision_recall, confusion (an image a row), scores."""
-    confusion = []
-    for name, table in run.judges.items():
-        decided = np.array(classes_of(table), dtype=object)[probabilities_of(table).argmax(1)]
-        confusion.append(pd.DataFrame({"model": name, "actual": table["label"], "predicted": decided}))
+    """The tables that charts are drawn from: curves, roc, precision_recall, confusion (all pairs of classes), scores."""
     rows = [{"model": name, "kind": "member", **both["test"]} for name, both in run.compared["members"].items()]
     rows += [{"model": name, "kind": "vote", **both["test"]} for name, both in run.compared["votes"].items()]
     ends = {"accuracy_low": None, "accuracy_high": None}
@@ -85,7 +81,7 @@ def plot_tables(run: Run) -> dict[str, pd.DataFrame]:
         "curves": _curves(run),
         "roc": _by_judge(run, roc_table),
         "precision_recall": _by_judge(run, precision_recall_table),
-        "confusion": pd.concat(confusion, ignore_index=True),
+        "confusion": _by_judge(run, confusion_table),
         "scores": scored.astype(np.float64).reset_index(),
     }
 
