@@ -72,7 +72,7 @@ def _test(predictions: pd.DataFrame) -> pd.DataFrame:
 
 
 def plot_tables(run: Run) -> dict[str, pd.DataFrame]:
-    """The tables that charts are drawn from: curves, roc, precision_recall, confusion (all pairs of classes), scores."""
+    """The tables of the charts: curves, roc, precision_recall, confusion (all pairs of classes), scores."""
     rows = [{"model": name, "kind": "member", **both["test"]} for name, both in run.compared["members"].items()]
     rows += [{"model": name, "kind": "vote", **both["test"]} for name, both in run.compared["votes"].items()]
     ends = {"accuracy_low": None, "accuracy_high": None}
