@@ -119,7 +119,7 @@ def _walk(raw: Path) -> tuple[list[str], set[str], dict[str, Ignored]]:
     """
 
     def fail(error: OSError) -> NoReturn:
-        raise InputError(f"data.raw: folder {error.filename!r} cannot be read: {error.strerror}")
+        raise InputError(f"folder {error.filename!r} cannot be read: {error.strerror}")
 
     root = raw.resolve()
     files: list[str] = []
@@ -130,7 +130,7 @@ def _walk(raw: Path) -> tuple[list[str], set[str], dict[str, Ignored]]:
     for folder, folders, names in os.walk(raw, onerror=fail, followlinks=True):
         first = seen.setdefault(Path(folder).resolve(), folder)
         if first != folder:
-            raise InputError(f"data.raw: {first!r} and {folder!r} are the same folder, by a link: remove one of them")
+            raise InputError(f"{first!r} and {folder!r} are the same folder, by a link: remove one of them")
         below = Path(folder).relative_to(raw)
         for name in [*folders, *names]:
             path = (below / name).as_posix()
