@@ -52,7 +52,7 @@ def prepare() -> None:
     Path("params.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
     run("phantom", "data/phantom")
     run("crop", "data/crop", "metrics/crop.json")
-    run("split", "data/crop", "data/split", "metrics/split.json")
+    run("split", "data/crop", "data/split", "metrics/split.json", "metrics/audit.json")
     run("balance", FOLD, "data/crop/store", "data/split/manifest.csv", "data/balance/0", "metrics/balance.json")
     run("recipe", "recipes")
 
