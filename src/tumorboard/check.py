@@ -12,8 +12,8 @@ from typing import Any
 import pandas as pd
 
 from tumorboard.data.audit import Copies, audit_manifest, find_copies, picture_names
-from tumorboard.data.crop import check_quarantined, crop_images, worker_count
-from tumorboard.data.quarantine import check_count
+from tumorboard.data.crop import crop_images, worker_count
+from tumorboard.data.quarantine import check_count, check_usable
 from tumorboard.data.shortcuts import found_shortcuts, probe_shortcuts
 from tumorboard.data.sources import list_images
 from tumorboard.data.split import check_split, gap_in_test, left_out, split_manifest
@@ -89,7 +89,7 @@ def _fill(account: Account, raw: Path, params: Params, labels: Path | None, fold
             f"too faint to be compared, so that near duplicates among them go unseen: {len(copies.faint)}, the first "
             f"{copies.faint[0]!r}"
         )
-    check_quarantined(quarantined, rows, params.data.max_quarantined)
+    check_usable(quarantined, rows, params.data.max_quarantined)
     # What audit and split warn of is in the account.
     with redirect_stderr(StringIO()):
         found = audit_manifest(manifest, copies, params.audit)

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from tumorboard.data.quarantine import check_count
+from tumorboard.data.quarantine import check_count, check_usable
 from tumorboard.errors import InputError
 
 
@@ -26,3 +26,10 @@ def test_the_first_are_named_fit_for_a_terminal() -> None:
     assert lines[0] == r"  'a/0.png': truncated ('it ends\x1b[31m early')"
     assert len(lines) == 11
     assert lines[-1] == "  ..."
+
+
+def test_a_class_that_loses_all_its_images_stops() -> None:
+    rows = pd.DataFrame({"path": ["a/0.png", "b/0.png", "b/1.png"], "label": ["a", "b", "b"]}, dtype=object)
+    check_usable(_quarantined(0), rows, 3)
+    with pytest.raises(InputError, match=r"class 'a' has no image that can be used; quarantined were:\n  'a/0.png'"):
+        check_usable(_quarantined(1), rows, 3)

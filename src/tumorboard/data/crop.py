@@ -23,7 +23,7 @@ from xxhash import xxh3_128
 from tumorboard import dicom, images
 from tumorboard.data import sidecache, sources
 from tumorboard.data.executor import Run, open_run
-from tumorboard.data.quarantine import check_count, name_first
+from tumorboard.data.quarantine import check_usable
 from tumorboard.data.sidecache import Place, SideCache, read_crops
 from tumorboard.data.store import write_store_by_shards
 from tumorboard.errors import ImageError, InputError
@@ -94,7 +94,7 @@ def crop_images(
     `cache`, so that a file seen before is not decoded again. The group of a row without one is the DICOM file's
     patient, else its path. The work is done by `workers` local processes or by the Dask cluster at `scheduler`, whose
     machines must all see `raw`, `folder` and `cache` under the same names. Raises InputError where they do not and,
-    with nothing written to `folder`, where `check_quarantined` does; not if `max_quarantined` is None.
+    with nothing written to `folder`, where `check_usable` does; not if `max_quarantined` is None.
     """
     rows = rows.sort_values("path", ignore_index=True)
     # Workers on a cluster have another current folder.
@@ -120,7 +120,7 @@ def _crop_images(
     quarantined = pd.DataFrame(reasons, columns=list(Quarantined._fields), dtype=object)
     quarantined.insert(0, "path", rows["path"][~usable].reset_index(drop=True))
     if max_quarantined is not None:
-        check_quarantined(quarantined, rows, max_quarantined)
+        check_usable(quarantined, rows, max_quarantined)
     cropped = [result for result in results if isinstance(result, Cropped)]
     found = pd.DataFrame([file.facts for file in cropped], columns=list(Facts._fields)).astype({"patient": object})
     digests = pd.Series([file.sha256 for file in cropped], dtype=object)
@@ -267,14 +267,3 @@ def _made_by(crop: Crop, frames: Frames) -> str:
     modules = (images.__file__, dicom.__file__, sidecache.__file__, __file__)
     made_by += [Path(str(module)).read_text(encoding="utf-8") for module in modules]
     return sha256(json.dumps(made_by).encode()).hexdigest()[:16]
-
-
-def check_quarantined(quarantined: pd.DataFrame, rows: pd.DataFrame, max_quarantined: int) -> None:
-    """Raise InputError where too many of the listed files (`rows`) are quarantined, or all those of a class."""
-    check_count(quarantined, len(rows), max_quarantined)
-    bad = set(quarantined["path"])
-    left = {label for path, label in zip(rows["path"], rows["label"], strict=True) if path not in bad}
-    if lost := sorted(set(rows["label"]) - left):
-        raise InputError(
-            f"class {lost[0]!r} has no image that can be used; quarantined were:\n{name_first(quarantined)}"
-        )
