@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
+from tumorboard import png
 from tumorboard.dicom import Window, is_dicom, open_dicom, read_frame
 from tumorboard.errors import ImageError
 from tumorboard.params import Crop, Frames
@@ -36,16 +37,6 @@ _DAMAGE = (
     struct.error,
     zlib.error,
 )
-_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by the color type of the header
-_ADAM7 = (
-    (0, 0, 8, 8),
-    (4, 0, 8, 8),
-    (0, 4, 4, 8),
-    (2, 0, 4, 4),
-    (0, 2, 2, 4),
-    (1, 0, 2, 2),
-    (0, 1, 1, 2),
-)  # left, top, steps
 
 # decode() holds every file to crop.max_pixels; Pillow's own limit would overrule a larger one.
 Image.MAX_IMAGE_PIXELS = None
@@ -156,7 +147,7 @@ def _decode_dicom(content: bytes, crop: Crop, frames: Frames) -> Pixels:
 def _decode(content: bytes, crop: Crop, frames: Frames, side: float | None) -> tuple[Pixels, Header]:
     picture = Image.open(BytesIO(content), formats=FORMATS)  # reads the header alone
     _check_size(picture.width, picture.height, crop)
-    compressed = _check_png(content) if picture.format == "PNG" else []
+    compressed = png.check_chunks(content) if picture.format == "PNG" else []
     if picture.format == "GIF" and not content.rstrip(b"\0\r\n").endswith(b";"):
         raise ImageError("truncated", "the GIF ends before its trailer")
     # The further frames of a multi-picture JPEG (MPO) are previews and other views of its first one.
@@ -170,9 +161,10 @@ def _decode(content: bytes, crop: Crop, frames: Frames, side: float | None) -> t
         if pixels is not None:
             return pixels, _read_header(picture, pixels)  # type: ignore[return-value]
     if picture.format == "PNG":
-        _check_rows(content, compressed)
-    if picture.format == "PNG" and content[24:26] == b"\x10\4" and not frame:
-        pixels = _decode_grey_alpha(content, crop)
+        png.check_rows(content, compressed)
+    if picture.format == "PNG" and png.is_deep_grey_alpha(content) and not frame:
+        values = png.read_deep_grey_alpha(content)
+        pixels = _scale_visible(values[..., 0], values[..., 1] / 65535, crop)
     else:
         pixels = _decode_with_pillow(picture, crop)
     return pixels, _read_header(picture, pixels)
@@ -246,17 +238,6 @@ def _decode_with_pillow(picture: Image.Image, crop: Crop) -> Pixels:
     return np.array(upright.convert("RGB"))
 
 
-def _decode_grey_alpha(content: bytes, crop: Crop) -> Pixels:
-    """A PNG of grey and alpha, 16 bits each, of which Pillow gives the upper 8.
-
-    The bytes of its pixels are as many as those of RGBA with 8 bits each; read as such, all of them come.
-    """
-    header = b"IHDR" + content[16:24] + b"\x08\6" + content[26:29]
-    picture = Image.open(BytesIO(content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]))
-    values = np.asarray(ImageOps.exif_transpose(picture)).view(">u2")
-    return _scale_visible(values[..., 0], values[..., 1] / 65535, crop)
-
-
 def _scale_visible(grey: NDArray[Any], alpha: NDArray[Any], crop: Crop) -> Pixels:
     """Grey values [H, W] scaled as far as they are visible, composited on the background by alpha [H, W], 0 to 1."""
     pixels = _scale_grey(np.where(alpha > 0, grey, 0), crop.window)
@@ -278,44 +259,6 @@ def _scale_grey(grey: NDArray[Any], window: Window | None) -> Pixels:
     low, high = window
     scaled = (grey.astype(np.float64) - low) * (255 / (high - low)) if high > low else np.where(grey > low, 255.0, 0.0)
     return np.repeat(np.rint(scaled.clip(0, 255)).astype(np.uint8)[..., None], 3, axis=2)
-
-
-def _check_png(content: bytes) -> list[memoryview]:
-    """Walk a PNG's chunks to its end mark, and give those of its (first) picture's compressed pixels.
-
-    Pillow checks no checksum of pixel data and needs no end mark.
-    """
-    view, position, kind = memoryview(content), 8, b""
-    compressed = []
-    while kind != b"IEND":
-        if position + 12 > len(content):
-            raise ImageError("truncated", "the PNG ends before its end mark")
-        length, kind = struct.unpack_from(">I4s", content, position)
-        end = position + 8 + length
-        if end + 4 > len(content):
-            raise ImageError("truncated", f"the PNG ends inside a chunk {kind!r}")
-        if zlib.crc32(view[position + 4 : end]) != struct.unpack_from(">I", content, end)[0]:
-            raise ImageError("corrupt", f"wrong checksum of a chunk {kind!r}")
-        if kind == b"IDAT":
-            compressed.append(view[position + 8 : end])
-        position = end + 4
-    return compressed
-
-
-def _check_rows(content: bytes, compressed: list[memoryview]) -> None:
-    """Whether a PNG's compressed pixels are as many as its header says; Pillow leaves those that miss black.
-
-    OpenCV refuses such a file by itself.
-    """
-    width, height, bits, color, _, _, interlaced = struct.unpack_from(">IIBBBBB", content, 16)
-    size = 0
-    for left, top, across, down in _ADAM7 if interlaced else ((0, 0, 1, 1),):
-        columns, rows = -((left - width) // across), -((top - height) // down)
-        if columns > 0 and rows > 0:
-            size += rows * (1 + -(-columns * bits * _PNG_CHANNELS[color] // 8))  # each row begins with its filter
-    found = len(zlib.decompressobj().decompress(b"".join(compressed), size))
-    if found < size:
-        raise ImageError("truncated", f"{found} bytes of pixels, expected {size} of {width} x {height}")
 
 
 def one_channel(image: Pixels) -> Pixels:

@@ -20,7 +20,7 @@ import PIL.Image
 from tqdm import tqdm
 from xxhash import xxh3_128
 
-from tumorboard import dicom, images
+from tumorboard import dicom, images, png
 from tumorboard.data import sidecache, sources
 from tumorboard.data.executor import Run, open_run
 from tumorboard.data.quarantine import check_usable
@@ -264,6 +264,6 @@ def _cache_of(cache: Path, crop: Crop, frames: Frames) -> Path:
 @cached
 def _made_by(crop: Crop, frames: Frames) -> str:
     made_by = [crop.model_dump_json(exclude={"shards"}), str(frames), cv2.__version__, PIL.__version__]
-    modules = (images.__file__, dicom.__file__, sidecache.__file__, __file__)
+    modules = (images.__file__, dicom.__file__, png.__file__, sidecache.__file__, __file__)
     made_by += [Path(str(module)).read_text(encoding="utf-8") for module in modules]
     return sha256(json.dumps(made_by).encode()).hexdigest()[:16]
