@@ -57,21 +57,13 @@ def audit_manifest(manifest: pd.DataFrame, copies: Copies, audit: Audit) -> Find
     conflicts = [part for part in sets if part["label"].nunique() > 1]
     _refuse(sets, conflicts, audit)
 
-    descriptions: dict[Any, str] = {}
-    for part in conflicts:
-        descriptions |= dict.fromkeys(part.index, _describe(part))
-    taken = np.isin(rows.index, list(descriptions)) & (audit.label_conflicts == "quarantine")
-    quarantined = pd.DataFrame({"path": rows["path"][taken], "reason": LABEL_CONFLICT}, dtype=object)
-    quarantined["detail"] = [descriptions[row] for row in rows.index[taken]]
-    left = rows[~taken]
-    if lost := sorted(set(rows["label"]) - set(left["label"])):
-        sets_of_it = [part for part in conflicts if (part["label"] == lost[0]).any()]
-        raise InputError(
-            f"every picture of class {lost[0]!r} is there under another label too, so that all were quarantined"
-            f"{_nearness(sets_of_it, pairs)}: mend the labels, or set audit.label_conflicts to keep"
-        )
+    quarantined = _quarantine(conflicts, audit)
+    left = rows[~rows["path"].isin(quarantined["path"])]
+    _check_left(rows, left, conflicts, pairs)
     if conflicts:
-        what = "all their copies are quarantined" if taken.any() else "they stay in the data (audit.label_conflicts)"
+        what = (
+            "all their copies are quarantined" if len(quarantined) else "they stay in the data (audit.label_conflicts)"
+        )
         first = _describe(conflicts[0])
         _warn(f"{len(conflicts)} pictures are there under two labels; {what}; the first: {first}")
 
@@ -97,14 +89,12 @@ def audit_manifest(manifest: pd.DataFrame, copies: Copies, audit: Audit) -> Find
         "sets_across_given_parts": crossing,
         "too_faint_to_compare": len(copies.faint),
         "label_conflicts": len(conflicts),
-        "quarantined": int(taken.sum()),
+        "quarantined": len(quarantined),
     }
     if audit.policy == "report":
         pictures = pd.Series(pictures.index, index=pictures.index)
     pairs = pairs.sort_values(["kind", "first", "second"], ignore_index=True)
-    return Findings(
-        pairs, pictures, left[list(manifest.columns)].reset_index(drop=True), quarantined.reset_index(drop=True), counts
-    )
+    return Findings(pairs, pictures, left[list(manifest.columns)].reset_index(drop=True), quarantined, counts)
 
 
 def find_copies(manifest: pd.DataFrame, images: pd.DataFrame, crops: Crops, audit: Audit) -> Copies:
@@ -158,6 +148,22 @@ def _refuse(sets: list[pd.DataFrame], conflicts: list[pd.DataFrame], audit: Audi
         raise InputError(
             f"{len(sets)} pictures are there several times; remove the copies, or set audit.policy to regroup or "
             f"report:\n{_list(sets)}"
+        )
+
+
+def _quarantine(conflicts: list[pd.DataFrame], audit: Audit) -> pd.DataFrame:
+    """All copies of pictures under two labels, where the policy takes them out (path, reason, detail), by path."""
+    taken = conflicts if audit.label_conflicts == "quarantine" else []
+    found = [(path, LABEL_CONFLICT, detail) for part in taken for detail in [_describe(part)] for path in part["path"]]
+    return pd.DataFrame(sorted(found), columns=["path", "reason", "detail"], dtype=object)
+
+
+def _check_left(rows: pd.DataFrame, left: pd.DataFrame, conflicts: list[pd.DataFrame], pairs: pd.DataFrame) -> None:
+    if lost := sorted(set(rows["label"]) - set(left["label"])):
+        sets_of_it = [part for part in conflicts if (part["label"] == lost[0]).any()]
+        raise InputError(
+            f"every picture of class {lost[0]!r} is there under another label too, so that all were quarantined"
+            f"{_nearness(sets_of_it, pairs)}: mend the labels, or set audit.label_conflicts to keep"
         )
 
 

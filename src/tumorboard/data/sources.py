@@ -33,8 +33,8 @@ def list_images(raw: Path, data: Data, labels: Path | None = None) -> tuple[pd.D
     `raw` is a folder or an .npz file as MedMNIST's; `labels` is a table that goes before `data.table` and may lie
     elsewhere. The first table has the columns path (relative to `raw`, POSIX), label, group ('' where neither a table
     nor `data.group_pattern` gives one), split ('' where none is given, 'train', 'val' or 'test') and fold (Int64,
-    missing where none is given); the second has path and reason. Nothing is opened but the table: whether a file is an
-    image, and a link leads to one, shows when it is decoded. Raises InputError.
+    missing where none is given); the second has path and reason. Nothing is opened but the table, or the .npz file:
+    whether a file is an image, and a link leads to one, shows when it is decoded. Raises InputError.
     """
     ignored: dict[str, Ignored] = {}
     if raw.is_file():

@@ -28,7 +28,7 @@ MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
 _IMAGENET: MeanStd = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF: MeanStd = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 _PACKAGED = "timm/tf_efficientnet_lite0"
-WEIGHTS = "weights"  # the folder that DVC watches for files
+_FOLDER = "weights"  # which DVC watches
 _FILES = (".safetensors", ".pth", ".pt")
 _OUTPUT_LAYER = re.compile(r"(resnet\.)?(fc|classifier|heads?)\b")
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
@@ -73,10 +73,10 @@ def check_pretrained(recipe: Recipe) -> str | None:
     path = Path(pretrained)
     if path.suffix not in _FILES:
         raise InputError(_unknown(pretrained))
-    if path.parent.as_posix() != WEIGHTS:
+    if path.parent.as_posix() != _FOLDER:
         raise InputError(
-            f"pretrained: '{pretrained}': put the file into the folder {WEIGHTS}, which DVC watches, and write "
-            f"{WEIGHTS}/{path.name}"
+            f"pretrained: '{pretrained}': put the file into the folder {_FOLDER}, which DVC watches, and write "
+            f"{_FOLDER}/{path.name}"
         )
     return file_digest(path)
 
