@@ -158,6 +158,16 @@ def test_another_side_of_the_crops_is_cropped_anew_and_not_taken_from_the_cache(
     project("dvc", "checkout")
 
 
+def test_weights_that_dvc_versions_stay_out_of_git_and_are_known_to_the_recipes(project: Project) -> None:
+    file = project.folder / "weights/start.safetensors"
+    file.write_bytes(b"weights")
+    project("dvc", "add", "weights/start.safetensors")
+    assert project("git", "status", "--short").split() == ["A", "weights/start.safetensors.dvc"]
+    assert "weights/start.safetensors.dvc" in project("dvc", "dag", "recipe")
+    project("git", "reset", "--hard", "--quiet")
+    file.unlink()
+
+
 def test_a_queue_of_experiments(project: Project) -> None:
     project("dvc", "exp", "run", "--queue", "-S", "ensemble.vote=hard,product")
     project("dvc", "queue", "start", "--jobs", "1")
