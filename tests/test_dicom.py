@@ -15,7 +15,7 @@ from PIL import Image
 
 from tumorboard.dicom import open_dicom
 from tumorboard.errors import ImageError
-from tumorboard.images import Header, Pixels
+from tumorboard.images import Header, Pixels, three_channels
 from tumorboard.images import decode as decode_with
 from tumorboard.params import Crop, Frames, load_params
 
@@ -30,7 +30,7 @@ CROP = load_params(Path(__file__).parents[1] / "params.yaml").crop.model_copy(up
 
 
 def decode(content: bytes, crop: Crop, frames: Frames) -> Pixels:
-    return decode_with(content, crop, frames)[0]
+    return three_channels(decode_with(content, crop, frames)[0])
 
 
 def dicom(values: np.ndarray, syntax: str = uid.ExplicitVRLittleEndian, **tags: Any) -> bytes:

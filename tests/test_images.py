@@ -16,8 +16,9 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as transforms
 
 from tests.test_png import chunk, png
+from tumorboard import jpeg
 from tumorboard.errors import ImageError
-from tumorboard.images import Header, Pixels, center_square, crop_image, one_channel, remove_border
+from tumorboard.images import Header, Pixels, center_square, crop_image, remove_border, three_channels
 from tumorboard.images import decode as decode_with
 from tumorboard.images import decode_for_crop as decode_for_crop_with
 from tumorboard.params import Crop, Frames, Params, load_params
@@ -31,8 +32,9 @@ MANY = FREE.max_pixels
 def decode(
     content: bytes, max_pixels: int = MANY, side: float | None = None, frames: Frames = None, **changes: Any
 ) -> Pixels:
-    """By the committed params, but for the limits of size and shape, and changes."""
-    return decode_with(content, FREE.model_copy(update={"max_pixels": max_pixels, **changes}), frames, side)[0]
+    """By the committed params, but for the limits of size and shape, and changes; always three channels."""
+    crop = FREE.model_copy(update={"max_pixels": max_pixels, **changes})
+    return three_channels(decode_with(content, crop, frames, side)[0])
 
 
 def header(content: bytes, side: float | None = None) -> Header:
@@ -557,19 +559,43 @@ def test_halving_averages_blocks(params: Params):
 def test_a_grey_picture_is_cropped_by_one_channel_to_what_three_would_give(params: Params, size: int):
     grey = np.random.default_rng(size).integers(0, 256, (90, 131), dtype=np.uint8)
     grey[:7], grey[:, -9:] = 3, 3
-    picture = np.repeat(grey[..., None], 3, axis=2)
-    np.testing.assert_array_equal(one_channel(picture), grey)
+    picture = three_channels(grey)
     crop = params.crop.model_copy(update={"side": size, "border": True})
     framed = remove_border(picture, crop.border_threshold, crop.border_tolerance)
     assert framed.shape == (83, 122, 3)
-    np.testing.assert_array_equal(crop_image(picture, crop), center_square(framed, size))
+    np.testing.assert_array_equal(crop_image(grey, crop), center_square(framed, size))
+
+
+@pytest.mark.parametrize("form", ["PNG", "BMP", "TIFF", "PPM", "WEBP"])
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_a_grey_picture_has_one_channel_whatever_the_file_calls_it(form: str, mode: str):
+    if form == "PPM" and mode == "RGBA":
+        return
+    grey = ramps()[..., 0]
+    content = encode(Image.fromarray(grey).convert(mode), form, **({"lossless": True} if form == "WEBP" else {}))
+    np.testing.assert_array_equal(decode_with(content, FREE, None)[0], grey)
+    np.testing.assert_array_equal(decode_with(npy(three_channels(grey)), FREE, None)[0], grey)
 
 
 @pytest.mark.parametrize("pixel", [(45, 0, 1), (0, 0, 0), (89, 130, 2)])
 def test_a_single_coloured_pixel_makes_a_picture_coloured(pixel):
     picture = np.full((90, 131, 3), 70, np.uint8)
     picture[pixel] += 1
-    assert one_channel(picture) is picture
+    np.testing.assert_array_equal(decode_with(encode(Image.fromarray(picture), "PNG"), FREE, None)[0], picture)
+
+
+@pytest.mark.parametrize("side", [None, 125, 62, 31])
+@pytest.mark.parametrize("subsampling", [0, 1, 2])
+def test_a_jpeg_that_is_surely_grey_gives_the_brightness_that_decoding_in_color_gives(side, subsampling):
+    picture = COLOR.convert("L").resize((330, 250), Image.Resampling.BICUBIC).convert("RGB")
+    contents = [encode(picture, "JPEG", quality=90, subsampling=subsampling, optimize=o) for o in (True, False)]
+    assert [jpeg.is_surely_grey(content) for content in contents] == [True, False]
+    sure, found = (decode_with(content, FREE, None, side)[0] for content in contents)
+    assert sure.ndim == 2
+    np.testing.assert_array_equal(sure, found)
+    pillows = np.asarray(Image.open(BytesIO(contents[0])))
+    if side is None:
+        np.testing.assert_allclose(three_channels(sure).astype(int), pillows, atol=1)
 
 
 def test_a_grey_and_a_cmyk_jpeg_under_reduction():

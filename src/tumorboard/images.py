@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
-from tumorboard import png
+from tumorboard import jpeg, png
 from tumorboard.dicom import Window, is_dicom, open_dicom, read_frame
 from tumorboard.errors import ImageError
 from tumorboard.params import Crop, Frames
@@ -51,7 +51,9 @@ class Header(NamedTuple):
 
 
 def decode(content: bytes, crop: Crop, frames: Frames, side: float | None = None) -> tuple[Pixels, Header]:
-    """Decode an image file to uint8[H, W, 3], RGB, upright after its EXIF orientation; raises ImageError.
+    """Decode an image file, upright after its EXIF orientation, to RGB uint8[H, W, 3], or to uint8[H, W] if it is grey.
+
+    It is grey where the three channels are equal, whatever the file calls them. Raises ImageError.
 
     Reads FORMATS, DICOM (with pydicom) and .npy arrays [H, W] or uint8[H, W, 3]. Transparent pixels are composited on
     `crop.background`. Grey of more than 8 bits is scaled over `crop.window`, else over a DICOM header's window or bits
@@ -70,7 +72,8 @@ def decode(content: bytes, crop: Crop, frames: Frames, side: float | None = None
     try:
         if content.startswith(npy.MAGIC_PREFIX):
             return _with_header("NPY", _decode_array(content, crop))
-        return _decode(content, crop, frames, side)
+        image, header = _decode(content, crop, frames, side)
+        return _one_channel(image), header
     except UnidentifiedImageError:
         if _SIGNATURE.match(content):
             raise _explain_unopened(content) from None
@@ -109,7 +112,7 @@ def _choose_frame(count: int, frames: Frames) -> int:
 
 
 def _with_header(name: str, pixels: Pixels) -> tuple[Pixels, Header]:
-    return pixels, Header(name, pixels.shape[1], pixels.shape[0])
+    return _one_channel(pixels), Header(name, pixels.shape[1], pixels.shape[0])
 
 
 def _decode_array(content: bytes, crop: Crop) -> Pixels:
@@ -157,7 +160,9 @@ def _decode(content: bytes, crop: Crop, frames: Frames, side: float | None) -> t
         _check_size(picture.width, picture.height, crop)  # the pages of a TIFF need not be of one size
     plain = picture.mode in ("L", "RGB") and not picture.has_transparency_data and not frame
     if picture.format in ("JPEG", "MPO", "PNG") and plain:
-        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), _reduction(picture, side))
+        grey = picture.mode == "L" or (picture.format in REDUCIBLE and jpeg.is_surely_grey(content))
+        flags = _reduction(picture, side) | (cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR_RGB)
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
         if pixels is not None:
             return pixels, _read_header(picture, pixels)  # type: ignore[return-value]
     if picture.format == "PNG":
@@ -180,9 +185,9 @@ def _read_header(picture: Image.Image, pixels: Any) -> Header:
 
 
 def _reduction(picture: Image.Image, side: float | None) -> int:
-    """OpenCV's flag for decoding a JPEG at an eighth, a quarter or a half with `side` pixels left, or at full size."""
+    """OpenCV's flag for decoding a JPEG at an eighth, a quarter or a half with `side` pixels left; 0 for full size."""
     small, large = sorted(picture.size)
-    # The coloured reductions give BGR; the grey ones with RGB asked for give RGB.
+    # The coloured reductions give BGR; the grey ones give RGB where that is asked for beside them.
     for factor, flag in (
         (8, cv2.IMREAD_REDUCED_GRAYSCALE_8),
         (4, cv2.IMREAD_REDUCED_GRAYSCALE_4),
@@ -191,12 +196,12 @@ def _reduction(picture: Image.Image, side: float | None) -> int:
         # Sides stay unequal, so that _read_header sees which is which.
         distinct = small == large or -(-small // factor) < -(-large // factor)
         if side and picture.format in REDUCIBLE and small >= factor * side and distinct:
-            return flag | cv2.IMREAD_COLOR_RGB
-    return cv2.IMREAD_COLOR_RGB
+            return flag
+    return 0
 
 
 def decode_for_crop(content: bytes, crop: Crop, frames: Frames) -> tuple[Pixels, Header]:
-    """Decode an image file for `crop_image` to uint8[H, W, 3], halved as often as crop.scaled_decoding allows.
+    """Decode an image file as `decode` does, halved as often as crop.scaled_decoding allows.
 
     JPEGs are halved in the decoder, the others by averaging blocks, so that a border is sought at one scale whatever
     the format. With one to be removed twice as many pixels are kept. Raises ImageError.
@@ -240,13 +245,13 @@ def _decode_with_pillow(picture: Image.Image, crop: Crop) -> Pixels:
 
 def _scale_visible(grey: NDArray[Any], alpha: NDArray[Any], crop: Crop) -> Pixels:
     """Grey values [H, W] scaled as far as they are visible, composited on the background by alpha [H, W], 0 to 1."""
-    pixels = _scale_grey(np.where(alpha > 0, grey, 0), crop.window)
+    pixels = _scale_grey(np.where(alpha > 0, grey, 0), crop.window)[..., None]
     share = alpha[..., None].astype(np.float64)
     return np.rint(pixels * share + np.array(crop.background) * (1 - share)).astype(np.uint8)
 
 
 def _scale_grey(grey: NDArray[Any], window: Window | None) -> Pixels:
-    """Grey values [H, W] of any depth as uint8[H, W, 3]: `window` becomes 0 to 255, what lies outside is cut off."""
+    """Grey values [H, W] of any depth as uint8[H, W]: `window` becomes 0 to 255, what lies outside is cut off."""
     if not np.isfinite(grey).all():
         raise ImageError("unsupported", "grey values that are no numbers (NaN) or infinite")
     if window is None:
@@ -258,17 +263,22 @@ def _scale_grey(grey: NDArray[Any], window: Window | None) -> Pixels:
         window = (0, next(2**bits - 1 for bits in (8, 10, 12, 14, 16) if brightest < 2**bits))
     low, high = window
     scaled = (grey.astype(np.float64) - low) * (255 / (high - low)) if high > low else np.where(grey > low, 255.0, 0.0)
-    return np.repeat(np.rint(scaled.clip(0, 255)).astype(np.uint8)[..., None], 3, axis=2)
+    return np.rint(scaled.clip(0, 255)).astype(np.uint8)  # type: ignore[no-any-return]
 
 
-def one_channel(image: Pixels) -> Pixels:
+def _one_channel(image: Pixels) -> Pixels:
     """The channel uint8[H, W] of uint8[H, W, 3] whose three are equal, a third of the work; others as they are."""
     middle = image[len(image) // 2]
-    if (middle != middle[:, :1]).any():
+    if image.ndim == 2 or (middle != middle[:, :1]).any():
         return image  # most coloured pictures, at the cost of a row
     red, green, blue = cv2.split(image)
     grey = cv2.norm(red, green, cv2.NORM_INF) == cv2.norm(red, blue, cv2.NORM_INF) == 0
     return red if grey else image  # type: ignore[return-value]
+
+
+def three_channels(image: Pixels) -> Pixels:
+    """An image uint8[H, W] or uint8[H, W, 3] as uint8[H, W, 3]."""
+    return cv2.cvtColor(image, cv2.COLOR_GRAY2RGB) if image.ndim == 2 else image  # type: ignore[return-value]
 
 
 def remove_border(image: Pixels, threshold: int, tolerance: float) -> Pixels:
@@ -289,15 +299,14 @@ def remove_border(image: Pixels, threshold: int, tolerance: float) -> Pixels:
 
 
 def crop_image(image: Pixels, crop: Crop) -> Pixels:
-    """The center square of uint8[H, W, 3] as uint8[S, S, 3], S = crop.side; first without its border if crop.border."""
-    image = one_channel(image)
+    """The center square uint8[S, S, 3] of a decoded image, S = crop.side; first without its border if crop.border."""
     if crop.border:
         image = remove_border(image, crop.border_threshold, crop.border_tolerance)
-    return center_square(image, crop.side)
+    return three_channels(center_square(image, crop.side))
 
 
 def center_square(image: Pixels, size: int) -> Pixels:
-    """The center square of uint8[H, W, 3], or of grey uint8[H, W], scaled to uint8[size, size, 3].
+    """The center square of uint8[H, W] or uint8[H, W, 3] scaled to uint8[size, size] or uint8[size, size, 3].
 
     It is cut out before it is scaled, so that a long strip costs no more than its square. Interpolation is bilinear,
     and antialiased where it shrinks: even sides are halved by averages while that leaves `size` pixels, then comes a
@@ -315,8 +324,7 @@ def center_square(image: Pixels, size: int) -> Pixels:
     how = cv2.INTER_LINEAR if side < 4 * size else cv2.INTER_AREA  # beyond, the blur would take longer than areas
     if size < side < 4 * size:
         square = _blur(square, ((side / size) ** 2 - 1) / 6)
-    scaled = cv2.resize(square, (size, size), interpolation=how)
-    return cv2.merge([scaled] * 3) if image.ndim == 2 else scaled  # type: ignore[return-value]
+    return cv2.resize(square, (size, size), interpolation=how)  # type: ignore[return-value]
 
 
 def _blur(image: Pixels, variance: float) -> Pixels:

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from tumorboard.data.store import CropStore, write_store, write_store_by_shards
+from tumorboard.data.store import CropStore, write_store, writing_store_by_shards
 from tumorboard.errors import InputError
 from tumorboard.tables import read_table
 
@@ -67,20 +67,18 @@ def test_a_store_written_by_shards_has_the_same_bytes(tmp_path: Path, crops: NDA
     write_store(tmp_path / "a", IDS, crops, 8)
     crop_of = {f"key {n}": crop for n, crop in enumerate(crops)}
     write_store(tmp_path / "b", ["older"], crops[:1], 99)
-    write_store_by_shards(
-        tmp_path / "b",
-        IDS,
-        list(crop_of),
-        lambda keys: (crop_of[key] for key in keys),
-        8,
-        lambda f, tasks: map(f, tasks),
-    )
+    keys = list(crop_of)
+    with writing_store_by_shards(tmp_path / "b", IDS, keys, lambda keys: (crop_of[key] for key in keys), 8, map):
+        assert contents(tmp_path / "b") == {}  # the older one is gone, and map has not begun
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
 def test_a_shard_that_a_worker_wrote_elsewhere_is_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"shard-00\.npy: written by a worker, but not to be seen here"):
-        write_store_by_shards(tmp_path, ["a"], ["a"], lambda _: [], 1, lambda _, tasks: (shard for shard, _ in tasks))
+    elsewhere = writing_store_by_shards(
+        tmp_path, ["a"], ["a"], lambda _: [], 1, lambda _, tasks: (shard for shard, _ in tasks)
+    )
+    with pytest.raises(InputError, match=r"shard-00\.npy: written by a worker, but not to be seen here"), elsewhere:
+        pass
 
 
 def test_an_older_store_is_replaced(tmp_path: Path, crops: NDArray[np.uint8]) -> None:

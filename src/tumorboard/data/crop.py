@@ -20,18 +20,20 @@ import PIL.Image
 from tqdm import tqdm
 from xxhash import xxh3_128
 
-from tumorboard import dicom, images, png
+from tumorboard import dicom, images, jpeg, png
 from tumorboard.data import sidecache, sources
 from tumorboard.data.executor import Run, open_run
 from tumorboard.data.quarantine import check_usable
 from tumorboard.data.sidecache import Place, SideCache, read_crops
-from tumorboard.data.store import write_store_by_shards
+from tumorboard.data.store import writing_store_by_shards
 from tumorboard.errors import ImageError, InputError
 from tumorboard.images import Pixels
 from tumorboard.params import Crop, Frames
 from tumorboard.tables import MANIFEST, check_manifest, write_table
 
-CHUNK = 32  # files that a process takes at a time
+WORTH_A_PROCESS = 32  # files
+CHUNK_FILES, CHUNK_BYTES = 128, 1 << 22  # that a process takes at a time, at most
+LAST_FILES = 8  # that it takes at a time towards the end
 PACK_BYTES = 1 << 23  # of new crops that a process holds before it writes them
 
 
@@ -99,12 +101,32 @@ def crop_images(
     rows = rows.sort_values("path", ignore_index=True)
     # Workers on a cluster have another current folder.
     raw, folder, cache = raw.absolute(), folder.absolute(), _cache_of(cache.absolute(), crop, frames)
-    with open_run(min(workers, -(-len(rows) // CHUNK)), scheduler) as run:
-        return _crop_images(rows, ignored, raw, crop, frames, folder, cache, max_quarantined, run)
+    workers = min(workers, -(-len(rows) // WORTH_A_PROCESS))
+    chunks = _chunk(rows["path"].tolist(), raw, workers)
+    with open_run(workers, scheduler) as run:
+        return _crop_images(rows, chunks, ignored, raw, crop, frames, folder, cache, max_quarantined, run)
+
+
+def _chunk(paths: Sequence[str], raw: Path, workers: int) -> list[Sequence[str]]:
+    """Cut paths into chunks: large ones, since each costs the processes a wait, and small ones at the end.
+
+    So no process works alone for long (guided self-scheduling: Polychronopoulos and Kuck 1987). Of large files there
+    are fewer in a chunk, by the mean size of a hundred.
+    """
+    some = paths[:: -(-len(paths) // 100) or 1] if raw.is_dir() else []
+    sizes = [os.lstat(raw / path).st_size for path in some if os.path.lexists(raw / path)]
+    largest = min(CHUNK_FILES, max(1, CHUNK_BYTES * len(sizes) // max(1, sum(sizes)))) if sizes else CHUNK_FILES
+    chunks: list[Sequence[str]] = []
+    while paths:
+        count = min(largest, max(LAST_FILES, len(paths) // (4 * workers)))
+        chunks.append(paths[:count])
+        paths = paths[count:]
+    return chunks
 
 
 def _crop_images(
     rows: pd.DataFrame,
+    chunks: Sequence[Sequence[str]],
     ignored: pd.DataFrame,
     raw: Path,
     crop: Crop,
@@ -114,7 +136,7 @@ def _crop_images(
     max_quarantined: int | None,
     run: Run,
 ) -> dict[str, Any]:
-    results = _crop_files(rows["path"].tolist(), raw, crop, frames, cache, run)
+    results = _crop_files(chunks, raw, crop, frames, cache, run)
     usable = np.array([isinstance(result, Cropped) for result in results], dtype=bool)
     reasons = [result for result in results if isinstance(result, Quarantined)]
     quarantined = pd.DataFrame(reasons, columns=list(Quarantined._fields), dtype=object)
@@ -122,25 +144,25 @@ def _crop_images(
     if max_quarantined is not None:
         check_usable(quarantined, rows, max_quarantined)
     cropped = [result for result in results if isinstance(result, Cropped)]
-    found = pd.DataFrame([file.facts for file in cropped], columns=list(Facts._fields)).astype({"patient": object})
-    digests = pd.Series([file.sha256 for file in cropped], dtype=object)
     decoded = sum(file.decoded for file in cropped)
-    print(f"crop: {len(rows)} files, {decoded} decoded, {len(found) - decoded} from the side cache", file=sys.stderr)
+    print(f"crop: {len(rows)} files, {decoded} decoded, {len(cropped) - decoded} from the side cache", file=sys.stderr)
 
     manifest = rows[usable].reset_index(drop=True)
-    manifest = manifest.assign(id=manifest["path"], source_id=manifest["path"], sha256=digests)[list(MANIFEST)]
-    own = found["patient"].mask(found["patient"] == "", manifest["path"])
-    manifest["group"] = manifest["group"].mask(manifest["group"] == "", own)
-    check_manifest(manifest, "the listed images")
     places = [file.place for file in cropped]
     crops_of = partial(read_crops, cache, size=crop.side)
-    write_store_by_shards(folder / "store", manifest["id"].tolist(), places, crops_of, crop.shards, run)
-    found.insert(0, "id", manifest["id"])
-    columns = ["id", "pixels", "width", "height", "bytes", "format", "red", "green", "blue", "border"]
-    write_table(found[columns], folder / "images.csv")
-    write_table(quarantined, folder / "quarantined.csv")
-    write_table(ignored, folder / "ignored.csv")
-    write_table(manifest, folder / "manifest.csv")
+    with writing_store_by_shards(folder / "store", manifest["path"].tolist(), places, crops_of, crop.shards, run):
+        found = pd.DataFrame([file.facts for file in cropped], columns=list(Facts._fields)).astype({"patient": object})
+        digests = pd.Series([file.sha256 for file in cropped], dtype=object)
+        manifest = manifest.assign(id=manifest["path"], source_id=manifest["path"], sha256=digests)[list(MANIFEST)]
+        own = found["patient"].mask(found["patient"] == "", manifest["path"])
+        manifest["group"] = manifest["group"].mask(manifest["group"] == "", own)
+        check_manifest(manifest, "the listed images")
+        found.insert(0, "id", manifest["id"])
+        columns = ["id", "pixels", "width", "height", "bytes", "format", "red", "green", "blue", "border"]
+        write_table(found[columns], folder / "images.csv")
+        write_table(quarantined, folder / "quarantined.csv")
+        write_table(ignored, folder / "ignored.csv")
+        write_table(manifest, folder / "manifest.csv")
     return {
         "images": len(manifest),
         "classes": dict(sorted(Counter(manifest["label"]).items())),
@@ -154,10 +176,10 @@ def _crop_images(
 
 
 def _crop_files(
-    paths: Sequence[str], raw: Path, crop: Crop, frames: Frames, cache: Path, run: Run
+    chunks: Sequence[Sequence[str]], raw: Path, crop: Crop, frames: Frames, cache: Path, run: Run
 ) -> list[Cropped | Quarantined]:
-    """Crop files into the cache; results in the order of paths."""
-    chunks = [paths[start : start + CHUNK] for start in range(0, len(paths), CHUNK)]
+    """Crop files into the cache; results in the order of the chunks' paths."""
+    paths = [path for chunk in chunks for path in chunk]
     results: list[Cropped | Quarantined] = []
     with (
         _marker(cache) as marker,
@@ -229,7 +251,6 @@ def _crop_file(
     pixels = xxh3_128(str(image.shape).encode())
     pixels.update(np.ascontiguousarray(image).data)
     patient = dicom.open_dicom(content).patient if header.format == "DICOM" else ""
-    image = images.one_channel(image)
     levels = [round(level, 2) for level in cv2.mean(image)]
     framed = images.remove_border(image, crop.border_threshold, crop.border_tolerance)
     facts = Facts(
@@ -264,6 +285,6 @@ def _cache_of(cache: Path, crop: Crop, frames: Frames) -> Path:
 @cached
 def _made_by(crop: Crop, frames: Frames) -> str:
     made_by = [crop.model_dump_json(exclude={"shards"}), str(frames), cv2.__version__, PIL.__version__]
-    modules = (images.__file__, dicom.__file__, png.__file__, sidecache.__file__, __file__)
+    modules = (images.__file__, dicom.__file__, jpeg.__file__, png.__file__, sidecache.__file__, __file__)
     made_by += [Path(str(module)).read_text(encoding="utf-8") for module in modules]
     return sha256(json.dumps(made_by).encode()).hexdigest()[:16]

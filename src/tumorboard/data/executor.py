@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -26,17 +26,18 @@ CONNECT = 20  # seconds in which a scheduler has to answer, and a first worker t
 
 @contextmanager
 def open_run(workers: int, scheduler: str | None) -> Iterator[Run]:
-    """A function `run(task, items)` that yields the results of `task(item)` in the order of items.
+    """A function `run(task, items)` that begins at once and yields the results of `task(item)` in the order of items.
 
-    Without a `scheduler` (tcp://host:port) it is the built-in map for one worker, else the map of a ProcessPoolExecutor
-    of so many processes; with one, that of the Executor which dask.distributed's `Client.get_executor` returns. Tasks
-    are module-level functions or partials of them; OpenCV has one thread in each process but this one. Raises
-    InputError for a scheduler that cannot be used, a local process that is killed, and a task that loses several
-    workers of a cluster: the work of a lost one is done again by the others.
+    Without a `scheduler` (tcp://host:port) it is the map of a ProcessPoolExecutor of so many processes, or for one the
+    built-in map, which begins when a result is asked for; with one, the map of the Executor which dask.distributed's
+    `Client.get_executor` returns. Tasks are module-level functions or partials of them; OpenCV has one thread in each
+    process but this one. Raises InputError for a scheduler that cannot be used, a local process that is killed, and a
+    task that loses several workers of a cluster: the work of a lost one is done again by the others.
     """
     if scheduler is not None:
         with _connect(scheduler) as executor:
-            yield partial(_run_on_cluster, executor, scheduler)
+            explain = partial(_explain_cluster, scheduler)
+            yield lambda task, items: _run(executor, explain, partial(_on_worker, task), items)
     elif workers == 1:
         yield map
     else:
@@ -45,7 +46,7 @@ def open_run(workers: int, scheduler: str | None) -> Iterator[Run]:
         try:
             with ProcessPoolExecutor(workers, _context(), cv2.setNumThreads, (1,)) as pool:
                 pool.submit(int).result()  # forks all of them now, before a progress bar has a thread
-                yield partial(_run_on_pool, pool)
+                yield partial(_run, pool, _explain_pool)
         finally:
             cv2.setNumThreads(threads)
 
@@ -56,9 +57,22 @@ def _context() -> multiprocessing.context.BaseContext:
     return multiprocessing.get_context("fork" if alone else "spawn")
 
 
-def _run_on_pool(pool: Executor, task: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+def _run(
+    executor: Executor, explain: Callable[[], AbstractContextManager[None]], task: Callable[[T], R], items: Sequence[T]
+) -> Iterator[R]:
+    with explain():
+        return _yield_from(executor.map(task, items), explain)
+
+
+def _yield_from(results: Iterator[R], explain: Callable[[], AbstractContextManager[None]]) -> Iterator[R]:
+    with explain():
+        yield from results
+
+
+@contextmanager
+def _explain_pool() -> Iterator[None]:
     try:
-        yield from pool.map(task, items)
+        yield
     except BrokenProcessPool:
         raise InputError(
             "a process that decodes images was killed, most likely for want of memory: "
@@ -95,12 +109,13 @@ def _connect(scheduler: str) -> Iterator[Executor]:
             yield executor
 
 
-def _run_on_cluster(executor: Executor, scheduler: str, task: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+@contextmanager
+def _explain_cluster(scheduler: str) -> Iterator[None]:
     from distributed import KilledWorker
     from distributed.client import FutureCancelledError
 
     try:
-        yield from executor.map(partial(_on_worker, task), items)
+        yield
     except (KilledWorker, FutureCancelledError) as error:
         raise InputError(f"runtime.scheduler: the cluster at {scheduler} gave up: {error}") from None
     except RuntimeError as error:

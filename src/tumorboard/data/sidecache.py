@@ -1,31 +1,41 @@
 """Crops remembered by the digest of the file that they were made of: packs in a folder, each written once."""
 
 import json
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from hashlib import sha256
+from io import FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from xxhash import xxh3_64_hexdigest
 
 from tumorboard.errors import InputError
+from tumorboard.images import three_channels
 from tumorboard.tables import replacing
 
 Crops = NDArray[np.uint8]
 
 
-class Place(NamedTuple):
-    """Where a crop lies: the name of a pack, and the crop's first byte in it."""
+# Where a crop lies: the name of a pack, the crop's first byte in it, the number of its channels. A plain tuple, since
+# named ones take four times as long to pass to another process.
+Place = tuple[str, int, int]
 
-    pack: str
+
+class Entry(NamedTuple):
+    """What a pack's header says of a crop: the file's digest, the crop's own, its channels, its first byte, facts."""
+
+    file: str
+    crop: str
+    channels: int
     start: int
+    facts: dict[str, Any]
 
 
 class SideCache:
-    """Crops uint8[size, size, 3] and facts about them (values of JSON), as one process sees the packs in a folder.
+    """Crops uint8[size, size(, 3)] and facts about them (values of JSON), as one process sees the packs in a folder.
 
     A file a crop would cost more to create than a small image to decode. A pack is named by the digests in it and never
     changed, so that processes on many machines may write at a time, each its own. What is damaged is not found.
@@ -37,8 +47,8 @@ class SideCache:
         self._found: dict[str, tuple[str, int]] = {}
         # The newer of two packs counts: it was written because an entry of the older one was damaged.
         for path in sorted(folder.glob("*.pack"), key=lambda path: (path.stat().st_mtime_ns, path.name)):
-            for row, (digest, _, _) in enumerate(self._header(path)[0]):
-                self._found[digest] = path.name, row
+            for row, entry in enumerate(self._header(path)):
+                self._found[entry.file] = path.name, row
 
     def find(self, digest: str) -> Mapping[str, Any] | None:
         """The facts of a file's crop, if it is here and whole."""
@@ -46,25 +56,30 @@ class SideCache:
             return None
         pack, row = self._found[digest]
         try:
-            _, crc, facts = self._header(self._folder / pack)[0][row]
-            crop = next(read_crops(self._folder, [self.place(digest)], self._size))
-            return facts if zlib.crc32(crop.data) == crc else None
+            entry = self._header(self._folder / pack)[row]
+            crop = _read_crop(self._folder, self.place(digest), self._size)
+            return entry.facts if xxh3_64_hexdigest(crop.data) == entry.crop else None
         except (OSError, IndexError, InputError):
             return None
 
     def place(self, digest: str) -> Place:
         """Where the crop of a file that was found or written lies."""
         pack, row = self._found[digest]
-        return Place(pack, self._header(self._folder / pack)[1] + row * 3 * self._size**2)
+        entry = self._header(self._folder / pack)[row]
+        return pack, entry.start, entry.channels
 
     def write(self, found: Mapping[str, tuple[Mapping[str, Any], Crops]]) -> None:
         """Write a pack of facts and crops by the digests of their files; none where there are none."""
         if not found:
             return
         name = sha256("".join(found).encode()).hexdigest()[:32] + ".pack"
-        header = json.dumps([(digest, zlib.crc32(crop.data), facts) for digest, (facts, crop) in found.items()])
+        entries, end = [], 0
+        for digest, (facts, crop) in found.items():
+            entries.append(Entry(digest, xxh3_64_hexdigest(crop.data), 1 if crop.ndim == 2 else 3, end, dict(facts)))
+            end += crop.nbytes
+        header = json.dumps(entries).encode()
         with replacing(self._folder / name) as temporary, temporary.open("wb") as file:
-            file.write(b"%08x %b\n" % (zlib.crc32(header.encode()), header.encode()))
+            file.write(b"%b %b\n" % (xxh3_64_hexdigest(header).encode(), header))
             for _, crop in found.values():
                 file.write(crop.data)
         self._header.cache_clear()  # a damaged pack of this name may have been there
@@ -72,25 +87,32 @@ class SideCache:
 
 
 def read_crops(folder: Path, places: Iterable[Place], size: int) -> Iterator[Crops]:
-    """The crops uint8[size, size, 3] at places; raises InputError where a pack is gone or cut short."""
+    """The crops at places as uint8[size, size, 3]; raises InputError where a pack is gone or cut short."""
     for place in places:
-        crop = np.empty((size, size, 3), np.uint8)
-        try:
-            with (folder / place.pack).open("rb", buffering=0) as file:
-                file.seek(place.start)
-                found = file.readinto(crop.data.cast("B"))
-        except OSError as error:
-            raise InputError(f"{folder / place.pack}: gone since a moment ago ({error}): run the stage again") from None
-        if found != crop.nbytes:
-            raise InputError(f"{folder / place.pack}: cut short since a moment ago: run the stage again")
-        yield crop
+        yield three_channels(_read_crop(folder, place, size))
 
 
-def _read_header(path: Path) -> tuple[list[tuple[str, int, dict[str, Any]]], int]:
-    """A pack's entries (digest, CRC-32 of the crop, facts) and where its first crop begins; none of a damaged one."""
+def _read_crop(folder: Path, place: Place, size: int) -> Crops:
+    pack, start, channels = place
+    crop = np.empty((size, size) if channels == 1 else (size, size, 3), np.uint8)
+    path = f"{folder}/{pack}"  # joining two Paths takes longer than opening the file
+    try:
+        with FileIO(path) as file:
+            file.seek(start)
+            found = file.readinto(crop.data.cast("B"))
+    except OSError as error:
+        raise InputError(f"{path}: gone since a moment ago ({error}): run the stage again") from None
+    if found != crop.nbytes:
+        raise InputError(f"{path}: cut short since a moment ago: run the stage again")
+    return crop
+
+
+def _read_header(path: Path) -> list[Entry]:
+    """A pack's entries, each start counted from the pack's beginning; none of a damaged pack."""
     with path.open("rb") as file:
         line = file.readline()
-    checksum, _, header = line.rstrip(b"\n").partition(b" ")
-    if checksum != b"%08x" % zlib.crc32(header):
-        return [], 0
-    return [(digest, crc, facts) for digest, crc, facts in json.loads(header)], len(line)
+    digest, _, header = line.rstrip(b"\n").partition(b" ")
+    if digest != xxh3_64_hexdigest(header).encode():
+        return []
+    entries = [Entry(*entry) for entry in json.loads(header)]
+    return [entry._replace(start=len(line) + entry.start) for entry in entries]

@@ -2,7 +2,9 @@
 
 import os
 import re
+import stat
 import unicodedata
+from io import FileIO
 from pathlib import Path
 from typing import Literal, NoReturn
 
@@ -78,18 +80,28 @@ def read_content(raw: Path, path: str) -> bytes:
     """The bytes of a listed image; a link must end within `raw`. Raises ImageError."""
     if raw.is_file():
         return medmnist.read_row(raw, path)
-    file = raw / path
+    name = f"{raw}/{path}"  # of Paths each question costs more than its answer
     try:
-        if file.is_symlink() and not file.resolve(strict=True).is_relative_to(raw.resolve()):
-            raise ImageError("broken or outward link", f"leads out of data.raw, to '{file.resolve()}'")
-    except (OSError, RuntimeError):  # RuntimeError: a circle, before Python 3.13
-        raise ImageError("broken or outward link", f"leads to '{file.readlink()}', where nothing is") from None
-    try:
-        if file.exists() and not file.is_file():
+        mode = os.lstat(name).st_mode
+        if stat.S_ISLNK(mode):
+            mode = _follow(Path(name), raw).stat().st_mode
+        if not stat.S_ISREG(mode):
             raise ImageError("unreadable", "not a regular file")
-        return file.read_bytes()
+        with FileIO(name) as file:
+            return file.readall()
     except OSError as error:
         raise ImageError("unreadable", error.strerror or str(error)) from error
+
+
+def _follow(link: Path, raw: Path) -> Path:
+    """The end of a link, which must be there and lie within `raw`; raises ImageError."""
+    try:
+        end = link.resolve(strict=True)
+    except (OSError, RuntimeError):  # RuntimeError: a circle, before Python 3.13
+        raise ImageError("broken or outward link", f"leads to '{link.readlink()}', where nothing is") from None
+    if not end.is_relative_to(raw.resolve()):
+        raise ImageError("broken or outward link", f"leads out of data.raw, to '{end}'")
+    return end
 
 
 def _find_table(raw: Path, data: Data) -> Path | None:

@@ -1,7 +1,7 @@
 """The crop store: uint8 images in a few .npy files, found by id and read through memory maps."""
 
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from hashlib import sha256
 from io import BufferedWriter
@@ -47,23 +47,27 @@ def write_store(folder: Path | str, ids: Sequence[str], crops: Iterable[Crops] |
     write_table(index, folder / "index.csv")
 
 
-def write_store_by_shards(
+@contextmanager
+def writing_store_by_shards(
     folder: Path,
     ids: Sequence[str],
     keys: Sequence[Any],
     crops_of: Callable[[Sequence[Any]], Iterable[Crops]],
     shards: int,
     run: Callable[[Callable[[Any], int], Sequence[Any]], Iterable[int]],
-) -> None:
+) -> Iterator[None]:
     """Write the store that `write_store` writes, a task a shard: `crops_of(keys)` yields the crops of keys, one an id.
 
-    `run` does the tasks (`executor.open_run`). Raises InputError where a shard is not there when its task is done.
+    `run` does the tasks (`executor.open_run`). Where it has processes they work beside the body of the `with`, whose
+    end waits for them. Raises InputError where a shard is not there when its task is done.
     """
     _remove_store(folder)
     index = _lay_out(ids, shards)
     key_of = dict(zip(ids, keys, strict=True))
     tasks = [(n, [key_of[i] for i in index["id"][index["shard"] == n]]) for n in sorted(set(index["shard"].tolist()))]
-    for shard in run(partial(_write_shard, folder=folder, crops_of=crops_of), tasks):
+    written = run(partial(_write_shard, folder=folder, crops_of=crops_of), tasks)
+    yield
+    for shard in written:
         if not (path := _shard_path(folder, shard)).is_file():
             raise InputError(f"{path}: written by a worker, but not to be seen here: all must share that folder")
     write_table(index, folder / "index.csv")

@@ -1,0 +1,82 @@
+"""A JPEG is surely grey where its header proves it, and never where a colored picture could follow that header."""
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from tumorboard.jpeg import is_surely_grey
+
+GREY = np.random.default_rng(0).integers(0, 256, (40, 56), dtype=np.uint8)
+BRAIN = Path(__file__).resolve().parents[2] / "shared/data/brain_mri_small"
+
+
+def save(pixels: np.ndarray, mode: str | None = None, **options: Any) -> bytes:
+    buffer = BytesIO()
+    Image.fromarray(pixels).convert(mode or "RGB").save(buffer, "JPEG", **({"optimize": True} | options))
+    return buffer.getvalue()
+
+
+def test_a_grey_picture_saved_in_color_with_optimised_tables_is() -> None:
+    assert is_surely_grey(save(GREY))
+    assert is_surely_grey(
+        save(GREY, quality=30, subsampling=0, restart_marker_rows=1, exif=b"Exif\0\0" + b"\xff\xda" * 9)
+    )
+
+
+def test_what_has_color_or_might_have_is_not() -> None:
+    spot = np.repeat(GREY[..., None], 3, axis=2)
+    spot[-8:, -8:, 0] = 255
+    assert not is_surely_grey(save(spot))  # the last block has color
+    assert not is_surely_grey(save(np.full((40, 56, 3), (90, 80, 70), np.uint8)))  # one value, but not the neutral one
+    assert not is_surely_grey(save(GREY, optimize=False))
+    assert not is_surely_grey(save(GREY, progressive=True))
+    assert not is_surely_grey(save(GREY, "L"))
+    assert not is_surely_grey(save(GREY, "CMYK"))
+
+
+def test_a_picture_whose_channels_are_red_green_and_blue_is_not() -> None:
+    red = np.stack([GREY, np.full_like(GREY, 128), np.full_like(GREY, 128)], axis=2)
+    content = save(red, keep_rgb=True)  # its second and third channel hold nothing but neutral 128
+    assert np.asarray(Image.open(BytesIO(content)))[..., 1:].max() == 128
+    assert not is_surely_grey(content)
+
+
+def test_channels_in_scans_of_their_own_are_not() -> None:
+    content = save(GREY)
+    scan = content.index(b"\xff\xda\0\x0c\3")
+    first = content[:scan] + b"\xff\xda\0\x08\1" + content[scan + 5 : scan + 7] + content[scan + 11 :]
+    assert not is_surely_grey(first)  # tables might be defined anew before the next scan
+
+
+@given(st.data())
+@settings(max_examples=200, deadline=None)
+def test_whatever_is_cut_or_changed_in_a_header_it_says_yes_only_of_what_decodes_to_grey(data: st.DataObject) -> None:
+    content = bytearray(save(GREY)[: data.draw(st.integers(0, 1000))])
+    for _ in range(data.draw(st.integers(0, 3)) if content else 0):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    if is_surely_grey(bytes(content)):
+        color, grey = (
+            cv2.imdecode(np.frombuffer(content, np.uint8), flag)
+            for flag in (cv2.IMREAD_COLOR_RGB, cv2.IMREAD_GRAYSCALE)
+        )
+        if color is not None:
+            np.testing.assert_array_equal(color, cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB))
+
+
+@pytest.mark.skipif(not BRAIN.is_dir(), reason="needs ../shared/data/brain_mri_small")
+def test_real_pictures_that_are_surely_grey_decode_to_the_same_in_color() -> None:
+    contents = [np.fromfile(path, np.uint8) for path in sorted(BRAIN.rglob("*.jpg"))]
+    sure = [content for content in contents if is_surely_grey(content.tobytes())]
+    assert len(contents) / 2 < len(sure) < len(contents)
+    for content in sure:
+        for reduced in (0, cv2.IMREAD_REDUCED_GRAYSCALE_2, cv2.IMREAD_REDUCED_GRAYSCALE_8):
+            color = cv2.imdecode(content, reduced | cv2.IMREAD_COLOR_RGB)
+            grey = cv2.imdecode(content, reduced | cv2.IMREAD_GRAYSCALE)
+            np.testing.assert_array_equal(color, cv2.cvtColor(grey, cv2.COLOR_GRAY2RGB))
