@@ -8,10 +8,12 @@ busy machine slows both sides. Every file has been read before: disks are not me
 
 import argparse
 import random
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -52,7 +54,7 @@ def summary(values: list[float]) -> str:
 
 def stage(rows: pd.DataFrame, raw: Path, crop: Crop, workers: int, scratch: Path) -> None:
     """The whole stage into an empty folder with an empty side cache."""
-    folder = Path(tempfile.mkdtemp(dir=scratch))
+    folder = scratch / "stage"
     crop_images(rows, rows.iloc[:0], raw, crop, None, folder / "out", folder / "cache", workers, len(rows))
 
 
@@ -64,7 +66,7 @@ def compare(raw: Path, rows: pd.DataFrame, crop: Crop, repetitions: int, scratch
     student = transforms.Compose([transforms.Resize(crop.side), transforms.CenterCrop(crop.side)])
     ways: dict[str, Callable[[], object]] = {
         "decode": lambda: each(lambda c: cv2.imdecode(np.frombuffer(c, np.uint8), cv2.IMREAD_COLOR_RGB), contents),
-        "scaled": lambda: each(lambda c: images.decode_for_crop(c, crop, None), contents),
+        "own": lambda: each(lambda c: images.decode_for_crop(c, crop, None), contents),
         "crop": lambda: each(lambda c: images.crop_image(images.decode_for_crop(c, crop, None)[0], crop), contents),
         "stage": lambda: stage(rows, raw, crop, 1, scratch),
         "student": lambda: each(lambda path: student(Image.open(raw / path).convert("RGB")), rows["path"]),
@@ -73,6 +75,8 @@ def compare(raw: Path, rows: pd.DataFrame, crop: Crop, repetitions: int, scratch
     for _ in range(repetitions):
         for name in random.sample(list(ways), len(ways)):
             taken[name].append(seconds(ways[name]))
+            # What stays would be written to the disk while the next one works.
+            shutil.rmtree(scratch / "stage", ignore_errors=True)
     print(
         f"\ncrops of {crop.side} pixels, border {crop.border}, scaled_decoding {crop.scaled_decoding}, "
         f"{len(rows)} files; CPU time, one core"
@@ -81,10 +85,10 @@ def compare(raw: Path, rows: pd.DataFrame, crop: Crop, repetitions: int, scratch
         print(f"  {name}: {np.median(values) / len(rows) * 1e6:.0f} us a file")
     for name, against in (
         ("stage", "decode"),
-        ("stage", "scaled"),
+        ("stage", "own"),
         ("stage", "student"),
         ("crop", "decode"),
-        ("crop", "scaled"),
+        ("crop", "own"),
         ("crop", "student"),
     ):
         ratios = [other / own for own, other in zip(taken[name], taken[against], strict=True)]
@@ -110,10 +114,25 @@ def scale(raw: Path, rows: pd.DataFrame, crop: Crop, repetitions: int, scratch: 
                 list(pool.map(decode_all, [files[part::parts] for part in range(parts)]))
                 taken.append(time.perf_counter() - start)
         limits.append(taken[0] / taken[1])
-        one, two = (seconds(lambda workers=n: stage(rows, raw, crop, workers, scratch), 2) for n in (1, 2))
-        ratios.append(one / two)
+        taken = []
+        for workers in (1, 2):
+            taken.append(seconds(partial(stage, rows, raw, crop, workers, scratch), 2))
+            shutil.rmtree(scratch / "stage")
+        ratios.append(taken[0] / taken[1])
     print(f"  two processes are as fast as one times {summary(ratios[1:])}; {len(rows)} files, wall time")
     print(f"  two waiting processes that only decode: {summary(limits[1:])}")
+
+
+def lengthen(raw: Path, rows: pd.DataFrame, times: int, folder: Path) -> pd.DataFrame:
+    """More files of the same kind: each one so often, followed by as many zero bytes, so that no two are equal."""
+    longer = []
+    for number in range(times):
+        copies = rows.assign(path=[f"{number}/{path}" for path in rows["path"]])
+        for path, copy in zip(rows["path"], copies["path"], strict=True):
+            (folder / copy).parent.mkdir(parents=True, exist_ok=True)
+            (folder / copy).write_bytes((raw / path).read_bytes() + bytes(number))
+        longer.append(copies)
+    return pd.concat(longer, ignore_index=True)
 
 
 def differ(raw: Path, rows: pd.DataFrame, crop: Crop) -> None:
@@ -155,6 +174,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, nargs="+", default=[64, 224])
     parser.add_argument("--files", type=int, default=600)
     parser.add_argument("--repetitions", type=int, default=7)
+    parser.add_argument("--times", type=int, default=1, help="let scale have every file so many times")
     parser.add_argument("--scaled", type=float, help="instead of crop.scaled_decoding of params.yaml; 0: never")
     parser.add_argument("--no-border", action="store_true", help="crop.border false")
     parser.add_argument("--only", choices=["compare", "scale", "differ"])
@@ -168,10 +188,13 @@ def main() -> None:
         crop = load_params(ROOT / "params.yaml").crop.model_copy(update={"side": size, "border": not options.no_border})
         if options.scaled is not None:
             crop = crop.model_copy(update={"scaled_decoding": options.scaled or None})
-        for name, part in (("compare", compare), ("scale", scale)):
-            if options.only in (None, name):
-                with tempfile.TemporaryDirectory() as scratch:
-                    part(options.data, rows, crop, options.repetitions, Path(scratch))
+        with tempfile.TemporaryDirectory() as name:
+            scratch = Path(name)
+            if options.only in (None, "compare"):
+                compare(options.data, rows, crop, options.repetitions, scratch)
+            if options.only in (None, "scale"):
+                longer = lengthen(options.data, rows, options.times, scratch / "raw")
+                scale(scratch / "raw", longer, crop, options.repetitions, scratch)
         if options.only in (None, "differ"):
             differ(options.data, rows, crop)
 

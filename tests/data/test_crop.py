@@ -20,7 +20,7 @@ from PIL import Image
 
 from tumorboard import images
 from tumorboard.data import crop as crop_module
-from tumorboard.data.crop import crop_images, worker_count
+from tumorboard.data.crop import _cut_chunks, crop_images, worker_count
 from tumorboard.data.sources import list_images
 from tumorboard.data.store import CropStore
 from tumorboard.errors import InputError
@@ -273,6 +273,31 @@ def test_several_processes_give_the_same_bytes(tmp_path: Path, crop: Crop) -> No
     two = build(tmp_path / "raw", tmp_path / "two", crop, tmp_path / "cache 2", 2, 1)
     assert one == two
     assert hashes(tmp_path / "one") == hashes(tmp_path / "two")
+
+
+@pytest.mark.parametrize(
+    ("files", "size", "workers", "expected"),
+    [
+        (10, 5, 1, [8, 2]),
+        (400, 5, 2, [50, 43, 38, 33, 29, 25, 22, 20, 17, 15, 13, 11, 10, 9, 8, 8, 8, 8, 8, 8, 8, 8, 1]),
+        (300, 5, 1, [75, 56, 42, 31, 24, 18, 13, 10, 8, 8, 8, 7]),
+        (1200, 5, 1, [128] * 6 + [108, 81, 60, 45, 34, 26, 19, 14, 11, 8, 8, 8, 8, 2]),
+        (7, 2_000_000, 1, [2, 2, 2, 1]),
+        (3, 9_000_000, 1, [1, 1, 1]),
+        (3, 0, 1, [3]),
+    ],
+)
+def test_chunks_are_smaller_for_large_files_and_towards_the_end(
+    tmp_path: Path, files: int, size: int, workers: int, expected: list[int]
+) -> None:
+    paths = [f"{number:04d}" for number in range(files)]
+    for path in paths:
+        with (tmp_path / path).open("wb") as file:
+            file.truncate(size)
+    (tmp_path / paths[-1]).unlink()  # what is not there any more says nothing
+    chunks = _cut_chunks(paths, tmp_path, workers)
+    assert [len(chunk) for chunk in chunks] == expected
+    assert [path for chunk in chunks for path in chunk] == paths
 
 
 def elsewhere(**folders: Path) -> Callable[..., Any]:

@@ -102,41 +102,23 @@ def crop_images(
     # Workers on a cluster have another current folder.
     raw, folder, cache = raw.absolute(), folder.absolute(), _cache_of(cache.absolute(), crop, frames)
     workers = min(workers, -(-len(rows) // WORTH_A_PROCESS))
-    chunks = _chunk(rows["path"].tolist(), raw, workers)
     with open_run(workers, scheduler) as run:
-        return _crop_images(rows, chunks, ignored, raw, crop, frames, folder, cache, max_quarantined, run)
-
-
-def _chunk(paths: Sequence[str], raw: Path, workers: int) -> list[Sequence[str]]:
-    """Cut paths into chunks: large ones, since each costs the processes a wait, and small ones at the end.
-
-    So no process works alone for long (guided self-scheduling: Polychronopoulos and Kuck 1987). Of large files there
-    are fewer in a chunk, by the mean size of a hundred.
-    """
-    some = paths[:: -(-len(paths) // 100) or 1] if raw.is_dir() else []
-    sizes = [os.lstat(raw / path).st_size for path in some if os.path.lexists(raw / path)]
-    largest = min(CHUNK_FILES, max(1, CHUNK_BYTES * len(sizes) // max(1, sum(sizes)))) if sizes else CHUNK_FILES
-    chunks: list[Sequence[str]] = []
-    while paths:
-        count = min(largest, max(LAST_FILES, len(paths) // (4 * workers)))
-        chunks.append(paths[:count])
-        paths = paths[count:]
-    return chunks
+        return _crop_images(rows, ignored, raw, crop, frames, folder, cache, workers, max_quarantined, run)
 
 
 def _crop_images(
     rows: pd.DataFrame,
-    chunks: Sequence[Sequence[str]],
     ignored: pd.DataFrame,
     raw: Path,
     crop: Crop,
     frames: Frames,
     folder: Path,
     cache: Path,
+    workers: int,
     max_quarantined: int | None,
     run: Run,
 ) -> dict[str, Any]:
-    results = _crop_files(chunks, raw, crop, frames, cache, run)
+    results = _crop_files(rows["path"].tolist(), raw, crop, frames, cache, workers, run)
     usable = np.array([isinstance(result, Cropped) for result in results], dtype=bool)
     reasons = [result for result in results if isinstance(result, Quarantined)]
     quarantined = pd.DataFrame(reasons, columns=list(Quarantined._fields), dtype=object)
@@ -176,10 +158,10 @@ def _crop_images(
 
 
 def _crop_files(
-    chunks: Sequence[Sequence[str]], raw: Path, crop: Crop, frames: Frames, cache: Path, run: Run
+    paths: Sequence[str], raw: Path, crop: Crop, frames: Frames, cache: Path, workers: int, run: Run
 ) -> list[Cropped | Quarantined]:
-    """Crop files into the cache; results in the order of the chunks' paths."""
-    paths = [path for chunk in chunks for path in chunk]
+    """Crop files into the cache; results in the order of paths."""
+    chunks = _cut_chunks(paths, raw, workers)
     results: list[Cropped | Quarantined] = []
     with (
         _marker(cache) as marker,
@@ -193,6 +175,24 @@ def _crop_files(
         if isinstance(result, Quarantined) and result.reason == "unreadable" and _is_readable(raw, path):
             raise InputError(f"{path}: can be read here, but not by the worker that tried ({result.detail})")
     return results
+
+
+def _cut_chunks(paths: Sequence[str], raw: Path, workers: int) -> list[Sequence[str]]:
+    """Cut paths into chunks: large ones, since each costs the processes a wait, and small ones at the end.
+
+    So no process works alone for long (guided self-scheduling: Polychronopoulos and Kuck 1987). Of large files there
+    are fewer in a chunk, by the mean size of a hundred.
+    """
+    some = paths[:: len(paths) // 100 + 1] if raw.is_dir() else []
+    sizes = [os.lstat(raw / path).st_size for path in some if os.path.lexists(raw / path)]
+    largest = min(CHUNK_FILES, max(1, CHUNK_BYTES * len(sizes) // max(1, sum(sizes)))) if sizes else CHUNK_FILES
+    chunks: list[Sequence[str]] = []
+    start = 0
+    while left := len(paths) - start:
+        count = min(left, largest, max(LAST_FILES, left // (4 * workers)))
+        chunks.append(paths[start : start + count])
+        start += count
+    return chunks
 
 
 @contextmanager
