@@ -54,6 +54,22 @@ def test_local_processes_keep_the_order_and_have_one_thread() -> None:
     assert os.getpid() not in {process for _, process in results}
 
 
+def test_local_processes_begin_at_once_and_stay_near_what_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "AHEAD", 3)
+    with open_run(2, None) as run:
+        results = run(partial(square_slowly, started=tmp_path), range(20))
+        for asked in range(3):
+            limit = time.monotonic() + 20
+            while len(list(tmp_path.iterdir())) < 6 + asked and time.monotonic() < limit:
+                time.sleep(0.01)
+            time.sleep(0.3)  # three tasks' time
+            assert len(list(tmp_path.iterdir())) == 6 + asked
+            assert next(results)[0] == asked**2
+        assert [number for number, _ in results] == [n * n for n in range(3, 20)]
+
+
 FORKED = """
 import cv2, numpy as np, threading
 from tumorboard.data.executor import open_run

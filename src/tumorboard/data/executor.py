@@ -5,10 +5,11 @@ import multiprocessing.context
 import socket
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
@@ -21,23 +22,24 @@ R = TypeVar("R")
 
 Run = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
 
+AHEAD = 8  # items a process that are begun or done before they are asked for
 CONNECT = 20  # seconds in which a scheduler has to answer, and a first worker to be there
 
 
 @contextmanager
 def open_run(workers: int, scheduler: str | None) -> Iterator[Run]:
-    """A function `run(task, items)` that begins at once and yields the results of `task(item)` in the order of items.
+    """A function `run(task, items)` that yields the results of `task(item)` in the order of items.
 
-    Without a `scheduler` (tcp://host:port) it is the map of a ProcessPoolExecutor of so many processes, or for one the
-    built-in map, which begins when a result is asked for; with one, the map of the Executor which dask.distributed's
-    `Client.get_executor` returns. Tasks are module-level functions or partials of them; OpenCV has one thread in each
-    process but this one. Raises InputError for a scheduler that cannot be used, a local process that is killed, and a
-    task that loses several workers of a cluster: the work of a lost one is done again by the others.
+    Without a `scheduler` (tcp://host:port) it is the built-in map for one worker, else the work of so many processes,
+    which begin at once and are never further ahead of what is asked for than some items each, so that their results
+    do not fill the memory; with one, the map of the Executor which dask.distributed's `Client.get_executor` returns.
+    Tasks are module-level functions or partials of them; OpenCV has one thread in each process but this one. Raises
+    InputError for a scheduler that cannot be used, a local process that is killed, and a task that loses several
+    workers of a cluster: the work of a lost one is done again by the others.
     """
     if scheduler is not None:
         with _connect(scheduler) as executor:
-            explain = partial(_explain_cluster, scheduler)
-            yield lambda task, items: _run(executor, explain, partial(_on_worker, task), items)
+            yield partial(_run_on_cluster, executor, scheduler)
     elif workers == 1:
         yield map
     else:
@@ -46,7 +48,7 @@ def open_run(workers: int, scheduler: str | None) -> Iterator[Run]:
         try:
             with ProcessPoolExecutor(workers, _context(), cv2.setNumThreads, (1,)) as pool:
                 pool.submit(int).result()  # forks all of them now, before a progress bar has a thread
-                yield partial(_run, pool, _explain_pool)
+                yield partial(_run_on_pool, pool, AHEAD * workers)
         finally:
             cv2.setNumThreads(threads)
 
@@ -57,16 +59,23 @@ def _context() -> multiprocessing.context.BaseContext:
     return multiprocessing.get_context("fork" if alone else "spawn")
 
 
-def _run(
-    executor: Executor, explain: Callable[[], AbstractContextManager[None]], task: Callable[[T], R], items: Sequence[T]
-) -> Iterator[R]:
-    with explain():
-        return _yield_from(executor.map(task, items), explain)
+def _run_on_pool(pool: Executor, ahead: int, task: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    waiting, begun = deque(items), deque[Future[R]]()
 
+    def begin() -> None:
+        while waiting and len(begun) < ahead:
+            begun.append(pool.submit(task, waiting.popleft()))
 
-def _yield_from(results: Iterator[R], explain: Callable[[], AbstractContextManager[None]]) -> Iterator[R]:
-    with explain():
-        yield from results
+    def results() -> Iterator[R]:
+        with _explain_pool():
+            while begun:
+                result = begun.popleft().result()
+                begin()
+                yield result
+
+    with _explain_pool():
+        begin()
+    return results()
 
 
 @contextmanager
@@ -109,13 +118,12 @@ def _connect(scheduler: str) -> Iterator[Executor]:
             yield executor
 
 
-@contextmanager
-def _explain_cluster(scheduler: str) -> Iterator[None]:
+def _run_on_cluster(executor: Executor, scheduler: str, task: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     from distributed import KilledWorker
     from distributed.client import FutureCancelledError
 
     try:
-        yield
+        yield from executor.map(partial(_on_worker, task), items)
     except (KilledWorker, FutureCancelledError) as error:
         raise InputError(f"runtime.scheduler: the cluster at {scheduler} gave up: {error}") from None
     except RuntimeError as error:
