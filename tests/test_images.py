@@ -598,6 +598,18 @@ def test_a_jpeg_that_is_surely_grey_gives_the_brightness_that_decoding_in_color_
         np.testing.assert_allclose(three_channels(sure).astype(int), pillows, atol=1)
 
 
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_a_jpeg_that_is_surely_grey_is_turned_upright_and_refused_where_it_is_cut(orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    content = encode(Image.fromarray(three_channels(ramps()[..., 0])), "JPEG", quality=100, optimize=True, exif=exif)
+    assert jpeg.is_surely_grey(content)
+    expected = ramps()[..., 0] if orientation == 1 else np.rot90(ramps()[..., 0], -1)
+    np.testing.assert_allclose(decode_with(content, FREE, None)[0].astype(int), expected, atol=2)
+    for cut in range(1, len(content)):
+        assert reason(content[:cut]) in {"truncated", "corrupt", "not an image"}
+
+
 def test_a_grey_and_a_cmyk_jpeg_under_reduction():
     grey = encode(COLOR.convert("L").resize((320, 240)), "JPEG", quality=95)
     reduced = decode(grey, MANY, 30)
