@@ -42,15 +42,28 @@ def test_what_has_color_or_might_have_is_not() -> None:
 
 
 def test_a_picture_whose_channels_are_red_green_and_blue_is_not() -> None:
-    red = np.stack([GREY, np.full_like(GREY, 128), np.full_like(GREY, 128)], axis=2)
-    content = save(red, keep_rgb=True)  # its second and third channel hold nothing but neutral 128
-    assert np.asarray(Image.open(BytesIO(content)))[..., 1:].max() == 128
-    assert not is_surely_grey(content)
-
-
-def test_channels_in_scans_of_their_own_are_not() -> None:
     content = save(GREY)
-    scan = content.index(b"\xff\xda\0\x0c\3")
+    length = 4 + content[5]  # of the mark of a JPEG file and its JFIF segment
+    adobe = b"\xff\xd8\xff\xee\0\x0eAdobe\0\x64\0\0\0\0\0"  # the last byte: the channels are what they are
+    red = adobe + content[length:]
+    pixels = cv2.imdecode(np.frombuffer(red, np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert pixels[..., 0].std() > 50
+    assert (pixels[..., 1:] == 128).all()
+    assert not is_surely_grey(red)
+    assert not is_surely_grey(content[:2] + content[length:])  # nothing says what its channels are
+
+
+def test_it_takes_both_tables_of_both_channels_of_the_only_scan() -> None:
+    content = save(GREY)
+    frame, scan = content.index(b"\xff\xc0"), content.index(b"\xff\xda\0\x0c\3")
+    assert content[scan + 5 : scan + 11] == bytes([1, 0x00, 2, 0x11, 3, 0x11])  # which DC and AC table a channel has
+    for position, tables in ((8, 0x01), (8, 0x10), (10, 0x01), (10, 0x10), (10, 0x22)):
+        changed = bytearray(content)
+        changed[scan + position] = tables
+        assert not is_surely_grey(bytes(changed)), (position, tables)
+    changed = bytearray(content)
+    changed[frame + 1] = 0xC2  # progressive: further scans refine this one
+    assert not is_surely_grey(bytes(changed))
     first = content[:scan] + b"\xff\xda\0\x08\1" + content[scan + 5 : scan + 7] + content[scan + 11 :]
     assert not is_surely_grey(first)  # tables might be defined anew before the next scan
 
