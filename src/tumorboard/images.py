@@ -38,6 +38,8 @@ _DAMAGE = (
     zlib.error,
 )
 
+_CACHED_BYTES = 1 << 19  # of an image worked on at a time, which stay in a processor's cache
+
 # decode() holds every file to crop.max_pixels; Pillow's own limit would overrule a larger one.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -271,9 +273,14 @@ def _one_channel(image: Pixels) -> Pixels:
     middle = image[len(image) // 2]
     if image.ndim == 2 or (middle != middle[:, :1]).any():
         return image  # most coloured pictures, at the cost of a row
-    red, green, blue = cv2.split(image)
-    grey = cv2.norm(red, green, cv2.NORM_INF) == cv2.norm(red, blue, cv2.NORM_INF) == 0
-    return red if grey else image  # type: ignore[return-value]
+    found = np.empty(image.shape[:2], np.uint8)
+    step = max(1, _CACHED_BYTES // (3 * image.shape[1]))
+    for top in range(0, len(image), step):
+        red, green, blue = cv2.split(image[top : top + step])
+        if cv2.norm(red, green, cv2.NORM_INF) or cv2.norm(red, blue, cv2.NORM_INF):
+            return image
+        found[top : top + step] = red
+    return found
 
 
 def three_channels(image: Pixels) -> Pixels:
