@@ -584,6 +584,14 @@ def test_a_single_coloured_pixel_makes_a_picture_coloured(pixel):
     np.testing.assert_array_equal(decode_with(encode(Image.fromarray(picture), "PNG"), FREE, None)[0], picture)
 
 
+@pytest.mark.parametrize("row", [0, 300, 699])
+def test_a_large_picture_is_looked_at_to_its_last_row(row):
+    picture = three_channels(np.random.default_rng(0).integers(0, 255, (700, 500), dtype=np.uint8))
+    np.testing.assert_array_equal(decode_with(encode(Image.fromarray(picture), "PNG"), FREE, None)[0], picture[..., 0])
+    picture[row, 7, 2] += 1
+    np.testing.assert_array_equal(decode_with(encode(Image.fromarray(picture), "PNG"), FREE, None)[0], picture)
+
+
 @pytest.mark.parametrize("side", [None, 125, 62, 31])
 @pytest.mark.parametrize("subsampling", [0, 1, 2])
 def test_a_jpeg_that_is_surely_grey_gives_the_brightness_that_decoding_in_color_gives(side, subsampling):
