@@ -9,8 +9,8 @@ def is_surely_grey(content: bytes) -> bool:
     """Whether the Huffman tables of both chroma channels hold no symbol but 0 (ITU-T T.81, B.2.4.2 and F.1.2).
 
     A picture without color that was saved in color with optimised tables is like that: nothing but "no difference" and
-    "no further coefficient" can follow, so that its chroma is neutral throughout, and its brightness, which takes half
-    as long to decode, is all there is. False where the header does not prove it, which says nothing.
+    "no further coefficient" can follow, so that its chroma is neutral throughout, and its brightness, which is decoded
+    faster, is all there is. False where the header does not prove it, which says nothing.
     """
     tables: dict[int, bytes] = {}
     components: list[int] = []

@@ -39,7 +39,7 @@ def test_grey_crops_take_a_third_and_are_read_with_three_channels(tmp_path: Path
     SideCache(tmp_path, SIDE).write({"a": ({}, grey), "b": ({}, crop(9)), "c": ({}, grey + 1)})
     cache = SideCache(tmp_path, SIDE)
     first, second, third = (cache.place(name) for name in "abc")
-    assert (second[1] - first[1], third[1] - second[1]) == (SIDE**2, 3 * SIDE**2)
+    assert (second.start - first.start, third.start - second.start) == (SIDE**2, 3 * SIDE**2)
     assert [cache.find(name) for name in "abc"] == [{}, {}, {}]
     expected = [np.repeat((grey + 1)[..., None], 3, axis=2), np.repeat(grey[..., None], 3, axis=2), crop(9)]
     np.testing.assert_array_equal(list(read_crops(tmp_path, [third, first, second], SIDE)), expected)
@@ -68,7 +68,7 @@ def test_nothing_to_write_makes_no_file(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_damaged_is_not_found_until_it_is_written_anew(folder: Path, damage, left: str) -> None:
-    pack = folder / SideCache(folder, SIDE).place("a")[0]
+    pack = folder / SideCache(folder, SIDE).place("a").pack
     pack.write_bytes(damage(pack.read_bytes()))
     cache = SideCache(folder, SIDE)
     assert [name for name in "ab" if cache.find(name) is not None] == list(left)
@@ -80,7 +80,7 @@ def test_what_is_damaged_is_not_found_until_it_is_written_anew(folder: Path, dam
 
 
 def test_a_pack_of_the_same_name_replaces_a_damaged_one(folder: Path) -> None:
-    pack = folder / SideCache(folder, SIDE).place("c")[0]
+    pack = folder / SideCache(folder, SIDE).place("c").pack
     whole = pack.read_bytes()
     pack.write_bytes(whole[:10])
     cache = SideCache(folder, SIDE)
@@ -93,10 +93,10 @@ def test_a_pack_of_the_same_name_replaces_a_damaged_one(folder: Path) -> None:
 def test_a_pack_that_is_deleted_meanwhile_is_not_found_and_no_crop_is_invented(folder: Path) -> None:
     cache = SideCache(folder, SIDE)
     place = cache.place("c")
-    (folder / place[0]).write_bytes(b"")
-    with pytest.raises(InputError, match=f"{place[0]}: cut short"):
-        list(read_crops(folder, [(place[0], 0, 3)], SIDE))
-    (folder / place[0]).unlink()
+    (folder / place.pack).write_bytes(b"")
+    with pytest.raises(InputError, match=f"{place.pack}: cut short"):
+        list(read_crops(folder, [place._replace(start=0)], SIDE))
+    (folder / place.pack).unlink()
     assert cache.find("c") is None
-    with pytest.raises(InputError, match=f"{place[0]}: gone"):
+    with pytest.raises(InputError, match=f"{place.pack}: gone"):
         list(read_crops(folder, [place], SIDE))

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from hashlib import sha256
 from io import FileIO
 from pathlib import Path
@@ -19,18 +19,20 @@ from tumorboard.tables import replacing
 Crops = NDArray[np.uint8]
 
 
-# Where a crop lies: the name of a pack, the crop's first byte in it, the number of its channels. A plain tuple, since
-# named ones take four times as long to pass to another process.
-Place = tuple[str, int, int]
+class Place(NamedTuple):
+    """Where a crop lies: the name of a pack, the crop's first byte in it, and the number of its channels."""
+
+    pack: str
+    start: int
+    channels: int
 
 
 class Entry(NamedTuple):
-    """What a pack's header says of a crop: the file's digest, the crop's own, its channels, its first byte, facts."""
+    """What a pack tells of a crop: the digest of its file, its own, where it lies, and facts."""
 
     file: str
     crop: str
-    channels: int
-    start: int
+    place: Place
     facts: dict[str, Any]
 
 
@@ -43,7 +45,7 @@ class SideCache:
 
     def __init__(self, folder: Path, size: int) -> None:
         self._folder, self._size = folder, size
-        self._header = lru_cache(maxsize=8)(_read_header)
+        self._header = lru_cache(maxsize=8)(partial(_read_header, size=size))
         self._found: dict[str, tuple[str, int]] = {}
         # The newer of two packs counts: it was written because an entry of the older one was damaged.
         for path in sorted(folder.glob("*.pack"), key=lambda path: (path.stat().st_mtime_ns, path.name)):
@@ -57,7 +59,7 @@ class SideCache:
         pack, row = self._found[digest]
         try:
             entry = self._header(self._folder / pack)[row]
-            crop = _read_crop(self._folder, self.place(digest), self._size)
+            crop = _read_crop(self._folder, entry.place, self._size)
             return entry.facts if xxh3_64_hexdigest(crop.data) == entry.crop else None
         except (OSError, IndexError, InputError):
             return None
@@ -65,19 +67,18 @@ class SideCache:
     def place(self, digest: str) -> Place:
         """Where the crop of a file that was found or written lies."""
         pack, row = self._found[digest]
-        entry = self._header(self._folder / pack)[row]
-        return pack, entry.start, entry.channels
+        return self._header(self._folder / pack)[row].place
 
     def write(self, found: Mapping[str, tuple[Mapping[str, Any], Crops]]) -> None:
         """Write a pack of facts and crops by the digests of their files; none where there are none."""
         if not found:
             return
         name = sha256("".join(found).encode()).hexdigest()[:32] + ".pack"
-        entries, end = [], 0
-        for digest, (facts, crop) in found.items():
-            entries.append(Entry(digest, xxh3_64_hexdigest(crop.data), 1 if crop.ndim == 2 else 3, end, dict(facts)))
-            end += crop.nbytes
-        header = json.dumps(entries).encode()
+        rows = [
+            (digest, xxh3_64_hexdigest(crop.data), 1 if crop.ndim == 2 else 3, facts)
+            for digest, (facts, crop) in found.items()
+        ]
+        header = json.dumps(rows).encode()
         with replacing(self._folder / name) as temporary, temporary.open("wb") as file:
             file.write(b"%b %b\n" % (xxh3_64_hexdigest(header).encode(), header))
             for _, crop in found.values():
@@ -93,12 +94,11 @@ def read_crops(folder: Path, places: Iterable[Place], size: int) -> Iterator[Cro
 
 
 def _read_crop(folder: Path, place: Place, size: int) -> Crops:
-    pack, start, channels = place
-    crop = np.empty((size, size) if channels == 1 else (size, size, 3), np.uint8)
-    path = f"{folder}/{pack}"  # joining two Paths takes longer than opening the file
+    crop = np.empty((size, size) if place.channels == 1 else (size, size, 3), np.uint8)
+    path = f"{folder}/{place.pack}"  # joining two Paths takes longer than opening the file
     try:
         with FileIO(path) as file:
-            file.seek(start)
+            file.seek(place.start)
             found = file.readinto(crop.data.cast("B"))
     except OSError as error:
         raise InputError(f"{path}: gone since a moment ago ({error}): run the stage again") from None
@@ -107,12 +107,15 @@ def _read_crop(folder: Path, place: Place, size: int) -> Crops:
     return crop
 
 
-def _read_header(path: Path) -> list[Entry]:
-    """A pack's entries, each start counted from the pack's beginning; none of a damaged pack."""
+def _read_header(path: Path, size: int) -> list[Entry]:
+    """A pack's entries; none of a damaged pack."""
     with path.open("rb") as file:
         line = file.readline()
     digest, _, header = line.rstrip(b"\n").partition(b" ")
     if digest != xxh3_64_hexdigest(header).encode():
         return []
-    entries = [Entry(*entry) for entry in json.loads(header)]
-    return [entry._replace(start=len(line) + entry.start) for entry in entries]
+    entries, start = [], len(line)
+    for of_file, of_crop, channels, facts in json.loads(header):
+        entries.append(Entry(of_file, of_crop, Place(path.name, start, channels), facts))
+        start += channels * size**2
+    return entries
