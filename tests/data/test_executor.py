@@ -17,6 +17,8 @@ from tumorboard.data import executor
 from tumorboard.data.executor import open_run
 from tumorboard.errors import InputError
 
+ROOT = Path(__file__).resolve().parents[2]
+
 
 def square(number: int) -> tuple[int, int]:
     return number * number, os.getpid()
@@ -103,6 +105,43 @@ def test_a_process_without_other_threads_forks_even_after_opencv_had_some(
 def test_a_killed_local_process_is_an_error() -> None:
     with open_run(2, None) as run, pytest.raises(InputError, match=r"killed.*runtime\.workers"):
         list(run(die, [1]))
+
+
+def test_local_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
+    code = f"""
+import os, sys, time
+sys.path[:0] = {[str(ROOT / "src"), str(ROOT)]!r}
+from functools import partial
+from pathlib import Path
+from tests.data.test_executor import square_slowly
+from tumorboard.data.executor import open_run
+if __name__ == "__main__":
+    with open_run(2, None) as run:
+        list(run(partial(square_slowly, started=Path({str(tmp_path)!r})), range(4)))
+        Path({str(tmp_path / "done")!r}).touch()
+        time.sleep(600)
+"""
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    parent = subprocess.Popen([sys.executable, script])
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "done").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    processes = {int(file.name.split()[1]) for file in tmp_path.glob("* *")}
+    assert processes
+    parent.kill()
+    parent.wait()
+    while any(map(is_alive, processes)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(is_alive, processes))
+
+
+def is_alive(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"  # where nobody waits for orphans
 
 
 def test_without_the_extra_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import multiprocessing.context
+import os
 import socket
 import sys
 import threading
@@ -46,11 +47,24 @@ def open_run(workers: int, scheduler: str | None) -> Iterator[Run]:
         threads = cv2.getNumThreads()
         cv2.setNumThreads(1)  # ends OpenCV's own threads, without which its processes would wait forever after a fork
         try:
-            with ProcessPoolExecutor(workers, _context(), cv2.setNumThreads, (1,)) as pool:
+            with ProcessPoolExecutor(workers, _context(), _begin_worker) as pool:
                 pool.submit(int).result()  # forks all of them now, before a progress bar has a thread
                 yield partial(_run_on_pool, pool, AHEAD * workers)
         finally:
             cv2.setNumThreads(threads)
+
+
+def _begin_worker() -> None:
+    cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A process that waits for work does not notice by itself that the one which gave it was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _context() -> multiprocessing.context.BaseContext:
