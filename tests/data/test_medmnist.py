@@ -78,6 +78,15 @@ def test_a_rows_bytes_are_its_pixels_in_any_order(tmp_path: Path, compress: bool
         np.testing.assert_array_equal(np.load(BytesIO(content)), pictures[part][row])
 
 
+def test_a_file_replaced_under_its_name_is_read_anew(tmp_path: Path) -> None:
+    file = write(tmp_path / "x.npz")
+    before = read_content(file, "train/00001")
+    other = write(tmp_path / "y.npz", train_images=255 - images("train"))
+    other.replace(file)
+    after = np.load(BytesIO(read_content(file, "train/00001")))
+    assert (after == 255 - np.load(BytesIO(before))).all()
+
+
 def test_the_pipeline_crops_an_npz_as_it_crops_files(tmp_path: Path, params: Params) -> None:
     again = images("train").copy()
     again[7] = images("val")[2]

@@ -61,7 +61,10 @@ def read_row(file: Path, path: str) -> bytes:
     """One image of an .npz file as the bytes of an .npy file of its own; raises ImageError."""
     part, _, row = path.partition("/")
     try:
-        stream, start, shape = _open_images(str(file), f"{part}_images")
+        marks = file.stat()
+        stream, start, shape = _open_images(
+            str(file), f"{part}_images", (marks.st_ino, marks.st_size, marks.st_mtime_ns)
+        )
         size = math.prod(shape)
         stream.seek(start + int(row) * size)  # forward only, as long as rows are asked for in order
         pixels = stream.read(size)
@@ -139,9 +142,12 @@ def _labels(archive: zipfile.ZipFile, name: str) -> list[int]:
 
 
 @lru_cache(maxsize=3)
-def _open_images(file: str, name: str) -> tuple[IO[bytes], int, tuple[int, ...]]:
-    """A stream over an array, where its values begin, and one image's shape; kept open, as a row costs a seek then."""
-    stream = zipfile.ZipFile(file).open(f"{name}.npy")  # noqa: SIM115 - closed with the process
+def _open_images(file: str, name: str, _: tuple[int, ...]) -> tuple[IO[bytes], int, tuple[int, ...]]:
+    """A stream over an array, where its values begin, and one image's shape; kept open, as a row costs a seek then.
+
+    Under the file's marks: a worker of a cluster outlives the run, and may see another file of that name.
+    """
+    stream = zipfile.ZipFile(file).open(f"{name}.npy")  # noqa: SIM115 - closed when forgotten
     shape, _, _ = _header(stream)
     return stream, stream.tell(), shape[1:]
 
