@@ -283,6 +283,17 @@ def test_a_file_cut_anywhere_is_an_error() -> None:
     assert reason(content[:-5]) == "truncated"
 
 
+def test_a_compressed_file_cut_within_its_pixels_is_truncated() -> None:
+    dataset = pydicom.dcmread(BytesIO(dicom(np.random.default_rng(0).integers(0, 256, (20, 20), np.uint8))))
+    dataset.compress(uid.RLELossless)
+    buffer = BytesIO()
+    dataset.save_as(buffer)
+    content = buffer.getvalue()
+    assert decode(content, CROP, None).shape == (20, 20, 3)
+    for cut in (9, 30, 200):
+        assert reason(content[:-cut]) == "truncated"
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(st.integers(132, len(dicom(HU, **CT)) - 1), st.integers(0, 255)), min_size=1, max_size=5))
 def test_a_mangled_file_raises_nothing_but_an_image_error(changes: list[tuple[int, int]]) -> None:

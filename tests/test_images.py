@@ -426,9 +426,31 @@ def test_a_file_cut_anywhere_is_an_error(name):
     assert {reason(content[:cut]) for cut in cuts} <= {"truncated", "corrupt", "not an image"}
 
 
-@pytest.mark.parametrize("name", ["png", "palette png", "alpha png", "jpeg", "progressive jpeg", "bmp", "tiff", "gif"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "png",
+        "palette png",
+        "alpha png",
+        "jpeg",
+        "progressive jpeg",
+        "bmp",
+        "tiff",
+        "lzw tiff",
+        "webp",
+        "gif",
+    ],
+)
 def test_a_file_cut_within_its_pixels_is_truncated(name):
-    assert reason(FILES[name][:-20]) == "truncated"
+    for cut in (20, len(FILES[name]) // 3):
+        assert reason(FILES[name][:-cut]) == "truncated"
+
+
+def test_a_transparent_colour_of_16_bits_a_channel_is_not_taken_for_one_of_8():
+    whole = png(20, 20, 16, 2, bytes(1 + 20 * 6) * 20)
+    content = whole[:33] + chunk(b"tRNS", bytes(6)) + whole[33:]  # after the header
+    assert reason(content) == "unsupported"
+    assert decode(whole, MANY).shape == (20, 20, 3)
 
 
 @pytest.mark.parametrize("name", ["jpeg", "progressive jpeg", "cmyk jpeg", "png"])

@@ -41,6 +41,8 @@ def open_dicom(content: bytes) -> Scan:
         raise ImageError("unsupported", "DICOM needs pydicom: pip install 'tumorboard[dicom]'") from None
     try:
         dataset = dcmread(BytesIO(content))
+        if not dataset:
+            raise ImageError("truncated", "the DICOM file ends within its data set")  # which pydicom then drops
         if "Rows" not in dataset or "Columns" not in dataset:
             raise ImageError("not an image", "DICOM without rows and columns: a report, a directory, a cut header")
         if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:

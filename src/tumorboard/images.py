@@ -6,7 +6,7 @@ import re
 import struct
 import zlib
 from io import BytesIO
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import cv2
 import numpy as np
@@ -25,6 +25,7 @@ Pixels = NDArray[np.uint8]
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM")
 REDUCIBLE = ("JPEG", "MPO")  # can be decoded at a part of their size
 _SIGNATURE = re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|II\*\0|MM\0\*|RIFF....WEBP", re.DOTALL)
+_TIFF_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # of a directory's values by their kind
 # What Pillow's decoders are known to raise on damaged bytes.
 _DAMAGE = (
     OSError,
@@ -83,17 +84,37 @@ def decode(content: bytes, crop: Crop, frames: Frames, side: float | None = None
     except ImageError:
         raise
     except _DAMAGE as error:
-        raise ImageError("truncated" if "truncated" in str(error).lower() else "corrupt", str(error)) from error
+        truncated = "truncated" in str(error).lower() or _ends_early(content)
+        raise ImageError("truncated" if truncated else "corrupt", str(error)) from error
 
 
 def _explain_unopened(content: bytes) -> ImageError:
     """Why Pillow does not open a file with a known signature: it says so of a TIFF alone."""
+    if _ends_early(content):
+        return ImageError("truncated", "the file ends before the place or the length that its header names")
     try:
         TiffImageFile(BytesIO(content))
     except Exception as error:  # of many kinds, on damaged bytes; and of other formats it is none
         if str(error) == "unknown pixel mode":
             return ImageError("unsupported", "a TIFF whose bits, channels or photometric interpretation Pillow lacks")
     return ImageError("corrupt", "the header is damaged or cut off")
+
+
+def _ends_early(content: bytes) -> bool:
+    """Whether a WebP is shorter than its RIFF header says, or a TIFF than its directory and what that points to."""
+    if content.startswith(b"RIFF"):
+        return len(content) < 8 + int.from_bytes(content[4:8], "little")
+    order: Literal["little", "big"] = "little" if content.startswith(b"II") else "big"
+    if not content.startswith((b"II*\0", b"MM\0*")):
+        return False
+    start = int.from_bytes(content[4:8], order) + 2
+    entries = int.from_bytes(content[start - 2 : start], order)
+    ends = [start + 12 * entries]
+    for entry in range(start, min(ends[0], len(content) - 11), 12):
+        kind, count, place = struct.unpack_from("<HII" if order == "little" else ">HII", content, entry + 2)
+        size = count * _TIFF_BYTES.get(kind, 1)
+        ends.append(place + size if size > 4 else 0)
+    return len(content) < max(ends)
 
 
 def _check_size(width: int, height: int, crop: Crop) -> None:
@@ -169,6 +190,7 @@ def _decode(content: bytes, crop: Crop, frames: Frames, side: float | None) -> t
             return pixels, _read_header(picture, pixels)  # type: ignore[return-value]
     if picture.format == "PNG":
         png.check_rows(content, compressed)
+        png.check_key(content, picture)
     if picture.format == "PNG" and png.is_deep_grey_alpha(content) and not frame:
         values = png.read_deep_grey_alpha(content)
         pixels = _scale_visible(values[..., 0], values[..., 1] / 65535, crop)

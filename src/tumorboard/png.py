@@ -44,6 +44,12 @@ def check_chunks(content: bytes) -> list[memoryview]:
     return compressed
 
 
+def check_key(content: bytes, picture: Image.Image) -> None:
+    """Raise ImageError where one colour of 16 bits a channel is transparent: Pillow looks for it among 8 bits."""
+    if content[24] == 16 and picture.mode == "RGB" and "transparency" in picture.info:
+        raise ImageError("unsupported", "a PNG of 16 bits a channel with a transparent colour; save it with alpha")
+
+
 def check_rows(content: bytes, compressed: list[memoryview]) -> None:
     """Raise ImageError where a PNG's compressed pixels are fewer than its header says; Pillow leaves these black.
 
