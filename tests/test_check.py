@@ -1,13 +1,18 @@
 """The account of a folder: what is in it, what a run would refuse, and that nothing is written."""
 
+import errno
 import json
 import os
+import signal
 import subprocess
 import sys
+import tempfile
+import time
 from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -114,10 +119,64 @@ def test_the_object_of_an_ugly_folder(ugly: Path, tmp_path: Path) -> None:
         ],
         "label_conflicts": [["blast/P2_x.png", "normal/-twin\n.TIF"]],
         "shortcuts": [],
-        "warnings": [],
+        "warnings": [ANY],
         "groups": 17,
         "refused": None,
     }
+    assert "cannot read normal/gone.png (a link to nothing)" in found["warnings"][0]
+
+
+def test_what_stops_dvc_before_the_first_stage_is_told(raw: Path, tmp_path: Path, params: Params) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/again").symlink_to(tmp_path / "elsewhere")
+    (raw / "blast/P9_elsewhere").symlink_to(tmp_path / "elsewhere")  # DVC reads what an outward link leads to
+    assert check_folder(raw, params_for(params, raw, r"(P\d+)_")).warnings == []
+    os.mkfifo(raw / "blast/P9_pipe.png")
+    (raw / os.fsdecode(b"blast/P9_\xe9.png")).write_bytes((raw / "blast/P0_x.png").read_bytes())
+    (raw / ".hidden").symlink_to(raw / ".hidden")
+    (raw / ".git").mkdir()
+    (raw / ".git/passed").symlink_to(raw / "nothing")
+    account = check_folder(raw, params_for(params, raw, r"(P\d+)_"))
+    assert account.refused is None
+    (said,) = account.warnings
+    assert "cannot read .hidden (a link to nothing); blast/P9_pipe.png (no regular file); " in said
+    assert "'blast/P9_\\udce9.png' (its name is no UTF-8). Remove" in said
+    for number in range(4):
+        (raw / f"normal/P{number}_").symlink_to(raw / "nothing")
+    assert (
+        check_folder(raw, params_for(params, raw, r"(P\d+)_"))
+        .warnings[0]
+        .endswith("; and 2 more. Remove or mend it first")
+    )
+
+
+def test_a_full_temporary_folder_is_named(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("tumorboard.check._fill", full)
+    done = CliRunner().invoke(app, ["check", str(raw), "--json"])
+    assert done.exit_code == 1
+    assert done.stdout == ""
+    assert "No space left on device" in done.stderr
+    assert tempfile.gettempdir() in done.stderr
+
+
+def test_ended_by_a_signal_it_leaves_nothing_behind(raw: Path, tmp_path: Path) -> None:
+    os.mkfifo(raw / "labels.csv")  # whose reader waits
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from tumorboard.cli import app; app()", "check", raw, "--labels", raw / "labels.csv"],
+        env=os.environ | {"TMPDIR": str(folder), "PYTHONPATH": str(ROOT / "src")},
+    )
+    deadline = time.monotonic() + 60
+    while not list(folder.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert list(folder.iterdir())
+    process.terminate()
+    assert process.wait(timeout=60) == 128 + signal.SIGTERM
+    assert not list(folder.iterdir())
 
 
 def test_a_table_elsewhere_and_its_groups(raw: Path, tmp_path: Path, params: Params) -> None:

@@ -30,12 +30,19 @@ def print_account(account: Account, raw: Path, params_file: Path, console: Conso
         _print_shortcuts(account.shortcuts, console)
     for warning in account.warnings:
         console.print()
-        console.print(Text(f"Mind: {warning}", style="yellow"), soft_wrap=True)
+        console.print(Text(f"Mind: {_escape(warning)}", style="yellow"), soft_wrap=True)
     console.print()
     if account.refused is None:
         console.print(Text("A run would accept this.", style="bold green"))
     else:
-        console.print(Text(f"A run would refuse this: {account.refused['message']}", style="bold red"), soft_wrap=True)
+        console.print(
+            Text(f"A run would refuse this: {_escape(account.refused['message'])}", style="bold red"), soft_wrap=True
+        )
+
+
+def _escape(message: str) -> str:
+    """A message with its line breaks, and with escapes for what no terminal can show."""
+    return message.encode(errors="backslashreplace").decode()
 
 
 def _print_classes(account: Account, console: Console) -> None:

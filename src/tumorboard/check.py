@@ -1,7 +1,9 @@
 """What a run would make of a raw folder: the account of its files, by the code of crop and split, writing nothing."""
 
+import os
+import stat
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from io import StringIO
@@ -18,9 +20,12 @@ from tumorboard.data.shortcuts import found_shortcuts, probe_shortcuts
 from tumorboard.data.sources import list_images
 from tumorboard.data.split import check_split, gap_in_test, left_out, split_manifest
 from tumorboard.data.store import CropStore
-from tumorboard.errors import InputError
+from tumorboard.errors import InputError, printable
 from tumorboard.params import Params
 from tumorboard.tables import read_manifest, read_table
+
+FEW = 5  # that a message names
+DVC_PASSES = {".git", ".hg", ".dvc"}  # folders that DVC leaves out
 
 
 @dataclass
@@ -73,6 +78,7 @@ def check_folder(raw: Path, params: Params, labels: Path | None = None) -> Accou
 
 def _fill(account: Account, raw: Path, params: Params, labels: Path | None, folder: Path) -> None:
     rows, ignored = list_images(raw, params.data, labels)
+    account.warnings += filter(None, [_warn_of_dvc(raw)])
     account.classes = dict.fromkeys(sorted(set(rows["label"])), 0)
     account.ignored = _records(ignored)
     workers = worker_count(params.runtime.workers)
@@ -105,6 +111,45 @@ def _fill(account: Account, raw: Path, params: Params, labels: Path | None, fold
         {str(key): None if value != value else value for key, value in row.items()}  # JSON knows no nan
         for row in reached.to_dict("records")
     ]
+
+
+def _warn_of_dvc(raw: Path) -> str:
+    """A sentence where DVC, which hashes the raw folder before crop begins, will not come through; else ''."""
+    unread = list(_unread(raw))
+    names = "; ".join(f"{printable(path)} ({why})" for path, why in unread[:FEW])
+    more = f"; and {len(unread) - FEW} more" if len(unread) > FEW else ""
+    return (
+        f"`dvc repro` will stop, or wait forever, before its first stage: DVC hashes all of the folder, and cannot "
+        f"read {names}{more}. Remove or mend it first"
+        if unread
+        else ""
+    )
+
+
+def _unread(raw: Path) -> Iterator[tuple[str, str]]:
+    """What DVC cannot hash of a raw folder, though crop would quarantine it, read it or pass it by; and why."""
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(raw, followlinks=True):
+        if (end := os.path.realpath(folder)) in seen:
+            folders[:] = []  # a circle of links somewhere outside, or a folder linked twice
+            continue
+        seen.add(end)
+        folders[:] = sorted(set(folders) - DVC_PASSES)
+        for name in sorted(names):
+            file = Path(folder, name)
+            path = file.relative_to(raw).as_posix()
+            try:
+                path.encode()
+                mode = file.stat().st_mode
+            except UnicodeEncodeError:
+                yield path, "its name is no UTF-8"
+            except OSError as error:
+                yield path, "a link to nothing" if file.is_symlink() else str(error.strerror)
+            else:
+                if not stat.S_ISREG(mode):
+                    yield path, "no regular file"
+                elif not os.access(file, os.R_OK):
+                    yield path, "no permission"
 
 
 def _accept(account: Account, manifest: pd.DataFrame) -> None:

@@ -1,5 +1,6 @@
 """The command `tumorboard`: what one does beside the pipeline. Each command imports what it needs when it runs."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,8 +48,10 @@ def check(
 
     The numbers come from params.yaml in this folder, else from the package. Exit status 2: a run would refuse RAW.
     """
+    import signal
     from dataclasses import asdict
     from json import dumps
+    from tempfile import gettempdir
 
     from rich.console import Console
 
@@ -59,10 +62,14 @@ def check(
     from tumorboard.params import load_params
 
     file = find_params()
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that what it wrote is removed
     try:
         account = check_folder(raw, params_for(load_params(file), raw, group_pattern), labels)
     except InputError as error:
         account = Account(refused={"message": str(error)})
+    except OSError as error:
+        typer.echo(f"check: {error}; it works in {gettempdir()}, for which TMPDIR may name another place", err=True)
+        raise typer.Exit(1) from None
     if json:
         typer.echo(dumps(asdict(account)))
     else:
