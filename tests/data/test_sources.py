@@ -178,6 +178,22 @@ def test_a_class_folder_that_is_a_link_to_nothing_is_listed_for_quarantine(tmp_p
         read_content(raw, f"{part}c")
 
 
+def test_a_path_through_a_link_and_back_is_refused_where_it_is_ambiguous(tmp_path: Path) -> None:
+    touch(tmp_path, ".deep/er/2.png", ".deep/1.png", "1.png", "same/2.png")
+    (tmp_path / "link").symlink_to(tmp_path / ".deep/er")
+    table_of(tmp_path, "path,label\nsame/../1.png,a\nlink/2.png,b\n")
+    assert list_images(tmp_path, data())[0]["path"].tolist() == ["1.png", "link/2.png"]
+    table_of(tmp_path, "path,label\nsame/2.png,a\nlink/../1.png,b\n")
+    assert "line 3: path 'link/../1.png' goes through a link and back by '..'" in refusal(tmp_path)
+
+
+def test_what_a_table_names_is_not_ignored_and_neither_is_the_table(tmp_path: Path) -> None:
+    touch(tmp_path, ".hidden/1.png", ".other/3.png", "2.png")
+    table_of(tmp_path, "path,label\n.hidden/1.png,a\n2.png,b\n")
+    for table in (None, tmp_path / "labels.csv", tmp_path / ".hidden/../labels.csv"):
+        assert columns(list_images(tmp_path, data(), table)[1], "path", "reason") == [(".other", "hidden")]
+
+
 @pytest.mark.parametrize("fold", ["9" * 20, "1" * 200])
 def test_a_fold_beyond_all_numbers_is_refused(tmp_path: Path, fold: str) -> None:
     touch(tmp_path / "folders", f"fold{fold}/a/1.png", "fold0/b/1.png")

@@ -274,6 +274,14 @@ def test_a_given_validation_part_is_fold_0_and_a_test_part_is_drawn_beside_it() 
         split_manifest(manifest, pictures_of(images), SPLIT, [0, 1], 0)
 
 
+def test_a_given_validation_part_of_which_nothing_is_left_is_refused() -> None:
+    pixels = [f"x{n}" for n in range(24)]
+    pixels[18:21] = pixels[21:]
+    manifest, images = tables(GIVEN, None, ["train"] * 18 + ["val"] * 3 + ["test"] * 3, None, pixels)
+    with pytest.raises(InputError, match="no image of the given validation part is left"):
+        split_manifest(manifest, pictures_of(images), SPLIT, [0], 0)
+
+
 def test_given_folds_are_kept() -> None:
     folds = [n // 2 % 3 if n < 18 else None for n in range(24)]
     manifest, images = tables(GIVEN, None, ["train"] * 20 + ["test"] * 4, folds)

@@ -151,7 +151,10 @@ def check_path(path: str, root: Path, where: str) -> str:
         raise InputError(f"{where}: path {path!r} leads out of data.raw (by '..' or a link)")
     if target.is_dir():
         raise InputError(f"{where}: path {path!r} is a folder, not a file")
-    return posixpath.normpath(path)
+    shortest = posixpath.normpath(path)
+    if shortest != path and (root / shortest).resolve() != target:
+        raise InputError(f"{where}: path {path!r} goes through a link and back by '..': write it without")
+    return shortest
 
 
 def check_text(column: str, text: str, where: str) -> None:

@@ -5,7 +5,7 @@ import re
 import stat
 import unicodedata
 from io import FileIO
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Literal, NoReturn
 
 import pandas as pd
@@ -118,9 +118,11 @@ def _from_folder(raw: Path, table: Path | None) -> tuple[list[Row], dict[str, Ig
         return rows, ignored | dict.fromkeys(set(files) - {row["path"] for row in rows}, OUTSIDE), raw
     rows = read_labels(table, raw)
     listed = {row["path"] for row in rows}
-    if table.is_relative_to(raw):
-        listed.add(table.relative_to(raw).as_posix())
-    ignored = {path: reason for path, reason in ignored.items() if path not in listed}
+    for file, folder in ((table, raw), (table.resolve(), raw.resolve())):
+        if file.is_relative_to(folder):
+            listed.add(file.relative_to(folder).as_posix())
+    filled = listed | {str(folder) for path in listed for folder in PurePosixPath(path).parents}
+    ignored = {path: reason for path, reason in ignored.items() if path not in filled}
     return rows, ignored | dict.fromkeys(set(files) - listed, UNLISTED), table
 
 

@@ -316,11 +316,19 @@ def _check_folds(
         )
     for fold in wanted:
         if not (present == fold).any():
+            if given_part:
+                raise InputError(
+                    "no image of the given validation part is left: their pictures or patients are in test"
+                )
             known = sorted(present.unique().tolist())
             raise InputError(f"folds lists {fold}, but no image is left in that fold; those with images: {known}")
         left = set(training["label"][(training["fold"] != fold).fillna(True)])
         if missing := sorted(set(classes) - left):
-            raise InputError(f"with fold {fold} as validation, class {missing[0]!r} has no image left to train on")
+            raise InputError(
+                f"with fold {fold} as validation, class {missing[0]!r} has no image left to train on: "
+                "it has too few groups for split.folds; where folds are drawn, more of them or another "
+                "split.fold_seed may do"
+            )
 
 
 def _warn(text: str) -> None:
