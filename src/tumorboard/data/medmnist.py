@@ -142,7 +142,7 @@ def _labels(archive: zipfile.ZipFile, name: str) -> list[int]:
 
 
 @lru_cache(maxsize=3)
-def _open_images(file: str, name: str, _: tuple[int, ...]) -> tuple[IO[bytes], int, tuple[int, ...]]:
+def _open_images(file: str, name: str, _marks: tuple[int, ...]) -> tuple[IO[bytes], int, tuple[int, ...]]:
     """A stream over an array, where its values begin, and one image's shape; kept open, as a row costs a seek then.
 
     Under the file's marks: a worker of a cluster outlives the run, and may see another file of that name.
