@@ -322,7 +322,7 @@ def test_the_readable_account(ugly: Path, monkeypatch: pytest.MonkeyPatch) -> No
         "Label conflicts: one picture under several labels: 1 set, 2 files",
     ):
         assert line in lines
-    assert lines[-1] == "A run would accept this."
+    assert lines[-1] == "A run would accept this; mind the above."
 
 
 def test_the_readable_refusal_and_what_is_shown_of_many() -> None:

@@ -33,7 +33,8 @@ def print_account(account: Account, raw: Path, params_file: Path, console: Conso
         console.print(Text(f"Mind: {_escape(warning)}", style="yellow"), soft_wrap=True)
     console.print()
     if account.refused is None:
-        console.print(Text("A run would accept this.", style="bold green"))
+        verdict = "A run would accept this; mind the above." if account.warnings else "A run would accept this."
+        console.print(Text(verdict, style="bold green"))
     else:
         console.print(
             Text(f"A run would refuse this: {_escape(account.refused['message'])}", style="bold red"), soft_wrap=True
