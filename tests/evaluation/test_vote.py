@@ -145,6 +145,24 @@ def test_weights_are_the_best_on_validation_by_exhaustive_search():
     assert probabilities_of(weighted(members)) == pytest.approx(expected)
 
 
+def test_weights_among_members_that_are_sure_and_wrong_leave_nothing_to_gain():
+    """By the optimality condition of a pool: where one weighs more, no member's mean ratio to the pool exceeds 1."""
+    generator = np.random.default_rng(14)
+    actual = generator.integers(0, 3, 250)
+    members = {}
+    for name in "abcdef":
+        odds = generator.normal(size=(250, 3)) * 60
+        odds[np.arange(250), actual] += 120 * (generator.random(250) < generator.uniform(0.3, 0.95))
+        p = np.exp(odds - odds.max(1, keepdims=True))
+        rows = [(f"v{k}", "val", "xyz"[actual[k]], *row) for k, row in enumerate(p / p.sum(1, keepdims=True))]
+        members[name] = table(rows, classes=("x", "y", "z"))
+    found = np.array(list(fit_weights(members).values()))
+    given = np.stack([probabilities_of(member)[np.arange(250), actual] for member in members.values()])
+    given = np.maximum(given, np.finfo(float).eps)
+    assert found.sum() == pytest.approx(1, abs=1e-12)
+    assert (given / (found @ given)).mean(1).max() < 1.00011
+
+
 def test_weights_see_no_test_row():
     good, bad = ("v", "val", "a", 0.9, 0.1), ("v", "val", "a", 0.2, 0.8)
     members = {

@@ -16,6 +16,8 @@ from tumorboard.errors import InputError
 from tumorboard.evaluation.metrics import judged
 from tumorboard.tables import PREDICTIONS, classes_of, make_predictions, probabilities_of
 
+_GAP, _EM_STEPS = 1e-4, 20_000  # of a fit: how much lower a loss could be, in nats; how long that is sought
+
 
 def join_members(folds: Mapping[str, Mapping[int, pd.DataFrame]]) -> dict[str, pd.DataFrame]:
     """One Predictions table a model from one a model and fold, all with the same rows in the same order.
@@ -133,6 +135,7 @@ def fit_weights(members: Mapping[str, pd.DataFrame]) -> dict[str, float]:
     """Weights by model, not negative, sum 1, with the least cross-entropy on the members' validation rows alone.
 
     A convex problem (linear opinion pool, Stone 1961; stacking, Breiman 1996), solved by SLSQP from equal weights.
+    Where that stops early, as it may among members that are very sure and wrong, EM ends it (Dempster et al. 1977).
     """
     validation = {model: table[table["split"] == "val"] for model, table in members.items()}
     actual, _ = judged(next(iter(validation.values())))
@@ -154,7 +157,16 @@ def fit_weights(members: Mapping[str, pd.DataFrame]) -> dict[str, float]:
         options={"ftol": 1e-10, "maxiter": 500},
     )
     weights = np.maximum(found.x, 0)
-    return dict(zip(members, (weights / weights.sum()).tolist(), strict=True))
+    weights /= weights.sum()
+    # By Jensen's inequality no weights have a loss that is lower by more than the logarithm of the largest gain.
+    if (given / (weights @ given)).mean(1).max() > 1 + _GAP:
+        weights = (weights + 1 / len(weights)) / 2
+        for _ in range(_EM_STEPS):
+            gain = (given / (weights @ given)).mean(1)
+            if gain.max() <= 1 + _GAP:
+                break
+            weights *= gain
+    return dict(zip(members, weights.tolist(), strict=True))
 
 
 def _stack(members: Mapping[str, pd.DataFrame]) -> NDArray[np.float64]:
