@@ -16,7 +16,7 @@ from torch import nn
 
 from tumorboard.data.store import CropStore, write_store
 from tumorboard.errors import InputError
-from tumorboard.models.pretrained import copy_tensors, dataset_statistics, load_pretrained, normalization
+from tumorboard.models.pretrained import CARD, copy_tensors, dataset_statistics, load_pretrained, normalization
 from tumorboard.models.registry import Classifier, build_model
 from tumorboard.models.weights import ModelCard, save_model
 from tumorboard.params import Params, Recipe, resolve_recipe
@@ -98,6 +98,14 @@ class Malicious:
         return Path.touch, (Path(sys.argv[0]).with_name("touched"),)
 
 
+@pytest.mark.parametrize("card", ["not JSON", '{"mean": [1]}', '{"mean": 1, "std": 1}', "[]"])
+def test_a_damaged_model_card_is_named(tmp_path, recipe, card: str) -> None:
+    save_file({"backbone.x": torch.zeros(1)}, tmp_path / "odd.safetensors", {CARD: card})
+    changed = recipe.model_copy(update={"pretrained": str(tmp_path / "odd.safetensors"), "normalize": "auto"})
+    with pytest.raises(InputError, match=r"odd\.safetensors: its model card is damaged"):
+        normalization(changed)
+
+
 @pytest.mark.parametrize("legacy", [True, False])
 def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, monkeypatch, recipe, published, legacy: bool) -> None:
     monkeypatch.setattr(sys, "argv", [str(tmp_path / "program")])
@@ -107,8 +115,10 @@ def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, monkeypatch, recipe, 
         path.write_bytes(pickle.dumps(content, protocol=2))
     else:
         torch.save(content, path)
-    with pytest.raises(InputError, match=r"malicious\.pth: not a file of tensors alone"):
+    with pytest.raises(InputError, match=r"malicious\.pth: not a file of tensors alone") as caught:
         build(recipe, pretrained=str(path))
+    assert "pathlib.Path.touch" in str(caught.value) or "getattr" in str(caught.value)
+    assert "weights_only" not in str(caught.value)  # torch advises to run the code
     assert not (tmp_path / "touched").exists()
     torch.load(path, weights_only=False) if not legacy else pickle.loads(path.read_bytes())  # noqa: S301
     assert (tmp_path / "touched").exists(), "the file would have run code"
@@ -119,12 +129,16 @@ def test_what_is_no_file_of_weights_is_named(tmp_path, recipe) -> None:
         with pytest.raises(InputError, match=rf"{name}: {text}"):
             build(recipe, pretrained=str(tmp_path / name))
     for name in ("text.pth", "text.safetensors"):
-        (tmp_path / name).write_text("not weights at all")
+        (tmp_path / name).write_text("hello, not weights at all")
         with pytest.raises(InputError, match=rf"{name}: not a"):
             build(recipe, pretrained=str(tmp_path / name))
     torch.save({"state_dict": {"conv1.weight": torch.zeros(1)}}, tmp_path / "nested.pth")
     with pytest.raises(InputError, match=r"nested\.pth: expected a mapping of names to tensors"):
         build(recipe, pretrained=str(tmp_path / "nested.pth"))
+    for odd in ({0: torch.zeros(1)}, {"conv1.weight": torch.zeros(1, device="meta")}):
+        torch.save(odd, tmp_path / "odd.pth")
+        with pytest.raises(InputError, match=r"odd\.pth: expected a mapping of names to tensors"):
+            build(recipe, pretrained=str(tmp_path / "odd.pth"))
     with pytest.raises(InputError, match="'imagnet': expected none, imagenet, packaged or a"):
         build(recipe, pretrained="imagnet")
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -149,8 +148,12 @@ def normalization(recipe: Recipe) -> MeanStd:
     if recipe.normalize == "imagenet" or recipe.pretrained == "none":
         return _IMAGENET
     if recipe.pretrained.endswith(".safetensors") and (text := read_safetensors(Path(recipe.pretrained))[1]):
-        card = json.loads(text)
-        return tuple(card["mean"]), tuple(card["std"])
+        try:
+            card = json.loads(text)
+            mean, std = (tuple(map(float, card[key])) for key in ("mean", "std"))
+        except (ValueError, TypeError, LookupError) as error:
+            raise InputError(f"pretrained: {recipe.pretrained}: its model card is damaged: {error!r}") from None
+        return mean, std
     if recipe.architecture.startswith(TIMM):
         cfg: Any = timm.get_pretrained_cfg(recipe.architecture.removeprefix(TIMM))
         return cfg.mean, cfg.std
@@ -260,8 +263,16 @@ def _file_tensors(path: Path) -> Mapping[str, Tensor]:
         tensors = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"pretrained: {path}: no such file") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        raise InputError(f"pretrained: {path}: not a file of tensors alone: {error}") from error
-    if not isinstance(tensors, Mapping) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
+    except Exception as error:  # of many kinds, on damaged bytes
+        # torch's message goes on to advise loading the file by running what it holds.
+        foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
+        found = f"it holds {foreign[1]}, which" if foreign else f"{type(error).__name__} where it"
+        raise InputError(
+            f"pretrained: {path}: not a file of tensors alone: {found} was not to be loaded; expected what "
+            "torch.save(model.state_dict(), ...) writes"
+        ) from error
+    if not isinstance(tensors, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) and not tensor.is_meta for name, tensor in tensors.items()
+    ):
         raise InputError(f"pretrained: {path}: expected a mapping of names to tensors (a state dict)")
     return tensors
