@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from tumorboard.door import run
+from tumorboard.errors import InputError
 from tumorboard.models.pretrained import check_pretrained
 from tumorboard.models.registry import check_architecture
 from tumorboard.params import Params, resolve_recipe
@@ -16,8 +17,11 @@ def main(params: Params, out: str) -> None:
     """
     recipes = {model: resolve_recipe(params, model) for model in params.models}
     for model, recipe in recipes.items():
-        check_architecture(recipe.architecture)
-        digest = check_pretrained(recipe)
+        try:
+            check_architecture(recipe.architecture)
+            digest = check_pretrained(recipe)
+        except InputError as error:
+            raise InputError(f"recipes.{model}: {error}") from None
         pinned = {"pretrained_sha256": digest} if digest else {}
         write_json(recipe.model_dump(mode="json") | pinned, Path(out) / f"{model}.json")
 

@@ -23,7 +23,7 @@ def test_stage_writes_the_whole_resolved_recipe_of_each_model_that_runs(tmp_path
 def test_stage_refuses_a_wrong_architecture_of_any_model(tmp_path: Path, params: Params) -> None:
     wrong = params.recipes["cnn"].model_copy(update={"architecture": "resnet_18"})
     params = params.model_copy(update={"recipes": params.recipes | {"cnn": wrong}})
-    with pytest.raises(InputError, match=r"'resnet_18'; did you mean resnet18"):
+    with pytest.raises(InputError, match=r"recipes\.cnn: unknown architecture 'resnet_18'; did you mean resnet18"):
         stages.recipe.main(params, str(tmp_path))
 
 
@@ -41,6 +41,15 @@ def test_a_recipe_that_does_not_run_may_be_at_odds_with_the_shared_numbers(tmp_p
     stages.recipe.main(params, str(tmp_path))
     with pytest.raises(InputError, match=r"recipes\.vgg16: freeze_epochs 2 leaves the backbone none of 1 epochs"):
         stages.recipe.main(params.model_copy(update={"models": ("vgg16",)}), str(tmp_path))
+
+
+def test_a_loss_that_has_no_label_smoothing_is_refused_before_any_training(tmp_path: Path, params: Params) -> None:
+    smooth = params.recipes["cnn"].model_copy(update={"label_smoothing": 0.1})
+    params = params.model_copy(update={"recipes": params.recipes | {"cnn": smooth}})
+    stages.recipe.main(params, str(tmp_path))
+    params = params.model_copy(update={"balance": params.balance.model_copy(update={"strategy": "focal"})})
+    with pytest.raises(InputError, match=r"recipes\.cnn: label_smoothing is 0\.1, but the focal loss has none"):
+        stages.recipe.main(params, str(tmp_path))
 
 
 def test_a_model_without_recipe_is_refused(params: Params) -> None:

@@ -1,10 +1,11 @@
 """Sections: values are held against their types, YAML is read as DVC reads it, and every fault is named by its key."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 from dvc.utils.serialize import parse_yaml
+from pydantic import Field
 
 from tumorboard.errors import InputError
 from tumorboard.sections import Section, nearest, parse, read_yaml
@@ -13,6 +14,10 @@ from tumorboard.sections import Section, nearest, parse, read_yaml
 class Inner(Section):
     share: float
     sizes: tuple[int, ...]
+
+
+class Listed(Section):
+    few: Annotated[tuple[int, ...], Field(min_length=1)]
 
 
 class Outer(Section):
@@ -53,6 +58,13 @@ def test_a_fault_is_named_by_its_key(changes: dict[str, object], fault: str) -> 
     with pytest.raises(InputError) as raised:
         parse(Outer, RIGHT | changes, "here")
     assert fault in str(raised.value).splitlines()
+
+
+def test_a_list_is_called_so_and_its_wrong_items_are_not_counted_as_missing() -> None:
+    with pytest.raises(InputError, match=r"^here: few\.0: is 'a': input should be a valid integer$"):
+        parse(Listed, {"few": ["a"]}, "here")
+    with pytest.raises(InputError, match=r"^here: few: is \[\]: list should have at least 1 item"):
+        parse(Listed, {"few": []}, "here")
 
 
 def test_a_hint_is_the_nearest_name_or_else_all() -> None:

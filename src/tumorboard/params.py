@@ -190,6 +190,8 @@ class Recipe(Train):
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} is longer than all of {self.epochs} epochs")
         if self.accumulate > self.batch_size:
             raise ValueError(f"accumulate {self.accumulate} exceeds batch_size {self.batch_size}")
+        if self.loss == "focal" and self.label_smoothing > 0:
+            raise ValueError(f"label_smoothing is {self.label_smoothing:g}, but the focal loss has none: set it to 0")
         if self.sampler == "balanced" and self.class_weights == "balanced":
             raise ValueError("sampler and class_weights are both balanced, which evens the classes out twice: set one")
         return self

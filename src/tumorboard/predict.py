@@ -16,7 +16,7 @@ from tqdm import tqdm
 from tumorboard import images
 from tumorboard.data import sources
 from tumorboard.data.executor import open_run
-from tumorboard.errors import ImageError, InputError
+from tumorboard.errors import ImageError, InputError, printable
 from tumorboard.evaluation.vote import VOTES
 from tumorboard.models.inference import crop_logits, softmax
 from tumorboard.models.registry import Classifier
@@ -258,5 +258,5 @@ def summarise(table: pd.DataFrame, panel: Panel, vote: str) -> list[str]:
     if (table["known"] != "").any():
         lines.append(f"{int((table['known'] != '').sum())} of them were in the panel's own data (column known)")
     bad = table[table["problem"] != ""]
-    lines += [f"not judged: {row.path}: {row.problem}" for row in bad.head(10).itertuples()]
+    lines += [f"not judged: {printable(path)}: {why}" for path, why in bad[["path", "problem"]].head(10).to_numpy()]
     return [*lines, panel.card.intended_use]

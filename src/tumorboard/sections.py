@@ -33,6 +33,8 @@ def _explain(error: ValidationError, section: type[Section], tree: Any) -> list[
     wishes: dict[str, list[str]] = {}
     for fault in error.errors():
         key, value = _locate(fault["loc"], tree)
+        if fault["type"] == "too_short" and value:
+            continue  # pydantic's count of the right items of a list; the wrong ones have lines of their own
         if fault["type"] == "extra_forbidden":
             wish = "unknown key" + nearest(str(fault["loc"][-1]), _keys_at(section, fault["loc"][:-1]))
         elif fault["type"] == "missing":
@@ -40,7 +42,8 @@ def _explain(error: ValidationError, section: type[Section], tree: Any) -> list[
         elif fault["type"] == "value_error":
             wish = str(fault["ctx"]["error"])
         else:
-            wish = f"is {value!r}: {fault['msg'][:1].lower()}{fault['msg'][1:].replace('tuple', 'list')}"
+            said = f"{fault['msg'][:1].lower()}{fault['msg'][1:]}".replace("tuple", "list")
+            wish = f"is {value!r}: {said}"
         wishes.setdefault(key, []).append(wish)
     return [f"{key}: {_join(texts)}" if key else _join(texts) for key, texts in wishes.items()]
 

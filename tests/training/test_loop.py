@@ -378,7 +378,7 @@ def test_what_cannot_be_trained_is_said_at_the_start(make_job: MakeJob, alone: R
 
     fails(make_job(val=0), "fold 0 has no validation rows")
     fails(make_job(precision="fp16"), "precision is fp16, which needs a CUDA device: use bf16")
-    one_image = "train.batch_size 16 .* 1 processes .* train.accumulate 8 leaves a process 1 images at a time"
+    one_image = "batch_size 16 .* 1 processes .* accumulate 8 leaves a process 1 images at a time"
     fails(make_job(architecture="resnet18", accumulate=8), f"{one_image}.* needs 2 for its batch norm")
     job = make_job(architecture="cnn", sync_batchnorm=True)
     with pytest.raises(InputError, match="sync_batchnorm is true, but torch has it on CUDA only, and 2 processes"):

@@ -88,8 +88,6 @@ def test_what_does_not_fit_is_named(recipe: Recipe) -> None:
         class_weights(changed(class_weights="balanced"), np.array([0, 2]), ("a", "b", "c"))
     with pytest.raises(InputError, match="focal_alpha has 1 numbers, but there are 2 classes"):
         make_loss(changed(loss="focal", focal_alpha=(1.0,)), torch.ones(2))
-    with pytest.raises(InputError, match=r"label_smoothing is .*, but the focal loss has none"):
-        make_loss(changed(loss="focal", label_smoothing=0.1), torch.ones(2))
 
 
 def test_every_loss_that_params_admit_exists() -> None:

@@ -144,7 +144,11 @@ def _fill(
 
 
 def draw_folds(rows: pd.DataFrame, folds: int, seed: int) -> NDArray[np.int64]:
-    """The fold int64[N] of each row, by StratifiedGroupKFold over rows sorted by id."""
+    """The fold int64[N] of each row, by StratifiedGroupKFold over rows sorted by id.
+
+    That deals out the groups by how uneven they are, and draws the order of equals alone: of few groups two seeds may
+    make the same folds.
+    """
     labels, groups = _number(rows["label"])[1], _number(rows["group"])[1]
     fold_of = np.empty(len(rows), dtype=np.int64)
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed % 2**32)

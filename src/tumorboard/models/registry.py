@@ -75,7 +75,7 @@ def check_architecture(name: str) -> None:
     if name not in known:
         close = difflib.get_close_matches(name, sorted(known), n=3)
         raise InputError(
-            f"unknown architecture '{name}'{'; did you mean ' + ', '.join(close) + '?' if close else ''} "
+            f"unknown architecture '{name}'{'; did you mean ' + ', '.join(close) + '?' if close else '.'} "
             f"Own ones: {', '.join(ARCHITECTURES)}; beside them every classifier of torchvision by its name there "
             f"and every model of timm as {TIMM}<name>"
         )

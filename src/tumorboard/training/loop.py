@@ -140,8 +140,8 @@ def _check_batches(job: Job, group: Group, model: Classifier) -> None:
     needed = batchnorm.fewest_images(model, job.store.size)
     if fewest < needed:
         raise InputError(
-            f"train.batch_size {recipe.batch_size} over {len(job.rows)} training images, {group.size} processes "
-            f"(runtime.processes) and train.accumulate {recipe.accumulate} leaves a process {fewest} images at a time, "
+            f"batch_size {recipe.batch_size} over {len(job.rows)} training images, {group.size} processes "
+            f"(runtime.processes) and accumulate {recipe.accumulate} leaves a process {fewest} images at a time, "
             f"but model '{job.name}' needs {needed}{' for its batch norm' if needed == 2 else ''}: "
             "raise batch_size, or lower processes or accumulate"
         )

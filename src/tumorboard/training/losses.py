@@ -50,8 +50,6 @@ def _cross_entropy(recipe: Recipe, weights: Tensor) -> Loss:
 
 def _focal(recipe: Recipe, weights: Tensor) -> Loss:
     """Focal loss of several classes: -alpha_y (1 - p_y)^gamma log p_y (Lin et al. 2017), p by softmax."""
-    if recipe.label_smoothing > 0:
-        raise InputError(f"label_smoothing is {recipe.label_smoothing}, but the focal loss has none: set it to 0")
     if recipe.focal_alpha is not None:
         weights = weights * _one_a_class("focal_alpha", recipe.focal_alpha, len(weights)).to(weights.device)
 
