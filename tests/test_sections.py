@@ -17,7 +17,7 @@ class Inner(Section):
 
 
 class Listed(Section):
-    few: Annotated[tuple[int, ...], Field(min_length=1)]
+    few: Annotated[tuple[int, ...], Field(min_length=2)]
 
 
 class Outer(Section):
@@ -62,9 +62,9 @@ def test_a_fault_is_named_by_its_key(changes: dict[str, object], fault: str) -> 
 
 def test_a_list_is_called_so_and_its_wrong_items_are_not_counted_as_missing() -> None:
     with pytest.raises(InputError, match=r"^here: few\.0: is 'a': input should be a valid integer$"):
-        parse(Listed, {"few": ["a"]}, "here")
-    with pytest.raises(InputError, match=r"^here: few: is \[\]: list should have at least 1 item"):
-        parse(Listed, {"few": []}, "here")
+        parse(Listed, {"few": ["a", 1]}, "here")
+    with pytest.raises(InputError, match=r"^here: few: is \[1\]: list should have at least 2 items"):
+        parse(Listed, {"few": [1]}, "here")
 
 
 def test_a_hint_is_the_nearest_name_or_else_all() -> None:

@@ -9,10 +9,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tumorboard.check import Account
+from tumorboard.check import FEW, Account
 from tumorboard.errors import printable
 
-FEW = 5
 KINDS = {"bytes": "the same bytes", "pixels": "the same pixels in other bytes", "near": "nearly the same picture"}
 
 

@@ -33,7 +33,7 @@ def _explain(error: ValidationError, section: type[Section], tree: Any) -> list[
     wishes: dict[str, list[str]] = {}
     for fault in error.errors():
         key, value = _locate(fault["loc"], tree)
-        if fault["type"] == "too_short" and value:
+        if fault["type"] == "too_short" and len(value) >= fault["ctx"]["min_length"]:
             continue  # pydantic's count of the right items of a list; the wrong ones have lines of their own
         if fault["type"] == "extra_forbidden":
             wish = "unknown key" + nearest(str(fault["loc"][-1]), _keys_at(section, fault["loc"][:-1]))

@@ -266,9 +266,9 @@ def _file_tensors(path: Path) -> Mapping[str, Tensor]:
     except Exception as error:  # of many kinds, on damaged bytes
         # torch's message goes on to advise loading the file by running what it holds.
         foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
-        found = f"it holds {foreign[1]}, which" if foreign else f"{type(error).__name__} where it"
+        found = f"it holds {foreign[1]}" if foreign else f"torch cannot read it: {type(error).__name__}"
         raise InputError(
-            f"pretrained: {path}: not a file of tensors alone: {found} was not to be loaded; expected what "
+            f"pretrained: {path}: not a file of tensors alone ({found}); expected what "
             "torch.save(model.state_dict(), ...) writes"
         ) from error
     if not isinstance(tensors, Mapping) or not all(
