@@ -49,7 +49,7 @@ plots: env ## draw the charts of this run beside the committed one, as a page wi
 	dvc plots diff HEAD
 
 clean: ## delete what the stages wrote (DVC's cache keeps its copies; raw images stay)
-	rm -rf data/phantom data/crop data/split data/balance recipes models training predictions report lr_find .cache
+	rm -rf data/phantom data/crop data/split data/balance digests recipes models training predictions report lr_find .cache
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

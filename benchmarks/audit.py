@@ -1,14 +1,18 @@
-"""How well the audit tells copies from other pictures, and how its cost grows: --data FOLDER [--sheet PNG] [--growth].
+"""Measures how well the audit tells copies of an image from other images, and how its cost grows.
 
-Recall: copies of real images, made by re-saving, resizing, shifting, cropping, brightening and mirroring the file, go
-the whole way (decode, crop, candidates, judge). Precision: pairs found between images of different classes, and a sheet
-of the pairs nearest to the threshold, for the eye. Growth: synthetic pictures, CPU seconds and peak memory by number.
+Recall (with --data): copies of real images, made by re-saving, resizing, shifting, cropping, brightening and mirroring
+the file, go through the whole audit: decode, crop, select candidates, verify. Precision (with --data): the pairs found
+in the folder itself, by correlation and by whether their labels differ; --sheet draws the pairs nearest to the
+threshold, to be judged by eye. Growth (with --growth): CPU seconds and peak memory by number of synthetic images.
+
+Example:
+    python -m benchmarks.audit --data ../shared/data/brain_mri --count 200 --sheet near.png
+    python -m benchmarks.audit --growth 20000 100000
 """
 
-import argparse
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,144 +21,198 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tumorboard import images
+from benchmarks import ROOT, argument_parser, machine
+from tumorboard.base.params import Audit, Crop, Params, load_params
 from tumorboard.data.audit import picture_names
-from tumorboard.data.near import near_duplicates
+from tumorboard.data.near_duplicates import find_near_duplicates
 from tumorboard.data.sources import list_images
-from tumorboard.evaluation.plots import contact_sheet, png
-from tumorboard.params import load_params
+from tumorboard.images.crop import crop_image
+from tumorboard.images.decode import decode
+from tumorboard.images.grey import Pixels
+from tumorboard.report.plots import contact_sheet, to_png
 
-Pixels = NDArray[np.uint8]
-PARAMS = load_params(Path(__file__).parents[1] / "params.yaml")
+# How far below `audit.near` the precision table begins.
+BELOW_NEAR = 0.1
+# Pairs on the sheet, and pictures in each of its rows.
+SHEET_PAIRS, SHEET_COLUMNS = 40, 12
+# One synthetic image of so many is copied.
+SYNTHETIC_PER_COPY = 50
+# Pixels; side of the synthetic images.
+SYNTHETIC_SIDE = 64
+MIB = 2**20
 
 
-def saved(image: Pixels, quality: int) -> Pixels:
+def re_save(image: Pixels, quality: int) -> Pixels:
+    """Returns the image after JPEG compression of the given quality, 0 to 100."""
     return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1], cv2.IMREAD_COLOR)
 
 
-def resized(image: Pixels, factor: float) -> Pixels:
-    how = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-    return cv2.resize(image, None, fx=factor, fy=factor, interpolation=how)
+def resize(image: Pixels, factor: float) -> Pixels:
+    """Returns the image with both sides multiplied by a factor."""
+    interpolation = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
+    return cv2.resize(image, None, fx=factor, fy=factor, interpolation=interpolation)
 
 
-def shifted(image: Pixels, share: float, draw: np.random.Generator) -> Pixels:
+def shift(image: Pixels, share: float, generator: np.random.Generator) -> Pixels:
+    """Returns the image shifted at random in x and y, by up to a share of its width and height."""
     height, width = image.shape[:2]
-    x, y = draw.uniform(-share, share, 2) * (width, height)
+    x, y = generator.uniform(-share, share, 2) * (width, height)
     return cv2.warpAffine(image, np.array([[1, 0, x], [0, 1, y]]), (width, height), borderMode=cv2.BORDER_REPLICATE)
 
 
-def cropped(image: Pixels, share: float, draw: np.random.Generator) -> Pixels:
+def cut_sides(image: Pixels, share: float, generator: np.random.Generator) -> Pixels:
+    """Returns the image with a random part, up to a share of the side, cut off at each of the four sides."""
     height, width = image.shape[:2]
-    top, bottom, left, right = draw.uniform(0, share, 4)
+    top, bottom, left, right = generator.uniform(0, share, 4)
     return image[int(top * height) : height - int(bottom * height), int(left * width) : width - int(right * width)]
 
 
-def brightened(image: Pixels, gain: float, levels: float, draw: np.random.Generator) -> Pixels:
-    shifted_levels = image * draw.uniform(1 - gain, 1 + gain) + draw.uniform(-levels, levels)
-    return np.clip(shifted_levels, 0, 255).astype(np.uint8)
+def brighten(image: Pixels, gain: float, levels: float, generator: np.random.Generator) -> Pixels:
+    """Returns the image multiplied by 1 +- `gain` at most, plus +- `levels` of 255 at most, at random."""
+    changed = image * generator.uniform(1 - gain, 1 + gain) + generator.uniform(-levels, levels)
+    return np.clip(changed, 0, 255).astype(np.uint8)
 
 
 COPIES: dict[str, Callable[[Pixels, np.random.Generator], Pixels]] = {
-    "JPEG, quality 90": lambda image, _: saved(image, 90),
-    "JPEG, quality 70": lambda image, _: saved(image, 70),
-    "JPEG, quality 50": lambda image, _: saved(image, 50),
-    "half size": lambda image, _: resized(image, 0.5),
-    "1.7 times the size": lambda image, _: resized(image, 1.7),
-    "half size, JPEG 50": lambda image, _: saved(resized(image, 0.5), 50),
-    "shifted by up to 2 %": lambda image, draw: shifted(image, 0.02, draw),
-    "shifted by up to 5 %": lambda image, draw: shifted(image, 0.05, draw),
-    "up to 3 % cut off at each side": lambda image, draw: cropped(image, 0.03, draw),
-    "up to 5 % cut off at each side": lambda image, draw: cropped(image, 0.05, draw),
-    "gain 10 %, 10 levels": lambda image, draw: brightened(image, 0.1, 10, draw),
-    "gain 20 %, 20 levels": lambda image, draw: brightened(image, 0.2, 20, draw),
-    "mirrored, JPEG 80": lambda image, _: saved(np.ascontiguousarray(image[:, ::-1]), 80),
+    "JPEG, quality 90": lambda image, _: re_save(image, 90),
+    "JPEG, quality 70": lambda image, _: re_save(image, 70),
+    "JPEG, quality 50": lambda image, _: re_save(image, 50),
+    "half size": lambda image, _: resize(image, 0.5),
+    "1.7 times the size": lambda image, _: resize(image, 1.7),
+    "half size, JPEG 50": lambda image, _: re_save(resize(image, 0.5), 50),
+    "shifted by up to 2 %": lambda image, generator: shift(image, 0.02, generator),
+    "shifted by up to 5 %": lambda image, generator: shift(image, 0.05, generator),
+    "up to 3 % cut off at each side": lambda image, generator: cut_sides(image, 0.03, generator),
+    "up to 5 % cut off at each side": lambda image, generator: cut_sides(image, 0.05, generator),
+    "gain 10 %, 10 levels": lambda image, generator: brighten(image, 0.1, 10, generator),
+    "gain 20 %, 20 levels": lambda image, generator: brighten(image, 0.2, 20, generator),
+    "mirrored, JPEG 80": lambda image, _: re_save(np.ascontiguousarray(image[:, ::-1]), 80),
 }
 
 
-def measure_recall(folder: Path, crops: dict[str, Pixels], count: int) -> None:
-    """Add copies of `count` images to all images of the folder, one kind at a time, and look for them."""
-    draw = np.random.default_rng(0)
-    chosen = sorted(draw.choice(sorted(crops), min(count, len(crops)), replace=False).tolist())
+def read_image(path: Path, crop: Crop) -> Pixels:
+    """Returns the decoded pixels of a file at full size."""
+    return decode(path.read_bytes(), crop, None)[0]
+
+
+def find_pairs(crops: Mapping[str, Pixels], audit: Audit) -> pd.DataFrame:
+    """Returns the pairs of near duplicates among crops, which are named by their ids."""
+    return find_near_duplicates(list(crops), lambda ids: np.stack([crops[i] for i in ids]), audit).pairs
+
+
+def measure_recall(folder: Path, crops: Mapping[str, Pixels], count: int, params: Params) -> None:
+    """Prints per kind of copy how many copies of `count` random images are found among them and all images.
+
+    Args:
+        folder: of the images.
+        crops: of all images by their path below the folder.
+        count: number of images to copy.
+        params: sections crop and audit.
+    """
+    generator = np.random.default_rng(0)
+    originals = sorted(generator.choice(sorted(crops), min(count, len(crops)), replace=False).tolist())
     print(f"{'copies':32s} {'n':>4s} {'found':>6s} {'recall':>7s}")
     for kind, alter in COPIES.items():
-        made = {f"{path}//copy": crop_of(alter(read(folder / path), draw)) for path in chosen}
-        both = crops | made
-        pairs, _ = near_duplicates(list(both), lambda ids, both=both: np.stack([both[i] for i in ids]), PARAMS.audit)
-        names = picture_names(list(both), pairs)
-        found = sum(names[path] == names[f"{path}//copy"] for path in chosen)
-        print(f"{kind:32s} {len(chosen):4d} {found:6d} {found / len(chosen):7.1%}", flush=True)
+        copies = {}
+        for path in originals:
+            altered = alter(read_image(folder / path, params.crop), generator)
+            copies[f"{path}//copy"] = crop_image(np.ascontiguousarray(altered), params.crop)
+        images = {**crops, **copies}
+        pictures = picture_names(list(images), find_pairs(images, params.audit))
+        recalled = sum(pictures[path] == pictures[f"{path}//copy"] for path in originals)
+        print(f"{kind:32s} {len(originals):4d} {recalled:6d} {recalled / len(originals):7.1%}", flush=True)
 
 
-def read(path: Path) -> Pixels:
-    return images.decode(path.read_bytes(), PARAMS.crop, None)[0]
+def measure_precision(
+    label_of: Mapping[str, str], crops: Mapping[str, Pixels], audit: Audit, sheet: Path | None
+) -> None:
+    """Prints how many pairs the audit finds in the folder itself, per 0.01 of correlation.
 
-
-def crop_of(image: Pixels) -> Pixels:
-    return images.crop_image(np.ascontiguousarray(image), PARAMS.crop)
-
-
-def measure_precision(label_of: dict[str, str], crops: dict[str, Pixels], sheet: Path | None) -> None:
-    """Pairs that the audit finds in the folder itself, by class, and those nearest to the threshold on a sheet."""
-    lower = PARAMS.audit.model_copy(update={"near": PARAMS.audit.near - 0.1})
+    Args:
+        label_of: class of each image.
+        crops: of all images by id.
+        audit: `near` is lowered by BELOW_NEAR.
+        sheet: PNG file to write the pairs nearest to the threshold to.
+    """
+    assert audit.near is not None
+    lowered = audit.model_copy(update={"near": audit.near - BELOW_NEAR})
     start = time.process_time()
-    pairs, _ = near_duplicates(list(crops), lambda ids: np.stack([crops[i] for i in ids]), lower)
-    print(f"\n{len(crops)} images, {time.process_time() - start:.1f} s of CPU; joining pairs by correlation:")
-    across = pairs["first"].map(label_of) != pairs["second"].map(label_of)
-    steps = np.round(np.arange(lower.near, 1.001, 0.01), 2)
-    for low, high in pairwise(steps):
-        here = (pairs["correlation"] >= low) & (pairs["correlation"] < high + (high == 1))
+    pairs = find_pairs(crops, lowered)
+    print(f"\n{len(crops)} images, {time.process_time() - start:.1f} s of CPU time; pairs by correlation:")
+    labels_differ = pairs["first"].map(label_of) != pairs["second"].map(label_of)
+    for low, high in pairwise(np.round(np.arange(lowered.near, 1.001, 0.01), 2)):
+        in_bin = (pairs["correlation"] >= low) & (pairs["correlation"] < high + (high == 1))
         print(
-            f"{low:.2f} to {high:.2f}: {int(here.sum()):5d}, of them under two labels {int((here & across).sum()):3d}"
+            f"{low:.2f} to {high:.2f}: {int(in_bin.sum()):5d} pairs, "
+            f"{int((in_bin & labels_differ).sum()):3d} of them with two labels"
         )
     if sheet:
-        nearest = (pairs["correlation"] - PARAMS.audit.near).abs().sort_values().index[:40]
-        shown = pairs.loc[nearest].sort_values("correlation")
-        captions = [text for value in shown["correlation"] for text in (f"{value:.3f}", "")]
-        ids = shown[["first", "second"]].to_numpy().ravel()
-        sheet.write_bytes(png(contact_sheet(np.stack([crops[i] for i in ids]), captions, 12)))
+        write_sheet(pairs, crops, audit.near, sheet)
 
 
-def measure_growth(numbers: list[int]) -> None:
-    """Synthetic pictures of blobs, 2 % of them re-saved copies; CPU seconds of one core and peak memory by number."""
-    print(f"\n{'images':>7s} {'CPU s':>7s} {'growth':>7s} {'copies':>7s} {'found':>7s} {'peak MB':>8s}")
-    last = None
+def write_sheet(pairs: pd.DataFrame, crops: Mapping[str, Pixels], near: float, sheet: Path) -> None:
+    """Draws the pairs nearest to the threshold side by side, in order of their correlation."""
+    nearest = (pairs["correlation"] - near).abs().sort_values().index[:SHEET_PAIRS]
+    drawn = pairs.loc[nearest].sort_values("correlation")
+    captions = [text for value in drawn["correlation"] for text in (f"{value:.3f}", "")]
+    ids = drawn[["first", "second"]].to_numpy().ravel()
+    sheet.write_bytes(to_png(contact_sheet(np.stack([crops[i] for i in ids]), captions, SHEET_COLUMNS)))
+
+
+def draw_synthetic(number: int, copies: int) -> NDArray[np.uint8]:
+    """Draws blobs, uint8[number, S, S, 3]; the last `copies` images are re-saved copies of the first ones."""
+    generator = np.random.default_rng(number)
+    size = (SYNTHETIC_SIDE, SYNTHETIC_SIDE)
+    crops = np.empty((number, *size, 3), np.uint8)
+    for row in range(number - copies):
+        noise = generator.normal(size=(16, 16)).astype(np.float32)
+        blobs = 128 + 40 * cv2.resize(noise, size, interpolation=cv2.INTER_CUBIC)
+        crops[row] = np.clip(blobs, 0, 255)[..., None]
+    for row in range(copies):
+        crops[number - copies + row] = re_save(crops[row], 60)
+    return crops
+
+
+def measure_growth(numbers: Sequence[int], audit: Audit) -> None:
+    """Prints CPU seconds, found copies and peak memory (without the crops) per number of synthetic images."""
+    print(f"\n{'images':>7s} {'CPU s':>7s} {'growth':>7s} {'copies':>7s} {'found':>7s} {'peak MiB':>8s}")
+    previous = None
     for number in numbers:
-        draw = np.random.default_rng(number)
-        copies = number // 50
-        crops = np.empty((number, 64, 64, 3), np.uint8)
-        for row in range(number - copies):
-            noise = draw.normal(size=(16, 16)).astype(np.float32)
-            crops[row] = np.clip(128 + 40 * cv2.resize(noise, (64, 64), interpolation=cv2.INTER_CUBIC), 0, 255)[
-                ..., None
-            ]
-        for row in range(copies):
-            crops[number - copies + row] = saved(crops[row], 60)
+        copies = number // SYNTHETIC_PER_COPY
+        crops = draw_synthetic(number, copies)
         ids = [f"{row:06d}" for row in range(number)]
         start = time.process_time()
-        pairs = near_duplicates(ids, lambda wanted, crops=crops: crops[np.array(wanted, int)], PARAMS.audit)[0]
-        spent = time.process_time() - start
-        found = int(pd.Series(picture_names(ids, pairs)).duplicated().sum())
-        exponent = "" if last is None else f"N^{np.log(spent / last[1]) / np.log(number / last[0]):.2f}"
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - crops.nbytes / 2**20
-        print(f"{number:7d} {spent:7.1f} {exponent:>7s} {copies:7d} {found:7d} {peak:8.0f}", flush=True)
-        last = number, spent
+        pairs = find_near_duplicates(ids, lambda wanted, crops=crops: crops[np.array(wanted, int)], audit).pairs
+        seconds = time.process_time() - start
+        duplicated = int(pd.Series(picture_names(ids, pairs)).duplicated().sum())
+        growth = ""
+        if previous is not None:
+            growth = f"N^{np.log(seconds / previous[1]) / np.log(number / previous[0]):.2f}"
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - crops.nbytes / MIB
+        print(f"{number:7d} {seconds:7.1f} {growth:>7s} {copies:7d} {duplicated:7d} {peak:8.0f}", flush=True)
+        previous = number, seconds
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, help="a folder of real images")
-    parser.add_argument("--count", type=int, default=200, help="images that are copied")
-    parser.add_argument("--sheet", type=Path, help="write the pairs nearest to the threshold there")
-    parser.add_argument("--growth", type=int, nargs="*", default=[], help="numbers of synthetic pictures")
-    arguments = parser.parse_args()
-    if arguments.data:
-        data = PARAMS.data.model_copy(update={"raw": str(arguments.data), "group_pattern": None, "table": None})
-        rows = list_images(arguments.data, data)[0]
-        crops = {path: crop_of(read(arguments.data / path)) for path in rows["path"]}
-        measure_recall(arguments.data, crops, arguments.count)
-        measure_precision(dict(zip(rows["path"], rows["label"], strict=True)), crops, arguments.sheet)
-    if arguments.growth:
-        measure_growth(arguments.growth)
+    """Reads the options and measures what they ask for."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--data", type=Path, help="folder of real images, for recall and precision")
+    parser.add_argument("--count", type=int, default=200, help="images that are copied (default: %(default)s)")
+    parser.add_argument("--sheet", type=Path, help="PNG file to draw the pairs nearest to the threshold in")
+    parser.add_argument("--growth", type=int, nargs="+", default=[], help="numbers of synthetic images")
+    options = parser.parse_args()
+    if not (options.data or options.growth):
+        parser.error("give --data, --growth or both")
+    params = load_params(ROOT / "params.yaml")
+    print(machine())
+    if options.data:
+        data = params.data.model_copy(update={"raw": str(options.data), "group_pattern": None, "table": None})
+        rows = list_images(options.data, data)[0]
+        crops = {path: crop_image(read_image(options.data / path, params.crop), params.crop) for path in rows["path"]}
+        measure_recall(options.data, crops, options.count, params)
+        measure_precision(dict(zip(rows["path"], rows["label"], strict=True)), crops, params.audit, options.sheet)
+    if options.growth:
+        measure_growth(options.growth, params.audit)
 
 
 if __name__ == "__main__":

@@ -1,66 +1,38 @@
-"""One training in two processes of a core each, beside one process of two cores; and where the difference goes.
+"""Measures the speed of one training in two processes of one core each, relative to one process with two cores.
 
-    python -m benchmarks.ddp ../shared/data/brain_mri --side 64 --side 224
+The speed is that of each training's second epoch; the settings take turns. The third setting, separate, explains the
+difference: two trainings at the same time, with one core and half the batch each, which exchange no gradients.
 
-Turns within one run; images a second of each training's second epoch. *Apart*: two trainings at a time, of one core and
-half the batch each, which exchange nothing: what two cores give without gradients to average.
+Example:
+    python -m benchmarks.ddp --data ../shared/data/brain_mri --side 64 224
 """
 
 import tempfile
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated
 
 import numpy as np
 import torch
-import typer
 
-from benchmarks import machine
-from benchmarks.train import prepare_job, summary
-from tumorboard.params import Runtime, load_params, resolve_recipe
+from benchmarks import ROOT, argument_parser, machine, summary
+from benchmarks.train import make_job
+from tumorboard.base.params import Runtime, load_params, resolve_recipe
+from tumorboard.training.job import Epoch, Job
 from tumorboard.training.loop import train_model
-from tumorboard.training.state import Epoch, Job
+
+# Images per step over all processes.
+BATCH = 32
+# Images of the validation after each epoch, which is not timed.
+VALIDATION = 32
 
 
-def main(
-    data: Path,
-    side: Annotated[list[int], typer.Option()] = [64, 224],  # noqa: B006 - typer's way
-    images: int = 640,
-    model: str = "resnet18",
-    rounds: int = 3,
-) -> None:
-    """Print images a second and ratios."""
-    params = load_params("params.yaml")
-    recipe = resolve_recipe(params, model).model_copy(update={"epochs": 2, "batch_size": 32, "warmup_epochs": 0.0})
-    half = recipe.model_copy(update={"batch_size": 16})
-    training = data / "Training" if (data / "Training").is_dir() else data
-    settings = {"device": "cpu", "checkpoint_seconds": 0.0}
-    one, two = (params.runtime.model_copy(update=settings | {"processes": n}) for n in (1, 2))
-    print(machine())
-    for size in side:
-        with tempfile.TemporaryDirectory() as folder:
-            job = prepare_job(training, images, size, recipe, params, Path(folder))
-            job = replace(job, val_rows=job.rows[:32], weights=Path(folder) / "w", out=Path(folder) / "out")
-            apart = replace(job, recipe=half, rows=job.rows[::2])
-            speeds: dict[str, list[float]] = {"one": [], "two": [], "apart": []}
-            for _ in range(rounds):
-                speeds["one"].append(train(job, one, 2))
-                speeds["two"].append(train(job, two, 2))
-                with ThreadPoolExecutor(2) as pool:
-                    jobs = [replace(apart, out=Path(folder) / name, weights=Path(folder) / f"w{name}") for name in "ab"]
-                    speeds["apart"].append(sum(pool.map(lambda each: train(each, one, 1), jobs)))
-        print(f"{model}, {size} pixels, batch 32, bf16, {images} images")
-        for name, values in speeds.items():
-            ratios = [speed / alone for speed, alone in zip(values, speeds["one"], strict=True)]
-            print(f"  {name}: {np.median(values):.1f} images/s; of one process {summary(ratios)}")
-
-
-def train(job: Job, runtime: Runtime, threads: int) -> float:
-    """Images a second of the second epoch, trained in a process of its own."""
-    with ProcessPoolExecutor(1, get_context("spawn")) as fresh:
-        return fresh.submit(_train, job, runtime, threads).result()
+def images_per_second(job: Job, runtime: Runtime, threads: int) -> float:
+    """Trains in a new process and returns the images per second of the last epoch."""
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        return pool.submit(_train, job, runtime, threads).result()
 
 
 def _train(job: Job, runtime: Runtime, threads: int) -> float:
@@ -70,5 +42,57 @@ def _train(job: Job, runtime: Runtime, threads: int) -> float:
     return epochs[-1].images_per_second
 
 
+def measure(job: Job, runtime: Runtime, repetitions: int, folder: Path) -> dict[str, list[float]]:
+    """Returns the images per second of each setting, one value per repetition.
+
+    Args:
+        job: the training.
+        runtime: its `processes` are replaced.
+        repetitions: number of trainings per setting.
+        folder: to write the trained models to.
+    """
+    one, two = (runtime.model_copy(update={"processes": count}) for count in (1, 2))
+    half = job.recipe.model_copy(update={"batch_size": BATCH // 2})
+    halves = [
+        replace(job, recipe=half, rows=job.rows[::2], out=folder / name, weights=folder / f"{name}.safetensors")
+        for name in ("first", "second")
+    ]
+    speeds: dict[str, list[float]] = {"one process": [], "two processes": [], "separate": []}
+    for _ in range(repetitions):
+        speeds["one process"].append(images_per_second(job, one, threads=2))
+        speeds["two processes"].append(images_per_second(job, two, threads=2))
+        with ThreadPoolExecutor(2) as pool:
+            speeds["separate"].append(sum(pool.map(partial(images_per_second, runtime=one, threads=1), halves)))
+    return speeds
+
+
+def main() -> None:
+    """Prints the images per second and the ratios per size."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of one folder per class, or of Training")
+    parser.add_argument(
+        "--side", type=int, nargs="+", default=[64, 224], help="sides of the crops in pixels (default: 64 224)"
+    )
+    parser.add_argument("--images", type=int, default=640, help="images per epoch (default: %(default)s)")
+    parser.add_argument("--model", default="resnet18", help="a name under `recipes` (default: %(default)s)")
+    parser.add_argument("--repetitions", type=int, default=3, help="trainings per setting (default: %(default)s)")
+    options = parser.parse_args()
+    params = load_params(ROOT / "params.yaml")
+    changes = {"epochs": 2, "batch_size": BATCH, "warmup_epochs": 0.0}
+    recipe = resolve_recipe(params, options.model).model_copy(update=changes)
+    runtime = params.runtime.model_copy(update={"device": "cpu", "checkpoint_seconds": 0.0})
+    print(machine())
+    for side in options.side:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            job = make_job(options.data, options.images, side=side, recipe=recipe, crop=params.crop, folder=folder)
+            job = replace(job, val_rows=job.rows[:VALIDATION], out=folder / "out", weights=folder / "whole.safetensors")
+            speeds = measure(job, runtime, options.repetitions, folder)
+        print(f"{options.model}, {side} pixels, batch {BATCH}, {recipe.precision}, {options.images} images per epoch")
+        for setting, values in speeds.items():
+            ratios = [speed / single for speed, single in zip(values, speeds["one process"], strict=True)]
+            print(f"  {setting}: {np.median(values):.1f} images/s, relative to one process {summary(ratios)}")
+
+
 if __name__ == "__main__":
-    typer.run(main)
+    main()

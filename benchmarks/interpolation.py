@@ -1,29 +1,45 @@
-"""What bilinear and bicubic resampling cost, and what share of the fine detail of real images each keeps.
+"""Measures what bilinear and bicubic resampling cost, and how much fine detail of real images each keeps.
 
-FOLDER SIDE [COUNT] [ROUNDS]: images below FOLDER, cropped to SIDE pixels. Cost: processor time of one thread for a
-batch as the recipe in params.yaml alters it, the two in turn within one run. Detail: the energy above half of Nyquist's
-frequency of an image that was only rotated, over the image's own (Hann window; rotation leaves a ring of frequencies).
+Cost: CPU time of one thread that augments a batch of 32 images as params.yaml states (train.augment); the two
+interpolations take turns. Detail: energy above half the Nyquist frequency of an image that was only rotated, divided by
+that of the image itself (with a Hann window; a rotation does not change the frequencies' distance from zero).
+
+Example:
+    python -m benchmarks.interpolation --data ../shared/data/brain_mri_small --side 64
 """
 
-import statistics
 import time
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-import typer
 from torch import Tensor
 
-from tumorboard.augment import augment_images
-from tumorboard.params import Augment, load_params
-from tumorboard.randomness import keys_of
+from benchmarks import ROOT, argument_parser, machine
+from tumorboard.augment.alterations import augment_images
+from tumorboard.base.params import load_params
+from tumorboard.base.randomness import keys_of
 
+# Images per timed batch.
 BATCH = 32
+# Repetitions before those that count.
+WARM_UP = 2
+# Random rotations of each image.
+ROTATIONS = 4
 
 
-def load(folder: Path, side: int, count: int) -> Tensor:
-    """Images spread over all names: shorter side to `side`, central square; uint8[N, 3, side, side]."""
+def load_images(folder: Path, side: int, count: int) -> Tensor:
+    """Returns the central squares, scaled to `side` pixels, of JPEGs spread evenly over the sorted paths.
+
+    Args:
+        folder: searched with all its subfolders.
+        side: of the squares in pixels.
+        count: largest number of images.
+
+    Returns:
+        uint8[N, 3, side, side], RGB.
+    """
     crops = []
     files = sorted(folder.rglob("*.jpg"))
     for file in files[:: max(1, len(files) // count)][:count]:
@@ -36,40 +52,67 @@ def load(folder: Path, side: int, count: int) -> Tensor:
 
 
 def detail(images: Tensor) -> Tensor:
-    """Energy above half of Nyquist's frequency of each image's grey values, float64[N]."""
+    """Returns the energy float64[N] of each image's grey values above half the Nyquist frequency.
+
+    Args:
+        images: [N, 3, S, S], uint8 or float.
+    """
     side = images.shape[-1]
     window = torch.hann_window(side, periodic=False, dtype=torch.float64)
     grey = images.double().mean(1)
     spectrum = torch.fft.rfft2((grey - grey.mean((1, 2), keepdim=True)) * window * window[:, None]).abs() ** 2
-    frequency = torch.hypot(torch.fft.fftfreq(side)[:, None], torch.fft.rfftfreq(side))
+    frequency = torch.hypot(torch.fft.fftfreq(side)[:, None], torch.fft.rfftfreq(side))  # cycles per pixel
     return (spectrum * ((frequency > 0.25) & (frequency <= 0.5))).sum((1, 2))
 
 
-def main(folder: Path, side: int, count: int = 128, rounds: int = 15) -> None:
-    """Print a line an interpolation."""
-    torch.set_num_threads(1)
-    images = load(folder, side, count)
+def measure(images: Tensor, repetitions: int) -> None:
+    """Prints one line per interpolation: milliseconds per batch, and the share of detail kept."""
+    side = images.shape[-1]
     keys = keys_of([str(number) for number in range(len(images))])
-    recipe = load_params("params.yaml").train.augment
-    still = {"hflip": 0.0, "vflip": 0.0, "zoom": (1.0, 1.0), "shift": 0.0, "brightness": 0.0, "contrast": 0.0}
-    seconds: dict[str, list[float]] = {"bilinear": [], "bicubic": []}
-    for turn in range(rounds):
-        for name, times in seconds.items():
-            settings = recipe.model_copy(update={"interpolation": name})
+    augment = load_params(ROOT / "params.yaml").train.augment
+    rotate_only = {
+        "hflip": 0.0,
+        "vflip": 0.0,
+        "rotate": 180.0,
+        "zoom": (1.0, 1.0),
+        "shift": 0.0,
+        "brightness": 0.0,
+        "contrast": 0.0,
+    }
+    milliseconds: dict[str, list[float]] = {"bilinear": [], "bicubic": []}
+    for repetition in range(WARM_UP + repetitions):
+        for name, times in milliseconds.items():
+            settings = augment.model_copy(update={"interpolation": name})
             start = time.process_time()
-            augment_images(images[:BATCH], settings, 0, keys[:BATCH], turn)
-            times.append(time.process_time() - start)
-    own = detail(images)
-    for name, times in seconds.items():
-        turned: Augment = recipe.model_copy(update=still | {"rotate": 180.0, "interpolation": name})
-        kept = torch.stack([detail(augment_images(images, turned, 0, keys, epoch)) / own for epoch in range(4)])
-        low, middle, high = np.percentile([1000 * value for value in times[2:]], [25, 50, 75])
+            augment_images(images[:BATCH], settings, seed=0, keys=keys[:BATCH], counter=repetition)
+            if repetition >= WARM_UP:
+                times.append(1000 * (time.process_time() - start))
+    original = detail(images)
+    for name, times in milliseconds.items():
+        settings = augment.model_copy(update=rotate_only | {"interpolation": name})
+        rotated = [augment_images(images, settings, seed=0, keys=keys, counter=epoch) for epoch in range(ROTATIONS)]
+        kept = float(torch.stack([detail(batch) / original for batch in rotated]).mean())
+        low, middle, high = np.percentile(times, [25, 50, 75])
         print(
-            f"{side} px, {BATCH} images, {name}: "
-            f"{middle:.1f} ms (quartiles {low:.1f}, {high:.1f}; n = {len(times) - 2}), "
-            f"detail kept {statistics.mean(kept.flatten().tolist()):.3f} of {len(images)} images x 4"
+            f"{side} pixels, {min(BATCH, len(images))} images, {name}: "
+            f"{middle:.1f} ms (quartiles {low:.1f} and {high:.1f}, n = {len(times)}), "
+            f"detail kept {kept:.3f} ({len(images)} images, {ROTATIONS} rotations each)"
         )
 
 
+def main() -> None:
+    """Reads the options and measures."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of JPEGs")
+    parser.add_argument("--side", type=int, nargs="+", default=[64, 160], help="pixels (default: 64 160)")
+    parser.add_argument("--images", type=int, default=128, help="images rotated (default: %(default)s)")
+    parser.add_argument("--repetitions", type=int, default=13, help="timed batches (default: %(default)s)")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    print(machine())
+    for side in options.side:
+        measure(load_images(options.data, side, options.images), options.repetitions)
+
+
 if __name__ == "__main__":
-    typer.run(main)
+    main()

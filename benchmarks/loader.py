@@ -1,94 +1,125 @@
-"""How many images a second the loader gives on one core, beside ImageFolder and PIL, and what memory it takes.
+"""Measures how many images per second the loader of the trainer yields on one core, and how much memory it needs.
 
-    python -m benchmarks.loader ../shared/data/brain_mri --side 64 --side 224
+Speed: relative to ImageFolder and PIL, with the same files, crops and augmentation; one core, one thread, no other
+process; the two take turns. Memory: what the process holds in addition to the memory-mapped shards (RssAnon) after an
+epoch, for stores of two sizes.
 
-The same files, crops and alterations; one core, one thread, no other process; turns within one run. Memory: what is
-held beside the mapped shards (RssAnon) after an epoch over stores of two sizes.
+Example:
+    python -m benchmarks.loader --data ../shared/data/brain_mri --side 64 224
 """
 
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Annotated
 
 import cv2
 import numpy as np
 import torch
-import typer
 
-from benchmarks import machine
-from benchmarks.train import data_loader, prepare_job, summary
+from benchmarks import ROOT, argument_parser, machine, summary
+from benchmarks.train import data_loader, make_job
+from tumorboard.base.params import Params, Recipe, load_params, resolve_recipe
 from tumorboard.data.store import CropStore, write_store
-from tumorboard.params import Recipe, load_params, resolve_recipe
 from tumorboard.training.loader import Loader, epoch_batches
 
-
-def main(
-    data: Path,
-    side: Annotated[list[int], typer.Option()] = [64, 224],  # noqa: B006 - typer's way
-    images: int = 480,
-    rounds: int = 5,
-) -> None:
-    """Print images a second, the ratio, and memory."""
-    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
-    torch.set_num_threads(1)
-    params = load_params("params.yaml")
-    recipe = resolve_recipe(params, "resnet18").model_copy(update={"batch_size": 32})
-    training = data / "Training" if (data / "Training").is_dir() else data
-    print(machine())
-    for size in side:
-        with tempfile.TemporaryDirectory() as folder:
-            job = prepare_job(training, images, size, recipe, params, Path(folder))
-            ours = load_all(CropStore(folder), recipe)
-            theirs = data_loader(training, job, 0, "cpu")
-            seconds: dict[str, list[float]] = {"loader": [], "ImageFolder": []}
-            for turn in range(rounds + 1):
-                for name, batches in (("loader", ours), ("ImageFolder", theirs)):
-                    start = time.perf_counter()
-                    for _ in batches() if callable(batches) else batches:
-                        pass
-                    if turn:
-                        seconds[name].append(time.perf_counter() - start)
-        speeds = {name: images / np.median(taken) for name, taken in seconds.items()}
-        ratios = [other / own for own, other in zip(*seconds.values(), strict=True)]
-        print(f"{size} pixels: " + ", ".join(f"{name} {speed:.0f} images/s" for name, speed in speeds.items()))
-        print(f"  as fast as ImageFolder times {summary(ratios)}")
-    for count in (2_000, 20_000):
-        with get_context("spawn").Pool(1) as fresh:
-            grown = fresh.apply(measure_memory, (count, recipe))
-        print(f"an epoch over {count} crops of 64 pixels ({count * 12288 / 2**20:.0f} MiB): {grown:.0f} MiB held")
+# Pixels; side of the random crops whose memory is measured.
+MEMORY_SIDE = 64
+MIB = 2**20
 
 
-def load_all(store: CropStore, recipe: Recipe) -> Callable[[], Iterator[object]]:
-    """The batches of an epoch of the loader."""
-    ids = store.ids
-    labels = np.zeros(len(ids), np.int64)
-    loader = Loader(store, ids, labels, "shuffle", recipe.augment, 0, torch.device("cpu"))
-    batches = epoch_batches(loader.keys, loader.strata, 0, 0, recipe.batch_size)
-    return lambda: loader.load(batches)
+def epoch_of(store: CropStore, recipe: Recipe) -> Iterable[object]:
+    """Returns the augmented batches of one epoch of the trainer's loader over all images of a store."""
+    labels = np.zeros(len(store.ids), np.int64)
+    loader = Loader(
+        store,
+        ids=store.ids,
+        labels=labels,
+        sampler="shuffle",
+        augment=recipe.augment,
+        seed=0,
+        device=torch.device("cpu"),
+    )
+    return loader.load(epoch_batches(loader.keys, loader.strata, seed=0, epoch=0, batch_size=recipe.batch_size))
+
+
+def seconds_to_exhaust(batches: Iterable[object]) -> float:
+    """Iterates to the end and returns the wall time."""
+    start = time.perf_counter()
+    for _ in batches:
+        pass
+    return time.perf_counter() - start
+
+
+def measure_speed(data: Path, images: int, *, side: int, repetitions: int, recipe: Recipe, params: Params) -> None:
+    """Prints images per second of both loaders and their ratio; the first repetition warms up and does not count."""
+    ours, pil = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        job = make_job(data, images, side=side, recipe=recipe, crop=params.crop, folder=Path(folder))
+        image_folder = data_loader(data, job, 0, "cpu")
+        for _ in range(1 + repetitions):
+            ours.append(seconds_to_exhaust(epoch_of(job.store, recipe)))
+            pil.append(seconds_to_exhaust(image_folder))
+    ratios = [theirs / own for own, theirs in zip(ours[1:], pil[1:], strict=True)]
+    speeds = (images / np.median(seconds[1:]) for seconds in (ours, pil))
+    print("{} pixels: loader {:.0f} images/s, ImageFolder and PIL {:.0f} images/s".format(side, *speeds))
+    print(f"  speed of loader relative to ImageFolder and PIL: {summary(ratios)}", flush=True)
 
 
 def measure_memory(count: int, recipe: Recipe) -> float:
-    """MiB that an epoch over a store of that many random crops adds to what this process holds."""
+    """Returns the MiB that an epoch over a store of `count` random crops adds to what this process holds."""
     with tempfile.TemporaryDirectory() as folder:
-        crops = (np.random.default_rng(n).integers(0, 256, (64, 64, 3), dtype=np.uint8) for n in range(count))
+        shape = (MEMORY_SIDE, MEMORY_SIDE, 3)
+        crops = (np.random.default_rng(n).integers(0, 256, shape, dtype=np.uint8) for n in range(count))
         write_store(folder, [f"{n:06d}" for n in range(count)], crops, 8)
-        before = held()
+        before = anonymous_memory()
         store = CropStore(folder)
-        for _ in load_all(store, recipe)():
-            pass
-        return held() - before
+        seconds_to_exhaust(epoch_of(store, recipe))
+        return anonymous_memory() - before
 
 
-def held() -> float:
-    """Anonymous memory of this process in MiB."""
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+def anonymous_memory() -> float:
+    """Returns the memory of this process in MiB, without that of mapped files."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    line = next(line for line in status if line.startswith("RssAnon"))
     return int(line.split()[1]) / 2**10
+
+
+def main() -> None:
+    """Prints the speed per size, then the memory per size of the store."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of one folder per class, or of Training")
+    parser.add_argument(
+        "--side", type=int, nargs="+", default=[64, 224], help="sides of the crops in pixels (default: 64 224)"
+    )
+    parser.add_argument("--images", type=int, default=480, help="images per epoch (default: %(default)s)")
+    parser.add_argument("--repetitions", type=int, default=5, help="timed epochs (default: %(default)s)")
+    parser.add_argument(
+        "--crops",
+        type=int,
+        nargs="+",
+        default=[2_000, 20_000],
+        help="sizes of the stores whose memory is measured (default: 2000 20000)",
+    )
+    options = parser.parse_args()
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    torch.set_num_threads(1)
+    params = load_params(ROOT / "params.yaml")
+    recipe = resolve_recipe(params, "resnet18").model_copy(update={"batch_size": 32})
+    print(machine())
+    for side in options.side:
+        measure_speed(
+            options.data, options.images, side=side, repetitions=options.repetitions, recipe=recipe, params=params
+        )
+    for count in options.crops:
+        with get_context("spawn").Pool(1) as pool:
+            added = pool.apply(measure_memory, (count, recipe))
+        size = count * MEMORY_SIDE**2 * 3 / MIB
+        print(f"an epoch over {count} crops of {MEMORY_SIDE} pixels ({size:.0f} MiB) adds {added:.0f} MiB")
 
 
 if __name__ == "__main__":
     cv2.setNumThreads(1)
-    typer.run(main)
+    main()

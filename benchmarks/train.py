@@ -1,140 +1,110 @@
-"""How fast a training epoch is beside others of the same model, images, batch, augmentation and optimizer.
+"""Measures how fast an epoch of this project's trainer is, relative to other loops.
 
-    python -m benchmarks.train ../shared/data/brain_mri --side 64 --images 640 --rounds 5
+All loops train the same model on the same images, with the same batch size, augmentation and optimizer. Each loop has
+its own process, which waits while the others run. Each repetition times one epoch of every loop, in a random order, and
+ratios are taken within a repetition. The loops are:
 
-Each way has a process of its own, which waits while the others run. Each round times an epoch of every one, in an
-order drawn by lot; ratios are taken within a round. DATA holds a folder a class, or Training/<class>. Ways:
+- trainer: this project's, with packed crops, augmentation and steps
+- resident: the trainer's step on one batch that stays in memory without augmentation, so without an input pipeline
+- plain: a loop over ImageFolder, PIL and a DataLoader with processes, in mixed precision and channels_last
+- student: the same loop in float32 and without channels_last, as most scripts are written
+- lightning: Lightning's Trainer in mixed precision on the same DataLoader, if Lightning is installed
 
-trainer    this project's: packed crops, augmentation, steps
-resident   the trainer's own step, on one batch that lies in memory and is never altered: no input pipeline at all
-plain      a loop over ImageFolder and PIL by a DataLoader with a process a core, mixed precision, channels_last
-student    the same in float32 and torch's own layout: the way of most scripts
-lightning  Lightning's Trainer, bf16-mixed, on the same DataLoader; where Lightning can be imported
+Example:
+    python -m benchmarks.train --data ../shared/data/brain_mri --side 64 --images 640 --repetitions 5
 """
 
+import argparse
 import random
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
 import pandas as pd
 import torch
-import typer
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, Subset
 from torchvision.datasets import ImageFolder
 from torchvision.transforms import v2
 
-from benchmarks import machine
-from tumorboard import images as pictures
+from benchmarks import ROOT, argument_parser, machine, summary
+from tumorboard.base.params import Augment, Crop, Recipe, load_params, resolve_recipe
 from tumorboard.data.store import CropStore, write_store
-from tumorboard.models.inference import autocast, choose_device
+from tumorboard.images.crop import crop_file
+from tumorboard.images.grey import three_channels
+from tumorboard.models.device import autocast, choose_device
 from tumorboard.models.registry import Classifier, build_model
-from tumorboard.params import Augment, Params, Recipe, load_params, resolve_recipe
 from tumorboard.training.checkpoint import Checkpoints
 from tumorboard.training.distributed import Group, keep_freed_memory
-from tumorboard.training.loop import mean_std_of, prepare
+from tumorboard.training.job import Job, Setup, State
+from tumorboard.training.loop import mean_std_of, set_up
 from tumorboard.training.optim import set_lr
-from tumorboard.training.state import Job, Run, State
-from tumorboard.training.steps import backward, plan_step, set_modes, train_epoch, update
+from tumorboard.training.steps import backward, optimizer_step, plan_step, set_train_mode, train_epoch
 
-Epoch = Callable[[], object]
-
-
-def main(
-    data: Path,
-    model: str = "resnet18",
-    side: int = 64,
-    images: int = 640,
-    batch: int = 32,
-    rounds: int = 5,
-    workers: Annotated[int, typer.Option(help="Processes of the DataLoader; 0: none.")] = 2,
-    precision: str = "bf16",
-    ways: Annotated[str, typer.Option(help="Of those above, with commas between.")] = "",
-    deterministic: bool = True,
-) -> None:
-    """Print images a second of each way and the ratios."""
-    params = load_params("params.yaml")
-    changes = {"batch_size": batch, "precision": precision, "deterministic": deterministic}
-    recipe = resolve_recipe(params, model).model_copy(update=changes)
-    training = data / "Training" if (data / "Training").is_dir() else data
-    known = [name for name in EPOCHS if name != "lightning" or find_spec("lightning")]
-    chosen = ways.split(",") if ways else known
-    spawn = get_context("spawn")
-    with tempfile.TemporaryDirectory() as folder:
-        job = prepare_job(training, images, side, recipe, params, Path(folder))
-        pipes = {}
-        for name in chosen:
-            pipes[name], theirs = spawn.Pipe()
-            arguments = (theirs, name, training, job, workers, choose_device(params.runtime))
-            spawn.Process(target=work, args=arguments).start()
-        seconds: dict[str, list[float]] = {name: [] for name in chosen}
-        for turn in range(rounds + 1):
-            for name in random.sample(chosen, len(chosen)):
-                pipes[name].send(True)
-                taken = pipes[name].recv()
-                if turn:  # the first round warms up
-                    seconds[name].append(taken)
-        for pipe in pipes.values():
-            pipe.send(False)
-    print(
-        machine(), f"torch {torch.__version__}", *([torch.cuda.get_device_name()] if torch.cuda.is_available() else [])
-    )
-    print(f"{model}, {side} pixels, batch {batch}, {precision}, {images} images")
-    for name, of in seconds.items():
-        print(f"  {name}: {images / np.median(of):.1f} images/s")
-    for name, of in seconds.items():
-        if name != "trainer" and "trainer" in seconds:
-            ratios = [other / own for own, other in zip(seconds["trainer"], of, strict=True)]
-            print(f"  trainer is as fast as {name} times {summary(ratios)}")
+RunEpoch: TypeAlias = Callable[[], object]
+MakeLoop: TypeAlias = Callable[[Job, DataLoader[Any], torch.device], RunEpoch]
 
 
-def summary(values: list[float]) -> str:
-    """Median and range."""
-    return f"{np.median(values):.3f} ({min(values):.3f} to {max(values):.3f}, n = {len(values)})"
+def class_folders(data: Path) -> Path:
+    """Returns the folder that has one folder per class: `data`, or its folder Training."""
+    return data / "Training" if (data / "Training").is_dir() else data
 
 
-def work(pipe: Connection, name: str, training: Path, job: Job, workers: int, device: str) -> None:
-    """Time an epoch of one way whenever asked to."""
-    epoch = EPOCHS[name](job, data_loader(training, job, workers, device), torch.device(device))
-    while pipe.recv():
-        start = time.perf_counter()
-        epoch()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        pipe.send(time.perf_counter() - start)
+def make_job(data: Path, count: int, *, side: int, recipe: Recipe, crop: Crop, folder: Path) -> Job:
+    """Crops images to a store and returns a Job that trains on them.
 
+    Args:
+        data: has one folder per class, or a folder Training that has them.
+        count: number of images, spread evenly over the sorted paths.
+        side: of the crops in pixels.
+        recipe: of the model.
+        crop: the other parameters of the crop; borders stay.
+        folder: to write the store to.
 
-def prepare_job(training: Path, count: int, side: int, recipe: Recipe, params: Params, folder: Path) -> Job:
-    """The images, spread over all files, cropped and packed; their ids are their paths."""
-    files = sorted(path for path in training.rglob("*") if path.suffix.lower() in (".jpg", ".png"))
+    Returns:
+        A Job without validation rows and outputs; the images' ids are their paths.
+    """
+    classes = class_folders(data)
+    files = sorted(path for path in classes.rglob("*") if path.suffix.lower() in (".jpg", ".png"))
+    if len(files) < count:
+        raise SystemExit(f"{classes}: has {len(files)} images, fewer than --images {count}")
     files = [files[place] for place in np.linspace(0, len(files) - 1, count).astype(int)]
-    crop = params.crop.model_copy(update={"side": side, "border": False})
-    cropped = [pictures.crop_image(pictures.decode_for_crop(f.read_bytes(), crop, None)[0], crop) for f in files]
+    crop = crop.model_copy(update={"side": side, "border": False})
     ids = [path.as_posix() for path in files]
-    write_store(folder, ids, cropped, 8)
-    labels = [path.relative_to(training).parts[0] for path in files]
+    write_store(folder, ids, [three_channels(crop_file(file.read_bytes(), crop, None).square) for file in files], 8)
+    labels = [path.relative_to(classes).parts[0] for path in files]
     rows = pd.DataFrame({"id": ids, "group": ids, "split": "train", "label": labels})
-    classes = tuple(sorted(set(rows["label"])))
-    return Job(recipe.architecture, 0, recipe, rows, rows, CropStore(folder), classes, crop, "", Path(), Path())
+    return Job(
+        name=recipe.architecture,
+        fold=0,
+        recipe=recipe,
+        rows=rows,
+        val_rows=rows,
+        store=CropStore(folder),
+        classes=tuple(sorted(set(labels))),
+        crop=crop,
+        digest="",
+        weights=Path(),
+        out=Path(),
+    )
 
 
-def data_loader(training: Path, job: Job, workers: int, device: str) -> DataLoader[Any]:
-    """The same files by ImageFolder, cropped and altered in PIL."""
-    whole = ImageFolder(str(training), as_torchvision(job.recipe.augment, job.store.size))
-    place_of = {path: place for place, (path, _) in enumerate(whole.samples)}
-    chosen = Subset(whole, [place_of[path] for path in job.rows["id"]])
+def data_loader(data: Path, job: Job, workers: int, device: str) -> DataLoader[Any]:
+    """Returns a DataLoader over the job's files that crops and alters them in PIL."""
+    images = ImageFolder(str(class_folders(data)), torchvision_transform(job.recipe.augment, job.store.size))
+    place_of = {path: place for place, (path, _) in enumerate(images.samples)}
     return DataLoader(
-        chosen,
+        Subset(images, [place_of[path] for path in job.rows["id"]]),
         batch_size=job.recipe.batch_size,
         shuffle=True,
         num_workers=workers,
@@ -143,86 +113,99 @@ def data_loader(training: Path, job: Job, workers: int, device: str) -> DataLoad
     )
 
 
-def as_torchvision(augment: Augment, side: int) -> v2.Compose:
-    """A crop and the recipe's alterations, as most scripts write them; float32[3, side, side] of 0 to 255."""
-    steps: list[Any] = [v2.Resize(side), v2.CenterCrop(side)]
-    steps += [v2.RandomHorizontalFlip(augment.hflip), v2.RandomVerticalFlip(augment.vflip)]
-    shift, bilinear = (augment.shift,) * 2, v2.InterpolationMode.BILINEAR
-    steps += [v2.RandomAffine(augment.rotate, shift, augment.zoom, interpolation=bilinear)]
-    steps += [v2.ColorJitter(augment.brightness, augment.contrast, augment.saturation)]
-    return v2.Compose([*steps, v2.ToImage(), v2.ToDtype(torch.float32)])
+def torchvision_transform(augment: Augment, side: int) -> v2.Compose:
+    """Returns a crop and the recipe's alterations as most scripts write them; float32[3, side, side], 0 to 255."""
+    return v2.Compose(
+        [
+            v2.Resize(side),
+            v2.CenterCrop(side),
+            v2.RandomHorizontalFlip(augment.hflip),
+            v2.RandomVerticalFlip(augment.vflip),
+            v2.RandomAffine(
+                augment.rotate,
+                translate=(augment.shift, augment.shift),
+                scale=augment.zoom,
+                interpolation=v2.InterpolationMode.BILINEAR,
+            ),
+            v2.ColorJitter(augment.brightness, augment.contrast, augment.saturation),
+            v2.ToImage(),
+            v2.ToDtype(torch.float32),
+        ]
+    )
 
 
-def trainer(job: Job, _: DataLoader[Any], device: torch.device) -> Epoch:
-    """An epoch of this project's loop."""
-    run, state = prepared(job, device)
-    return lambda: train_epoch(run, state, 0, Checkpoints(run.group, None, "", 0.0))
+def trainer(job: Job, _: DataLoader[Any], device: torch.device) -> RunEpoch:
+    """Makes an epoch of this project's trainer."""
+    setup, state = start_training(job, device)
+    return lambda: train_epoch(setup, state, 0, Checkpoints(setup.group, folder=None, key="", seconds=0.0))
 
 
-def resident(job: Job, _: DataLoader[Any], device: torch.device) -> Epoch:
-    """As many of its steps on one batch."""
-    run, state = prepared(job, device)
-    set_modes(state.model, job.recipe, 0)
+def resident(job: Job, _: DataLoader[Any], device: torch.device) -> RunEpoch:
+    """Makes as many of the trainer's steps, all on one batch."""
+    setup, state = start_training(job, device)
+    set_train_mode(state.model, job.recipe, 0)
     rows = np.arange(job.recipe.batch_size)
-    plan = plan_step(run, np.stack([rows, np.zeros_like(rows)], axis=1))
-    batch = next(run.loader.load(plan.loaded))
+    plan = plan_step(setup, np.stack([rows, np.zeros_like(rows)], axis=1))
+    batch = next(setup.loader.load(plan.micro_batches))
 
-    def epoch() -> None:
+    def run_epoch() -> None:
         for _ in range(-(-len(job.rows) // job.recipe.batch_size)):
             set_lr(state.optimizer, job.recipe.lr)
-            backward(run, state, state.model, plan, iter([batch]))
-            update(job.recipe, state)
+            backward(setup, state, model=state.model, plan=plan, batches=iter([batch]))
+            optimizer_step(job.recipe, state)
 
-    return epoch
+    return run_epoch
 
 
-def prepared(job: Job, device: torch.device) -> tuple[Run, State]:
-    """A run in this process, as `launch` would begin it."""
+def start_training(job: Job, device: torch.device) -> tuple[Setup, State]:
+    """Returns a training in this process before its first step, with the same settings as `launch`."""
     if device.type == "cpu":
         keep_freed_memory()
-    return prepare(Group(0, 1, device), job, mean_std_of(job))
+    return set_up(Group(0, 1, device), job, mean_std_of(job))
 
 
-def plain(job: Job, loader: DataLoader[Any], device: torch.device) -> Epoch:
-    """A hand-written loop with all that it knows."""
-    return loop(job, loader, device, job.recipe.precision, torch.channels_last)
+def plain(job: Job, loader: DataLoader[Any], device: torch.device) -> RunEpoch:
+    """Makes an epoch of a hand-written loop in mixed precision and channels_last."""
+    return hand_written(job, loader, device, precision=job.recipe.precision, layout=torch.channels_last)
 
 
-def student(job: Job, loader: DataLoader[Any], device: torch.device) -> Epoch:
-    """A hand-written loop without."""
-    return loop(job, loader, device, "off", torch.contiguous_format)
+def student(job: Job, loader: DataLoader[Any], device: torch.device) -> RunEpoch:
+    """Makes an epoch of a hand-written loop in float32 and torch's default layout."""
+    return hand_written(job, loader, device, precision="off", layout=torch.contiguous_format)
 
 
 def network(job: Job) -> Classifier:
-    """The trainer's network."""
+    """Returns the network that the trainer trains."""
     return build_model(job.recipe, len(job.classes), job.store.size, mean_std_of(job))
 
 
-def loop(job: Job, loader: DataLoader[Any], device: torch.device, precision: str, layout: torch.memory_format) -> Epoch:
-    """Steps of the usual order."""
+def hand_written(
+    job: Job, loader: DataLoader[Any], device: torch.device, *, precision: str, layout: torch.memory_format
+) -> RunEpoch:
+    """Makes an epoch of the usual loop: forward, backward, optimizer step and loss for the progress bar."""
     model = network(job).to(device).to(memory_format=layout)
     optimizer = torch.optim.AdamW(model.parameters(), job.recipe.lr, weight_decay=job.recipe.weight_decay)
 
-    def epoch() -> None:
-        for batch, labels in moved(loader, device):
+    def run_epoch() -> None:
+        for batch, labels in batches_on(loader, device):
             optimizer.zero_grad()
             with autocast(precision, device):
                 loss = functional.cross_entropy(model(batch.to(memory_format=layout)), labels)
             loss.backward()
             optimizer.step()
-            loss.item()  # for the bar
+            loss.item()
 
-    return epoch
+    return run_epoch
 
 
-def moved(loader: DataLoader[Any], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-    """The loader's batches on the device."""
+def batches_on(loader: DataLoader[Any], device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yields the loader's batches on the device."""
     for batch, labels in loader:
         yield batch.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
 
-def lightning(job: Job, loader: DataLoader[Any], device: torch.device) -> Epoch:
-    """An epoch of one long fit by Lightning, without its loggers, checkpoints and progress bar."""
+def lightning(job: Job, loader: DataLoader[Any], device: torch.device) -> RunEpoch:
+    """Makes an epoch of one endless fit by Lightning, without its loggers, checkpoints and progress bar."""
     import lightning as framework
 
     class Module(framework.LightningModule):  # type: ignore[misc]
@@ -231,39 +214,39 @@ def lightning(job: Job, loader: DataLoader[Any], device: torch.device) -> Epoch:
             self.network = network(job).to(memory_format=torch.channels_last)
 
         def training_step(self, batch: tuple[Tensor, Tensor], _: int) -> Tensor:
-            alone, labels = batch
-            return functional.cross_entropy(self.network(alone.to(memory_format=torch.channels_last)), labels)
+            images, labels = batch
+            return functional.cross_entropy(self.network(images.to(memory_format=torch.channels_last)), labels)
 
         def configure_optimizers(self) -> torch.optim.Optimizer:
             return torch.optim.AdamW(self.parameters(), job.recipe.lr, weight_decay=job.recipe.weight_decay)
 
-    begin, ended = threading.Semaphore(0), threading.Semaphore(0)
+    may_start, has_ended = threading.Semaphore(0), threading.Semaphore(0)
 
-    class Gate(framework.Callback):  # type: ignore[misc]
+    class OneEpochAtATime(framework.Callback):  # type: ignore[misc]
         def on_train_epoch_start(self, *_: object) -> None:
-            begin.acquire()
+            may_start.acquire()
 
         def on_train_epoch_end(self, *_: object) -> None:
-            ended.release()
+            has_ended.release()
 
     fit = framework.Trainer(
         max_epochs=-1,
         precision={"bf16": "bf16-mixed", "fp16": "16-mixed", "off": "32-true"}[job.recipe.precision],
         accelerator="gpu" if device.type == "cuda" else "cpu",
         devices=1,
-        callbacks=[Gate()],
+        callbacks=[OneEpochAtATime()],
         **dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False),
     ).fit
     threading.Thread(target=fit, args=(Module(), loader), daemon=True).start()
 
-    def epoch() -> None:
-        begin.release()
-        ended.acquire()
+    def run_epoch() -> None:
+        may_start.release()
+        has_ended.acquire()
 
-    return epoch
+    return run_epoch
 
 
-EPOCHS: dict[str, Callable[[Job, DataLoader[Any], torch.device], Epoch]] = {
+LOOPS: dict[str, MakeLoop] = {
     "trainer": trainer,
     "resident": resident,
     "plain": plain,
@@ -272,6 +255,95 @@ EPOCHS: dict[str, Callable[[Job, DataLoader[Any], torch.device], Epoch]] = {
 }
 
 
+def serve_epochs(pipe: Connection, name: str, data: Path, job: Job, workers: int) -> None:
+    """Runs in the process of one loop: each True in the pipe is answered by the seconds of an epoch; False ends."""
+    device = choose_device(load_params(ROOT / "params.yaml").runtime)
+    run_epoch = LOOPS[name](job, data_loader(data, job, workers, device), torch.device(device))
+    while pipe.recv():
+        start = time.perf_counter()
+        run_epoch()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        pipe.send(time.perf_counter() - start)
+
+
+def time_loops(names: Sequence[str], data: Path, job: Job, *, workers: int, repetitions: int) -> dict[str, list[float]]:
+    """Returns the seconds of one epoch per loop and repetition; the first repetition warms up and does not count.
+
+    Args:
+        names: of LOOPS.
+        data: has one folder per class, or a folder Training that has them.
+        job: what is trained.
+        workers: processes of each DataLoader; 0: none.
+        repetitions: number of epochs timed per loop.
+    """
+    spawn = get_context("spawn")
+    pipes: dict[str, Connection] = {}
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    try:
+        for name in names:
+            pipes[name], child_end = spawn.Pipe()
+            spawn.Process(target=serve_epochs, args=(child_end, name, data, job, workers)).start()
+            child_end.close()  # recv then raises EOFError if the process dies, instead of waiting forever
+        for repetition in range(1 + repetitions):
+            for name in random.sample(list(names), len(names)):
+                pipes[name].send(True)
+                taken = pipes[name].recv()
+                if repetition:
+                    seconds[name].append(taken)
+    finally:
+        for pipe in pipes.values():
+            with suppress(OSError):
+                pipe.send(False)
+    return seconds
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Parses the command line."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--data", type=Path, required=True, help="folder of one folder per class, or of Training")
+    parser.add_argument("--model", default="resnet18", help="a name under `recipes` (default: %(default)s)")
+    parser.add_argument("--side", type=int, default=64, help="side of the crops in pixels (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=640, help="images per epoch (default: %(default)s)")
+    parser.add_argument("--batch", type=int, default=32, help="images per step (default: %(default)s)")
+    parser.add_argument("--repetitions", type=int, default=5, help="epochs timed per loop (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=2, help="processes of each DataLoader (default: %(default)s)")
+    parser.add_argument(
+        "--precision", choices=["bf16", "fp16", "off"], default="bf16", help="of all but student (default: %(default)s)"
+    )
+    installed = [name for name in LOOPS if name != "lightning" or find_spec("lightning")]
+    parser.add_argument("--loops", nargs="+", choices=list(LOOPS), default=installed, help="(default: all installed)")
+    parser.add_argument(
+        "--deterministic", action=argparse.BooleanOptionalAction, default=True, help="of the trainer (default: yes)"
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Prints the images per second of each loop and the trainer's speed relative to the others."""
+    options = parse_arguments()
+    params = load_params(ROOT / "params.yaml")
+    changes = {"batch_size": options.batch, "precision": options.precision, "deterministic": options.deterministic}
+    recipe = resolve_recipe(params, options.model).model_copy(update=changes)
+    with tempfile.TemporaryDirectory() as folder:
+        job = make_job(
+            options.data, options.images, side=options.side, recipe=recipe, crop=params.crop, folder=Path(folder)
+        )
+        seconds = time_loops(options.loops, options.data, job, workers=options.workers, repetitions=options.repetitions)
+    cuda = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
+    print(machine(), f"torch {torch.__version__}", *cuda, sep=", ")
+    print(
+        f"{options.model}, {options.side} pixels, batch {options.batch}, {options.precision}, "
+        f"{options.images} images per epoch"
+    )
+    for name, taken in seconds.items():
+        print(f"  {name}: {options.images / np.median(taken):.1f} images/s")
+    for name, taken in seconds.items():
+        if name != "trainer" and "trainer" in seconds:
+            ratios = [other / own for own, other in zip(seconds["trainer"], taken, strict=True)]
+            print(f"  speed of trainer relative to {name}: {summary(ratios, 3)}")
+
+
 if __name__ == "__main__":
     cv2.setNumThreads(1)
-    typer.run(main)
+    main()

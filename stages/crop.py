@@ -1,33 +1,44 @@
-"""Crop the raw images into the store: OUT METRICS."""
+"""Crops the raw images into the crop store."""
 
+import sys
 from pathlib import Path
 
-from tumorboard.data.crop import crop_images, worker_count
+from tumorboard.base.files import side_cache, write_json
+from tumorboard.base.params import Params
+from tumorboard.base.stage import run_stage
+from tumorboard.data.crop import CropJob, crop_images
 from tumorboard.data.sources import list_images
-from tumorboard.door import run, side_cache
-from tumorboard.params import Params
-from tumorboard.tables import write_json
+from tumorboard.data.workers import worker_count
 
 
-def main(params: Params, out: str, metrics: str) -> None:
-    """Write `out` (manifest, facts of the images, what was quarantined and ignored, the store) and `metrics`."""
-    # Not from the command line: a name with spaces or quotes would need the shell's care.
+def main(params: Params, *, out: Path, metrics: Path) -> None:
+    """Crops the images of `data.raw`.
+
+    Args:
+        params: sections data, crop and runtime.
+        out: folder to write the manifest, the tables of the files and the crop store to.
+        metrics: JSON file to write the counts to.
+    """
+    # The folder is no command-line option, because a name with spaces or quotes would have to be quoted for the shell.
     raw = Path(params.data.raw)
-    rows, ignored = list_images(raw, params.data)
-    counts = crop_images(
-        rows,
-        ignored,
-        raw,
-        params.crop,
-        params.data.frames,
-        Path(out),
-        side_cache("crops"),
-        worker_count(params.runtime.workers),
-        params.data.max_quarantined,
-        params.runtime.scheduler,
+    images, ignored = list_images(raw, params.data)
+    job = CropJob(
+        raw=raw,
+        out=out,
+        cache=side_cache("crops"),
+        crop=params.crop,
+        frames=params.data.frames,
+        max_quarantined=params.data.max_quarantined,
+        workers=worker_count(params.runtime.workers),
+        scheduler=params.runtime.scheduler,
     )
-    write_json(counts, metrics)
+    summary = crop_images(images, ignored, job)
+    print(
+        f"crop: {summary.listed} files, {summary.decoded} decoded, {summary.cached} from the crop cache",
+        file=sys.stderr,
+    )
+    write_json(summary.counts, metrics)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

@@ -1,33 +1,32 @@
-"""Join the members' predictions and let them vote: MEMBERS JOINED OUT METRICS COMPARED."""
+"""Joins the members' predictions, lets them vote, and compares the scores."""
 
 from pathlib import Path
 
-from tumorboard.door import run
-from tumorboard.evaluation.comparison import compare, headline
-from tumorboard.evaluation.leftovers import remove_leftovers
-from tumorboard.evaluation.vote import VOTES, join_members, vote_by_fold
-from tumorboard.params import Params
-from tumorboard.tables import read_predictions, write_json, write_table
+from tumorboard.base.files import remove_leftovers, write_json, write_table
+from tumorboard.base.params import Params
+from tumorboard.base.stage import run_stage
+from tumorboard.base.tables import read_predictions
+from tumorboard.panel.comparison import compare_votes, headline
 
 
-def main(params: Params, members: str, joined: str, out: str, metrics: str, compared: str) -> None:
-    """Write `joined`/<model>.csv, all folds of a model, and `out`/<vote>.csv, all models; and their scores.
+def main(params: Params, *, members: Path, joined: Path, votes: Path, metrics: Path, comparison: Path) -> None:
+    """Joins the members' predictions, lets them vote, and writes tables and scores.
 
-    The heading vote's go to `metrics`, those of all votes and members to `compared`.
+    The tables go to `joined`/<model>.csv and `votes`/<vote>.csv, the scores of all votes and members to `comparison`,
+    and those of the vote that heads the report to `metrics`. Deletes from `members` the tables of models and folds that
+    params.yaml no longer lists.
     """
-    paths = {model: {fold: Path(members) / model / f"{fold}.csv" for fold in params.folds} for model in params.models}
-    remove_leftovers(Path(members), "*/*.csv", [path for folds in paths.values() for path in folds.values()])
+    paths = {model: {fold: members / model / f"{fold}.csv" for fold in params.folds} for model in params.models}
+    remove_leftovers(members, "*/*.csv", [path for folds in paths.values() for path in folds.values()])
     tables = {model: {fold: read_predictions(path) for fold, path in folds.items()} for model, folds in paths.items()}
-    panel = join_members(tables)
-    votes = {name: vote(panel) for name, vote in VOTES.items()}
-    for folder, judges in ((joined, panel), (out, votes)):
-        for name, table in judges.items():
-            write_table(table, Path(folder) / f"{name}.csv")
-
-    scores = compare(tables, vote_by_fold(tables), panel, votes, params.evaluate, params.seed)
-    write_json(scores, compared)
-    write_json(headline(scores, params.ensemble.vote), metrics)
+    compared = compare_votes(tables, params.evaluate, params.seed)
+    for model, table in compared.members.items():
+        write_table(table, joined / f"{model}.csv")
+    for vote, table in compared.votes.items():
+        write_table(table, votes / f"{vote}.csv")
+    write_json(compared.scores, comparison)
+    write_json(headline(compared.scores, params.ensemble.vote), metrics)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

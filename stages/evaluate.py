@@ -1,69 +1,44 @@
-"""Judge the validation and test images with a trained model: MODEL FOLD STORE SPLIT_MANIFEST WEIGHTS OUT METRICS."""
+"""Evaluates a trained model on the validation images of its fold and on the test images."""
 
-import time
+from pathlib import Path
 
-import pandas as pd
-import torch
-
+from tumorboard.base.files import write_json, write_table
+from tumorboard.base.params import Params
+from tumorboard.base.stage import run_stage
+from tumorboard.base.tables import read_manifest
 from tumorboard.data.store import CropStore
-from tumorboard.door import run
-from tumorboard.errors import InputError
-from tumorboard.evaluation.intervals import bootstrap_intervals
-from tumorboard.evaluation.metrics import scores
-from tumorboard.models.inference import choose_device, predict_logits, softmax
-from tumorboard.models.weights import load_model
-from tumorboard.params import Params
-from tumorboard.tables import make_predictions, manifest_digest, read_manifest, write_json, write_table
+from tumorboard.panel.evaluate import evaluate_model
 
 
 def main(
-    params: Params, model: str, fold: str, store: str, split_manifest: str, weights: str, out: str, metrics: str
+    params: Params,
+    *,
+    model: str,
+    fold: int,
+    store: Path,
+    manifest: Path,
+    weights: Path,
+    out: Path,
+    metrics: Path,
 ) -> None:
-    """Write the Predictions of a fold's validation rows and of the test rows to `out`, their scores to `metrics`."""
-    manifest = read_manifest(split_manifest)
-    digest = manifest_digest(manifest)
-    network, card = load_model(weights, choose_device(params.runtime))
-    for what, given, expected in (
-        ("model", card.name, model),
-        ("fold", card.fold, int(fold)),
-        ("manifest", card.manifest, digest),
-    ):
-        if given != expected:
-            raise InputError(f"{weights}: trained as {what} {given}, not {expected}: train it again (dvc repro)")
-    parts = {
-        "val": manifest[manifest["fold"].eq(int(fold)).fillna(False)].assign(split="val"),
-        "test": manifest[manifest["split"] == "test"],
-    }
-    crops = CropStore(store)
-    start = time.perf_counter()
-    logits = {
-        part: predict_logits(
-            network,
-            crops,
-            rows["id"].tolist(),
-            card.recipe.precision,
-            card.recipe.channels_last,
-            torch.device(choose_device(params.runtime)),
-            card.recipe.batch_size,
-            progress=True,
-        )
-        for part, rows in parts.items()
-    }
-    seconds = time.perf_counter() - start
-    tables = {part: make_predictions(rows, softmax(logits[part]), card.classes, digest) for part, rows in parts.items()}
-    write_table(pd.concat(tables.values()), out)
-    write_json(
-        {
-            "test": scores(tables["test"]),
-            "intervals": bootstrap_intervals(tables["test"], params.evaluate, params.seed),
-            "val": scores(tables["val"]),
-            "parameters": card.parameters,
-            "epoch": card.epoch,
-            "images_per_second": round(sum(map(len, tables.values())) / seconds, 1),
-        },
-        metrics,
+    """Writes the Predictions for the fold's validation images and the test images to `out`, their scores to `metrics`.
+
+    Prints one line with the speed, which is no metric because it differs from run to run.
+    """
+    evaluation = evaluate_model(
+        weights,
+        model=model,
+        fold=fold,
+        manifest=read_manifest(manifest),
+        crops=CropStore(store),
+        runtime=params.runtime,
+        evaluate=params.evaluate,
+        seed=params.seed,
     )
+    write_table(evaluation.predictions, out)
+    write_json(evaluation.metrics, metrics)
+    print(f"fold {fold}  {model}  {evaluation.images_per_second:.0f} images/s")
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

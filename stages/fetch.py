@@ -1,16 +1,21 @@
-"""Download one of the sets that the list `medmnist` names: OUT."""
+"""Downloads one MedMNIST set."""
 
 from pathlib import Path
 
-from tumorboard.data.medmnist import PREFIX, fetch
-from tumorboard.door import run
-from tumorboard.params import Params
+from tumorboard.base.params import Params
+from tumorboard.base.stage import run_stage
+from tumorboard.data.medmnist import PREFIX, download
 
 
-def main(_: Params, out: str) -> None:
-    """Write `out`, whose name is the value of `data.raw` that reads it, such as medmnist:bloodmnist_224."""
-    fetch(out.removeprefix(PREFIX), Path(out))
+def main(_: Params, *, out: Path) -> None:
+    """Downloads one of the sets that the list `medmnist` in params.yaml names.
+
+    Args:
+        _: params, none of which counts.
+        out: file to write; its name is the value of `data.raw` that selects it, such as medmnist:bloodmnist_224.
+    """
+    download(out.name.removeprefix(PREFIX), out)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

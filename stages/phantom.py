@@ -1,26 +1,33 @@
-"""Draw the embedded synthetic data set: OUT."""
+"""Draws the embedded synthetic data set."""
 
 from pathlib import Path
 
 from tqdm import tqdm
 
-from tumorboard.door import run
-from tumorboard.errors import InputError
-from tumorboard.params import Params
-from tumorboard.phantom import draw_phantom
-from tumorboard.tables import replacing
+from tumorboard.base.errors import InputError
+from tumorboard.base.files import replacing
+from tumorboard.base.params import Params
+from tumorboard.base.stage import run_stage
+from tumorboard.data.phantom import draw_phantom
 
 
-def main(params: Params, out: str) -> None:
-    """Write the pictures into `out`, a folder per class; raises InputError where `out` already holds something."""
-    folder = Path(out)
-    if folder.is_dir() and any(folder.iterdir()):
-        raise InputError(f"{folder}: holds files already; delete it first, so that no two data sets mix")
+def main(params: Params, *, out: Path) -> None:
+    """Draws the pictures of the data set.
+
+    Args:
+        params: section phantom, and seed.
+        out: folder to write to, with one folder per class.
+
+    Raises:
+        InputError: `out` holds files already.
+    """
+    if out.is_dir() and any(out.iterdir()):
+        raise InputError(f"{out}: holds files already; delete them first, so that two data sets do not mix")
     pictures = draw_phantom(params.phantom, params.seed)
     for path, content in tqdm(pictures, total=params.phantom.images, desc="phantom", unit="image", disable=None):
-        with replacing(folder / path) as temporary:
+        with replacing(out / path) as temporary:
             temporary.write_bytes(content)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

@@ -1,30 +1,18 @@
-"""Merge `train` and each model's own entries into one file a model, on which its training depends: OUT."""
+"""Resolves the recipe of each model into a file of its own, on which its training depends."""
 
 from pathlib import Path
 
-from tumorboard.door import run
-from tumorboard.errors import InputError
-from tumorboard.models.pretrained import check_pretrained
-from tumorboard.models.registry import check_architecture
-from tumorboard.params import Params, resolve_recipe
-from tumorboard.tables import write_json
+from tumorboard.base.files import write_json
+from tumorboard.base.params import Params
+from tumorboard.base.stage import run_stage
+from tumorboard.models.registry import pin_recipes
 
 
-def main(params: Params, out: str) -> None:
-    """Write `out`/<model>.json for all models that run, with a look at what they begin with: none should fail late.
-
-    Where that is a file of weights its SHA-256 stands there too, under `pretrained_sha256`.
-    """
-    recipes = {model: resolve_recipe(params, model) for model in params.models}
-    for model, recipe in recipes.items():
-        try:
-            check_architecture(recipe.architecture)
-            digest = check_pretrained(recipe)
-        except InputError as error:
-            raise InputError(f"recipes.{model}: {error}") from None
-        pinned = {"pretrained_sha256": digest} if digest else {}
-        write_json(recipe.model_dump(mode="json") | pinned, Path(out) / f"{model}.json")
+def main(params: Params, *, out: Path) -> None:
+    """Writes `out`/<model>.json for each model that runs: its whole recipe, and the digest of its weights file."""
+    for model, recipe in pin_recipes(params).items():
+        write_json(recipe, out / f"{model}.json")
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

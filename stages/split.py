@@ -1,43 +1,43 @@
-"""Audit the data, then split it into a test part and validation folds: CROP OUT METRICS AUDIT."""
+"""Audits the cropped images and splits them into a test part and validation folds."""
 
+import sys
 from pathlib import Path
 
-import pandas as pd
-
-from tumorboard.data.audit import audit_manifest, find_copies
-from tumorboard.data.quarantine import check_count
-from tumorboard.data.shares import class_shares, summarize_shares
-from tumorboard.data.shortcuts import count_shortcuts, probe_shortcuts, warn_of_shortcuts
-from tumorboard.data.split import check_split, count_table, split_manifest
+from tumorboard.base.files import read_table, write_json, write_table
+from tumorboard.base.params import Params
+from tumorboard.base.stage import run_stage
+from tumorboard.base.tables import read_manifest
+from tumorboard.data.audit import find_copies
+from tumorboard.data.parts import count_table
+from tumorboard.data.prepare import prepare_data
 from tumorboard.data.store import CropStore
-from tumorboard.door import run
-from tumorboard.params import Params
-from tumorboard.tables import read_manifest, read_table, write_json, write_table
 
 
-def main(params: Params, crop: str, out: str, metrics: str, audit: str) -> None:
-    """Write `out` (manifest, counts, duplicates, quarantined, shortcuts) and the metrics of the split and the audit."""
-    images = read_table(Path(crop) / "images.csv")
-    store = CropStore(Path(crop) / "store")
-    cropped = read_manifest(Path(crop) / "manifest.csv")
-    found = audit_manifest(cropped, find_copies(cropped, images, store.__getitem__, params.audit), params.audit)
-    unusable = read_table(Path(crop) / "quarantined.csv")
-    quarantined = pd.concat([unusable, found.quarantined])
-    check_count(quarantined, len(cropped) + len(unusable), params.data.max_quarantined)
-    manifest, counts = split_manifest(found.manifest, found.pictures, params.split, params.folds, params.seed)
-    check_split(manifest, images, found.pairs, copies=params.audit.policy != "report")
-    shortcuts = probe_shortcuts(manifest, images, params.seed)
-    warn_of_shortcuts(shortcuts, params.audit.shortcut)
-    write_table(manifest, Path(out) / "manifest.csv")
-    write_table(count_table(manifest), Path(out) / "counts.csv")
-    write_table(found.pairs, Path(out) / "duplicates.csv")
-    write_table(found.quarantined, Path(out) / "quarantined.csv")
-    write_table(shortcuts, Path(out) / "shortcuts.csv")
-    shares = class_shares(manifest, found.manifest, params.split)
-    write_json(counts | summarize_shares(shares, params.split.tolerance), metrics)
-    dropped = {"dropped": len(found.manifest) - len(manifest)}
-    write_json(found.counts | dropped | count_shortcuts(shortcuts, params.audit.shortcut), audit)
+def main(params: Params, *, crop: Path, out: Path, metrics: Path, audit_metrics: Path) -> None:
+    """Writes the split Manifest and the tables of the audit to `out`, and the metrics of both; prints the warnings.
+
+    Args:
+        params: of the run.
+        crop: folder of the crop stage.
+        out: folder for manifest.csv, counts.csv, duplicates.csv, quarantined.csv and shortcuts.csv.
+        metrics: JSON file for the counts and shares of the split.
+        audit_metrics: JSON file for the counts of the audit and the skills of the shortcut probe.
+    """
+    manifest, images = read_manifest(crop / "manifest.csv"), read_table(crop / "images.csv")
+    copies = find_copies(manifest, images, CropStore(crop / "store").__getitem__, params.audit)
+    unusable = read_table(crop / "quarantined.csv")
+    prepared = prepare_data(manifest, images, copies, unusable=unusable, params=params)
+    for warning in prepared.warnings:
+        print(warning, file=sys.stderr)
+    prepared.raise_error()
+    write_table(prepared.manifest, out / "manifest.csv")
+    write_table(count_table(prepared.manifest), out / "counts.csv")
+    write_table(prepared.pairs, out / "duplicates.csv")
+    write_table(prepared.label_conflicts, out / "quarantined.csv")
+    write_table(prepared.shortcuts, out / "shortcuts.csv")
+    write_json(prepared.split_metrics, metrics)
+    write_json(prepared.audit_metrics, audit_metrics)
 
 
 if __name__ == "__main__":
-    run(main)
+    run_stage(main)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tumorboard.params import Params, load_params
+from tumorboard.base.params import Params, load_params
 
 # Small networks on shared cores: a second thread waits for its turn more than it computes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

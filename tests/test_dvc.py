@@ -1,6 +1,8 @@
-"""dvc.yaml tells the truth: what each stage reads, and the page that shows its plots."""
+"""dvc.yaml: which sources and options each stage has, and the page that shows its plots."""
 
 import ast
+import importlib
+import inspect
 import json
 import re
 import shlex
@@ -12,14 +14,16 @@ import pytest
 import vl_convert
 import yaml
 
+from tumorboard.base.digests import source_files
+
 ROOT = Path(__file__).resolve().parents[1]
 STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 
 
 def file_of(module: str) -> str:
     base = ROOT / (module.replace(".", "/") if module.startswith("stages") else "src/" + module.replace(".", "/"))
-    found = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
-    return found.relative_to(ROOT).as_posix()
+    file = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+    return file.relative_to(ROOT).as_posix()
 
 
 @pytest.fixture(scope="module")
@@ -27,22 +31,76 @@ def imports() -> grimp.ImportGraph:
     return grimp.build_graph("stages", "tumorboard", cache_dir=None)
 
 
+@pytest.fixture(scope="module")
+def sources() -> dict[str, set[str]]:
+    """The Python files that each stage's digest lists."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(ROOT)
+        packages = {"stages": Path("stages"), "tumorboard": Path("src/tumorboard")}
+        return {stage: {file.as_posix() for file in source_files(f"stages.{stage}", packages)} for stage in STAGES}
+
+
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_depends_on_exactly_the_modules_that_it_imports(stage: str, imports: grimp.ImportGraph) -> None:
+def test_a_digest_lists_exactly_the_modules_that_the_stage_imports(
+    stage: str, imports: grimp.ImportGraph, sources: dict[str, set[str]]
+) -> None:
+    """grimp computes the same closure by other code."""
     modules = imports.find_upstream_modules(f"stages.{stage}") | {f"stages.{stage}"}
     # Importing a.b.c runs a/__init__.py and a/b/__init__.py as well.
     parents = {module.rsplit(".", depth)[0] for module in modules for depth in range(1, module.count(".") + 1)}
-    imported = {file_of(module) for module in modules | parents}
-    listed = [dep for dep in STAGES[stage]["deps"] if dep.startswith(("src/", "stages/")) and dep.endswith(".py")]
-    assert sorted(listed) == sorted(imported)
+    assert {name for name in sources[stage] if name.endswith(".py")} == {file_of(name) for name in modules | parents}
+
+
+@pytest.mark.parametrize("stage", set(STAGES) - {"digest"})
+def test_a_stage_depends_on_its_digest_and_on_no_source_file(stage: str) -> None:
+    deps = STAGES[stage]["deps"]
+    assert f"digests/{stage}.sha256" in deps
+    assert not [dep for dep in deps if dep.startswith(("src", "stages")) or dep == "digests"]
+
+
+def test_the_digest_stage_depends_on_all_sources() -> None:
+    assert STAGES["digest"]["deps"] == ["src/tumorboard", "stages"]
+    assert "__pycache__" in (ROOT / ".dvcignore").read_text(encoding="utf-8").splitlines()
+
+
+@pytest.mark.parametrize(
+    ("edited", "rerun"),
+    [
+        ("training/losses.py", {"train"}),
+        ("training/journal.py", {"train"}),
+        ("data/check.py", set()),
+        ("commands/check.py", set()),
+        ("commands/lr_find.py", set()),
+        ("report/page.py", {"report"}),
+        ("report/templates/report.html.j2", {"report"}),
+        ("panel/votes.py", {"ensemble", "report"}),
+        ("panel/predict.py", set()),
+        ("images/crop.py", {"crop"}),
+        ("data/split.py", {"split"}),
+        ("data/phantom.py", {"phantom"}),
+        ("augment/balance.py", {"balance"}),
+    ],
+)
+def test_an_edit_reruns_only_the_stages_that_run_the_file(
+    edited: str, rerun: set[str], sources: dict[str, set[str]]
+) -> None:
+    """DVC reruns what depends on their outputs too, if these change."""
+    assert (ROOT / "src/tumorboard" / edited).is_file()
+    assert {stage for stage, files in sources.items() if f"src/tumorboard/{edited}" in files} == rerun
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stages_command_names_its_script_and_only_paths_that_dvc_knows(stage: str) -> None:
+def test_a_stages_command_has_its_options_in_order_and_only_paths_that_dvc_knows(stage: str) -> None:
     words = shlex.split(STAGES[stage]["cmd"])
     assert words[:3] == ["python", "-m", f"stages.{stage}"]
+    options = dict(zip(words[3::2], words[4::2], strict=True))
+    main = importlib.import_module(f"stages.{stage}").main
+    named = [
+        name for name, parameter in inspect.signature(main).parameters.items() if parameter.kind.name == "KEYWORD_ONLY"
+    ]
+    assert list(options) == ["--" + name.replace("_", "-") for name in named]
     known = json.dumps([STAGES[stage][key] for key in ("deps", "outs", "metrics") if key in STAGES[stage]])
-    for path in (word for word in words[3:] if "/" in word):
+    for path in (value for value in options.values() if "/" in value):
         assert path in known, f"{stage} is given {path}, which is neither among its deps nor its outs"
 
 
@@ -54,14 +112,14 @@ def test_scripts_are_thin() -> None:
         assert len(script.read_text(encoding="utf-8").splitlines()) < 110, script.name
 
 
-def test_the_plots_page_asks_nothing_of_the_internet() -> None:
+def test_the_plots_page_loads_nothing_from_the_internet() -> None:
     page = (ROOT / ".dvc/plots/offline.html").read_text(encoding="utf-8")
     assert re.findall(r'(?:src|href)\s*=\s*"https?:', page) == []
     assert "{plot_divs}" in page
     assert "{scripts}" not in page
 
 
-def test_confusion_matrices_stand_under_their_own_names() -> None:
+def test_confusion_matrices_are_under_their_own_names() -> None:
     """Of two runs with other models: a grid of model and revision would move cells up to the next free column."""
     template = (ROOT / ".dvc/plots/model_confusion.json").read_text(encoding="utf-8")
     rows = [

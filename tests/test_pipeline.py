@@ -1,4 +1,4 @@
-"""The real pipeline through the real DVC, in a copy of the project with small params; the tests follow one another."""
+"""The pipeline by DVC, in a copy of the project with small params; each test builds on the ones before it."""
 
 import json
 import os
@@ -22,7 +22,7 @@ SMALL = {
 
 
 class Project:
-    """A copy of the checkout, as git would clone it, with a DVC cache and settings of its own."""
+    """A copy of the checkout, as git would clone it, with its own DVC cache and settings."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder / "project"
@@ -50,7 +50,7 @@ class Project:
         self.commit("begin")
 
     def __call__(self, *command: str, fails: bool = False) -> str:
-        """Run a command in the copy and return what it printed; it must succeed, or fail where that is expected."""
+        """Runs a command in the copy and returns its output; it must succeed, or fail if `fails`."""
         done = subprocess.run(
             command, cwd=self.folder, env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
@@ -74,7 +74,7 @@ class Project:
 
     def metrics(self, name: str) -> dict[str, object]:
         text = (self.folder / "metrics" / name).read_text(encoding="utf-8")
-        return json.loads(text, parse_constant=lambda word: pytest.fail(f"{name}: {word} is no JSON"))
+        return json.loads(text, parse_constant=lambda word: pytest.fail(f"{name}: {word} is not JSON"))
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 def ran(log: str) -> set[str]:
-    """The stages that a run really ran: neither skipped nor taken from the run cache."""
+    """Returns the stages that a run executed: neither skipped nor taken from the run cache."""
     return set(re.findall(r"Running stage '([^']+)'", log))
 
 
@@ -100,13 +100,13 @@ def test_a_run_leaves_scores_plots_a_report_and_nothing_to_do(project: Project) 
     assert project("git", "status", "--short") == ""
 
 
-def test_changing_how_fast_changes_nothing(project: Project) -> None:
+def test_a_change_of_runtime_reruns_nothing(project: Project) -> None:
     log = project("dvc", "exp", "run", "-S", "runtime.workers=2", "-S", "runtime.device=auto")
     assert ran(log) == set()
     project("git", "reset", "--hard", "--quiet")
 
 
-def test_a_shared_number_retrains_only_the_models_that_inherit_it(project: Project) -> None:
+def test_a_shared_parameter_retrains_only_the_models_that_use_it(project: Project) -> None:
     log = project("dvc", "exp", "run", "--name", "slower", "-S", "train.lr=0.01")
     assert {stage for stage in ran(log) if stage.startswith("train@")} == {"train@cnn-0"}
     assert "metrics/train/cnn/0.json" in project("dvc", "metrics", "diff")
@@ -133,7 +133,7 @@ def test_a_run_is_undone_by_git_and_dvc_checkout(project: Project) -> None:
     assert "up to date" in project("dvc", "status")
 
 
-def test_going_to_an_earlier_number_takes_the_models_from_the_cache(project: Project) -> None:
+def test_an_earlier_value_takes_the_models_from_the_cache(project: Project) -> None:
     project("dvc", "exp", "apply", "slower")
     log = project("dvc", "repro")
     assert not any(stage.startswith("train@") for stage in ran(log)), log
@@ -141,8 +141,8 @@ def test_going_to_an_earlier_number_takes_the_models_from_the_cache(project: Pro
     project("dvc", "checkout")
 
 
-def test_a_model_more_runs_only_that_model_and_what_follows(project: Project) -> None:
-    log = project("dvc", "exp", "run", "-S", "models=[linear,cnn,resnet18]", "-S", "recipes.resnet18.epochs=1")
+def test_an_added_model_runs_only_that_model_and_what_depends_on_it(project: Project) -> None:
+    log = project("dvc", "exp", "run", "-S", "models=[linear,cnn,resnet18]", "-S", "++recipes.resnet18.epochs=1")
     assert ran(log) == {"recipe", "train@resnet18-0", "evaluate@resnet18-0", "ensemble", "report"}
     log = project("dvc", "exp", "run", "-S", "models=[cnn,resnet18]")
     assert ran(log) == {"recipe", "ensemble", "report"}
@@ -151,14 +151,14 @@ def test_a_model_more_runs_only_that_model_and_what_follows(project: Project) ->
     project("dvc", "checkout")
 
 
-def test_another_side_of_the_crops_is_cropped_anew_and_not_taken_from_the_cache(project: Project) -> None:
+def test_another_side_of_the_crops_is_cropped_again_and_not_taken_from_the_cache(project: Project) -> None:
     project.write_params({"crop": {"side": 24}}, ["linear", "cnn"])
     assert {"crop", "split", "balance@0"} <= ran(project("dvc", "repro", "balance"))
     project("git", "reset", "--hard", "--quiet")
     project("dvc", "checkout")
 
 
-def test_weights_that_dvc_versions_stay_out_of_git_and_are_known_to_the_recipes(project: Project) -> None:
+def test_weights_under_dvc_stay_out_of_git_and_are_a_dependency_of_the_recipes(project: Project) -> None:
     file = project.folder / "weights/start.safetensors"
     file.write_bytes(b"weights")
     project("dvc", "add", "weights/start.safetensors")
@@ -205,7 +205,7 @@ def test_an_added_image_costs_one_decode(project: Project) -> None:
         ("data", "raw", "nowhere", "nowhere"),
     ],
 )
-def test_a_mistake_is_one_message_and_a_failed_run(
+def test_a_users_error_is_one_message_and_a_failed_run(
     project: Project, section: str, key: str, value: str, message: str
 ) -> None:
     project("git", "checkout", "--quiet", "params.yaml")

@@ -1,4 +1,4 @@
-"""crop_images: what it writes is what decoding and cropping by hand gives; caching, quarantine, several processes."""
+"""crop_images: its tables and crops equal those made by hand; the cache, quarantine, several processes, a cluster."""
 
 import os
 import signal
@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -18,14 +19,16 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from tumorboard import images
+from tumorboard.base.errors import InputError
+from tumorboard.base.files import read_table
+from tumorboard.base.params import Crop, Data, Frames, Params
+from tumorboard.base.tables import read_manifest
 from tumorboard.data import crop as crop_module
-from tumorboard.data.crop import _cut_chunks, crop_images, worker_count
+from tumorboard.data.crop import CropJob, CropSummary, _cache_key, _cut_chunks, crop_images
 from tumorboard.data.sources import list_images
 from tumorboard.data.store import CropStore
-from tumorboard.errors import InputError
-from tumorboard.params import Crop, Data, Params
-from tumorboard.tables import read_manifest, read_table
+from tumorboard.images import crop as images
+from tumorboard.images.crop import crop_image
 
 Pixels = NDArray[np.uint8]
 
@@ -54,7 +57,7 @@ def crop(params: Params) -> Crop:
 
 @pytest.fixture
 def raw(tmp_path: Path) -> Path:
-    """Five files a class; b/again.png repeats a file of a, b/resaved.bmp the picture of one."""
+    """Five files in a, six in b; b/again.png repeats a file of a, and b/resaved.bmp the picture of another one."""
     folder = tmp_path / "raw"
     for number in range(4):
         save(folder / f"a/P{number}, é {number}.png", picture(number, 40 + number))
@@ -74,10 +77,33 @@ def build(
     max_quarantined: int = 0,
     scheduler: str | None = None,
 ) -> dict[str, Any]:
+    """The counts of a run over all files in `raw`, listed in a random order."""
     data = Data(raw=str(raw), table=None, group_pattern=None, frames=None, max_quarantined=max_quarantined)
     rows, ignored = list_images(raw, data)
     shuffled = rows.sample(frac=1, random_state=len(rows))
-    return crop_images(shuffled, ignored, raw, crop, data.frames, out, cache, workers, max_quarantined, scheduler)
+    job = CropJob(
+        raw=raw,
+        out=out,
+        cache=cache,
+        crop=crop,
+        frames=data.frames,
+        max_quarantined=max_quarantined,
+        workers=workers,
+        scheduler=scheduler,
+    )
+    return crop_images(shuffled, ignored, job).counts
+
+
+def job_of(raw: Path, crop: Crop, folder: Path, frames: Frames = None, max_quarantined: int | None = 0) -> CropJob:
+    """A job of one worker that writes to `folder`/out and keeps its crops in `folder`/cache."""
+    return CropJob(
+        raw=raw,
+        out=folder / "out",
+        cache=folder / "cache",
+        crop=crop,
+        frames=frames,
+        max_quarantined=max_quarantined,
+    )
 
 
 @pytest.fixture
@@ -94,7 +120,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def test_the_outs_are_what_the_files_hold(tmp_path: Path, raw: Path, crop: Crop) -> None:
+def test_the_tables_and_crops_equal_those_made_by_hand(tmp_path: Path, raw: Path, crop: Crop) -> None:
     (raw / "README").write_text("not an image, not in a class")
     before = hashes(raw)
     counts = build(raw, tmp_path / "out", crop, tmp_path / "cache")
@@ -117,11 +143,11 @@ def test_the_outs_are_what_the_files_hold(tmp_path: Path, raw: Path, crop: Crop)
     facts = read_table(tmp_path / "out/images.csv").set_index("id")
     for path in manifest["id"]:
         upright = np.asarray(Image.open(raw / path).convert("RGB"))
-        np.testing.assert_array_equal(store[[path]][0], images.crop_image(upright, crop))
+        np.testing.assert_array_equal(store[[path]][0], crop_image(upright, crop))
         size = (str(upright.shape[1]), str(upright.shape[0]), str((raw / path).stat().st_size))
         assert tuple(facts.loc[path, ["width", "height", "bytes"]]) == size
-        colour = facts.loc[path, ["red", "green", "blue"]].astype(float)
-        np.testing.assert_allclose(colour, upright.mean((0, 1)), atol=0.006)
+        color = facts.loc[path, ["red", "green", "blue"]].astype(float)
+        np.testing.assert_allclose(color, upright.mean((0, 1)), atol=0.006)
         assert facts.loc[path, "border"] == "0.0"
     assert facts.loc["b/resaved.bmp", "format"] == "BMP"
     assert facts.loc["b/again.png", "format"] == "PNG"
@@ -146,6 +172,16 @@ def test_the_dark_border_is_measured_whether_or_not_it_is_cut_off(tmp_path: Path
     assert float(facts.loc["a/framed.png", "green"]) == 90.0
 
 
+def test_a_grey_picture_has_its_mean_level_in_each_color(tmp_path: Path, crop: Crop) -> None:
+    for label, levels in (("a", [10, 21]), ("b", [0, 255])):
+        grey = np.tile(np.array(levels, np.uint8), (30, 15))
+        (tmp_path / "raw" / label).mkdir(parents=True)
+        Image.fromarray(grey).save(tmp_path / "raw" / label / "1.png")
+    build(tmp_path / "raw", tmp_path / "out", crop, tmp_path / "cache")
+    colors = read_table(tmp_path / "out/images.csv")[["red", "green", "blue"]]
+    assert colors.to_numpy().tolist() == [["15.5"] * 3, ["127.5"] * 3]
+
+
 def test_the_same_pixels_in_another_shape_are_another_picture(tmp_path: Path, crop: Crop) -> None:
     flat = picture(0, 24, 48)
     save(tmp_path / "raw/a/1.png", flat)
@@ -153,11 +189,11 @@ def test_the_same_pixels_in_another_shape_are_another_picture(tmp_path: Path, cr
     assert build(tmp_path / "raw", tmp_path / "out", crop, tmp_path / "cache")["equal_pixels"] == 0
 
 
-def test_an_added_image_costs_one_decode_and_gives_the_same_bytes(
+def test_an_added_image_is_the_only_one_decoded_and_the_bytes_are_the_same(
     tmp_path: Path, raw: Path, crop: Crop, decoded: list[str]
 ) -> None:
     build(raw, tmp_path / "first", crop, tmp_path / "cache")
-    # again.png is, byte for byte, a file seen before.
+    # again.png has the bytes of another file.
     assert len(decoded) == 10
     save(raw / "a/new.png", picture(55))
     del decoded[:]
@@ -170,7 +206,24 @@ def test_an_added_image_costs_one_decode_and_gives_the_same_bytes(
     assert decoded == []
 
 
-def test_one_more_image_in_a_hundred_changes_its_shard_alone(tmp_path: Path, crop: Crop, decoded: list[str]) -> None:
+def test_the_summary_counts_decoded_and_cached_files_and_nothing_is_printed(
+    tmp_path: Path, raw: Path, crop: Crop, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (raw / "a/broken.png").write_bytes(b"no picture")
+    images, ignored = list_images(raw, Data(raw="", table=None, group_pattern=None, frames=None, max_quarantined=1))
+    job = job_of(raw, crop, tmp_path, max_quarantined=1)
+    first = crop_images(images, ignored, job)
+    # again.png has the bytes of another file, so that 10 of the 11 usable ones are decoded.
+    assert first == CropSummary(first.counts, listed=12, decoded=10, cached=1)
+    save(raw / "a/new.png", picture(55))
+    images, ignored = list_images(raw, Data(raw="", table=None, group_pattern=None, frames=None, max_quarantined=1))
+    second = crop_images(images, ignored, job)
+    assert second == CropSummary(second.counts, listed=13, decoded=1, cached=11)
+    assert (first.counts["images"], second.counts["images"]) == (11, 12)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_one_more_image_in_a_hundred_changes_only_its_shard(tmp_path: Path, crop: Crop, decoded: list[str]) -> None:
     for number in range(100):
         save(tmp_path / f"raw/{'ab'[number % 2]}/{number}.png", picture(number, 24, 24))
     build(tmp_path / "raw", tmp_path / "first", crop, tmp_path / "cache")
@@ -196,7 +249,7 @@ def write_jpeg(path: Path, height: int, width: int, orientation: int = 1) -> Non
     Image.fromarray(np.stack([waves, 255 - waves, waves / 2], -1).astype(np.uint8)).save(path, quality=95, exif=exif)
 
 
-def test_a_jpeg_decoded_at_a_reduced_size_is_listed_at_its_full_one(tmp_path: Path, crop: Crop) -> None:
+def test_a_jpeg_decoded_at_a_reduced_size_is_listed_at_its_full_size(tmp_path: Path, crop: Crop) -> None:
     write_jpeg(tmp_path / "raw/a/wide.jpg", 200, 301)
     write_jpeg(tmp_path / "raw/a/turned.jpg", 200, 301, 6)
     write_jpeg(tmp_path / "raw/a/nearly square, turned.jpg", 1000, 1001, 8)
@@ -226,20 +279,69 @@ def test_a_jpeg_decoded_at_a_reduced_size_is_listed_at_its_full_one(tmp_path: Pa
     assert (error < 255**2 / 10**3).all()  # 30 dB
 
 
-def test_parameters_that_change_crops_are_not_served_from_the_cache(
-    tmp_path: Path, raw: Path, crop: Crop, decoded: list[str]
-) -> None:
+def test_changed_parameters_do_not_use_cached_crops(tmp_path: Path, raw: Path, crop: Crop, decoded: list[str]) -> None:
     build(raw, tmp_path / "out", crop, tmp_path / "cache")
-    for change, decodes in [({"shards": 2}, 0), ({"border": True}, 10), ({"side": 20}, 10), ({"max_pixels": 5000}, 10)]:
+    changes: list[tuple[dict[str, Any], int]] = [
+        ({"shards": 2}, 0),
+        ({"border": True}, 10),
+        ({"side": 20}, 10),
+        ({"max_pixels": 5000}, 10),
+        ({}, 0),  # the crops of the first run are still there
+    ]
+    for change, decodes in changes:
         del decoded[:]
         build(raw, tmp_path / "out", crop.model_copy(update=change), tmp_path / "cache")
         assert len(decoded) == decodes, change
 
 
-def test_a_damaged_cache_entry_is_made_again(
+def test_the_cache_key_covers_all_code_that_makes_crops(crop: Crop, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def read_text(file: Path, encoding: str) -> str:
+        assert encoding == "utf-8"
+        read.append("/".join(file.parts[-2:]))
+        return f"code of {file.name}"
+
+    before = _cache_key(crop, None)
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert _cache_key.__wrapped__(crop, None) != before
+    package = Path(crop_module.__file__).parents[1]
+    modules = {f"images/{file.name}" for file in (package / "images").glob("*.py")}
+    assert {"images/crop.py", "images/decode.py", "images/grey.py", "images/jpeg.py"} < modules
+    assert sorted(read) == sorted([*modules, "data/crop.py", "data/crop_cache.py"])
+
+
+def test_workers_get_absolute_paths_and_at_least_32_files_each(
+    tmp_path: Path, crop: Crop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs: list[CropJob] = []
+    opened: list[int] = []
+
+    @contextmanager
+    def record(workers: int, _: str | None) -> Iterator[Any]:
+        def map_here(task: Any, items: Sequence[Any]) -> Iterator[Any]:
+            jobs.extend([task.keywords["job"]] if "job" in task.keywords else [])
+            return map(task, items)
+
+        opened.append(workers)
+        yield map_here
+
+    monkeypatch.setattr(crop_module, "open_workers", record)
+    monkeypatch.chdir(tmp_path)
+    for number in range(33):
+        save(tmp_path / f"raw/{'ab'[number % 2]}/{number}.png", picture(number, 24, 24))
+        if number >= 31:
+            build(Path("raw"), Path("out"), crop, Path("cache"), workers=8)
+    assert opened == [1, 2]
+    assert {(job.raw, job.out, job.cache.parent) for job in jobs} == {
+        (tmp_path / "raw", tmp_path / "out", tmp_path / "cache")
+    }
+
+
+def test_a_damaged_cached_crop_is_made_again(
     tmp_path: Path, raw: Path, crop: Crop, decoded: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crop_module, "CHUNK_FILES", 1)
+    monkeypatch.setattr(crop_module, "MAX_CHUNK_FILES", 1)
     build(raw, tmp_path / "out", crop, tmp_path / "cache")
     packs = sorted(path for path in (tmp_path / "cache").rglob("*") if path.is_file())
     assert len(packs) == 10
@@ -254,7 +356,7 @@ def test_a_damaged_cache_entry_is_made_again(
     assert [pack.read_bytes() for pack in packs] == whole
 
 
-def test_large_crops_are_written_before_many_are_held(
+def test_large_crops_are_written_in_several_packs(
     tmp_path: Path, raw: Path, crop: Crop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     build(raw, tmp_path / "one", crop, tmp_path / "one cache")
@@ -294,23 +396,27 @@ def test_chunks_are_smaller_for_large_files_and_towards_the_end(
     for path in paths:
         with (tmp_path / path).open("wb") as file:
             file.truncate(size)
-    (tmp_path / paths[-1]).unlink()  # what is not there any more says nothing
+    (tmp_path / paths[-1]).unlink()  # a file that has vanished does not count
     chunks = _cut_chunks(paths, tmp_path, workers)
     assert [len(chunk) for chunk in chunks] == expected
     assert [path for chunk in chunks for path in chunk] == paths
 
 
 def elsewhere(**folders: Path) -> Callable[..., Any]:
-    """An open_run whose worker finds other folders under the names that it is given."""
+    """A stand-in for open_workers whose worker sees other folders under the names that it is given."""
 
-    def run(task: Any, items: Sequence[Any]) -> Iterator[Any]:
-        known = {name: folder for name, folder in folders.items() if name in task.keywords}
-        return map(partial(task.func, **task.keywords | known), items)
+    def map_elsewhere(task: Any, items: Sequence[Any]) -> Iterator[Any]:
+        arguments = dict(task.keywords)
+        if "marker" in folders and "marker" in arguments:
+            arguments["marker"] = folders["marker"]
+        elif "job" in arguments:
+            arguments["job"] = replace(arguments["job"], **folders)
+        return map(partial(task.func, **arguments), items)
 
     @contextmanager
     def opened(workers: int, scheduler: str | None) -> Iterator[Any]:
         assert (workers, scheduler) == (1, "tcp://there:1")
-        yield run
+        yield map_elsewhere
 
     return opened
 
@@ -321,12 +427,12 @@ def test_a_worker_that_sees_other_folders_is_an_error(
     (tmp_path / "mounted").mkdir()
     for folders, message in [
         ({"raw": tmp_path / "nowhere"}, "does not see the raw folder"),
-        ({"marker": tmp_path / "nowhere"}, "does not see the side cache"),
-        ({"cache": tmp_path / "another version"}, "other versions of tumorboard"),
+        ({"marker": tmp_path / "nowhere"}, "does not see the crop cache"),
+        ({"cache": tmp_path / "another version"}, "has other versions of tumorboard"),
         # An empty mount point must not have every file quarantined.
         ({"raw": tmp_path / "mounted"}, r"é 0.png: can be read here, but not by the worker that tried \(No such file"),
     ]:
-        monkeypatch.setattr(crop_module, "open_run", elsewhere(**folders))
+        monkeypatch.setattr(crop_module, "open_workers", elsewhere(**folders))
         with pytest.raises(InputError, match=message):
             build(raw, tmp_path / "out", crop, tmp_path / "cache", 1, 99, "tcp://there:1")
         assert not (tmp_path / "out").exists()
@@ -356,7 +462,7 @@ def test_a_cluster_that_loses_a_worker_gives_the_same_bytes(tmp_path: Path, crop
     assert hashes(tmp_path / "here") == hashes(tmp_path / "there")
 
 
-def test_files_that_are_no_images_are_listed_with_their_reasons(tmp_path: Path, raw: Path, crop: Crop) -> None:
+def test_files_that_cannot_be_used_are_listed_with_their_reasons(tmp_path: Path, raw: Path, crop: Crop) -> None:
     (raw / "a/empty.png").touch()
     (raw / "a/notes.txt").write_text("no picture")
     jpeg = cv2.imencode(".jpg", picture(3, 300, 300))[1].tobytes()
@@ -390,13 +496,13 @@ def test_a_file_without_permission_is_quarantined(tmp_path: Path, raw: Path, cro
 def test_a_file_that_vanished_is_quarantined(tmp_path: Path, raw: Path, crop: Crop) -> None:
     rows, ignored = list_images(raw, Data(raw="", table=None, group_pattern=None, frames=None, max_quarantined=1))
     (raw / "b/-0.png").unlink()
-    counts = crop_images(rows, ignored, raw, crop, None, tmp_path / "out", tmp_path / "cache", 1, 1)
+    counts = crop_images(rows, ignored, job_of(raw, crop, tmp_path, max_quarantined=1)).counts
     assert (counts["images"], counts["quarantined"]) == (10, 1)
 
 
 def test_a_patient_of_dicom_files_is_their_group_unless_another_is_given(tmp_path: Path, crop: Crop) -> None:
     pytest.importorskip("pydicom")
-    from tests.test_dicom import dicom
+    from tests.images.test_dicom import dicom
 
     for number, patient in enumerate(["P1", "P1", "", "P2"]):
         for label in "ab":
@@ -408,8 +514,8 @@ def test_a_patient_of_dicom_files_is_their_group_unless_another_is_given(tmp_pat
         rows, ignored = list_images(
             tmp_path / "raw", Data(raw="", table=None, group_pattern=pattern, frames=None, max_quarantined=0)
         )
-        for _ in range(2):  # the second time from the side cache
-            crop_images(rows, ignored, tmp_path / "raw", crop, None, tmp_path / "out", tmp_path / "cache", 1, 0)
+        for _ in range(2):  # the second time from the crop cache
+            crop_images(rows, ignored, job_of(tmp_path / "raw", crop, tmp_path))
             groups.append(read_manifest(tmp_path / "out/manifest.csv")["group"].tolist())
     by_patient = ["P1", "P1", "a/2.dcm", "P2", "P1", "P1", "b/2.dcm", "P2"]
     own = [f"{label}/{number}.dcm" for label in "ab" for number in range(4)]
@@ -423,7 +529,7 @@ def test_a_patient_with_a_carriage_return_and_a_table_that_makes_each_image_its_
     tmp_path: Path, crop: Crop
 ) -> None:
     pytest.importorskip("pydicom")
-    from tests.test_dicom import dicom
+    from tests.images.test_dicom import dicom
 
     paths = [f"{label}/{number}.dcm" for label in "ab" for number in range(2)]
     for number, path in enumerate(paths):
@@ -439,24 +545,23 @@ def test_a_patient_with_a_carriage_return_and_a_table_that_makes_each_image_its_
     assert read_manifest(tmp_path / "out/manifest.csv")["group"].tolist() == paths
 
 
-def test_a_frame_rule_is_part_of_what_the_cache_knows(tmp_path: Path, crop: Crop) -> None:
+def test_the_frame_rule_is_part_of_the_cache_key(tmp_path: Path, crop: Crop) -> None:
     for label, levels in (("a", (0, 50, 100)), ("b", (200, 150, 250))):
         pages = [Image.fromarray(np.full((20, 20), level, np.uint8)) for level in levels]
         (tmp_path / "raw" / label).mkdir(parents=True)
         pages[0].save(tmp_path / "raw" / label / "1.tif", save_all=True, append_images=pages[1:])
     data = Data(raw="", table=None, group_pattern=None, frames=None, max_quarantined=2)
     rows, ignored = list_images(tmp_path / "raw", data)
-    found = {}
+    levels = {}
     for frames in ("first", "middle", "first"):
-        out = tmp_path / "out"
-        crop_images(rows, ignored, tmp_path / "raw", crop, frames, out, tmp_path / "cache", 1, 2)
-        found[frames] = CropStore(out / "store")[["a/1.tif", "b/1.tif"]][:, 0, 0, 0].tolist()
-    assert found == {"first": [0, 200], "middle": [50, 150]}
-    counts = crop_images(rows, ignored, tmp_path / "raw", crop, None, tmp_path / "all", tmp_path / "cache", 1, None)
+        crop_images(rows, ignored, job_of(tmp_path / "raw", crop, tmp_path, frames=frames, max_quarantined=2))
+        levels[frames] = CropStore(tmp_path / "out/store")[["a/1.tif", "b/1.tif"]][:, 0, 0, 0].tolist()
+    assert levels == {"first": [0, 200], "middle": [50, 150]}
+    counts = crop_images(rows, ignored, job_of(tmp_path / "raw", crop, tmp_path, max_quarantined=None)).counts
     assert (counts["images"], counts["quarantined"], counts["classes"]) == (0, 2, {})
 
 
-def test_too_many_quarantined_stop_with_nothing_written(tmp_path: Path, raw: Path, crop: Crop) -> None:
+def test_too_many_quarantined_files_raise_with_nothing_written(tmp_path: Path, raw: Path, crop: Crop) -> None:
     for number in range(12):
         (raw / f"a/{number:02d}.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match=r"12 of 23 files .*data\.max_quarantined") as caught:
@@ -470,25 +575,21 @@ def test_too_many_quarantined_stop_with_nothing_written(tmp_path: Path, raw: Pat
 def test_a_class_without_any_usable_image_is_an_error(tmp_path: Path, raw: Path, crop: Crop) -> None:
     (raw / "c").mkdir()
     (raw / "c/1.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match=r"class 'c' has no image(.|\n)*'c/1.png': not an image"):
+    with pytest.raises(InputError, match=r"class 'c' has no usable image(.|\n)*'c/1.png': not an image"):
         build(raw, tmp_path / "out", crop, tmp_path / "cache", max_quarantined=5)
     assert not (tmp_path / "out").exists()
 
 
-def test_parts_and_folds_of_a_table_arrive_in_the_manifest(tmp_path: Path, raw: Path, crop: Crop) -> None:
+def test_splits_and_folds_of_a_table_are_in_the_manifest(tmp_path: Path, raw: Path, crop: Crop) -> None:
     (raw / "labels.csv").write_text(
-        "path,label,group,split,fold\nb/-0.png,x,G,train,2\nb/-1.png,y,H,test,\nb/-2.png,y,H,train,\n"
+        "path,label,group,split,fold\nb/-0.png,y,G,train,2\nb/-1.png,x,H,test,\nb/-2.png,x,H,train,\n"
     )
-    build(raw, tmp_path / "out", crop, tmp_path / "cache")
+    counts = build(raw, tmp_path / "out", crop, tmp_path / "cache")
+    assert list(counts["classes"].items()) == [("x", 2), ("y", 1)]
     manifest = read_manifest(tmp_path / "out/manifest.csv")
     assert manifest[["label", "group", "split"]].to_numpy().tolist() == [
-        ["x", "G", "train"],
-        ["y", "H", "test"],
-        ["y", "H", "train"],
+        ["y", "G", "train"],
+        ["x", "H", "test"],
+        ["x", "H", "train"],
     ]
     assert manifest["fold"].tolist() == [2, pd.NA, pd.NA]
-
-
-def test_workers() -> None:
-    assert worker_count(3) == 3
-    assert worker_count("auto") == len(os.sched_getaffinity(0))

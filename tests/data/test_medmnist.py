@@ -1,4 +1,4 @@
-"""MedMNIST's .npz form, from small files of that form: rows, names, pixels in any order, refusals, the download."""
+"""MedMNIST's .npz files, from small ones of that form: paths, names, pixels in any order, refusals, the download."""
 
 import sys
 import types
@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tumorboard.base.errors import ImageError, InputError
+from tumorboard.base.files import read_table
+from tumorboard.base.params import Data, Params
+from tumorboard.base.tables import read_manifest
 from tumorboard.data import medmnist
-from tumorboard.data.crop import crop_images
+from tumorboard.data.crop import CropJob, crop_images
 from tumorboard.data.sources import list_images, read_content
 from tumorboard.data.store import CropStore
-from tumorboard.errors import ImageError, InputError
-from tumorboard.images import crop_image
-from tumorboard.params import Data, Params
-from tumorboard.tables import read_manifest, read_table
+from tumorboard.images.crop import crop_image
 
 DATA = Data(raw="", table=None, group_pattern=None, frames=None, max_quarantined=0)
 COUNTS = {"train": 12, "val": 4, "test": 6}
@@ -42,12 +43,12 @@ def write(file: Path, compress: bool = True, **changes: Any) -> Path:
 def names(monkeypatch: pytest.MonkeyPatch) -> None:
     """The medmnist package's table, with one set in it."""
     entry = {"label": BLOOD, "MD5": "", "MD5_224": "", "python_class": "BloodMNIST", "url_224": "https://example.org/b"}
-    monkeypatch.setattr(medmnist, "_info", lambda: {"bloodmnist": entry})
+    monkeypatch.setattr(medmnist, "_sets", lambda: {"bloodmnist": entry})
 
 
 @pytest.mark.parametrize("file", ["bloodmnist_224.npz", "bloodmnist.npz", "medmnist:bloodmnist_224"])
 @pytest.mark.usefixtures("names")
-def test_rows_have_stable_paths_given_parts_and_the_packages_names(tmp_path: Path, file: str) -> None:
+def test_images_have_stable_paths_given_splits_and_the_class_names_of_the_package(tmp_path: Path, file: str) -> None:
     write(tmp_path / "some.npz").rename(tmp_path / file)
     rows, ignored = list_images(tmp_path / file, DATA)
     assert ignored.empty
@@ -68,9 +69,16 @@ def test_labels_without_known_names_are_the_numbers(tmp_path: Path, file: str) -
     assert set(rows["label"]) == {"7", "8"}
 
 
+@pytest.mark.usefixtures("names")
+def test_labels_of_which_only_some_have_names_are_the_numbers(tmp_path: Path) -> None:
+    unknown = {f"{part}_labels": np.arange(count) % 2 * 7 for part, count in COUNTS.items()}
+    rows, _ = list_images(write(tmp_path / "bloodmnist.npz", **unknown), DATA)
+    assert set(rows["label"]) == {"0", "7"}
+
+
 @pytest.mark.parametrize("compress", [True, False])
 @pytest.mark.parametrize("shape", [(20, 20, 3), (17, 23)])
-def test_a_rows_bytes_are_its_pixels_in_any_order(tmp_path: Path, compress: bool, shape: tuple[int, ...]) -> None:
+def test_the_pixels_of_an_image_are_read_in_any_order(tmp_path: Path, compress: bool, shape: tuple[int, ...]) -> None:
     pictures = {part: images(part, shape) for part in COUNTS}
     file = write(tmp_path / "a.npz", compress, **{f"{part}_images": array for part, array in pictures.items()})
     for part, row in [("train", 11), ("val", 0), ("train", 3), ("train", 4), ("test", 5), ("train", 0)]:
@@ -78,7 +86,7 @@ def test_a_rows_bytes_are_its_pixels_in_any_order(tmp_path: Path, compress: bool
         np.testing.assert_array_equal(np.load(BytesIO(content)), pictures[part][row])
 
 
-def test_a_file_replaced_under_its_name_is_read_anew(tmp_path: Path) -> None:
+def test_a_file_replaced_under_its_name_is_read_again(tmp_path: Path) -> None:
     file = write(tmp_path / "x.npz")
     before = read_content(file, "train/00001")
     other = write(tmp_path / "y.npz", train_images=255 - images("train"))
@@ -87,13 +95,37 @@ def test_a_file_replaced_under_its_name_is_read_anew(tmp_path: Path) -> None:
     assert (after == 255 - np.load(BytesIO(before))).all()
 
 
+def test_paths_have_as_many_digits_as_the_last_one_needs(tmp_path: Path) -> None:
+    for count, first, last in [
+        (100_000, "train/00000", "train/99999"),
+        (100_001, "train/000000", "train/100000"),
+    ]:
+        pixels = np.zeros((count, 1, 1), np.uint8)
+        file = write(tmp_path / "a.npz", train_images=pixels, train_labels=np.arange(count) % 2)
+        paths = [path for path, _, _ in medmnist.list_npz_images(file)]
+        assert (paths[0], paths[count - 1]) == (first, last)
+    assert [path for path in paths if path.startswith("val/")] == [f"val/0000{row}" for row in range(4)]
+
+
+def test_files_of_version_2_headers_are_read(tmp_path: Path) -> None:
+    pixels = images("train")
+    buffer = BytesIO()
+    np.lib.format.write_array(buffer, pixels, version=(2, 0))
+    file = write(tmp_path / "a.npz", train_images=None)
+    with zipfile.ZipFile(file, "a") as archive:
+        archive.writestr("train_images.npy", buffer.getvalue())
+    assert len(list_images(file, DATA)[0]) == 22
+    np.testing.assert_array_equal(np.load(BytesIO(read_content(file, "train/00005"))), pixels[5])
+
+
 def test_the_pipeline_crops_an_npz_as_it_crops_files(tmp_path: Path, params: Params) -> None:
     again = images("train").copy()
     again[7] = images("val")[2]
     file = write(tmp_path / "a.npz", train_images=again)
     crop = params.crop.model_copy(update={"side": 16})
     rows, ignored = list_images(file, DATA)
-    counts = crop_images(rows, ignored, file, crop, None, tmp_path / "out", tmp_path / "cache", 1, 0)
+    job = CropJob(raw=file, out=tmp_path / "out", cache=tmp_path / "cache", crop=crop, frames=None, max_quarantined=0)
+    counts = crop_images(rows, ignored, job).counts
     assert (counts["images"], counts["equal_files"], counts["equal_pixels"]) == (22, 1, 1)
     store = CropStore(tmp_path / "out/store")
     np.testing.assert_array_equal(store[["test/00004"]][0], crop_image(images("test")[4], crop))
@@ -108,25 +140,27 @@ def test_the_pipeline_crops_an_npz_as_it_crops_files(tmp_path: Path, params: Par
     [
         ({"train_images": None}, "no train_images"),
         ({"train_labels": None}, "train_labels"),
-        ({"val_labels": np.zeros((4, 14), np.uint8)}, r"several labels an image"),
+        ({"val_labels": np.zeros((4, 14), np.uint8)}, r"several labels per image"),
         ({"val_labels": np.zeros(4)}, "val_labels is float64"),
         ({"val_labels": np.zeros(3, np.uint8)}, "4 val_images, but 3 val_labels"),
         ({"test_images": np.zeros((6, 8, 8, 8, 1), np.uint8)}, r"test_images is uint8\[6, 8, 8, 8, 1\]"),
+        ({"test_images": np.zeros((6, 8, 8, 1), np.uint8)}, r"test_images is uint8\[6, 8, 8, 1\]"),
+        ({"test_images": np.zeros((6, 8, 9), np.uint8, order="F")}, r"test_images is uint8\[6, 8, 9\]"),
         ({"test_images": np.zeros((6, 8, 8))}, "test_images is float64"),
         ({"val_labels": np.array([{}] * 4)}, "allow_pickle"),
         ({f"{part}_labels": np.zeros(n, np.uint8) for part, n in COUNTS.items()}, "only one class, '0'"),
     ],
 )
-def test_other_forms_are_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
+def test_other_arrays_are_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     with pytest.raises(InputError, match=words) as caught:
         list_images(write(tmp_path / "a.npz", **changes), DATA)
     assert str(tmp_path / "a.npz") in str(caught.value)
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\3\4"])
-def test_a_file_that_is_no_npz_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_an_npz_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.npz").write_bytes(content)
-    with pytest.raises(InputError, match="MedMNIST's form"):
+    with pytest.raises(InputError, match="MedMNIST's arrays"):
         list_images(tmp_path / "a.npz", DATA)
 
 
@@ -145,7 +179,7 @@ def damaged(file: Path, member: str, position: int, new: bytes) -> Path:
 
 @pytest.mark.parametrize("member", ["train_images", "test_images", "val_labels"])
 @pytest.mark.parametrize("compress", [True, False])
-def test_damage_within_an_array_refuses_the_whole_file(tmp_path: Path, compress: bool, member: str) -> None:
+def test_damage_in_an_array_refuses_the_whole_file(tmp_path: Path, compress: bool, member: str) -> None:
     file = write(tmp_path / "a.npz", compress)
     assert len(list_images(file, DATA)[0]) == 22
     # Stored, these are the last pixels or labels of the array.
@@ -153,7 +187,7 @@ def test_damage_within_an_array_refuses_the_whole_file(tmp_path: Path, compress:
         list_images(damaged(file, member, -4, b"\2\1\2\1"), DATA)
 
 
-def test_damage_that_stops_the_decompression_is_told(tmp_path: Path) -> None:
+def test_damage_that_stops_the_decompression_is_reported(tmp_path: Path) -> None:
     for member in ("train_images", "val_labels"):
         file = damaged(write(tmp_path / "a.npz"), member, 0, b"\xff")  # DEFLATE has no block of the kind 3
         with pytest.raises(InputError, match=rf"a\.npz: {member}: Error -3 while decompressing"):
@@ -173,7 +207,7 @@ def test_encrypted_and_oddly_compressed_files_are_refused(
         list_images(tmp_path / "a.npz", DATA)
 
 
-def test_an_array_shorter_than_its_header_says_refuses_the_file(tmp_path: Path) -> None:
+def test_an_array_shorter_than_its_header_states_refuses_the_file(tmp_path: Path) -> None:
     buffer = BytesIO()
     np.save(buffer, images("test"))
     file = write(tmp_path / "a.npz", test_images=None)
@@ -183,7 +217,7 @@ def test_an_array_shorter_than_its_header_says_refuses_the_file(tmp_path: Path) 
         list_images(file, DATA)
 
 
-def test_damage_within_the_images_is_found(tmp_path: Path) -> None:
+def test_a_damaged_image_is_corrupt(tmp_path: Path) -> None:
     content = bytearray(write(tmp_path / "a.npz").read_bytes())
     start = content.index(b"train_images.npy")
     content[start + 4000 : start + 4100] = bytes(100)
@@ -191,6 +225,12 @@ def test_damage_within_the_images_is_found(tmp_path: Path) -> None:
     with pytest.raises(ImageError) as caught:
         read_content(tmp_path / "b.npz", "train/00011")
     assert caught.value.reason == "corrupt"
+
+
+def test_an_image_beyond_the_last_one_is_truncated(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match="the train_images end within it") as caught:
+        read_content(write(tmp_path / "a.npz"), "train/00012")
+    assert caught.value.reason == "truncated"
 
 
 def test_a_set_not_yet_downloaded_is_explained(tmp_path: Path) -> None:
@@ -219,8 +259,8 @@ def package(tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.
 
 @pytest.mark.parametrize("name", ["bloodmnist", "bloodmnist_224"])
 @pytest.mark.usefixtures("package")
-def test_a_download_ends_at_its_target(tmp_path: Path, name: str) -> None:
-    medmnist.fetch(name, tmp_path / f"medmnist:{name}")
+def test_a_download_is_written_to_its_target(tmp_path: Path, name: str) -> None:
+    medmnist.download(name, tmp_path / f"medmnist:{name}")
     assert len(list_images(tmp_path / f"medmnist:{name}", DATA)[0]) == 22
 
 
@@ -232,7 +272,7 @@ def test_a_failed_download_says_how_to_do_without_internet(
 
     monkeypatch.setattr(package, "BloodMNIST", offline)
     with pytest.raises(InputError, match=r"https://example\.org/b .*~/\.medmnist/bloodmnist_224\.npz.*data\.raw"):
-        medmnist.fetch("bloodmnist_224", tmp_path / "out")
+        medmnist.download("bloodmnist_224", tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -240,15 +280,15 @@ def test_a_failed_download_says_how_to_do_without_internet(
 @pytest.mark.usefixtures("names")
 def test_a_wrong_name_lists_the_right_ones(tmp_path: Path, name: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
-        medmnist.fetch(name, tmp_path / "out")
+        medmnist.download(name, tmp_path / "out")
 
 
-def test_the_real_package_knows_the_sets() -> None:
+def test_the_real_package_lists_the_sets() -> None:
     pytest.importorskip("medmnist")
-    assert medmnist._info()["bloodmnist"]["label"]["7"] == "platelet"
+    assert medmnist._sets()["bloodmnist"]["label"]["7"] == "platelet"
 
 
 def test_without_the_package_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(medmnist, "_info", dict)
+    monkeypatch.setattr(medmnist, "_sets", dict)
     with pytest.raises(InputError, match=r"tumorboard\[medmnist\]"):
-        medmnist.fetch("bloodmnist", tmp_path / "out")
+        medmnist.download("bloodmnist", tmp_path / "out")

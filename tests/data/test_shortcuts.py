@@ -1,4 +1,4 @@
-"""The shortcut probe: it finds what is planted, in whole groups, and nothing in noise."""
+"""The shortcut probe: it reports a planted fact, cross-validates over whole groups, and reports nothing in noise."""
 
 import numpy as np
 import pandas as pd
@@ -10,9 +10,9 @@ from tumorboard.data.shortcuts import (
     EVERYTHING,
     FACTS,
     count_shortcuts,
-    found_shortcuts,
     probe_shortcuts,
-    warn_of_shortcuts,
+    select_shortcuts,
+    shortcuts_warning,
 )
 
 
@@ -31,7 +31,7 @@ def tables(labels: list[str], **facts: object) -> tuple[pd.DataFrame, pd.DataFra
     return manifest, images.assign(**facts).astype(str).astype(object)
 
 
-def test_a_planted_size_is_found_by_its_fact_and_by_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_planted_size_is_found_by_its_fact_and_by_all_of_them() -> None:
     labels = ["a", "b", "b"] * 60
     probe = probe_shortcuts(*tables(labels, width=[512 if label == "a" else 300 for label in labels]), 0)
     by_fact = probe.set_index("facts")
@@ -42,10 +42,9 @@ def test_a_planted_size_is_found_by_its_fact_and_by_all_of_them(capsys: pytest.C
     assert by_fact.loc["format", "skill"] == 0
     assert (by_fact.loc[["height", "file size", "mean colour", "border"], "skill"].abs() < 0.25).all()
     assert by_fact[["test_accuracy", "test_majority", "test_skill"]].isna().all(axis=None)
-    warn_of_shortcuts(probe, 0.25)
-    said = capsys.readouterr().err
-    assert "width 100.0%, width and height 100.0%, all of them 100.0%" in said
-    assert "commonest class: 66.7%" in said
+    warning = shortcuts_warning(probe, 0.25)
+    assert warning.endswith(": width 100.0%, width and height 100.0%, all of them 100.0%")
+    assert "most frequent class: 66.7%" in warning
     counts = count_shortcuts(probe, 0.25)
     assert counts["shortcuts"] == 3
     assert counts["shortcut_width_and_height_accuracy"] == 1
@@ -91,22 +90,22 @@ def test_a_test_part_is_scored_and_not_trained_on() -> None:
     # In training a has 3 and b has 4; in the test part a has 1, b has 0: all of them are nearer to a.
     assert (row["images"], row["accuracy"], row["test_accuracy"], row["test_majority"]) == (80, 1, 0.5, 0.5)
     assert (row["skill"], row["test_skill"]) == (1, 0)
-    assert found_shortcuts(probe, 0.9)["facts"].tolist() == ["file size", EVERYTHING]
+    assert select_shortcuts(probe, 0.9)["facts"].tolist() == ["file size", EVERYTHING]
 
 
 def test_skill_is_the_adjusted_balanced_accuracy_of_scikit_learn() -> None:
     generator = np.random.default_rng(0)
-    labels, decided = generator.integers(0, 3, 50), generator.integers(0, 3, 50)
-    expected = balanced_accuracy_score(labels, decided, adjusted=True)
-    assert shortcuts._score(labels, decided)[2] == pytest.approx(expected)
+    labels, predicted = generator.integers(0, 3, 50), generator.integers(0, 3, 50)
+    expected = balanced_accuracy_score(labels, predicted, adjusted=True)
+    assert shortcuts._score(labels, predicted)[2] == pytest.approx(expected)
 
 
 def test_the_error_is_that_of_two_shares_by_hand() -> None:
     """By guessing among two classes of 4 and 16: deviations of 0.25 and 0.125; of their mean the half of the root of
     the sum of squares, 0.1398; of the skill twice that. What is recalled of them does not make it smaller."""
     labels = np.array([0] * 4 + [1] * 16)
-    decided = np.array([0, 0, 0, 1] + [1] * 8 + [0] * 8)
-    assert shortcuts._score(labels, decided)[2:] == pytest.approx((0.25, 0.2795), abs=1e-4)
+    predicted = np.array([0, 0, 0, 1] + [1] * 8 + [0] * 8)
+    assert shortcuts._score(labels, predicted)[2:] == pytest.approx((0.25, 0.2795), abs=1e-4)
     assert shortcuts._score(labels, labels)[2:] == pytest.approx((1, 0.2795), abs=1e-4)
 
 
@@ -116,8 +115,8 @@ def test_the_error_found_counts_where_it_is_larger_than_that_of_guessing() -> No
     By guessing they would be 0.2165.
     """
     labels = np.repeat(np.arange(4), 4)
-    decided = np.where(np.arange(16) % 2, labels, (labels + 1) % 4)
-    assert shortcuts._score(labels, decided)[2:] == pytest.approx((1 / 3, 1 / 6))
+    predicted = np.where(np.arange(16) % 2, labels, (labels + 1) % 4)
+    assert shortcuts._score(labels, predicted)[2:] == pytest.approx((1 / 3, 1 / 6))
 
 
 @pytest.mark.parametrize("images", [24, 60])
@@ -129,7 +128,7 @@ def test_noise_is_no_shortcut_however_few_its_images(images: int) -> None:
         facts = {name: generator.random(images) for name in ("width", "height", "bytes", "red", "border")}
         manifest, table = tables(["a", "b"] * (images // 2), **facts)
         manifest["split"] = np.where(generator.random(images) < 0.2, "test", "train").astype(object)
-        warned += len(found_shortcuts(probe_shortcuts(manifest, table, seed), 0.25)) > 0
+        warned += len(select_shortcuts(probe_shortcuts(manifest, table, seed), 0.25)) > 0
     assert warned <= 1
 
 
@@ -138,29 +137,28 @@ def test_a_size_that_gives_one_class_of_four_away_is_a_shortcut() -> None:
     generator = np.random.default_rng(5)
     labels = ["a", "b", "c", "d"] * 50
     width = [512 if label == "a" or generator.random() < 0.1 else generator.integers(150, 500) for label in labels]
-    assert "width" in found_shortcuts(probe_shortcuts(*tables(labels, width=width), 0), 0.25)["facts"].tolist()
+    assert "width" in select_shortcuts(probe_shortcuts(*tables(labels, width=width), 0), 0.25)["facts"].tolist()
 
 
 def test_the_luck_of_few_images_is_no_shortcut() -> None:
     row = {"facts": "width", "skill": 0.4, "error": 0.11, "test_skill": np.nan, "test_error": np.nan}
-    assert found_shortcuts(pd.DataFrame([row]), 0.25).empty
-    assert len(found_shortcuts(pd.DataFrame([row | {"error": 0.09}]), 0.25)) == 1
-    assert len(found_shortcuts(pd.DataFrame([row | {"test_skill": 0.3, "test_error": 0.01}]), 0.25)) == 1
-    assert found_shortcuts(pd.DataFrame([row | {"error": 0.09}]), 0.41).empty
+    assert select_shortcuts(pd.DataFrame([row]), 0.25).empty
+    assert len(select_shortcuts(pd.DataFrame([row | {"error": 0.09}]), 0.25)) == 1
+    assert len(select_shortcuts(pd.DataFrame([row | {"test_skill": 0.3, "test_error": 0.01}]), 0.25)) == 1
+    assert select_shortcuts(pd.DataFrame([row | {"error": 0.09}]), 0.41).empty
 
 
-def test_a_class_in_a_single_group_cannot_be_probed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_class_in_a_single_group_cannot_be_probed() -> None:
     manifest, images = tables(["a"] * 20 + ["b"] * 5)
     manifest.loc[20:, "group"] = "P"
     probe = probe_shortcuts(manifest, images, 0)
     assert probe["skill"].isna().all()
-    assert found_shortcuts(probe, 0.0).empty
-    warn_of_shortcuts(probe, 0.25)
-    assert capsys.readouterr().err == ""
+    assert select_shortcuts(probe, 0.0).empty
+    assert shortcuts_warning(probe, 0.25) == ""
 
 
 def test_many_rows_are_drawn_by_lot_whatever_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shortcuts, "MOST", 50)
+    monkeypatch.setattr(shortcuts, "MAX_IMAGES", 50)
     manifest, images = tables(["a", "b"] * 100)
     probe = probe_shortcuts(manifest, images, 3)
     assert probe["images"].tolist() == [50] * len(probe)

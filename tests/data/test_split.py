@@ -1,4 +1,4 @@
-"""split_manifest: whatever the table, nothing is on two sides; what is given is kept; what cannot be is refused."""
+"""The split: for any table nothing is on two sides, given parts are kept, and impossible splits are refused."""
 
 import hashlib
 import re
@@ -14,13 +14,22 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.model_selection import StratifiedGroupKFold
 
-from tumorboard.data.crop import crop_images
-from tumorboard.data.shares import class_shares
+from tumorboard.base.errors import InputError
+from tumorboard.base.files import read_table, write_table
+from tumorboard.base.params import Data, Params, Split
+from tumorboard.base.tables import MANIFEST, copy_id, read_manifest
+from tumorboard.data.crop import CropJob, crop_images
+from tumorboard.data.parts import class_shares, count_table
 from tumorboard.data.sources import list_images
-from tumorboard.data.split import check_split, count_table, draw_test, left_out, merge_groups, split_manifest
-from tumorboard.errors import InputError
-from tumorboard.params import Data, Params, Split
-from tumorboard.tables import MANIFEST, copy_id, read_manifest, read_table, write_table
+from tumorboard.data.split import (
+    check_split,
+    draw_test,
+    left_out,
+    left_out_warning,
+    merge_groups,
+    missing_class_warning,
+    split_manifest,
+)
 
 FOLDS = 3
 SPLIT = Split(test=0.25, folds=FOLDS, fold_seed=None, tolerance=0.05)
@@ -34,7 +43,7 @@ def tables(
     pixels: list[str] | None = None,
     files: list[str] | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """A Manifest with the row numbers as ids, 000, 001 ..., and the table of images; pictures differ unless given."""
+    """Returns a Manifest with ids 000, 001, ... and the table of images; pictures differ unless `pixels` is given."""
     ids = [f"{n:03d}" for n in range(len(labels))]
     pixels = pixels or ids
     manifest = pd.DataFrame(
@@ -55,7 +64,7 @@ def tables(
 
 
 def pictures_of(images: pd.DataFrame) -> pd.Series:
-    """The name of each id's picture, where only equal pixels make a copy."""
+    """Returns the name of each image's picture, where only equal pixels make a copy."""
     return images.set_index("id")["pixels"]
 
 
@@ -63,13 +72,13 @@ NO_PAIRS = pd.DataFrame({"first": [], "second": []}, dtype=object)
 
 
 def sides(manifest: pd.DataFrame, images: pd.DataFrame, column: str) -> dict[str, set[tuple[str, str]]]:
-    """By value of a column, the sides on which it is; counted without the code under test."""
+    """Returns the sides of each value of a column, counted without the code under test."""
     pixels = dict(zip(images["id"], images["pixels"], strict=True))
-    found: dict[str, set[tuple[str, str]]] = {}
+    by_value: dict[str, set[tuple[str, str]]] = {}
     for row in manifest.to_dict("records"):
         key = pixels[row["id"]] if column == "pixels" else row[column]
-        found.setdefault(key, set()).add((row["split"], str(row["fold"])))
-    return found
+        by_value.setdefault(key, set()).add((row["split"], str(row["fold"])))
+    return by_value
 
 
 @st.composite
@@ -80,7 +89,7 @@ def random_tables(draw: st.DrawFn) -> tuple[pd.DataFrame, pd.DataFrame]:
     counts = random.integers(1, 6, patients)
     owner = np.repeat(np.arange(patients), counts)[:60]
     mixed = draw(st.booleans())
-    # Patients go round the classes, so that each has some; where they are mixed, one has pictures of two classes.
+    # Each class has patients; where they are mixed, a patient has images of two classes.
     labels = [str((p + (n % 2 if mixed else 0)) % classes) for n, p in enumerate(owner)]
     pixels = [f"x{n}" for n in range(len(owner))]
     for _ in range(draw(st.integers(0, 5))):
@@ -89,7 +98,7 @@ def random_tables(draw: st.DrawFn) -> tuple[pd.DataFrame, pd.DataFrame]:
     files = [f"{picture}/{random.integers(0, 2)}" for picture in pixels]
     gives = draw(st.sampled_from(["nothing", "test", "val", "test and val", "folds", "test and folds"]))
     names = ["train"] * 4 + [part for part in ("test", "val") if part in gives]
-    # Most patients are on one side and in one fold, as they ought to be.
+    # Most patients are on one side and in one fold, as they should be.
     part, fold = random.choice(names, patients)[owner], random.integers(0, FOLDS, patients)[owner]
     stray = np.flatnonzero(random.random(len(owner)) < draw(st.sampled_from([0.0, 0.1])))
     part[stray], fold[stray] = random.choice(names, len(stray)), random.integers(0, FOLDS, len(stray))
@@ -110,13 +119,13 @@ def test_two_hundred_tables_are_split_as_promised_or_refused() -> None:
         random.shuffle(order)
         shuffled = manifest.iloc[order], pictures_of(images.iloc[order[::-1]])
         try:
-            result, counts = split_manifest(manifest, pictures_of(images), SPLIT, [0], seed)
+            result, counts = split_manifest(manifest, pictures_of(images), split=SPLIT, folds=[0], seed=seed)
         except InputError as error:
             with pytest.raises(InputError, match=re.escape(str(error))):
-                split_manifest(*shuffled, SPLIT, [0], seed)
+                split_manifest(*shuffled, split=SPLIT, folds=[0], seed=seed)
             return
         accepted.append(1)
-        again, counts_again = split_manifest(*shuffled, SPLIT, [0], seed)
+        again, counts_again = split_manifest(*shuffled, split=SPLIT, folds=[0], seed=seed)
         pd.testing.assert_frame_equal(result, again)
         assert counts == counts_again
         _check_sides(result, images)
@@ -131,7 +140,7 @@ def test_two_hundred_tables_are_split_as_promised_or_refused() -> None:
 
 def _check_sides(result: pd.DataFrame, images: pd.DataFrame) -> None:
     for column in ("group", "source_id", "sha256", "pixels"):
-        assert [key for key, found in sides(result, images, column).items() if len(found) > 1] == []
+        assert [value for value, places in sides(result, images, column).items() if len(places) > 1] == []
     check_split(result, images, NO_PAIRS, copies=True)
     assert set(result["split"]) <= {"train", "test"}
     assert result["fold"][result["split"] == "test"].isna().all()
@@ -171,13 +180,13 @@ def _check_given(result: pd.DataFrame, manifest: pd.DataFrame) -> None:
 def test_the_drawn_test_part_has_its_share_of_every_class() -> None:
     labels = ["a"] * 400 + ["b"] * 100 + ["c"] * 12
     manifest, images = tables(labels)
-    result, counts = split_manifest(manifest, pictures_of(images), SPLIT, [0], 7)
+    result, counts = split_manifest(manifest, pictures_of(images), split=SPLIT, folds=[0], seed=7)
     assert counts["images"]["test"] == {"a": 100, "b": 25, "c": 3}
     assert counts["images"]["train"] == {"a": 300, "b": 75, "c": 9}
     assert counts["images"]["fold_1"] == {"a": 100, "b": 25, "c": 3}
     assert counts["groups"] == {"train": 384, "test": 128, "fold_0": 128, "fold_1": 128, "fold_2": 128}
     manifest, images = tables(labels)
-    other, _ = split_manifest(manifest, pictures_of(images), SPLIT, [0], 8)
+    other, _ = split_manifest(manifest, pictures_of(images), split=SPLIT, folds=[0], seed=8)
     assert (result["split"] != other["split"]).sum() > 50
 
 
@@ -203,7 +212,7 @@ def test_folds_are_those_of_scikit_learn() -> None:
     labels = list("aabbabbbaabbabab" * 4)
     groups = [f"g{n // 3:02d}" for n in range(64)]
     manifest, images = tables(labels, groups, ["train"] * 50 + ["test"] * 14)
-    result, _ = split_manifest(manifest, pictures_of(images), SPLIT, [0], 5)
+    result, _ = split_manifest(manifest, pictures_of(images), split=SPLIT, folds=[0], seed=5)
     training = manifest[(manifest["split"] == "train") & (manifest["group"] != "g16")]
     splitter = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=5)
     got = result[result["split"] == "train"].reset_index(drop=True)
@@ -230,7 +239,7 @@ TRAIN = ["train"] * 22 + ["test"] * 2
 HALVES = [n // 2 % 2 for n in range(22)] + [None] * 2
 
 
-def test_twins_and_patients_across_given_parts_leave_the_training_side(capsys: pytest.CaptureFixture[str]) -> None:
+def test_twins_and_patients_across_given_parts_leave_the_training_side() -> None:
     pixels = [f"x{n}" for n in range(24)]
     groups = [f"P{n}" for n in range(24)]
     splits = ["train"] * 16 + ["val"] * 4 + ["test"] * 4
@@ -241,7 +250,7 @@ def test_twins_and_patients_across_given_parts_leave_the_training_side(capsys: p
     pixels[16] = pixels[22]  # validation picture in the test part
     groups[18] = groups[23]  # validation patient in the test part
     manifest, images = tables(GIVEN, groups, splits, None, pixels)
-    result, counts = split_manifest(manifest, pictures_of(images), SPLIT, [0], 0)
+    result, counts = split_manifest(manifest, pictures_of(images), split=SPLIT, folds=[0], seed=0)
     assert sorted(set(manifest["id"]) - set(result["id"])) == ["000", "001", "002", "003", "016", "018"]
     assert left_out(manifest, pictures_of(images)).to_numpy().tolist() == [
         ["000", "picture in the given test part"],
@@ -258,20 +267,21 @@ def test_twins_and_patients_across_given_parts_leave_the_training_side(capsys: p
         "dropped_val_patients": 1,
     }
     assert result["id"][(result["fold"] == 0).fillna(False)].tolist() == ["017", "019"]
-    said = capsys.readouterr().err
-    assert "6 images are left out" in said
-    assert "'000'" in said
+    assert left_out_warning(left_out(manifest, pictures_of(images))) == (
+        "6 images are left out of the given training and validation parts: 3 have the same picture, 3 the same group "
+        "(patient) as an image on the other side; the first: '000'"
+    )
 
 
 def test_a_given_validation_part_is_fold_0_and_a_test_part_is_drawn_beside_it() -> None:
     manifest, images = tables(GIVEN, None, ["train"] * 20 + ["val"] * 4)
-    result, counts = split_manifest(manifest, pictures_of(images), SPLIT, [0], 0)
+    result, counts = split_manifest(manifest, pictures_of(images), split=SPLIT, folds=[0], seed=0)
     assert result["id"][(result["fold"] == 0).fillna(False)].tolist() == ["020", "021", "022", "023"]
     # A quarter of 10 a class: 2 and 3 are equally near.
     assert counts["images"]["test"] == {"a": 2, "b": 2}
     assert counts["images"]["train"] == {"a": 10, "b": 10}
     with pytest.raises(InputError, match=r"set folds to \[0\], not \[0, 1\]"):
-        split_manifest(manifest, pictures_of(images), SPLIT, [0, 1], 0)
+        split_manifest(manifest, pictures_of(images), split=SPLIT, folds=[0, 1], seed=0)
 
 
 def test_a_given_validation_part_of_which_nothing_is_left_is_refused() -> None:
@@ -279,16 +289,16 @@ def test_a_given_validation_part_of_which_nothing_is_left_is_refused() -> None:
     pixels[18:21] = pixels[21:]
     manifest, images = tables(GIVEN, None, ["train"] * 18 + ["val"] * 3 + ["test"] * 3, None, pixels)
     with pytest.raises(InputError, match="no image of the given validation part is left"):
-        split_manifest(manifest, pictures_of(images), SPLIT, [0], 0)
+        split_manifest(manifest, pictures_of(images), split=SPLIT, folds=[0], seed=0)
 
 
 def test_given_folds_are_kept() -> None:
     folds = [n // 2 % 3 if n < 18 else None for n in range(24)]
     manifest, images = tables(GIVEN, None, ["train"] * 20 + ["test"] * 4, folds)
-    result, _ = split_manifest(manifest, pictures_of(images), SPLIT, [0, 1, 2], 0)
+    result, _ = split_manifest(manifest, pictures_of(images), split=SPLIT, folds=[0, 1, 2], seed=0)
     assert result["fold"].tolist() == [n if n is not None else pd.NA for n in folds]
     manifest["split"] = ""
-    drawn, counts = split_manifest(manifest, pictures_of(images), SPLIT, [0], 0)
+    drawn, counts = split_manifest(manifest, pictures_of(images), split=SPLIT, folds=[0], seed=0)
     kept = [pd.NA if split == "test" else fold for split, fold in zip(drawn["split"], result["fold"], strict=True)]
     assert drawn["fold"].tolist() == kept
     assert counts["images"]["test"] == {"a": 3, "b": 3}
@@ -341,20 +351,26 @@ def test_counts_by_class_and_part() -> None:
 def test_what_cannot_be_split_is_refused(changes: dict[str, list[str]], words: list[str]) -> None:
     manifest, images = tables(**({"labels": GIVEN} | changes))  # type: ignore[arg-type]
     with pytest.raises(InputError) as caught:
-        split_manifest(manifest, pictures_of(images), SPLIT, [0], 0)
+        split_manifest(manifest, pictures_of(images), split=SPLIT, folds=[0], seed=0)
     assert [word for word in words if word not in str(caught.value)] == []
 
 
 def test_a_way_out_is_named_only_where_it_is_one() -> None:
     manifest, images = tables(GIVEN, splits=["train"] * 4 + ["test"] * 20)
     with pytest.raises(InputError, match=r"need: lower split\.folds, or add images$"):
-        split_manifest(manifest, pictures_of(images), SPLIT, [0], 0)
+        split_manifest(manifest, pictures_of(images), split=SPLIT, folds=[0], seed=0)
 
 
-def test_a_class_that_a_given_test_part_lacks_is_warned_of(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_class_that_a_given_test_part_lacks_is_warned_of() -> None:
     manifest, images = tables([*"ab" * 10, *"aaaa"], splits=["train"] * 20 + ["test"] * 4)
-    split_manifest(manifest, pictures_of(images), SPLIT, [0], 0)
-    assert "the given test part has no image of 'b'" in capsys.readouterr().err
+    result, _ = split_manifest(manifest, pictures_of(images), split=SPLIT, folds=[0], seed=0)
+    assert missing_class_warning(result).startswith("the given test part has no image of 'b': ")
+    assert missing_class_warning(result[result["label"] == "a"]) == ""
+
+
+def test_nothing_left_out_is_not_warned_of() -> None:
+    manifest, images = tables(GIVEN, splits=TRAIN)
+    assert left_out_warning(left_out(manifest, pictures_of(images))) == ""
 
 
 def test_a_class_that_no_small_enough_group_holds_is_refused() -> None:
@@ -363,13 +379,13 @@ def test_a_class_that_no_small_enough_group_holds_is_refused() -> None:
     groups = [f"s{n}" for n in range(8)] + [f"large{n // 19}" for n in range(76)]
     manifest, images = tables(labels, groups)
     with pytest.raises(InputError, match="class 'b'"):
-        split_manifest(manifest, pictures_of(images), SPLIT.model_copy(update={"test": 0.01}), [0], 0)
+        split_manifest(manifest, pictures_of(images), split=SPLIT.model_copy(update={"test": 0.01}), folds=[0], seed=0)
 
 
 def test_an_image_without_facts_is_refused() -> None:
     manifest, images = tables(GIVEN)
     with pytest.raises(InputError, match="'023'"):
-        split_manifest(manifest, pictures_of(images.head(23)), SPLIT, [0], 0)
+        split_manifest(manifest, pictures_of(images.head(23)), split=SPLIT, folds=[0], seed=0)
 
 
 @pytest.mark.parametrize("column", ["group", "source_id", "sha256", "pixels"])
@@ -404,7 +420,7 @@ def test_check_split_knows_near_duplicates_and_may_let_them_be() -> None:
 def test_ugly_groups_survive() -> None:
     groups = [f"\udcff,é\n{n}" for n in range(24)]
     manifest, images = tables(GIVEN, groups)
-    result, _ = split_manifest(manifest, pictures_of(images), SPLIT, [0], 0)
+    result, _ = split_manifest(manifest, pictures_of(images), split=SPLIT, folds=[0], seed=0)
     assert result["group"].tolist() == groups
 
 
@@ -412,11 +428,14 @@ def test_real_images_with_their_given_parts(shared: Path, params: Params, tmp_pa
     raw = shared / "brain_mri_small"
     rows, ignored = list_images(raw, Data(raw="", table=None, group_pattern=None, frames=None, max_quarantined=0))
     assert ignored.empty
-    counts = crop_images(rows, ignored, raw, params.crop, None, tmp_path / "crop", tmp_path / "cache", 1, 0)
+    job = CropJob(
+        raw=raw, out=tmp_path / "crop", cache=tmp_path / "cache", crop=params.crop, frames=None, max_quarantined=0
+    )
+    counts = crop_images(rows, ignored, job).counts
     assert (counts["images"], set(counts["classes"].values())) == (320, {80})
     images = read_table(tmp_path / "crop/images.csv")
     manifest = read_manifest(tmp_path / "crop/manifest.csv")
-    result, counts = split_manifest(manifest, pictures_of(images), params.split, [0], 0)
+    result, counts = split_manifest(manifest, pictures_of(images), split=params.split, folds=[0], seed=0)
     check_split(result, images, NO_PAIRS, copies=True)
     assert set(counts["images"]["test"].values()) == {20}
 

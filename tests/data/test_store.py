@@ -1,4 +1,4 @@
-"""The crop store: what is written comes back, bytes that depend on the content alone, damage that is named."""
+"""The crop store: crops come back as written, the bytes depend only on the content, damage is named."""
 
 import pickle
 import tracemalloc
@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from numpy.typing import NDArray
 
-from tumorboard.data.store import CropStore, write_store, writing_store_by_shards
-from tumorboard.errors import InputError
-from tumorboard.tables import read_table
+from tumorboard.base.errors import InputError
+from tumorboard.base.files import read_table
+from tumorboard.data.store import CropStore, write_store, writing_store_in_parallel
 
 IDS = [f"class {n % 3}/é,{n}.png" for n in range(40)] + ["\udcff.png", "NA", "a\nb", 'q"', "x//1"]
 
@@ -26,7 +26,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_any_ids_come_back_in_the_order_asked_for(tmp_path: Path, crops: NDArray[np.uint8]) -> None:
+def test_crops_come_back_in_the_order_of_the_ids(tmp_path: Path, crops: NDArray[np.uint8]) -> None:
     write_store(tmp_path, IDS, iter(crops), 8)
     store = CropStore(tmp_path)
     asked = [3, 44, 3, 0, 40, 17]
@@ -37,7 +37,7 @@ def test_any_ids_come_back_in_the_order_asked_for(tmp_path: Path, crops: NDArray
     assert store[[]].shape == (0, 5, 5, 3)
 
 
-def test_the_layout_is_what_is_promised(tmp_path: Path, crops: NDArray[np.uint8]) -> None:
+def test_the_layout_is_as_documented(tmp_path: Path, crops: NDArray[np.uint8]) -> None:
     write_store(tmp_path, IDS, crops, 8)
     shard_of = {i: int.from_bytes(sha256(i.encode("utf-8", "surrogateescape")).digest(), "big") % 8 for i in IDS}
     for row in read_table(tmp_path / "index.csv").itertuples():
@@ -55,7 +55,7 @@ def test_the_bytes_do_not_depend_on_the_order_of_the_ids(tmp_path: Path, crops: 
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
-def test_another_image_changes_its_own_shard_alone(tmp_path: Path, crops: NDArray[np.uint8]) -> None:
+def test_another_image_changes_only_its_own_shard(tmp_path: Path, crops: NDArray[np.uint8]) -> None:
     write_store(tmp_path / "a", IDS[1:], crops[1:], 8)
     write_store(tmp_path / "b", IDS, crops, 8)
     before, after = contents(tmp_path / "a"), contents(tmp_path / "b")
@@ -63,21 +63,33 @@ def test_another_image_changes_its_own_shard_alone(tmp_path: Path, crops: NDArra
     assert {name for name in after if after[name] != before.get(name)} == {"index.csv", f"shard-{shard:02d}.npy"}
 
 
-def test_a_store_written_by_shards_has_the_same_bytes(tmp_path: Path, crops: NDArray[np.uint8]) -> None:
+def test_a_store_written_in_parallel_has_the_same_bytes(tmp_path: Path, crops: NDArray[np.uint8]) -> None:
     write_store(tmp_path / "a", IDS, crops, 8)
     crop_of = {f"key {n}": crop for n, crop in enumerate(crops)}
     write_store(tmp_path / "b", ["older"], crops[:1], 99)
     keys = list(crop_of)
-    with writing_store_by_shards(tmp_path / "b", IDS, keys, lambda keys: (crop_of[key] for key in keys), 8, map):
-        assert contents(tmp_path / "b") == {}  # the older one is gone, and map has not begun
+    with writing_store_in_parallel(
+        tmp_path / "b",
+        IDS,
+        keys=keys,
+        load_crops=lambda keys: (crop_of[key] for key in keys),
+        shards=8,
+        parallel_map=map,
+    ):
+        assert contents(tmp_path / "b") == {}  # the older store is gone, and map has not started
     assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
 def test_a_shard_that_a_worker_wrote_elsewhere_is_named(tmp_path: Path) -> None:
-    elsewhere = writing_store_by_shards(
-        tmp_path, ["a"], ["a"], lambda _: [], 1, lambda _, tasks: (shard for shard, _ in tasks)
+    writing = writing_store_in_parallel(
+        tmp_path,
+        ["a"],
+        keys=["a"],
+        load_crops=lambda _: [],
+        shards=1,
+        parallel_map=lambda _, tasks: (shard for shard, _ in tasks),
     )
-    with pytest.raises(InputError, match=r"shard-00\.npy: written by a worker, but not to be seen here"), elsewhere:
+    with pytest.raises(InputError, match=r"shard-00\.npy: written by a worker, but not visible here"), writing:
         pass
 
 
@@ -98,7 +110,7 @@ def test_nothing_is_left_when_the_crops_fail(tmp_path: Path, crops: NDArray[np.u
 
 
 @pytest.mark.parametrize("number", [44, 46])
-def test_as_many_crops_as_ids_and_all_of_one_size(tmp_path: Path, crops: NDArray[np.uint8], number: int) -> None:
+def test_crops_must_match_the_ids_and_have_one_size(tmp_path: Path, crops: NDArray[np.uint8], number: int) -> None:
     with pytest.raises(ValueError, match="zip"):
         write_store(tmp_path, IDS, [crops[0]] * number, 8)
     with pytest.raises(ValueError, match="beside"):
@@ -107,7 +119,7 @@ def test_as_many_crops_as_ids_and_all_of_one_size(tmp_path: Path, crops: NDArray
         write_store(tmp_path, ["x", "x"], crops[:2], 8)
 
 
-def test_a_union_of_stores_one_of_them_empty(tmp_path: Path, crops: NDArray[np.uint8]) -> None:
+def test_several_stores_are_read_as_one_even_if_one_is_empty(tmp_path: Path, crops: NDArray[np.uint8]) -> None:
     write_store(tmp_path / "a", IDS[:30], crops[:30], 4)
     write_store(tmp_path / "b", IDS[30:], crops[30:], 7)
     write_store(tmp_path / "none", [], iter([]), 4)
@@ -126,7 +138,7 @@ def test_stores_of_different_sizes_are_refused(tmp_path: Path, crops: NDArray[np
         CropStore(tmp_path / "a", tmp_path / "b")[["a", "b"]]
 
 
-def test_a_pickled_store_carries_no_pictures(tmp_path: Path) -> None:
+def test_a_pickled_store_contains_no_crops(tmp_path: Path) -> None:
     crops = np.random.default_rng(0).integers(0, 256, (4, 99, 99, 3), dtype=np.uint8)
     write_store(tmp_path, list("abcd"), crops, 2)
     store = CropStore(tmp_path)
@@ -136,7 +148,7 @@ def test_a_pickled_store_carries_no_pictures(tmp_path: Path) -> None:
     np.testing.assert_array_equal(pickle.loads(packed)[list("dcba")], crops[::-1])  # noqa: S301
 
 
-def test_shards_cannot_be_written_through_the_store(tmp_path: Path, crops: NDArray[np.uint8]) -> None:
+def test_changing_the_returned_crops_does_not_change_the_store(tmp_path: Path, crops: NDArray[np.uint8]) -> None:
     write_store(tmp_path, IDS, crops, 1)
     before = contents(tmp_path)
     taken = CropStore(tmp_path)[IDS]
@@ -177,7 +189,7 @@ def test_a_damaged_index_is_named(tmp_path: Path) -> None:
         CropStore(tmp_path)
 
 
-def test_writing_holds_a_few_crops_in_memory(tmp_path: Path) -> None:
+def test_writing_holds_only_a_few_crops_in_memory(tmp_path: Path) -> None:
     ids = [str(n) for n in range(200)]
     tracemalloc.start()
     write_store(tmp_path, ids, (np.full((128, 128, 3), n, np.uint8) for n in range(200)), 4)

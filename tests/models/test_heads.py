@@ -1,10 +1,10 @@
-"""Heads against the structures that they are to be settings of, layer by layer and by hand-counted parameters."""
+"""Heads: their layers, and their parameters counted by hand."""
 
 import pytest
 from torch import nn
 
+from tumorboard.base.params import Params, Train
 from tumorboard.models.heads import build_head
-from tumorboard.params import Params, Train
 
 
 def count(module: nn.Module) -> int:

@@ -1,12 +1,10 @@
-"""Pre-trained weights: what is copied, what is refused, what normalisation they bring."""
+"""Pre-trained weights: what is copied into a backbone, and what is refused."""
 
 import logging
-import pickle
 import sys
 from pathlib import Path
 from urllib.error import URLError
 
-import numpy as np
 import pytest
 import timm
 import torch
@@ -14,26 +12,20 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from tumorboard.data.store import CropStore, write_store
-from tumorboard.errors import InputError
-from tumorboard.models.pretrained import CARD, copy_tensors, dataset_statistics, load_pretrained, normalization
+from tumorboard.base.errors import InputError
+from tumorboard.base.params import Recipe
+from tumorboard.models.model_file import ModelCard, save_model
+from tumorboard.models.normalization import normalization
+from tumorboard.models.pretrained import load_pretrained, output_layer_names, pin_pretrained
 from tumorboard.models.registry import Classifier, build_model
-from tumorboard.models.weights import ModelCard, save_model
-from tumorboard.params import Params, Recipe, resolve_recipe
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-@pytest.fixture
-def recipe(params: Params) -> Recipe:
-    settings = {"pretrained": "none", "head": "linear", "normalize": "auto"}
-    return resolve_recipe(params, "resnet18").model_copy(update=settings)
-
-
 @pytest.fixture(scope="module")
 def published() -> dict[str, torch.Tensor]:
-    """A resnet18 as torchvision publishes it: 1000 outputs, and other numbers than a seed would draw."""
+    """The tensors of a ResNet-18 as torchvision publishes it: 1000 outputs, and numbers that no recipe's seed draws."""
     torch.manual_seed(99)
     return torchvision.models.resnet18().state_dict()
 
@@ -55,11 +47,11 @@ def test_a_file_fills_the_backbone_by_name(tmp_path, recipe, published, suffix, 
     model = build(recipe, pretrained=str(path), head_input=head_input)
     assert ("fc.weight" in model.backbone.state_dict()) == (head_input == "classifier")
     assert_holds(model.backbone, published)
-    # The head is what the seed gives, as without weights.
+    # The head has the random weights that it has without a file.
     assert torch.equal(model.head.weight, build(recipe, head_input=head_input).head.weight)
 
 
-def test_an_output_layer_of_another_width_is_left_out_and_said(tmp_path, recipe, published, caplog) -> None:
+def test_an_output_layer_of_another_width_is_left_out_with_a_warning(tmp_path, recipe, published, caplog) -> None:
     tensors = published | {"fc.weight": torch.ones(5, 512), "fc.bias": torch.ones(5)}
     torch.save(tensors, tmp_path / "five.pth")
     with caplog.at_level(logging.WARNING):
@@ -70,7 +62,7 @@ def test_an_output_layer_of_another_width_is_left_out_and_said(tmp_path, recipe,
     assert_holds(model.backbone, published | {"fc.weight": fresh.weight, "fc.bias": fresh.bias})
 
 
-def test_half_precision_is_widened_and_missing_counts_of_batches_are_let_pass(tmp_path, recipe, published) -> None:
+def test_half_precision_is_widened_and_counts_of_batches_may_be_missing(tmp_path, recipe, published) -> None:
     tensors = {name: tensor.half() for name, tensor in published.items() if "num_batches" not in name}
     torch.save(tensors, tmp_path / "half.pth")
     model = build(recipe, pretrained=str(tmp_path / "half.pth"))
@@ -93,57 +85,18 @@ def test_the_first_tensor_that_does_not_fit_is_named(tmp_path, recipe, published
         build(recipe, pretrained=str(tmp_path / "odd.pth"))
 
 
-class Malicious:
-    def __reduce__(self):
-        return Path.touch, (Path(sys.argv[0]).with_name("touched"),)
+def test_a_file_that_cannot_be_read_is_named(tmp_path, recipe) -> None:
+    (tmp_path / "text.pth").write_text("hello, not weights at all")
+    for path, message in (
+        (tmp_path / "gone.pth", r"gone\.pth: no such file"),
+        (tmp_path / "text.pth", r"text\.pth: not a file of tensors alone"),
+        ("imagnet", "'imagnet': expected none, imagenet, packaged or a"),
+    ):
+        with pytest.raises(InputError, match=message):
+            build(recipe, pretrained=str(path))
 
 
-@pytest.mark.parametrize("card", ["not JSON", '{"mean": [1]}', '{"mean": 1, "std": 1}', "[]"])
-def test_a_damaged_model_card_is_named(tmp_path, recipe, card: str) -> None:
-    save_file({"backbone.x": torch.zeros(1)}, tmp_path / "odd.safetensors", {CARD: card})
-    changed = recipe.model_copy(update={"pretrained": str(tmp_path / "odd.safetensors"), "normalize": "auto"})
-    with pytest.raises(InputError, match=r"odd\.safetensors: its model card is damaged"):
-        normalization(changed)
-
-
-@pytest.mark.parametrize("legacy", [True, False])
-def test_code_in_a_pickle_is_refused_and_not_run(tmp_path, monkeypatch, recipe, published, legacy: bool) -> None:
-    monkeypatch.setattr(sys, "argv", [str(tmp_path / "program")])
-    path = tmp_path / "malicious.pth"
-    content = published | {"conv1.weight": Malicious()}
-    if legacy:
-        path.write_bytes(pickle.dumps(content, protocol=2))
-    else:
-        torch.save(content, path)
-    with pytest.raises(InputError, match=r"malicious\.pth: not a file of tensors alone") as caught:
-        build(recipe, pretrained=str(path))
-    assert "pathlib.Path.touch" in str(caught.value) or "getattr" in str(caught.value)
-    assert "weights_only" not in str(caught.value)  # torch advises to run the code
-    assert not (tmp_path / "touched").exists()
-    torch.load(path, weights_only=False) if not legacy else pickle.loads(path.read_bytes())  # noqa: S301
-    assert (tmp_path / "touched").exists(), "the file would have run code"
-
-
-def test_what_is_no_file_of_weights_is_named(tmp_path, recipe) -> None:
-    for name, text in (("gone.pth", "no such file"), ("gone.safetensors", "no such file")):
-        with pytest.raises(InputError, match=rf"{name}: {text}"):
-            build(recipe, pretrained=str(tmp_path / name))
-    for name in ("text.pth", "text.safetensors"):
-        (tmp_path / name).write_text("hello, not weights at all")
-        with pytest.raises(InputError, match=rf"{name}: not a"):
-            build(recipe, pretrained=str(tmp_path / name))
-    torch.save({"state_dict": {"conv1.weight": torch.zeros(1)}}, tmp_path / "nested.pth")
-    with pytest.raises(InputError, match=r"nested\.pth: expected a mapping of names to tensors"):
-        build(recipe, pretrained=str(tmp_path / "nested.pth"))
-    for odd in ({0: torch.zeros(1)}, {"conv1.weight": torch.zeros(1, device="meta")}):
-        torch.save(odd, tmp_path / "odd.pth")
-        with pytest.raises(InputError, match=r"odd\.pth: expected a mapping of names to tensors"):
-            build(recipe, pretrained=str(tmp_path / "odd.pth"))
-    with pytest.raises(InputError, match="'imagnet': expected none, imagenet, packaged or a"):
-        build(recipe, pretrained="imagnet")
-
-
-def test_a_model_of_this_project_gives_its_backbone_and_normalisation(tmp_path, params, recipe) -> None:
+def test_a_model_of_this_project_gives_its_backbone_and_normalization(tmp_path, params, recipe) -> None:
     mean_std = ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
     source = build_model(recipe.model_copy(update={"seed": 5}), 7, 32, mean_std)
     card = {"name": "other", "classes": tuple("abcdefg"), "fold": 0, "crop": params.crop, "recipe": recipe, "epoch": 1}
@@ -159,7 +112,7 @@ def test_a_model_of_this_project_gives_its_backbone_and_normalisation(tmp_path, 
 
 @pytest.fixture
 def fetched(tmp_path, monkeypatch, published) -> dict[str, torch.Tensor]:
-    """torchvision's cache of downloaded files, with a resnet18 in it; fetching anything else fails."""
+    """Fills torchvision's cache of downloads with a ResNet-18 and lets every download fail."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     (tmp_path / "hub" / "checkpoints").mkdir(parents=True)
     url = torchvision.models.get_model_weights("resnet18").DEFAULT.url
@@ -184,15 +137,38 @@ def test_imagenet_weights_go_into_the_resnet_behind_the_lstm(fetched, recipe) ->
     assert torch.equal(backbone.lstm.weight_hh_l0, fresh.lstm.weight_hh_l0)
 
 
+def test_a_download_is_checked_by_the_digest_in_its_name(tmp_path, monkeypatch, recipe) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    downloads = []
+
+    def fail(url: str, _path: str, hash_prefix: str | None = None, **_settings: object) -> None:
+        downloads.append((Path(url).stem, hash_prefix))
+        raise URLError("no route to host")
+
+    monkeypatch.setattr(torch.hub, "download_url_to_file", fail)
+    with pytest.raises(InputError, match="cannot be fetched"):
+        build(recipe, pretrained="imagenet")
+    assert downloads == [("resnet18-f37072fd", "f37072fd")]
+
+
+def test_side_outputs_in_a_file_are_left_out(tmp_path, recipe) -> None:
+    torch.manual_seed(4)
+    tensors = torchvision.models.googlenet(init_weights=False).state_dict()
+    assert any(name.startswith("aux1.") for name in tensors)
+    torch.save(tensors, tmp_path / "googlenet.pth")
+    model = build(recipe, architecture="googlenet", pretrained=str(tmp_path / "googlenet.pth"))
+    assert_holds(model.backbone, tensors)
+
+
 @pytest.mark.usefixtures("fetched")
-def test_without_a_network_imagenet_says_what_to_do() -> None:
+def test_without_a_network_imagenet_names_the_alternatives() -> None:
     backbone = nn.Linear(1, 1)
     for architecture in ("resnet34", "timm/resnet18"):
         with pytest.raises(InputError, match=rf"weights of {architecture} cannot be fetched .*packaged.*path of that"):
             load_pretrained(backbone, architecture, "imagenet")
 
 
-def test_networks_without_published_weights_say_so() -> None:
+def test_imagenet_is_refused_for_networks_without_published_weights() -> None:
     unpublished = next(name for name in timm.list_models() if not timm.is_model_pretrained(name))
     for architecture in ("linear", "cnn", "googlenet_bn", f"timm/{unpublished}"):
         with pytest.raises(InputError, match="use none or a file"):
@@ -240,52 +216,25 @@ def test_packaged_weights_are_for_one_architecture_and_need_their_package(recipe
         build(recipe, architecture="timm/tf_efficientnet_lite0", pretrained="packaged")
 
 
+def test_weights_that_need_no_file_are_pinned_by_no_digest(recipe) -> None:
+    assert pin_pretrained(recipe) is None
+    assert pin_pretrained(recipe.model_copy(update={"pretrained": "imagenet"})) is None
+    changes = {"pretrained": "packaged", "architecture": "timm/tf_efficientnet_lite0"}
+    assert pin_pretrained(recipe.model_copy(update=changes)) is None
+
+
 @pytest.mark.parametrize(
-    ("changes", "expected"),
+    ("build_network", "names"),
     [
-        ({}, IMAGENET),
-        ({"architecture": "timm/tf_efficientnet_lite0"}, IMAGENET),
-        ({"architecture": "timm/tf_efficientnet_lite0", "pretrained": "packaged"}, HALF),
-        ({"architecture": "timm/tf_efficientnet_lite0", "pretrained": "packaged", "normalize": "imagenet"}, IMAGENET),
-        ({"architecture": "timm/vit_tiny_patch16_224", "pretrained": "imagenet"}, HALF),
-        ({"architecture": "timm/resnet18", "pretrained": "imagenet"}, IMAGENET),
-        ({"architecture": "resnet18", "pretrained": "imagenet"}, IMAGENET),
-        ({"architecture": "efficientnet_v2_l", "pretrained": "imagenet"}, HALF),
-        ({"architecture": "googlenet", "pretrained": "imagenet"}, HALF),
-        ({"architecture": "lstm_resnet18", "pretrained": "imagenet"}, IMAGENET),
-        ({"architecture": "cnn", "pretrained": "weights.pth"}, IMAGENET),
+        (torchvision.models.resnet18, ("fc",)),
+        (torchvision.models.squeezenet1_1, ("classifier.1",)),
+        (torchvision.models.vgg11, ("classifier.6",)),
+        (torchvision.models.vit_b_16, ("heads.head",)),
+        (torchvision.models.swin_t, ("head",)),
+        (lambda: timm.create_model("deit_tiny_distilled_patch16_224"), ("head", "head_dist")),
+        (lambda: nn.Sequential(nn.Linear(4, 4)), ()),
     ],
 )
-def test_normalisation_is_what_the_weights_expect(recipe, changes, expected) -> None:
-    assert normalization(recipe.model_copy(update=changes)) == expected
-
-
-def test_googlenets_normalisation_is_its_transform_of_the_input() -> None:
-    network = torchvision.models.googlenet(aux_logits=False, init_weights=False, transform_input=True)
-    pixels = torch.rand(2, 3, 4, 4, generator=torch.Generator().manual_seed(0))
-    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in IMAGENET)
-    torch.testing.assert_close(network._transform_input((pixels - mean) / std), (pixels - 0.5) / 0.5)
-
-
-def test_dataset_statistics_by_numpy(tmp_path) -> None:
-    crops = np.random.default_rng(0).integers(0, 256, (300, 6, 6, 3), dtype=np.uint8)
-    crops[..., 1] //= 4
-    crops[..., 2] = 51
-    ids = [f"{n}.png" for n in range(300)]
-    write_store(tmp_path, ids, crops, 4)
-    store = CropStore(tmp_path)
-    some = ids[3:290]
-    mean, std = dataset_statistics(store, some)
-    values = crops[3:290].astype(np.float64) / 255
-    np.testing.assert_allclose(mean, values.mean((0, 1, 2)), rtol=1e-12)
-    np.testing.assert_allclose(std[:2], values.std((0, 1, 2))[:2], rtol=1e-9)
-    assert std[2] == 1.0, "a channel of one value"
-    assert dataset_statistics(store, some[::-1]) == (mean, std)
-
-
-def test_copy_tensors_takes_nothing_when_one_does_not_fit() -> None:
-    layer = nn.Linear(2, 1)
-    before = layer.weight.clone()
-    with pytest.raises(InputError, match=r"here: tensor 'bias' \[1\] is missing"):
-        copy_tensors(layer, {"weight": torch.ones(1, 2)}, "here")
-    assert torch.equal(layer.weight, before)
+def test_output_layers_are_found_by_name(build_network, names) -> None:
+    with torch.device("meta"):
+        assert output_layer_names(build_network()) == names

@@ -1,21 +1,18 @@
-"""Networks by name: the features of each, its seed, what it says of wrong names and sizes."""
+"""Networks by name: their features and seeds, wrong names and sizes, and the recipes of all models that run."""
+
+from pathlib import Path
 
 import pytest
 import torch
 import torchvision
 from torch import nn
 
-from tumorboard.errors import InputError
+from tumorboard.base.errors import InputError
+from tumorboard.base.params import Params, Recipe, resolve_recipe
 from tumorboard.models.heads import build_head
-from tumorboard.models.registry import ARCHITECTURES, Classifier, build_model, check_architecture
-from tumorboard.params import Params, Recipe, resolve_recipe
+from tumorboard.models.registry import ARCHITECTURES, Classifier, build_model, check_architecture, pin_recipes
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-
-
-@pytest.fixture
-def recipe(params: Params) -> Recipe:
-    return resolve_recipe(params, "resnet18").model_copy(update={"pretrained": "none", "head": "linear"})
 
 
 def count(module: nn.Module) -> int:
@@ -52,7 +49,7 @@ FEATURES = {
 
 @pytest.mark.parametrize(("architecture", "size"), FEATURES)
 def test_head_follows_the_features(recipe: Recipe, architecture: str, size: int) -> None:
-    # Shapes and gradients need no numbers; RegNet's constructor does.
+    # Shapes and gradients need no values, which saves time; RegNet's constructor does need them.
     with torch.device("cpu" if architecture.startswith("regnet") else "meta"):
         model = build_model(recipe.model_copy(update={"architecture": architecture}), 3, size, HALF)
         logits = model(torch.zeros(2, 3, size, size, dtype=torch.uint8))
@@ -82,7 +79,7 @@ def test_output_layer_behind_the_lstm_is_kept_or_removed(recipe: Recipe) -> None
     assert count(kept.backbone) == 11_690_655 == count(removed.backbone) + 512 * 1000 + 1000
 
 
-def test_linear_ends_in_its_own_outputs_and_networks_without_any_say_so(recipe: Recipe) -> None:
+def test_head_input_classifier_needs_outputs_of_the_networks_own(recipe: Recipe) -> None:
     settings = {"head_input": "classifier", "architecture": "linear"}
     assert build_model(recipe.model_copy(update=settings), 3, 32, HALF).head.in_features == 1000
     with pytest.raises(InputError, match=r"cnn has no output layer of its own: set head_input to features"):
@@ -110,7 +107,7 @@ def test_weights_are_a_function_of_the_recipe(recipe: Recipe) -> None:
     assert not torch.equal(first.backbone.conv1.weight, third.backbone.conv1.weight)
 
 
-def test_classifier_normalises_a_channel_by_its_mean_and_deviation() -> None:
+def test_classifier_normalizes_each_channel_by_its_mean_and_deviation() -> None:
     mean, std = (0.1, 0.2, 0.4), (0.5, 0.25, 0.2)
     model = Classifier(nn.Flatten(), nn.Identity(), mean, std)
     images = torch.tensor([0, 51, 102, 153, 204, 255], dtype=torch.uint8).view(1, 3, 1, 2)
@@ -133,7 +130,7 @@ def test_classifier_is_head_after_backbone(recipe: Recipe) -> None:
     ("name", "near"),
     [("resnet81", "resnet18"), ("timm/resnet_18", "timm/resnet18"), ("google_net_bn", "googlenet_bn")],
 )
-def test_unknown_names_give_the_nearest_and_the_own_ones(name: str, near: str) -> None:
+def test_an_unknown_name_is_refused_with_the_nearest_and_the_own_ones(name: str, near: str) -> None:
     with pytest.raises(InputError) as raised:
         check_architecture(name)
     text = str(raised.value)
@@ -160,7 +157,86 @@ def test_own_and_published_names_are_known(name: str) -> None:
 @pytest.mark.parametrize(
     ("architecture", "size"), [("vgg16", 16), ("inception_v3", 64), ("vit_b_16", 40), ("maxvit_t", 64), ("cnn3", 16)]
 )
-def test_a_size_that_a_network_cannot_take_is_named(recipe: Recipe, architecture: str, size: int) -> None:
+def test_a_size_that_a_network_cannot_take_is_refused(recipe: Recipe, architecture: str, size: int) -> None:
     text = f"{architecture} cannot take images of crop.side {size} pixels: "
     with torch.device("meta"), pytest.raises(InputError, match=text):
         build_model(recipe.model_copy(update={"architecture": architecture}), 2, size, HALF)
+
+
+def with_recipe(params: Params, model: str, **changes: object) -> Params:
+    """The params with other entries in one model's recipe."""
+    return params.model_copy(
+        update={"recipes": params.recipes | {model: params.recipes[model].model_copy(update=changes)}}
+    )
+
+
+def test_recipes_are_pinned_for_the_models_that_run(params: Params) -> None:
+    pinned = pin_recipes(params)
+    assert tuple(pinned) == params.models
+    assert set(pinned) < set(params.recipes)
+    for model, recipe in pinned.items():
+        assert recipe == resolve_recipe(params, model).model_dump(mode="json")
+
+
+def test_a_wrong_architecture_of_any_model_is_refused(params: Params) -> None:
+    params = with_recipe(params, "cnn", architecture="resnet_18")
+    with pytest.raises(InputError, match=r"^recipes\.cnn: unknown architecture 'resnet_18'; did you mean resnet18"):
+        pin_recipes(params)
+
+
+def test_a_model_without_recipe_is_refused(params: Params) -> None:
+    with pytest.raises(InputError, match="model 'linea' has no entry under recipes; did you mean linear"):
+        pin_recipes(params.model_copy(update={"models": ("linea",)}))
+
+
+def test_a_recipe_that_does_not_run_may_contradict_the_shared_entries(params: Params) -> None:
+    params = with_recipe(params, "vgg16", freeze_epochs=params.train.epochs + 1)
+    assert "vgg16" not in pin_recipes(params)
+    with pytest.raises(InputError, match=r"recipes\.vgg16: freeze_epochs 2 leaves the backbone none of 1 epochs"):
+        pin_recipes(params.model_copy(update={"models": ("vgg16",)}))
+
+
+def test_label_smoothing_is_refused_where_balancing_sets_the_focal_loss(params: Params) -> None:
+    params = with_recipe(params, "cnn", label_smoothing=0.1)
+    assert pin_recipes(params)["cnn"]["label_smoothing"] == 0.1
+    params = params.model_copy(update={"balance": params.balance.model_copy(update={"strategy": "focal"})})
+    with pytest.raises(InputError, match=r"recipes\.cnn: label_smoothing is 0\.1, but the focal loss has none"):
+        pin_recipes(params)
+
+
+def test_a_weights_file_is_pinned_by_its_digest(
+    tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SHA-256 of "abc", from FIPS 180-2."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights/start.pth").write_bytes(b"abc")
+    pinned = pin_recipes(with_recipe(params, "cnn", pretrained="weights/start.pth"))
+    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    assert list(pinned["cnn"].items())[-1] == ("pretrained_sha256", digest)
+    assert "pretrained_sha256" not in pinned["linear"]
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "message"),
+    [
+        (
+            "imgenet",
+            "'imgenet': expected none, imagenet, packaged or a .safetensors, .pth or .pt file; did you mean",
+        ),
+        ("weights/nowhere.pth", "weights/nowhere.pth: no such file"),
+        (
+            "/elsewhere/start.pth",
+            "the folder weights, which DVC watches, and write weights/start.pth",
+        ),
+        ("weights/../start.pth", "put the file into the folder weights"),
+        ("elsewhere/weights/start.pth", "put the file into the folder weights"),
+        ("imagenet", "imagenet: there are no weights for cnn"),
+        ("packaged", "packaged holds weights of architecture timm/tf_efficientnet_lite0, not of cnn"),
+    ],
+)
+def test_weights_that_cannot_be_used_are_refused_before_any_training(
+    params: Params, pretrained: str, message: str
+) -> None:
+    with pytest.raises(InputError, match=rf"^recipes\.cnn: pretrained: .*{message}"):
+        pin_recipes(with_recipe(params, "cnn", pretrained=pretrained))

@@ -1,4 +1,4 @@
-"""What processes tell each other, and how they end: two real ones, started by a script as a stage would be."""
+"""Tests a group of two real processes, started by a script as a stage starts them: values passed, and how it ends."""
 
 import json
 import os
@@ -13,52 +13,56 @@ from pathlib import Path
 import pytest
 import torch
 
-from tumorboard.errors import InputError
-from tumorboard.models.inference import choose_device
-from tumorboard.params import Params
+from tumorboard.base.errors import InputError
+from tumorboard.base.params import Params
+from tumorboard.models.device import choose_device
 from tumorboard.training.distributed import launch
 
 SCRIPT = """
 import json, os, sys, time
 import numpy as np, torch
 from torch import nn
-from tumorboard.errors import InputError
-from tumorboard.params import Runtime
+from tumorboard.base.errors import InputError
+from tumorboard.base.params import Runtime
+from tumorboard.training.batch_norm import average_batch_norm, batch_norm_means
 from tumorboard.training.distributed import launch
 
-def talk(group, report):
+def exchange(group, callback):
     whole = np.arange(10).reshape(5, 2)
     norm = nn.BatchNorm1d(2)
     norm.running_mean += group.rank + 1
-    group.average_batch_norm(norm)
-    found = {
+    given = {"running_mean": torch.full((2,), 4.0 * group.rank), "running_var": torch.zeros(2)}
+    means = batch_norm_means(norm, group, given)
+    average_batch_norm(norm, group)
+    values = {
         "gathered": group.gather(whole[group.rank :: 2], 5).tolist(),
         "nothing_from_rank_1": group.gather(whole[: 1 - group.rank], 1).tolist(),
         "broadcast": group.broadcast({"of": group.rank}),
         "sum": group.sum([group.rank + 1.0, 0.25]),
-        "mean": norm.running_mean.tolist(),
+        "own_mean": norm.running_mean.tolist(),
+        "given_mean": [means["running_mean"].tolist(), given["running_mean"].tolist()],
         "threads": torch.get_num_threads(),
         "time": time.monotonic(),
     }
     if group.rank == 0:
-        report(found)
-    group.broadcast("rank 0 has reported")
+        callback(values)
+    group.broadcast("rank 0 has called back")
     if group.rank == 1:
         raise InputError("rank 1 found a mistake")
-    group.broadcast("rank 1 never takes part in this")
+    group.broadcast("rank 1 never joins this")
 
-def wait(group, report):
-    os.write(1, f"{os.getpid()}\\n".encode())  # at once: print's line and its end may come apart
+def wait(group, callback):
+    os.write(1, f"{os.getpid()}\\n".encode())  # in one piece, while print may write a line and its end apart
     if group.rank == 1:
         time.sleep(60)
-    group.broadcast("this comes after a minute")
+    group.broadcast("this follows after a minute")
 
 if __name__ == "__main__":
     torch.set_num_threads(4)
     try:
         timeouts = {"timeout": 60.0, "checkpoint_seconds": 0.0, "checkpoint_days": 1.0}
         runtime = Runtime(device="cpu", processes=2, workers=1, scheduler=None, **timeouts)
-        launch(globals()[sys.argv[1]], (), runtime, lambda found: print(json.dumps(found)))
+        launch(globals()[sys.argv[1]], runtime, lambda values: print(json.dumps(values)))
     except InputError as error:
         print(time.monotonic())
         sys.exit(str(error))
@@ -71,24 +75,25 @@ def script(tmp_path: Path) -> Path:
     return tmp_path / "script.py"
 
 
-def test_two_processes_talk_and_one_that_fails_ends_both(script: Path) -> None:
-    done = subprocess.run([sys.executable, script, "talk"], text=True, capture_output=True, timeout=60)
+def test_two_processes_exchange_values_and_one_that_fails_ends_both(script: Path) -> None:
+    done = subprocess.run([sys.executable, script, "exchange"], text=True, capture_output=True, timeout=240)
     assert (done.returncode, done.stderr) == (1, "rank 1 found a mistake\n")
-    found, ended = (json.loads(line) for line in done.stdout.splitlines())
-    assert ended - found.pop("time") < 50  # the failed process waits for 60
-    assert found == {
+    values, ended = (json.loads(line) for line in done.stdout.splitlines())
+    assert ended - values.pop("time") < 50  # the failed process waits for 60
+    assert values == {
         "gathered": [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]],
         "nothing_from_rank_1": [[0, 1]],
         "broadcast": {"of": 0},
         "sum": [3.0, 0.5],
-        "mean": [1.5, 1.5],
+        "own_mean": [1.5, 1.5],
+        "given_mean": [[2.0, 2.0], [0.0, 0.0]],
         "threads": 2,
     }
 
 
-@pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN], ids=["in front", "in the background"])
+@pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN], ids=["foreground", "background"])
 def test_processes_do_not_outlive_the_one_that_started_them(script: Path, handler: signal.Handlers) -> None:
-    """Shells have what they start in the background ignore SIGINT, and its children inherit that."""
+    """A shell makes what it starts in the background ignore SIGINT, and the children inherit that."""
     old = signal.signal(signal.SIGINT, handler)
     try:
         started = subprocess.Popen([sys.executable, script, "wait"], text=True, stdout=subprocess.PIPE)
@@ -114,20 +119,22 @@ def _is_alive(pid: int) -> bool:
         return False
 
 
-@pytest.mark.skipif(torch.cuda.is_available(), reason="tells of a machine without CUDA")
-def test_a_device_that_is_not_there_is_named(params: Params) -> None:
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tests a machine without CUDA")
+def test_a_missing_device_is_named(params: Params) -> None:
     assert choose_device(params.runtime) == "cpu"
     cuda = params.runtime.model_copy(update={"device": "cuda"})
     with pytest.raises(InputError, match=r"runtime\.device is cuda"):
-        launch(print, (), cuda, print)
+        launch(print, cuda, print)
 
 
-def test_restarts_that_could_not_work_are_refused(params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_with_which_restarted_workers_never_meet_are_refused(
+    params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "TORCHELASTIC_MAX_RESTARTS": "3"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     with pytest.raises(InputError, match=r"--max-restarts 3 needs .* TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
-        launch(print, (), params.runtime, print)
+        launch(print, params.runtime, print)
 
 
 FAULTS = """
@@ -144,11 +151,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
-def test_freed_memory_is_used_again_without_asking_the_system_for_its_pages() -> None:
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
+def test_freed_memory_is_used_again_without_new_page_faults() -> None:
     faults = {}
-    for what in ("keep", "leave"):
-        done = subprocess.run([sys.executable, "-c", FAULTS, what], capture_output=True, text=True, check=True)
-        faults[what] = int(done.stdout)
+    for setting in ("keep", "leave"):
+        done = subprocess.run([sys.executable, "-c", FAULTS, setting], capture_output=True, text=True, check=True)
+        faults[setting] = int(done.stdout)
     assert faults["leave"] >= 40 * (1 << 26) // resource.getpagesize()
-    assert faults["keep"] < faults["leave"] / 5  # the first few may find no room that fits
+    assert faults["keep"] < faults["leave"] / 5  # the first few may find no free block that fits

@@ -1,4 +1,4 @@
-"""A group that loses a worker, and two hosts that lose each other, end with the scores of a run that lost nothing."""
+"""Tests that a group that loses a worker or a host ends with the result of an undisturbed training."""
 
 import os
 import shutil
@@ -15,22 +15,34 @@ import pytest
 import yaml
 from safetensors.numpy import load_file
 
+from tumorboard.base.files import write_json, write_table
+from tumorboard.base.params import load_params, resolve_recipe
+from tumorboard.base.schema import read_yaml
 from tumorboard.data.store import write_store
-from tumorboard.params import load_params, resolve_recipe
-from tumorboard.tables import write_json, write_table
 
 ROOT = Path(__file__).resolve().parents[2]
-STAGE = ("stages.train", "cnn", "0", "store", "manifest.csv", "balance", "recipe.json", "model.safetensors", "out")
-PATIENCE = 240  # seconds, for machines with much else to do
+OPTIONS = {
+    "model": "cnn",
+    "fold": "0",
+    "store": "store",
+    "manifest": "manifest.csv",
+    "balance": "balance",
+    "recipe": "recipe.json",
+    "weights": "model.safetensors",
+    "out": "out",
+    "metrics": "metrics.json",
+}
+STAGE = ["stages.train", *(word for name, value in OPTIONS.items() for word in (f"--{name}", value))]
+PATIENCE = 240  # seconds, for a busy machine
 EPOCHS = 12
 
 
 def _project(folder: Path) -> Path:
     """A folder with params.yaml, a crop store of 24 images in two folds, and the recipe of a cnn."""
-    tree = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    tree = read_yaml(ROOT / "params.yaml")
     tree["crop"]["side"] = 16
     tree["runtime"] |= {"device": "cpu", "processes": 1, "timeout": 10.0, "checkpoint_seconds": 0.001}
-    # So that rounding, which hosts with other numbers of threads do differently, stays rounding.
+    # A setting under which differences of rounding between hosts stay small.
     tree["train"] |= {"epochs": EPOCHS, "batch_size": 8, "precision": "off", "optimizer": "sgd", "lr": 0.01}
     (folder / "params.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
     ids = [f"{number}.jpg" for number in range(24)]
@@ -53,10 +65,10 @@ def project(tmp_path: Path) -> Path:
 
 
 def _torchrun(project: Path, log: str, before: list[str], *settings: str) -> subprocess.Popen[bytes]:
-    """Start torchrun with two workers in all; what it says goes to the file `log`."""
+    """Starts torchrun with two workers in all; its output goes to the file `log`."""
     own = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"}
     environment = os.environ | own
-    command = [*before, sys.executable, "-m", "torch.distributed.run", *settings, "-m", *STAGE, "metrics.json"]
+    command = [*before, sys.executable, "-m", "torch.distributed.run", *settings, "-m", *STAGE]
     with (project / log).open("wb") as output:
         return subprocess.Popen(command, cwd=project, env=environment, stdout=output, stderr=subprocess.STDOUT)
 
@@ -84,7 +96,7 @@ def _results(project: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
 
 @pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
-    """History and weights of two processes that lost nothing."""
+    """The history and weights of an undisturbed training in two processes."""
     project = _project(tmp_path_factory.mktemp("whole"))
     process = _torchrun(project, "log", [], "--standalone", "--nproc-per-node", "2")
     assert process.wait(PATIENCE) == 0, (project / "log").read_text()
@@ -92,14 +104,14 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, di
 
 
 def _check(project: Path, expected: tuple[pd.DataFrame, dict[str, np.ndarray]]) -> None:
-    """Batch norm's statistics are rounded otherwise where they were averaged on the way; nothing else is."""
+    """Only batch norm's statistics are rounded differently, because each checkpoint averages them."""
     history, weights = _results(project)
     pd.testing.assert_frame_equal(history, expected[0], rtol=1e-3, atol=1e-4)
     for name, value in expected[1].items():
         np.testing.assert_allclose(weights[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
 
 
-def test_torchrun_starts_the_group_again_when_a_worker_was_killed(
+def test_torchrun_restarts_the_group_when_a_worker_was_killed(
     project: Path, expected: tuple[pd.DataFrame, dict[str, np.ndarray]]
 ) -> None:
     settings = ("--standalone", "--nproc-per-node", "2", "--max-restarts", "2")
@@ -120,7 +132,7 @@ def _ip(*words: str) -> None:
 
 @pytest.fixture
 def hosts() -> Iterator[list[str]]:
-    """Two network namespaces, joined by a cable, at 10.77.0.1 and 10.77.0.2."""
+    """Two network namespaces, connected by a virtual cable, with the addresses 10.77.0.1 and 10.77.0.2."""
     if os.geteuid() != 0 or shutil.which("ip") is None:
         pytest.skip("needs root and iproute2 for network namespaces")
     names = [f"tumorboard{number}_{os.getpid()}" for number in (1, 2)]
@@ -139,14 +151,14 @@ def hosts() -> Iterator[list[str]]:
         subprocess.run(["ip", "netns", "delete", name], check=False)
 
 
-def test_two_hosts_of_which_one_is_cut_off_and_comes_back(
+def test_two_hosts_resume_after_one_was_disconnected(
     project: Path, expected: tuple[pd.DataFrame, dict[str, np.ndarray]], hosts: list[str]
 ) -> None:
-    """The cable is out for longer than a worker waits for another; both torchruns meet again and start the group."""
+    """The cable is down for longer than a worker waits; then both torchruns meet again and restart the group."""
     processes = []
     for number, name in enumerate(hosts, 1):
         before = ["ip", "netns", "exec", name, "env", "GLOO_SOCKET_IFNAME=cable"]
-        # In a namespace a host's name says nothing of its address: is_host tells who keeps the meeting point.
+        # A namespace's host name does not resolve to its address, so is_host names the host of the meeting point.
         meeting = f"join_timeout={PATIENCE},last_call_timeout=5,is_host={int(number == 1)}"
         settings = ["--nnodes", "2", "--nproc-per-node", "1", "--max-restarts", "5", "--rdzv-backend", "c10d"]
         settings += ["--rdzv-endpoint", "10.77.0.1:29400", "--rdzv-id", "test", "--rdzv-conf", meeting]

@@ -1,4 +1,4 @@
-"""What an epoch draws, in which order, its cut into batches, and the images that arrive."""
+"""Tests which rows an epoch draws, in which order, how they are cut into batches, and the images that are loaded."""
 
 from collections import Counter
 from pathlib import Path
@@ -8,11 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tumorboard.augment import augment_images
+from tumorboard.augment.alterations import augment_images
+from tumorboard.base.params import Params, Recipe
+from tumorboard.base.randomness import keys_of, order
+from tumorboard.base.tables import copy_id
 from tumorboard.data.store import CropStore, write_store
-from tumorboard.params import Params, Recipe
-from tumorboard.randomness import keys_of, order
-from tumorboard.tables import copy_id
 from tumorboard.training.loader import SAMPLERS, Loader, epoch_batches, micro_batches, smallest_micro_batch
 
 IDS = [f"{number}.jpg" for number in range(101)]
@@ -20,28 +20,29 @@ IDS = [f"{number}.jpg" for number in range(101)]
 LABELS = np.array([0] * 7 + [1] * 13 + [2] * 81)
 
 
-def test_an_epoch_is_cut_evenly_and_holds_every_row_once() -> None:
-    batches = epoch_batches(keys_of(IDS), np.zeros_like(LABELS), 0, 3, 32)
+def test_an_epoch_is_cut_evenly_and_has_every_row_once() -> None:
+    batches = epoch_batches(keys_of(IDS), np.zeros_like(LABELS), seed=0, epoch=3, batch_size=32)
     assert [len(batch) for batch in batches] == [26, 25, 25, 25]
     assert sorted(np.concatenate(batches).tolist()) == [[row, 3] for row in range(101)]
     assert np.concatenate(batches)[:, 0].tolist() == order(0, keys_of(IDS), 3).tolist()
-    assert [len(batch) for batch in epoch_batches(keys_of(IDS[:33]), np.zeros(33), 0, 3, 32)] == [17, 16]
-    assert [len(batch) for batch in epoch_batches(keys_of(IDS[:5]), np.zeros(5), 0, 3, 32)] == [5]
+    for rows, sizes in ((33, [17, 16]), (5, [5])):
+        batches = epoch_batches(keys_of(IDS[:rows]), np.zeros(rows), seed=0, epoch=3, batch_size=32)
+        assert [len(batch) for batch in batches] == sizes
 
 
-def test_a_balanced_epoch_draws_as_many_of_each_class_and_no_image_twice_before_all_once() -> None:
+def test_a_balanced_epoch_draws_equally_from_each_class_and_no_image_twice_before_all_once() -> None:
     seen = np.zeros(101, dtype=int)
     totals = np.zeros(3, dtype=int)
     for epoch in range(9):
-        batches = epoch_batches(keys_of(IDS), LABELS, 5, epoch, 32)
+        batches = epoch_batches(keys_of(IDS), LABELS, seed=5, epoch=epoch, batch_size=32)
         assert [len(batch) for batch in batches] == [26, 25, 25, 25]
         rows, times = np.concatenate(batches).T
-        # A third of 101 draws is 33 or 34; the odd ones go round.
+        # A third of 101 draws is 33 or 34; the classes take turns at 34.
         counts = np.bincount(LABELS[rows])
         assert set(counts) <= {33, 34}
         totals += counts
         assert np.ptp(totals) <= 1
-        # `times` counts each row's own draws on, through the epochs.
+        # `times` counts each row's own draws through all epochs.
         for row in np.unique(rows):
             own = sorted(times[rows == row])
             assert own == list(range(seen[row], seen[row] + len(own)))
@@ -52,20 +53,20 @@ def test_a_balanced_epoch_draws_as_many_of_each_class_and_no_image_twice_before_
     assert np.bincount(LABELS, seen).tolist() == [303, 303, 303]
 
 
-def test_where_a_class_image_comes_in_a_balanced_epoch_is_chance() -> None:
-    """Of 81 images an epoch draws 33; were they sorted by what chose them, the first batch would hold most of them."""
+def test_the_place_of_an_image_in_a_balanced_epoch_is_random() -> None:
+    """An epoch draws 33 of 81 images; if they were sorted by what chose them, most would be in the first batch."""
     early = [
-        np.mean(LABELS[np.concatenate(epoch_batches(keys_of(IDS), LABELS, seed, 0, 32)[:2])[:, 0]] == 2)
-        for seed in range(200)
+        np.mean(LABELS[np.concatenate(batches[:2])[:, 0]] == 2)
+        for batches in (epoch_batches(keys_of(IDS), LABELS, seed=seed, epoch=0, batch_size=32) for seed in range(200))
     ]
-    # The first 51 of 101 draws, 33 of them of class 2: a share's deviation is 0.046, that of the mean of 200 0.003.
+    # The first 51 of 101 draws, of which 33 are of class 2: the share's standard deviation is 0.046, its mean's 0.003.
     assert abs(np.mean(early) - 33 / 101) < 0.015
 
 
-def test_the_order_follows_ids_seed_and_epoch_not_the_rows() -> None:
+def test_the_order_depends_on_ids_seed_and_epoch_but_not_on_the_order_of_rows() -> None:
     def names(order: list[int], sampler: str, seed: int, epoch: int) -> list[list[tuple[str, int]]]:
         strata = SAMPLERS[sampler](LABELS[order])
-        batches = epoch_batches(keys_of([IDS[row] for row in order]), strata, seed, epoch, 32)
+        batches = epoch_batches(keys_of([IDS[row] for row in order]), strata, seed=seed, epoch=epoch, batch_size=32)
         return [[(IDS[order[row]], times) for row, times in batch.tolist()] for batch in batches]
 
     rows = list(range(101))
@@ -76,7 +77,7 @@ def test_the_order_follows_ids_seed_and_epoch_not_the_rows() -> None:
         assert names(rows, sampler, 0, 3) != names(rows, sampler, 1, 3)
 
 
-def test_every_sampler_that_params_admit_exists() -> None:
+def test_every_sampler_that_params_allow_exists() -> None:
     assert set(SAMPLERS) == set(Recipe.model_fields["sampler"].annotation.__args__)  # type: ignore[union-attr]
 
 
@@ -87,12 +88,13 @@ def test_every_sampler_that_params_admit_exists() -> None:
     accumulate=st.integers(1, 5),
     sampler=st.sampled_from(sorted(SAMPLERS)),
 )
-def test_processes_share_every_batch_out(
+def test_processes_share_out_every_batch(
     rows: int, batch_size: int, processes: int, accumulate: int, sampler: str
 ) -> None:
     fewest = rows
     drawn: Counter[int] = Counter()
-    for batch in epoch_batches(keys_of(IDS[:rows]), SAMPLERS[sampler](LABELS[:rows]), 0, 0, batch_size):
+    strata = SAMPLERS[sampler](LABELS[:rows])
+    for batch in epoch_batches(keys_of(IDS[:rows]), strata, seed=0, epoch=0, batch_size=batch_size):
         drawn.update(LABELS[batch[:, 0]].tolist())
         assert len(batch) <= batch_size
         shares = [micro_batches(batch, rank, processes, accumulate) for rank in range(processes) if rank < len(batch)]
@@ -107,25 +109,26 @@ def test_processes_share_every_batch_out(
     assert smallest_micro_batch(rows, batch_size, processes, accumulate) == fewest
 
 
-def test_images_are_those_of_the_rows_altered_by_id_and_draw(tmp_path: Path, params: Params) -> None:
+def test_loaded_images_are_those_of_the_rows_altered_by_id_and_draw(tmp_path: Path, params: Params) -> None:
     ids = [*IDS[:4], copy_id(IDS[0], 1)]
     crops = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
     write_store(tmp_path / "originals", ids[:4], crops[:4], 2)
     write_store(tmp_path / "copies", ids[4:], crops[4:], 2)
     store = CropStore(tmp_path / "originals", tmp_path / "copies")
     labels, augment = np.array([0, 1, 2, 0, 1]), params.train.augment
-    loader = Loader(store, ids, labels, "balanced", augment, 7, torch.device("cpu"))
+    cpu = torch.device("cpu")
+    loader = Loader(store, ids=ids, labels=labels, sampler="balanced", augment=augment, seed=7, device=cpu)
     assert loader.strata.tolist() == labels.tolist()
     whole = [
-        augment_images(torch.from_numpy(crops).permute(0, 3, 1, 2), augment, 7, keys_of(ids), times)
+        augment_images(torch.from_numpy(crops).permute(0, 3, 1, 2), augment, seed=7, keys=keys_of(ids), counter=times)
         for times in range(4)
     ]
     draws = [np.array(part) for part in ([[3, 2], [1, 2]], [[0, 2]], [[2, 2], [4, 1], [2, 3]])]
-    arrived = list(loader.load(draws))
-    assert len(arrived) == 3
-    for part, (images, found) in zip(draws, arrived, strict=True):
+    loaded = list(loader.load(draws))
+    assert len(loaded) == 3
+    for part, (images, loaded_labels) in zip(draws, loaded, strict=True):
         assert images.dtype == torch.float32
         assert torch.equal(images, torch.stack([whole[times][row] for row, times in part]))
-        assert found.tolist() == labels[part[:, 0]].tolist()
-    images = arrived[2][0]
+        assert loaded_labels.tolist() == labels[part[:, 0]].tolist()
+    images = loaded[2][0]
     assert not torch.equal(images[0], images[2]), "the same image, drawn twice"

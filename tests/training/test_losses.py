@@ -1,4 +1,4 @@
-"""Losses against torch's cross-entropy, torchvision's focal loss and scikit-learn's class weights."""
+"""Compares losses with torch's cross-entropy and torchvision's focal loss, and class weights with scikit-learn's."""
 
 import numpy as np
 import pytest
@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from sklearn.utils.class_weight import compute_class_weight
 from torchvision.ops import sigmoid_focal_loss
 
-from tumorboard.errors import InputError
-from tumorboard.params import Params, Recipe
+from tumorboard.base.errors import InputError
+from tumorboard.base.params import Params, Recipe
 from tumorboard.training.losses import LOSSES, class_weights, make_loss
 
 
@@ -24,7 +24,7 @@ def _batch(rows: int, classes: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-def test_sum_over_weights_is_torchs_weighted_mean(recipe: Recipe, smoothing: float) -> None:
+def test_the_sum_over_the_summed_weights_is_torchs_weighted_mean(recipe: Recipe, smoothing: float) -> None:
     logits, labels = _batch(17, 3)
     weights = torch.tensor([0.5, 2.0, 1.25])
     loss = make_loss(recipe.model_copy(update={"label_smoothing": smoothing}), weights)
@@ -33,7 +33,7 @@ def test_sum_over_weights_is_torchs_weighted_mean(recipe: Recipe, smoothing: flo
     torch.testing.assert_close(total / weights[labels].sum(), expected)
 
 
-def test_focal_without_gamma_and_alpha_is_cross_entropy(recipe: Recipe) -> None:
+def test_the_focal_loss_without_gamma_and_alpha_is_cross_entropy(recipe: Recipe) -> None:
     logits, labels = _batch(17, 4)
     weights = torch.tensor([0.5, 2.0, 1.25, 1.0])
     focal = make_loss(recipe.model_copy(update={"loss": "focal", "focal_gamma": 0.0}), weights)
@@ -41,7 +41,7 @@ def test_focal_without_gamma_and_alpha_is_cross_entropy(recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize("gamma", [0.5, 2.0])
-def test_focal_of_two_classes_is_torchvisions_sigmoid_focal(recipe: Recipe, gamma: float) -> None:
+def test_the_focal_loss_of_two_classes_is_torchvisions_sigmoid_focal_loss(recipe: Recipe, gamma: float) -> None:
     """Softmax over (a, b) gives class 1 the probability sigmoid(b - a); torchvision's alpha is class 1's share."""
     logits, labels = _batch(40, 2)
     focal = make_loss(
@@ -57,7 +57,7 @@ def test_focal_of_two_classes_is_torchvisions_sigmoid_focal(recipe: Recipe, gamm
 
 
 @pytest.mark.parametrize("gamma", [0.0, 0.5, 1.0, 2.0])
-def test_focal_is_finite_where_the_answer_is_certain(recipe: Recipe, gamma: float) -> None:
+def test_the_focal_loss_is_finite_for_a_certain_prediction(recipe: Recipe, gamma: float) -> None:
     focal = make_loss(recipe.model_copy(update={"loss": "focal", "focal_gamma": gamma}), torch.ones(2))
     logits = torch.tensor([[200.0, -200.0], [200.0, -200.0]], requires_grad=True)
     loss = focal(logits, torch.tensor([0, 1])).sum()
@@ -68,7 +68,7 @@ def test_focal_is_finite_where_the_answer_is_certain(recipe: Recipe, gamma: floa
     assert logits.grad[1].isfinite().all()
 
 
-def test_balanced_weights_are_scikit_learns(recipe: Recipe) -> None:
+def test_balanced_class_weights_are_scikit_learns(recipe: Recipe) -> None:
     labels = np.array([0] * 7 + [1] * 2 + [2] * 3)
     weights = class_weights(recipe.model_copy(update={"class_weights": "balanced"}), labels, ("a", "b", "c"))
     expected = compute_class_weight("balanced", classes=np.arange(3), y=labels)
@@ -78,7 +78,7 @@ def test_balanced_weights_are_scikit_learns(recipe: Recipe) -> None:
     assert class_weights(given, labels, ("a", "b", "c")).tolist() == [1.0, 2.0, 4.0]
 
 
-def test_what_does_not_fit_is_named(recipe: Recipe) -> None:
+def test_a_wrong_number_of_weights_and_a_class_without_images_are_named(recipe: Recipe) -> None:
     def changed(**update: object) -> Recipe:
         return recipe.model_copy(update=update)
 
@@ -90,5 +90,5 @@ def test_what_does_not_fit_is_named(recipe: Recipe) -> None:
         make_loss(changed(loss="focal", focal_alpha=(1.0,)), torch.ones(2))
 
 
-def test_every_loss_that_params_admit_exists() -> None:
+def test_every_loss_that_params_allow_exists() -> None:
     assert set(LOSSES) == set(Recipe.model_fields["loss"].annotation.__args__)  # type: ignore[union-attr]

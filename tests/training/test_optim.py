@@ -1,4 +1,4 @@
-"""Schedules against torch's own schedulers, optimizers by their parameter groups and a step by hand."""
+"""Compares schedules with torch's own, and optimizers with parameter groups and steps computed by hand."""
 
 import math
 
@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler, OneCycleLR, ReduceLROnPlateau, StepLR
 
-from tumorboard.params import Params, Recipe
+from tumorboard.base.params import Params, Recipe
 from tumorboard.training.optim import OPTIMIZERS, make_optimizer, scheduled_lr, set_lr
 
-STEPS = 7  # an epoch
+STEPS = 7  # per epoch
 
 
 @pytest.fixture
@@ -19,7 +19,7 @@ def recipe(params: Params) -> Recipe:
     return Recipe(**dict(params.train) | rates | {"epochs": 11}, architecture="cnn", seed=0)
 
 
-def _torchs(scheduler: LRScheduler, epochs: int) -> list[float]:
+def _torch_rates(scheduler: LRScheduler, epochs: int) -> list[float]:
     rates = []
     for _ in range(epochs * STEPS):
         rates.append(scheduler.optimizer.param_groups[0]["lr"])
@@ -28,7 +28,7 @@ def _torchs(scheduler: LRScheduler, epochs: int) -> list[float]:
     return rates
 
 
-def _ours(recipe: Recipe) -> list[float]:
+def _own_rates(recipe: Recipe) -> list[float]:
     return [scheduled_lr(recipe, step, STEPS, ()) for step in range(recipe.epochs * STEPS)]
 
 
@@ -36,29 +36,31 @@ def _sgd() -> torch.optim.SGD:
     return torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.5)
 
 
-def test_schedules_are_torchs(recipe: Recipe) -> None:
+def test_schedules_equal_torchs(recipe: Recipe) -> None:
     steps = recipe.epochs * STEPS
     for name, scheduler in (
         ("cosine", CosineAnnealingLR(_sgd(), steps)),
         ("step", StepLR(_sgd(), 3 * STEPS, 0.2)),
         ("onecycle", OneCycleLR(_sgd(), 0.5, steps, cycle_momentum=False)),
     ):
-        expected = _torchs(scheduler, recipe.epochs)
-        assert _ours(recipe.model_copy(update={"schedule": name})) == pytest.approx(expected, rel=1e-9, abs=1e-12), name
+        expected = _torch_rates(scheduler, recipe.epochs)
+        assert _own_rates(recipe.model_copy(update={"schedule": name})) == pytest.approx(
+            expected, rel=1e-9, abs=1e-12
+        ), name
 
 
-def test_one_cycle_of_a_single_step_is_defined(recipe: Recipe) -> None:
+def test_a_one_cycle_of_a_single_step_is_defined(recipe: Recipe) -> None:
     short = recipe.model_copy(update={"schedule": "onecycle", "epochs": 1})
     assert 0 < scheduled_lr(short, 0, 1, ()) <= 0.5
 
 
-def test_warm_up_rises_linearly_and_multiplies(recipe: Recipe) -> None:
+def test_the_warm_up_rises_linearly_and_multiplies_the_schedule(recipe: Recipe) -> None:
     warm = recipe.model_copy(update={"warmup_epochs": 10 / STEPS})
-    assert _ours(warm)[:11] == pytest.approx([0.05 * n for n in range(1, 11)] + [0.5])
+    assert _own_rates(warm)[:11] == pytest.approx([0.05 * n for n in range(1, 11)] + [0.5])
     cosine = warm.model_copy(update={"schedule": "cosine"})
-    assert _ours(cosine)[4] == pytest.approx(0.25 * (1 + math.cos(math.pi * 4 / 77)) / 2)
+    assert _own_rates(cosine)[4] == pytest.approx(0.25 * (1 + math.cos(math.pi * 4 / 77)) / 2)
     onecycle = recipe.model_copy(update={"schedule": "onecycle"})
-    assert _ours(onecycle.model_copy(update={"warmup_epochs": 2.0})) == _ours(onecycle)
+    assert _own_rates(onecycle.model_copy(update={"warmup_epochs": 2.0})) == _own_rates(onecycle)
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,7 @@ def test_warm_up_rises_linearly_and_multiplies(recipe: Recipe) -> None:
     ],
 )
 @pytest.mark.parametrize("patience", [0, 2])
-def test_plateau_is_torchs(recipe: Recipe, losses: list[float], patience: int) -> None:
+def test_the_plateau_schedule_equals_torchs(recipe: Recipe, losses: list[float], patience: int) -> None:
     plateau = recipe.model_copy(update={"schedule": "plateau", "plateau_patience": patience})
     optimizer = _sgd()
     scheduler = ReduceLROnPlateau(optimizer, factor=0.2, patience=patience, eps=0)
@@ -83,17 +85,17 @@ def test_plateau_is_torchs(recipe: Recipe, losses: list[float], patience: int) -
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_parts_learn_at_their_rates_and_only_matrices_decay(recipe: Recipe, name: str) -> None:
+def test_each_part_has_its_learning_rate_and_only_matrices_have_weight_decay(recipe: Recipe, name: str) -> None:
     backbone, head = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)), nn.Linear(4, 2)
-    own = {"optimizer": name, "backbone_lr_scale": 0.01, "weight_decay": 0.3, "momentum": 0.7}
-    optimizer = make_optimizer(backbone, head, recipe.model_copy(update=own))
+    changes = {"optimizer": name, "backbone_lr_scale": 0.01, "weight_decay": 0.3, "momentum": 0.7}
+    optimizer = make_optimizer(backbone, head, recipe.model_copy(update=changes))
     set_lr(optimizer, 0.2)
-    found = {
+    settings = {
         id(parameter): (group["lr"], group["weight_decay"])
         for group in optimizer.param_groups
         for parameter in group["params"]
     }
-    assert found == {
+    assert settings == {
         id(backbone[0].weight): (pytest.approx(0.002), 0.3),
         id(backbone[0].bias): (pytest.approx(0.002), 0.0),
         id(backbone[1].weight): (pytest.approx(0.002), 0.0),
@@ -104,27 +106,29 @@ def test_parts_learn_at_their_rates_and_only_matrices_decay(recipe: Recipe, name
     assert type(optimizer) is {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
 
 
-def test_each_layer_learns_at_its_share_of_the_next_ones_rate(recipe: Recipe) -> None:
-    """Three layers, the second with a norm: 0.5 ** 3, 0.5 ** 2, 0.5 of the backbone's tenth of 0.8."""
+def test_each_layer_learns_at_layer_decay_times_the_rate_of_the_next_one(recipe: Recipe) -> None:
+    """Three layers, the second with a batch norm: 0.5 ** 3, 0.5 ** 2 and 0.5 of the backbone's rate 0.1 * 0.8."""
     convolution, norm = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
     backbone, head = nn.Sequential(nn.Linear(2, 2), nn.Sequential(convolution, norm), nn.Linear(4, 4)), nn.Linear(4, 2)
-    own = {"backbone_lr_scale": 0.1, "layer_decay": 0.5, "weight_decay": 0.3}
-    optimizer = make_optimizer(backbone, head, recipe.model_copy(update=own))
+    changes = {"backbone_lr_scale": 0.1, "layer_decay": 0.5, "weight_decay": 0.3}
+    optimizer = make_optimizer(backbone, head, recipe.model_copy(update=changes))
     set_lr(optimizer, 0.8)
-    found = {id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    settings = {
+        id(p): (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]
+    }
     expected = {}
     for layer, rate in ((backbone[0], 0.01), (convolution, 0.02), (backbone[2], 0.04), (head, 0.8)):
         expected |= {id(layer.weight): (pytest.approx(rate), 0.3), id(layer.bias): (pytest.approx(rate), 0.0)}
     expected |= {id(parameter): (pytest.approx(0.02), 0.0) for parameter in norm.parameters()}
-    assert found == expected
+    assert settings == expected
 
 
-def test_sgd_takes_the_recipes_momentum(recipe: Recipe) -> None:
+def test_sgd_has_the_recipes_momentum(recipe: Recipe) -> None:
     """Two steps of gradient 1 from 0 at rate 0.1 with momentum 0.7: -0.1, then -0.1 - 0.1 * 1.7."""
     head = nn.Linear(1, 1)
     nn.init.zeros_(head.bias)
-    own = {"optimizer": "sgd", "momentum": 0.7, "weight_decay": 0.0}
-    optimizer = make_optimizer(nn.Identity(), head, recipe.model_copy(update=own))
+    changes = {"optimizer": "sgd", "momentum": 0.7, "weight_decay": 0.0}
+    optimizer = make_optimizer(nn.Identity(), head, recipe.model_copy(update=changes))
     for expected in (-0.1, -0.27):
         set_lr(optimizer, 0.1)
         head.bias.grad = torch.ones(1)
@@ -133,8 +137,8 @@ def test_sgd_takes_the_recipes_momentum(recipe: Recipe) -> None:
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_a_first_step_that_fp16_leaves_out_leaves_no_trace(recipe: Recipe, name: str) -> None:
-    """Its scaler leaves out steps of gradients that are not finite; the next one is then a first step."""
+def test_a_first_step_that_fp16_skips_leaves_no_trace(recipe: Recipe, name: str) -> None:
+    """The scaler skips a step whose gradients are not finite; the next step is then the first one."""
     ends = []
     for gradients in ((torch.inf, 1.0), (1.0,)):
         head = nn.Linear(50, 50)

@@ -1,192 +1,212 @@
-"""Pictures that are in the data more than once: equal files, equal pixels, near duplicates; and what follows."""
+"""Audits images for copies: equal files, equal pixels, near duplicates, and copies of one picture under two labels."""
 
-import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from tumorboard.data.near import Crops, Numbers, components, near_duplicates
-from tumorboard.errors import InputError, Reason
-from tumorboard.params import Audit
+from tumorboard.base.errors import InputError, Reason
+from tumorboard.base.params import Audit
+from tumorboard.base.tables import Images, Manifest
+from tumorboard.data.grouping import connected_sets, factorize
+from tumorboard.data.near_duplicates import Pairs, ReadCrops, find_near_duplicates
+from tumorboard.data.quarantine import QuarantinedFiles
 
-PAIRS = ("first", "second", "kind", "correlation", "mirrored")
-KINDS = ("bytes", "pixels", "near")
+PAIR_COLUMNS = ("first", "second", "kind", "correlation", "mirrored")
+KINDS = ("bytes", "pixels", "near")  # of pairs, the strictest first
 LABEL_CONFLICT: Reason = "label conflict"
-NAMED, LISTED = 5, 10  # images of a set, sets in a message; what says more is not read
+MAX_IMAGES = 5  # images named per set of copies in a message
+MAX_SETS = 10  # sets of copies named per message
+
+Pictures: TypeAlias = pd.Series  # name of the picture that each image shows, by image id
 
 
 class Copies(NamedTuple):
-    """The pictures that are there several times: `pairs` (PAIRS) join the rows of each, without listing all its pairs;
-    `faint`: the ids too faint for `near_duplicates`."""
+    """The images that show the same picture."""
 
-    pairs: pd.DataFrame
-    faint: list[str]
-
-
-class Findings(NamedTuple):
-    """What an audit found and did.
-
-    `pairs` (first, second, kind, correlation, mirrored, then label and given split of both) join every set of copies,
-    without listing each of its pairs; `pictures` names each id's picture, by the smallest id that shows it, or under
-    the policy 'report', which keeps no copies together, by its own; `manifest` is the Manifest without the quarantined
-    rows; `quarantined` has path, reason, detail; `counts` is flat.
-    """
-
-    pairs: pd.DataFrame
-    pictures: pd.Series
-    manifest: pd.DataFrame
-    quarantined: pd.DataFrame
-    counts: dict[str, Any]
+    pairs: Pairs  # PAIR_COLUMNS; enough pairs to connect every set of copies, not all pairs of each set
+    faint: list[str]  # ids of the images with too little detail to compare
 
 
-def audit_manifest(manifest: pd.DataFrame, copies: Copies, audit: Audit) -> Findings:
-    """Judge a Manifest of originals by the copies in it: take out pictures under two labels; rows come sorted by id.
+class AuditResult(NamedTuple):
+    """The data after the audit."""
 
-    With `audit.label_conflicts` 'quarantine' all copies of a picture under two labels are taken out. Raises InputError
-    where there are copies and `audit.policy` is 'refuse', where a picture has two labels and `audit.label_conflicts` is
-    'refuse', and where a class loses all its images.
+    pairs: Pairs  # the pairs of Copies, with first_label, second_label, first_split, second_split
+    pictures: Pictures  # smallest id that shows the same picture; each image's own id under the policy 'report'
+    manifest: Manifest  # without the quarantined rows, sorted by id
+    quarantined: QuarantinedFiles  # all copies of a picture under two labels, sorted by path
+    counts: dict[str, Any]  # for the metrics, flat
+    warnings: list[str]  # sentences for the user
+
+
+def audit_manifest(manifest: Manifest, copies: Copies, audit: Audit) -> AuditResult:
+    """Quarantines pictures under two labels, and counts copies.
+
+    Args:
+        manifest: of originals.
+        copies: of these originals, from `find_copies`.
+        audit: `policy` and `label_conflicts`.
+
+    Raises:
+        InputError: there are copies and `audit.policy` is 'refuse'; a picture has two labels and
+            `audit.label_conflicts` is 'refuse'; or all images of a class are quarantined.
     """
     rows, pairs = manifest.sort_values("id", ignore_index=True), copies.pairs.copy()
     pictures = picture_names(rows["id"], pairs)
-    # By numbers: pandas groups text by its UTF-8 bytes, and file names that are not UTF-8 have none.
-    picture = np.unique(pictures.to_numpy(object), return_inverse=True)[1]
-    again = np.bincount(picture)[picture] > 1
-    sets = [rows.iloc[part] for part in _split_by(picture[again], np.flatnonzero(again))]
+    sets = _sets_of_copies(rows, pictures)
     conflicts = [part for part in sets if part["label"].nunique() > 1]
     _refuse(sets, conflicts, audit)
-
     quarantined = _quarantine(conflicts, audit)
     left = rows[~rows["path"].isin(quarantined["path"])]
-    _check_left(rows, left, conflicts, pairs)
-    if conflicts:
-        what = (
-            "all their copies are quarantined" if len(quarantined) else "they stay in the data (audit.label_conflicts)"
-        )
-        first = _describe(conflicts[0])
-        _warn(f"{len(conflicts)} pictures are there under two labels; {what}; the first: {first}")
+    _check_classes_left(rows, left, conflicts, pairs)
 
     by_id = rows.set_index("id")
     for column in ("label", "split"):
         for end in ("first", "second"):
             pairs[f"{end}_{column}"] = by_id[column].reindex(pairs[end]).to_numpy()
-    crossing = sum(part["split"].nunique() > 1 for part in sets)
-    if audit.policy == "report" and sets:
-        _warn(
-            f"audit.policy is report: {len(sets)} pictures that are there several times are neither kept on one side "
-            "nor left out, so that the split may leak"
-        )
     counts = {
         "policy": audit.policy,
         "may_leak": bool(sets) and audit.policy == "report",
         "images": len(rows),
-        "pictures": int(picture.max() + 1),
+        "pictures": len(set(pictures)),
         **{f"pairs_{kind}": int((pairs["kind"] == kind).sum()) for kind in KINDS},
         "pairs_mirrored": int(pairs["mirrored"].sum()),
         "sets": len(sets),
         "largest_set": max(map(len, sets), default=1),
-        "sets_across_given_parts": crossing,
+        "sets_across_given_parts": sum(part["split"].nunique() > 1 for part in sets),
         "too_faint_to_compare": len(copies.faint),
         "label_conflicts": len(conflicts),
         "quarantined": len(quarantined),
     }
-    if audit.policy == "report":
-        pictures = pd.Series(pictures.index, index=pictures.index)
-    pairs = pairs.sort_values(["kind", "first", "second"], ignore_index=True)
-    return Findings(pairs, pictures, left[list(manifest.columns)].reset_index(drop=True), quarantined, counts)
+    return AuditResult(
+        pairs=pairs.sort_values(["kind", "first", "second"], ignore_index=True),
+        pictures=pd.Series(pictures.index, index=pictures.index) if audit.policy == "report" else pictures,
+        manifest=left[list(manifest.columns)].reset_index(drop=True),
+        quarantined=quarantined,
+        counts=counts,
+        warnings=_warnings(sets, conflicts, audit),
+    )
 
 
-def find_copies(manifest: pd.DataFrame, images: pd.DataFrame, crops: Crops, audit: Audit) -> Copies:
-    """Find the rows of a Manifest of originals that show one picture.
+def find_copies(manifest: Manifest, images: Images, read_crops: ReadCrops, audit: Audit) -> Copies:
+    """Finds the images of a Manifest that show the same picture.
 
-    `images` has id and pixels (the digest of the decoded picture), `crops` gives uint8[N, S, S, 3] for ids. Equal files
-    and equal pixels are joined to the first of their ids in the order of the alphabet; only those first ones are then
-    looked at. An image without pixels raises InputError.
+    Equal files and equal pixels are paired with the smallest of their ids; only that one is compared further.
+
+    Args:
+        manifest: of originals.
+        images: one row per image, with `id` and `pixels`, the digest of the decoded picture.
+        read_crops: returns the crops uint8[N, S, S, 3] of ids.
+        audit: `near`, `candidates` and `mirror`, see `find_near_duplicates`.
+
+    Raises:
+        InputError: `images` lacks an image of the Manifest.
     """
     digests = dict(zip(images["id"], images["pixels"], strict=True))
     rows = manifest[["id", "sha256"]].sort_values("id", ignore_index=True)
     if unknown := [name for name in rows["id"] if name not in digests]:
         raise InputError(f"the table of images has no row for {unknown[0]!r}")
     rows["pixels"] = [digests[name] for name in rows["id"]]
-    found = []
+    tables = []
     for kind, column in (("bytes", "sha256"), ("pixels", "pixels")):
         first = rows.groupby(column, sort=False)["id"].transform("first")
         again = first != rows["id"]
         pair = pd.DataFrame({"first": first[again], "second": rows["id"][again], "kind": kind}, dtype=object)
-        found.append(pair.assign(correlation=1.0, mirrored=False))
+        tables.append(pair.assign(correlation=1.0, mirrored=False))
         rows = rows[~again]
-    near, faint = near_duplicates(rows["id"].tolist(), crops, audit)
-    found.append(near.assign(kind="near")[list(PAIRS)])
-    pairs = pd.concat(found, ignore_index=True).astype({"correlation": np.float64, "mirrored": bool})
-    return Copies(pairs[list(PAIRS)], faint)
+    near, faint = find_near_duplicates(rows["id"].tolist(), read_crops, audit)
+    tables.append(near.assign(kind="near")[list(PAIR_COLUMNS)])
+    pairs = pd.concat(tables, ignore_index=True).astype({"correlation": np.float64, "mirrored": bool})
+    return Copies(pairs[list(PAIR_COLUMNS)], faint)
 
 
-def picture_names(ids: Sequence[str] | pd.Series, pairs: pd.DataFrame) -> pd.Series:
-    """The name of each id's picture, by id: the smallest of the ids that pairs join to it, or its own."""
+def picture_names(ids: Sequence[str] | pd.Series, pairs: Pairs) -> Pictures:
+    """Names the picture of each image by the smallest id that pairs connect to it; the result is sorted by id.
+
+    >>> picture_names(["c", "b", "a"], pd.DataFrame({"first": ["b"], "second": ["c"]})).to_dict()
+    {'a': 'a', 'b': 'b', 'c': 'b'}
+    """
     names = np.array(sorted(ids), dtype=object)
     index = pd.Index(names)
-    component = components(len(names), index.get_indexer(pairs["first"]), index.get_indexer(pairs["second"]))
-    # Names are sorted: the first of a component is its smallest.
-    _, first, inverse = np.unique(component, return_index=True, return_inverse=True)
-    return pd.Series(names[first][inverse], index=index, dtype=object)
+    smallest = connected_sets(len(names), index.get_indexer(pairs["first"]), index.get_indexer(pairs["second"]))
+    return pd.Series(names[smallest], index=index, dtype=object)
 
 
-def _split_by(numbers: Numbers, values: Numbers) -> list[Numbers]:
-    """The values that belong to each number, in the order of the numbers."""
-    order_of = np.argsort(numbers, kind="stable")
-    return np.split(values[order_of], np.flatnonzero(np.diff(numbers[order_of])) + 1) if len(values) else []
+def _sets_of_copies(rows: Manifest, pictures: Pictures) -> list[Manifest]:
+    """Returns the rows of each picture that two or more images show, by picture; `pictures` has the rows' order."""
+    picture = factorize(pictures)[1]
+    copied = np.flatnonzero(np.bincount(picture)[picture] > 1)
+    by_picture = copied[np.argsort(picture[copied], kind="stable")]
+    limits = np.flatnonzero(np.diff(picture[by_picture])) + 1
+    return [rows.iloc[part] for part in np.split(by_picture, limits)] if len(copied) else []
 
 
-def _refuse(sets: list[pd.DataFrame], conflicts: list[pd.DataFrame], audit: Audit) -> None:
+def _refuse(sets: list[Manifest], conflicts: list[Manifest], audit: Audit) -> None:
     if conflicts and audit.label_conflicts == "refuse":
         raise InputError(
-            f"{len(conflicts)} pictures are there under two labels; mend them, or set audit.label_conflicts to "
+            f"{len(conflicts)} pictures have two labels; correct the labels, or set audit.label_conflicts to "
             f"quarantine or keep:\n{_list(conflicts)}"
         )
     if sets and audit.policy == "refuse":
         raise InputError(
-            f"{len(sets)} pictures are there several times; remove the copies, or set audit.policy to regroup or "
+            f"{len(sets)} pictures appear more than once; remove the copies, or set audit.policy to regroup or "
             f"report:\n{_list(sets)}"
         )
 
 
-def _quarantine(conflicts: list[pd.DataFrame], audit: Audit) -> pd.DataFrame:
-    """All copies of pictures under two labels, where the policy takes them out (path, reason, detail), by path."""
+def _quarantine(conflicts: list[Manifest], audit: Audit) -> QuarantinedFiles:
+    """Returns all images of the pictures under two labels, or none where `audit.label_conflicts` keeps them."""
     taken = conflicts if audit.label_conflicts == "quarantine" else []
-    found = [(path, LABEL_CONFLICT, detail) for part in taken for detail in [_describe(part)] for path in part["path"]]
-    return pd.DataFrame(sorted(found), columns=["path", "reason", "detail"], dtype=object)
+    entries = [(path, LABEL_CONFLICT, text) for part in taken for text in [_describe(part)] for path in part["path"]]
+    return pd.DataFrame(sorted(entries), columns=["path", "reason", "detail"], dtype=object)
 
 
-def _check_left(rows: pd.DataFrame, left: pd.DataFrame, conflicts: list[pd.DataFrame], pairs: pd.DataFrame) -> None:
-    if lost := sorted(set(rows["label"]) - set(left["label"])):
-        sets_of_it = [part for part in conflicts if (part["label"] == lost[0]).any()]
-        raise InputError(
-            f"every picture of class {lost[0]!r} is there under another label too, so that all were quarantined"
-            f"{_nearness(sets_of_it, pairs)}: mend the labels, or set audit.label_conflicts to keep"
-        )
-
-
-def _nearness(sets: list[pd.DataFrame], pairs: pd.DataFrame) -> str:
-    """What an error says of sets that near duplicates join; '' where only equal pixels do."""
+def _check_classes_left(rows: Manifest, left: Manifest, conflicts: list[Manifest], pairs: Pairs) -> None:
+    """Raises InputError where quarantine leaves no image of a class."""
+    lost = sorted(set(rows["label"]) - set(left["label"]))
+    if not lost:
+        return
+    sets = [part for part in conflicts if (part["label"] == lost[0]).any()]
     ids = {name for part in sets for name in part["id"]}
-    if not ((pairs["kind"] == "near") & pairs["first"].isin(ids)).any():
-        return ""
-    largest = max(map(len, sets))
-    return f" (as near duplicates, in a set of {largest} images: where they differ, raise audit.near)"
+    by_near_duplicates = ((pairs["kind"] == "near") & pairs["first"].isin(ids)).any()
+    near = (
+        f" (as near duplicates, in a set of {max(map(len, sets))} images: if they differ, raise audit.near)"
+        if by_near_duplicates
+        else ""
+    )
+    raise InputError(
+        f"every picture of class {lost[0]!r} also has another label, so that all were quarantined{near}: correct the "
+        "labels, or set audit.label_conflicts to keep"
+    )
 
 
-def _list(sets: list[pd.DataFrame]) -> str:
-    more = [f"  … and {len(sets) - LISTED} more"] if len(sets) > LISTED else []
-    return "\n".join([f"  {_describe(rows)}" for rows in sets[:LISTED]] + more)
+def _warnings(sets: list[Manifest], conflicts: list[Manifest], audit: Audit) -> list[str]:
+    warnings = []
+    if conflicts:
+        consequence = (
+            "all their copies are quarantined"
+            if audit.label_conflicts == "quarantine"
+            else "they stay in the data (audit.label_conflicts)"
+        )
+        warnings.append(
+            f"{len(conflicts)} pictures have two labels; {consequence}; the first: {_describe(conflicts[0])}"
+        )
+    if audit.policy == "report" and sets:
+        warnings.append(
+            f"audit.policy is report: the copies of {len(sets)} pictures are neither kept on one side nor left out, so "
+            "that the split may leak"
+        )
+    return warnings
 
 
-def _describe(rows: pd.DataFrame) -> str:
-    """The first images of a set, above all one of each label, and how many there are more."""
-    first = rows.loc[rows["label"].duplicated().sort_values(kind="stable").index[:NAMED]].sort_index()
-    more = f" … and {len(rows) - NAMED} more" if len(rows) > NAMED else ""
+def _list(sets: list[Manifest]) -> str:
+    more = [f"  … and {len(sets) - MAX_SETS} more"] if len(sets) > MAX_SETS else []
+    return "\n".join([f"  {_describe(rows)}" for rows in sets[:MAX_SETS]] + more)
+
+
+def _describe(rows: Manifest) -> str:
+    """Names the first images of a set of copies, at least one per label, and the number of the others."""
+    first = rows.loc[rows["label"].duplicated().sort_values(kind="stable").index[:MAX_IMAGES]].sort_index()
+    more = f" … and {len(rows) - MAX_IMAGES} more" if len(rows) > MAX_IMAGES else ""
     return ", ".join(f"{row.path!r} is {row.label!r}" for row in first.itertuples()) + more
-
-
-def _warn(text: str) -> None:
-    print(f"audit: {text}", file=sys.stderr)

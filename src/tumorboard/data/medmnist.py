@@ -1,4 +1,7 @@
-"""MedMNIST (Yang et al., Scientific Data 2023): sets of small images as one .npz file with its given split."""
+"""Reads and downloads MedMNIST sets: small images with their given split in one .npz file.
+
+Source: Yang et al., MedMNIST v2, Scientific Data 2023.
+"""
 
 import importlib.util
 import math
@@ -15,114 +18,141 @@ from typing import IO, Any
 import numpy as np
 from numpy.lib import format as npy
 
-from tumorboard.errors import ImageError, InputError
-from tumorboard.tables import replacing
+from tumorboard.base.errors import ImageError, InputError
+from tumorboard.base.files import replacing
+from tumorboard.base.tables import SPLITS
 
-PREFIX = "medmnist:"
-SPLITS = ("train", "val", "test")
-CHUNK = 1 << 20
-FORM = (
-    "expected MedMNIST's form: train_images uint8[N, H, W] or uint8[N, H, W, 3], train_labels [N] or [N, 1] of whole "
-    "numbers, and the same for val and test where there are such parts"
+PREFIX = "medmnist:"  # begins the name of a downloaded set, such as medmnist:bloodmnist_224
+
+CHUNK_BYTES = 1 << 20  # read at once while a checksum is compared
+
+EXPECTED_ARRAYS = (
+    "expected MedMNIST's arrays: train_images uint8[N, H, W] or uint8[N, H, W, 3], train_labels [N] or [N, 1] of whole "
+    "numbers, and the same for val and test if there are such parts"
 )
 
 
-def list_rows(file: Path) -> Iterator[tuple[str, str, str]]:
-    """The path (such as 'train/00012'), label and split of each image in an .npz file; raises InputError.
+def list_npz_images(file: Path) -> Iterator[tuple[str, str, str]]:
+    """Yields the path, label and split of each image in an .npz file.
 
-    Labels are the class names of the medmnist package where it is installed and knows the file by its name, else the
-    numbers as they stand in the file. Images and labels are read through, as only the end of an array tells whether its
-    checksum is right: one wrong byte, and no image of the file can be told good from bad.
+    The arrays are read to their end, because only there the archive compares their checksums. A checksum covers a whole
+    array, so that one wrong byte makes all images of the file suspect.
+
+    Args:
+        file: with the arrays train_images and train_labels, and optionally those of val and test.
+
+    Yields:
+        Path, such as 'train/00012'; label; split. Labels are the class names of the medmnist package if it is installed
+        and lists a set of the file's name, else the numbers in the file.
+
+    Raises:
+        InputError: the file is damaged or has other arrays.
     """
     try:
         with zipfile.ZipFile(file) as archive:
             parts = {
-                part: (_shape(archive, f"{part}_images"), _labels(archive, f"{part}_labels"))
-                for part in SPLITS
-                if f"{part}_images.npy" in archive.namelist()
+                split: (_count_images(archive, f"{split}_images"), _read_labels(archive, f"{split}_labels"))
+                for split in SPLITS
+                if f"{split}_images.npy" in archive.namelist()
             }
-    except Exception as error:  # of many kinds, on damaged bytes: all of them are told
-        raise InputError(f"data.raw: {file}: {error}; {FORM}") from error
+    except Exception as error:  # damaged bytes raise many kinds of exceptions
+        raise InputError(f"data.raw: {file}: {error}; {EXPECTED_ARRAYS}") from error
     if "train" not in parts:
-        raise InputError(f"data.raw: {file}: no train_images; {FORM}")
+        raise InputError(f"data.raw: {file}: no train_images; {EXPECTED_ARRAYS}")
     names = _class_names(file)
-    known = {number for _, numbers in parts.values() for number in numbers}
-    if not known <= set(names):
-        names = {number: str(number) for number in known}
-    for part, (count, numbers) in parts.items():
+    numbers_used = {number for _, numbers in parts.values() for number in numbers}
+    if not numbers_used <= set(names):
+        names = {number: str(number) for number in numbers_used}
+    for split, (count, numbers) in parts.items():
         if count != len(numbers):
-            raise InputError(f"data.raw: {file}: {count} {part}_images, but {len(numbers)} {part}_labels")
-        # As wide as the last number, so that the order of the names is that of the file.
+            raise InputError(f"data.raw: {file}: {count} {split}_images, but {len(numbers)} {split}_labels")
+        # As many digits as the last number has, so that sorted paths are in the order of the file.
         width = max(5, len(str(count - 1)))
-        yield from ((f"{part}/{row:0{width}d}", names[number], part) for row, number in enumerate(numbers))
+        yield from ((f"{split}/{row:0{width}d}", names[number], split) for row, number in enumerate(numbers))
 
 
-def read_row(file: Path, path: str) -> bytes:
-    """One image of an .npz file as the bytes of an .npy file of its own; raises ImageError."""
-    part, _, row = path.partition("/")
+def read_npz_image(file: Path, path: str) -> bytes:
+    """Returns one image of an .npz file as the content of a .npy file.
+
+    Args:
+        file: the .npz file.
+        path: of the image, as `list_npz_images` yields it.
+
+    Raises:
+        ImageError: the file is damaged or has changed since it was listed.
+    """
+    split, _, row = path.partition("/")
     try:
-        marks = file.stat()
-        stream, start, shape = _open_images(
-            str(file), f"{part}_images", (marks.st_ino, marks.st_size, marks.st_mtime_ns)
-        )
+        status = file.stat()
+        version = (status.st_ino, status.st_size, status.st_mtime_ns)
+        stream, start, shape = _open_images(str(file), f"{split}_images", version)
         size = math.prod(shape)
-        stream.seek(start + int(row) * size)  # forward only, as long as rows are asked for in order
+        stream.seek(start + int(row) * size)  # moves forward as long as rows are read in order
         pixels = stream.read(size)
-    except Exception as error:  # of many kinds, should the file have changed since it was listed
-        raise ImageError("corrupt", f"{file}: {part}_images: {error}") from error
+    except Exception as error:  # a file that has changed raises many kinds of exceptions
+        raise ImageError("corrupt", f"{file}: {split}_images: {error}") from error
     if len(pixels) < size:
-        raise ImageError("truncated", f"{file}: the {part}_images end within it")
+        raise ImageError("truncated", f"{file}: the {split}_images end within it")
     buffer = BytesIO()
     npy.write_array(buffer, np.frombuffer(pixels, np.uint8).reshape(shape))
     return buffer.getvalue()
 
 
-def fetch(name: str, target: Path) -> None:
-    """Download a set such as 'bloodmnist_224' to `target` by the medmnist package; raises InputError.
+def download(name: str, target: Path) -> None:
+    """Downloads a set with the medmnist package.
 
-    The package keeps its own copy, checked by MD5, in ~/.medmnist; one that lies there is not downloaded again.
+    The package keeps a copy in ~/.medmnist, checks it by MD5, and does not download a set again that lies there.
+
+    Args:
+        name: of the set, with the side of its images in pixels unless that is 28: 'bloodmnist', 'bloodmnist_224'.
+        target: the .npz file to write.
+
+    Raises:
+        InputError: the package is missing, knows no such set or size, or the download fails.
     """
-    flag, _, size = name.partition("_")
-    entry = _info().get(flag)
+    flag, _, side = name.partition("_")
+    entry = _sets().get(flag)
     if entry is None:
-        known = ", ".join(_info()) or "none, as the package is missing: pip install 'tumorboard[medmnist]'"
-        raise InputError(f"{PREFIX}{name}: medmnist knows no set {flag!r}; known: {known}")
-    if f"MD5_{size}" not in entry and size:
+        known = ", ".join(_sets()) or "none, because the package is missing: pip install 'tumorboard[medmnist]'"
+        raise InputError(f"{PREFIX}{name}: medmnist has no set {flag!r}; known: {known}")
+    if f"MD5_{side}" not in entry and side:
         sizes = [key.removeprefix("MD5") for key in entry if key.startswith("MD5")]
         raise InputError(f"{PREFIX}{name}: no such size; there are {', '.join(flag + size for size in sizes)}")
     import medmnist
 
     try:
-        part = getattr(medmnist, entry["python_class"])(split="val", download=True, size=int(size or 28))
+        dataset = getattr(medmnist, entry["python_class"])(split="val", download=True, size=int(side or 28))
     except (RuntimeError, OSError) as error:
-        url = entry[f"url_{size}" if size else "url"]
+        url = entry[f"url_{side}" if side else "url"]
         raise InputError(
             f"{PREFIX}{name}: the download failed. Without internet, get {url} elsewhere and put it at "
             f"~/.medmnist/{name}.npz, or set data.raw to the file"
         ) from error
     with replacing(target) as temporary:
-        shutil.copyfile(Path(part.root) / f"{name}.npz", temporary)
+        shutil.copyfile(Path(dataset.root) / f"{name}.npz", temporary)
 
 
 @contextmanager
-def _reading(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
-    """A stream over an array, read to its end, where its checksum is compared; raises ValueError, which names it."""
+def _open_checked(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
+    """Opens an array and reads it to its end on exit, where its checksum is compared; raises ValueError."""
     try:
         with archive.open(f"{name}.npy") as stream:
             yield stream
-            while stream.read(CHUNK):
+            while stream.read(CHUNK_BYTES):
                 pass
-    except Exception as error:  # as in list_rows; also where it is encrypted or oddly compressed
+    except Exception as error:  # damaged, encrypted or oddly compressed bytes raise many kinds of exceptions
         raise ValueError(f"{name}: {error}") from error
 
 
-def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Returns the shape, whether the order is Fortran's, and the dtype of an array."""
     return npy.read_array_header_1_0(stream) if npy.read_magic(stream) == (1, 0) else npy.read_array_header_2_0(stream)
 
 
-def _shape(archive: zipfile.ZipFile, name: str) -> int:
-    with _reading(archive, name) as stream:
-        shape, fortran, dtype = _header(stream)
+def _count_images(archive: zipfile.ZipFile, name: str) -> int:
+    """Returns the number of images in an array; raises ValueError if it holds no images or too few bytes."""
+    with _open_checked(archive, name) as stream:
+        shape, fortran, dtype = _read_header(stream)
         start = stream.tell()
     if dtype != np.uint8 or fortran or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 3):
         raise ValueError(f"{name} is {dtype}{list(shape)}")
@@ -131,44 +161,53 @@ def _shape(archive: zipfile.ZipFile, name: str) -> int:
     return shape[0]
 
 
-def _labels(archive: zipfile.ZipFile, name: str) -> list[int]:
-    with _reading(archive, name) as stream:
+def _read_labels(archive: zipfile.ZipFile, name: str) -> list[int]:
+    """Returns the labels of a part; raises ValueError if they are not one whole number per image."""
+    with _open_checked(archive, name) as stream:
         labels = npy.read_array(stream, allow_pickle=False)
     if labels.ndim == 2 and labels.shape[1] > 1:
-        raise ValueError(f"{name} is {list(labels.shape)}, several labels an image: one is needed")
+        raise ValueError(f"{name} is {list(labels.shape)}, several labels per image, but only one is supported")
     if labels.dtype.kind not in "ui":
         raise ValueError(f"{name} is {labels.dtype}")
     return [int(number) for number in labels.ravel()]
 
 
 @lru_cache(maxsize=3)
-def _open_images(file: str, name: str, _marks: tuple[int, ...]) -> tuple[IO[bytes], int, tuple[int, ...]]:
-    """A stream over an array, where its values begin, and one image's shape; kept open, as a row costs a seek then.
+def _open_images(file: str, name: str, _version: tuple[int, ...]) -> tuple[IO[bytes], int, tuple[int, ...]]:
+    """Opens an array of images and keeps it open, so that reading a row costs one seek.
 
-    Under the file's marks: a worker of a cluster outlives the run, and may see another file of that name.
+    Args:
+        file: the .npz file.
+        name: of the array.
+        _version: inode, size and time of the file. A worker of a cluster outlives a run and may see another file of
+            the same name.
+
+    Returns:
+        The stream, the offset of the first value, and the shape of one image.
     """
-    stream = zipfile.ZipFile(file).open(f"{name}.npy")  # noqa: SIM115 - closed when forgotten
-    shape, _, _ = _header(stream)
+    stream = zipfile.ZipFile(file).open(f"{name}.npy")  # noqa: SIM115 - closed when the cache drops it
+    shape, _, _ = _read_header(stream)
     return stream, stream.tell(), shape[1:]
 
 
 def _class_names(file: Path) -> dict[int, str]:
+    """Returns the class names of a set by their numbers, {} for a file of another name."""
     flag = re.sub(r"_\d+$", "", file.stem.removeprefix(PREFIX))
-    entry = _info().get(flag)
+    entry = _sets().get(flag)
     return {} if entry is None else {int(number): name for number, name in entry["label"].items()}
 
 
 @lru_cache(maxsize=1)
-def _info() -> dict[str, dict[str, Any]]:
-    """The medmnist package's table of its sets, {} where it is not installed.
+def _sets() -> dict[str, dict[str, Any]]:
+    """Returns the medmnist package's table of sets by name, {} if the package is not installed.
 
-    Its module alone: the package itself imports torch, and prints where something else is missing.
+    Only the package's module `info` is loaded, because the package itself imports torch and prints warnings.
     """
     package = importlib.util.find_spec("medmnist")
     if package is None or not package.submodule_search_locations:
         return {}
-    place = Path(next(iter(package.submodule_search_locations))) / "info.py"
-    spec = importlib.util.spec_from_file_location("_medmnist_info", place)
+    module_file = Path(next(iter(package.submodule_search_locations))) / "info.py"
+    spec = importlib.util.spec_from_file_location("_medmnist_info", module_file)
     if spec is None or spec.loader is None:
         return {}
     module = importlib.util.module_from_spec(spec)

@@ -1,39 +1,57 @@
-"""How many images may be quarantined before a run stops: files that cannot be used, and pictures under two labels."""
+"""Stops a run with too many quarantined images: files that cannot be used, and pictures under two labels."""
+
+from typing import TypeAlias
 
 import pandas as pd
 
-from tumorboard.errors import InputError, printable
+from tumorboard.base.errors import InputError, printable
 
-_FEW = 10
+QuarantinedFiles: TypeAlias = pd.DataFrame  # one row per file: path, reason (one of errors.Reason), detail
+
+_SHOWN = 10  # quarantined files that a message lists
 
 
-def check_count(quarantined: pd.DataFrame, listed: int, max_quarantined: int) -> None:
-    """Raise InputError where more than `max_quarantined` of the `listed` images are quarantined (path, reason, detail).
+def check_quarantine_limit(quarantined: QuarantinedFiles, listed: int, max_quarantined: int) -> None:
+    """Checks the number of quarantined images against `data.max_quarantined`.
 
-    crop holds the files that cannot be used against it, split those and the label conflicts together.
+    Args:
+        quarantined: in the stage crop the unusable files; in the stage split these and the label conflicts.
+        listed: number of all images.
+        max_quarantined: allowed number of quarantined ones.
+
+    Raises:
+        InputError: more are quarantined than allowed; the message lists the first ones.
     """
     if len(quarantined) > max_quarantined:
         raise InputError(
             f"{len(quarantined)} of {listed} files cannot be used, but data.max_quarantined in params.yaml allows "
-            f"{max_quarantined}; mend or remove them, or raise that number:\n{_first(quarantined)}"
+            f"{max_quarantined}; repair or remove them, or raise that number:\n{_list_first(quarantined)}"
         )
 
 
-def check_usable(quarantined: pd.DataFrame, rows: pd.DataFrame, max_quarantined: int) -> None:
-    """Raise InputError where `check_count` does for the listed files (`rows`), or where all those of a class are
-    quarantined."""
-    check_count(quarantined, len(rows), max_quarantined)
-    bad = set(quarantined["path"])
-    left = {label for path, label in zip(rows["path"], rows["label"], strict=True) if path not in bad}
-    if lost := sorted(set(rows["label"]) - left):
-        raise InputError(f"class {lost[0]!r} has no image that can be used; quarantined were:\n{_first(quarantined)}")
+def check_usable_images(quarantined: QuarantinedFiles, images: pd.DataFrame, max_quarantined: int) -> None:
+    """Checks the number of quarantined images, and that every class has a usable one.
+
+    Args:
+        quarantined: the unusable files.
+        images: all listed images, with the columns path and label.
+        max_quarantined: allowed number of quarantined images.
+
+    Raises:
+        InputError: more are quarantined than allowed, or all images of a class are.
+    """
+    check_quarantine_limit(quarantined, len(images), max_quarantined)
+    unusable = set(quarantined["path"])
+    classes_left = {label for path, label in zip(images["path"], images["label"], strict=True) if path not in unusable}
+    if lost := sorted(set(images["label"]) - classes_left):
+        raise InputError(f"class {lost[0]!r} has no usable image; quarantined are:\n{_list_first(quarantined)}")
 
 
-def _first(quarantined: pd.DataFrame) -> str:
-    """The first few of the quarantined, a line each."""
-    first = quarantined[:_FEW]
+def _list_first(quarantined: QuarantinedFiles) -> str:
+    """Returns one line per file for the first files, and '...' if there are more."""
+    first = quarantined[:_SHOWN]
     lines = [
         f"  {path!r}: {reason} ({printable(detail)})"
         for path, reason, detail in zip(first["path"], first["reason"], first["detail"], strict=True)
     ]
-    return "\n".join([*lines, *(["  ..."] if len(quarantined) > _FEW else [])])
+    return "\n".join([*lines, *(["  ..."] if len(quarantined) > _SHOWN else [])])

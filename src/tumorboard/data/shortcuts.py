@@ -1,7 +1,6 @@
-"""How much of the class shows in what a file is, not in what the picture shows."""
+"""Measures how well facts of the files, such as their size or format, predict the class."""
 
-import sys
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -9,9 +8,11 @@ from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.model_selection import StratifiedGroupKFold
 
-from tumorboard.randomness import keys_of, order
+from tumorboard.base.randomness import keys_of, order
+from tumorboard.base.tables import Images, Manifest
+from tumorboard.data.grouping import factorize
 
-FACTS = {
+FACTS = {  # columns of the table of images by the name of the fact, which is also a key of the metrics
     "width": ["width"],
     "height": ["height"],
     "width and height": ["width", "height"],
@@ -21,125 +22,138 @@ FACTS = {
     "border": ["border"],
 }
 EVERYTHING = "all of them"
-FOLDS = 5
-MOST = 10000  # images that are probed
-# Standard errors above guessing from which a skill is no luck. 16 skills are looked at, for which 2.9 would do; but in
-# noise two neighbours decide for each other, which counts one piece of luck twice: times the root of two.
-ERRORS = 4.0
+SCORES = ("accuracy", "majority", "skill", "error")
+PROBE_COLUMNS = ("facts", "images", *SCORES, *(f"test_{score}" for score in SCORES))
+FOLDS = 5  # of the cross-validation
+TREES = 10  # of the random forest
+MAX_IMAGES = 10_000  # images that are probed
+# Standard errors that a skill must lie above guessing. The 16 skills of a probe would need 2.9; but in noise two
+# neighbors decide for each other, which counts one piece of luck twice: times the square root of two.
+MIN_ERRORS = 4.0
 
-Numbers = NDArray[np.float64]
+Features: TypeAlias = NDArray[np.float64]  # [N, D]
+Codes: TypeAlias = NDArray[np.int64]  # [N]
+Probe: TypeAlias = pd.DataFrame  # one row per fact: PROBE_COLUMNS
 
 
-def probe_shortcuts(manifest: pd.DataFrame, images: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """How well facts of the files predict the label; a row a fact (FACTS), and one for all of them.
+def probe_shortcuts(manifest: Manifest, images: Images, seed: int) -> Probe:
+    """Scores a random forest per fact that predicts the label from this fact of the files alone.
 
-    `images` has id, width, height, bytes, format, red, green, blue, border, as text or numbers. Columns: facts; images;
-    accuracy, majority (always naming the commonest class), skill and its standard error, cross-validated over whole
-    groups of the rows that are not 'test'; the same four as test_..., trained on those rows and scored on the 'test'
-    rows. Skill is the balanced accuracy on a scale from guessing (0) to perfect (1): scikit-learn's `adjusted`; the
-    error is that of independent images, the larger of the one at the recalls found and the one under guessing (a recall
-    of 1 among three images has no error of its own). The model is a random forest with balanced class weights
-    (scikit-learn). What cannot be computed is nan: a class in one group, no test part. Of very many rows, 10,000 are
-    drawn by lot.
+    Args:
+        manifest: after the split.
+        images: one row per image with id, width, height, bytes, format, red, green, blue, border, as text or numbers.
+        seed: of the folds, of the forests, and of the draw where there are more than MAX_IMAGES rows.
+
+    Returns:
+        One row per fact of FACTS and one for EVERYTHING. `images`: rows that are not 'test'. `accuracy`, `majority`
+        (the accuracy of always predicting the most frequent class), `skill` (balanced accuracy rescaled so that
+        guessing is 0 and perfect is 1) and `error` (the standard error of the skill for independent images): of a
+        cross-validation over whole groups of these rows. The same four as `test_<score>`: trained on these rows, scored
+        on the 'test' rows. NaN where a score cannot be computed: a class in one group, no test part.
+
+    Source: scikit-learn's RandomForestClassifier and `balanced_accuracy_score(adjusted=True)`.
     """
     rows = manifest.sort_values("id", ignore_index=True)
-    rows = rows.iloc[np.sort(order(seed, keys_of(rows["id"].tolist()), 0)[:MOST])]
+    rows = rows.iloc[np.sort(order(seed, keys_of(rows["id"].tolist()), 0)[:MAX_IMAGES])]
     facts = images.set_index("id").loc[rows["source_id"]]
     numbers = facts.drop(columns=["format", "pixels"], errors="ignore").astype(np.float64)
-    numbers["format"] = np.unique(facts["format"].to_numpy(object).astype(str), return_inverse=True)[1]
-    labels = np.unique(rows["label"].to_numpy(object), return_inverse=True)[1]
-    groups = np.unique(rows["group"].to_numpy(object), return_inverse=True)[1]
+    numbers["format"] = factorize(facts["format"])[1]
+    labels, groups = factorize(rows["label"])[1], factorize(rows["group"])[1]
     test = (rows["split"] == "test").to_numpy()
-    sets = FACTS | {EVERYTHING: [column for columns in FACTS.values() for column in columns]}
-    sets[EVERYTHING] = list(dict.fromkeys(sets[EVERYTHING]))
-    results = []
-    for name, columns in sets.items():
-        values = numbers[columns].to_numpy()
-        own = _cross_validate(values[~test], labels[~test], groups[~test], seed)
-        given = _train_and_test(values, labels, test, seed)
-        results.append((name, int((~test).sum()), *own, *given))
-    scores = ("accuracy", "majority", "skill", "error")
-    return pd.DataFrame(results, columns=["facts", "images", *scores, *(f"test_{score}" for score in scores)])
+    every_column = dict.fromkeys(column for columns in FACTS.values() for column in columns)
+    scores = []
+    for name, columns in (FACTS | {EVERYTHING: list(every_column)}).items():
+        features = numbers[columns].to_numpy()
+        validated = _cross_validate(features[~test], labels[~test], groups[~test], seed)
+        tested = _train_and_test(features, labels, test, seed)
+        scores.append((name, int((~test).sum()), *validated, *tested))
+    return pd.DataFrame(scores, columns=list(PROBE_COLUMNS))
 
 
-def count_shortcuts(shortcuts: pd.DataFrame, threshold: float) -> dict[str, Any]:
-    """The probe for the metrics: skills by fact, the baseline, and how many facts reach the threshold."""
-    counts: dict[str, Any] = {"shortcuts": len(found_shortcuts(shortcuts, threshold))}
-    for row in shortcuts.to_dict("records"):
+def select_shortcuts(probe: Probe, threshold: float) -> Probe:
+    """Returns the rows of a probe whose skill, cross-validated or on the test part, reaches `threshold`.
+
+    The skill must also be more than MIN_ERRORS standard errors above guessing, because among few images any fact may
+    predict the class by chance.
+    """
+    numbers = probe.drop(columns="facts").astype(np.float64)
+    validated, tested = (
+        (numbers[f"{part}skill"] >= threshold) & (numbers[f"{part}skill"] > MIN_ERRORS * numbers[f"{part}error"])
+        for part in ("", "test_")
+    )
+    return probe[validated | tested]
+
+
+def count_shortcuts(probe: Probe, threshold: float) -> dict[str, Any]:
+    """Returns a probe for the metrics, flat: the number of shortcuts, skill and accuracies per fact, the baselines."""
+    counts: dict[str, Any] = {"shortcuts": len(select_shortcuts(probe, threshold))}
+    for row in probe.to_dict("records"):
         name = str(row["facts"]).replace(" ", "_")
         counts |= {f"shortcut_{name}": row["skill"], f"shortcut_{name}_accuracy": row["accuracy"]}
         counts[f"shortcut_{name}_test_accuracy"] = row["test_accuracy"]
-    counts["shortcut_majority"] = shortcuts["majority"].iloc[0]
-    counts["shortcut_test_majority"] = shortcuts["test_majority"].iloc[0]
+    counts["shortcut_majority"] = probe["majority"].iloc[0]
+    counts["shortcut_test_majority"] = probe["test_majority"].iloc[0]
     return counts
 
 
-def found_shortcuts(shortcuts: pd.DataFrame, threshold: float) -> pd.DataFrame:
-    """The rows of a probe whose skill, cross-validated or on the test part, is `threshold` or more, and no chance.
-
-    Chance is ruled out where the skill is ERRORS standard errors above guessing: few images may look like anything.
-    """
-    numbers = shortcuts.drop(columns="facts").astype(np.float64)
-    reached = [
-        (numbers[f"{part}skill"] >= threshold) & (numbers[f"{part}skill"] > ERRORS * numbers[f"{part}error"])
-        for part in ("", "test_")
-    ]
-    return shortcuts[reached[0] | reached[1]]
-
-
-def warn_of_shortcuts(shortcuts: pd.DataFrame, threshold: float) -> None:
-    """Name on standard error the facts that reach the threshold."""
-    found = found_shortcuts(shortcuts, threshold)
-    if len(found):
-        listed = ", ".join(
-            f"{row['facts']} {row['accuracy']:.1%}"
-            + ("" if np.isnan(row["test_accuracy"]) else f" ({row['test_accuracy']:.1%} on the test part)")
-            for row in found.to_dict("records")
-        )
-        print(
-            f"shortcuts: the class shows in facts of the files alone, which a model may learn instead of the disease "
-            f"(accuracy; always naming the commonest class: {shortcuts['majority'].iloc[0]:.1%}): {listed}",
-            file=sys.stderr,
-        )
+def shortcuts_warning(probe: Probe, threshold: float) -> str:
+    """Returns a sentence that names the shortcuts with their accuracies, or '' where there are none."""
+    shortcuts = select_shortcuts(probe, threshold)
+    if shortcuts.empty:
+        return ""
+    listed = ", ".join(
+        f"{row['facts']} {row['accuracy']:.1%}"
+        + ("" if np.isnan(row["test_accuracy"]) else f" ({row['test_accuracy']:.1%} on the test part)")
+        for row in shortcuts.to_dict("records")
+    )
+    return (
+        "facts of the files alone predict the class, and a model may learn them instead of the disease (accuracy; "
+        f"always predicting the most frequent class: {probe['majority'].iloc[0]:.1%}): {listed}"
+    )
 
 
-def _model(seed: int) -> RandomForestClassifier:
-    # Leaves of one image: a single scanner's very size may give a class away.
-    return RandomForestClassifier(10, max_features=None, class_weight="balanced", random_state=seed % 2**32, n_jobs=1)
+def _forest(seed: int) -> RandomForestClassifier:
+    # Leaves of one image: the exact size that one scanner writes may give a class away.
+    return RandomForestClassifier(
+        TREES, max_features=None, class_weight="balanced", random_state=seed % 2**32, n_jobs=1
+    )
 
 
-def _cross_validate(
-    values: Numbers, labels: NDArray[np.int64], groups: NDArray[np.int64], seed: int
-) -> tuple[float, ...]:
-    """Accuracy, majority, skill and its error over folds of whole groups, at most as many as a class has groups."""
+def _cross_validate(features: Features, labels: Codes, groups: Codes, seed: int) -> tuple[float, ...]:
+    """Returns SCORES over FOLDS folds of whole groups, or fewer where a class has fewer groups."""
     classes = np.unique(labels)
     folds = min([FOLDS, *(len(np.unique(groups[labels == label])) for label in classes)])
     if len(classes) < 2 or folds < 2:
-        return (np.nan,) * 4
-    decided = np.empty_like(labels)
+        return (np.nan,) * len(SCORES)
+    predicted = np.empty_like(labels)
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed % 2**32)
-    for train, validation in splitter.split(values, labels, groups):
-        decided[validation] = _model(seed).fit(values[train], labels[train]).predict(values[validation])
-    return _score(labels, decided)
+    for train, validation in splitter.split(features, labels, groups):
+        predicted[validation] = _forest(seed).fit(features[train], labels[train]).predict(features[validation])
+    return _score(labels, predicted)
 
 
-def _train_and_test(
-    values: Numbers, labels: NDArray[np.int64], test: NDArray[np.bool_], seed: int
-) -> tuple[float, ...]:
+def _train_and_test(features: Features, labels: Codes, test: NDArray[np.bool_], seed: int) -> tuple[float, ...]:
+    """Returns SCORES on the rows of `test`, trained on the others."""
     if not test.any() or len(np.unique(labels[~test])) < 2 or len(np.unique(labels[test])) < 2:
-        return (np.nan,) * 4
-    decided = _model(seed).fit(values[~test], labels[~test]).predict(values[test])
-    return _score(labels[test], decided)
+        return (np.nan,) * len(SCORES)
+    predicted = _forest(seed).fit(features[~test], labels[~test]).predict(features[test])
+    return _score(labels[test], predicted)
 
 
-def _score(labels: NDArray[np.int64], decided: NDArray[np.int64]) -> tuple[float, ...]:
+def _score(labels: Codes, predicted: Codes) -> tuple[float, float, float, float]:
+    """Returns SCORES of predictions.
+
+    The error is the larger one of two: at the recalls that were measured, and at those of guessing, since a recall of 1
+    among three images has no error of its own.
+    """
     majority = float(np.bincount(labels).max() / len(labels))
-    # Averaged over the classes that are there; scikit-learn would warn of others that were decided for.
-    known = np.unique(labels)
-    counts = np.array([(labels == label).sum() for label in known])
-    recalls = np.array([(decided[labels == label] == label).mean() for label in known])
-    range_ = 1 - 1 / len(known)
-    skill = (recalls.mean() - 1 / len(known)) / range_
-    spread = max((share * (1 - share) / counts).sum() for share in (recalls, 1 / len(known)))
-    error = np.sqrt(spread) / len(known) / range_
-    return float((decided == labels).mean()), majority, float(skill), float(error)
+    # Only the classes that are present count; scikit-learn would warn of the others that were predicted.
+    present = np.unique(labels)
+    counts = np.array([(labels == label).sum() for label in present])
+    recalls = np.array([(predicted[labels == label] == label).mean() for label in present])
+    guess = 1 / len(present)
+    scale = 1 - guess
+    skill = (recalls.mean() - guess) / scale
+    variance = max((share * (1 - share) / counts).sum() for share in (recalls, guess))
+    error = np.sqrt(variance) / len(present) / scale
+    return float((predicted == labels).mean()), majority, float(skill), float(error)

@@ -1,4 +1,4 @@
-"""The crop store: uint8 images in a few .npy files, found by id and read through memory maps."""
+"""Writes and reads the crop store: uint8 crops in a few .npy files, found by id and read through memory maps."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -6,34 +6,53 @@ from functools import partial
 from hashlib import sha256
 from io import BufferedWriter
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tumorboard.errors import InputError
-from tumorboard.tables import read_table, replacing, write_table
+from tumorboard.base.errors import InputError
+from tumorboard.base.files import read_table, replacing, write_table
 
-Crops = NDArray[np.uint8]
+CropArray: TypeAlias = NDArray[np.uint8]  # one crop, uint8[S, S, 3]
+CropBatch: TypeAlias = NDArray[np.uint8]  # N crops, uint8[N, S, S, 3]
+Index: TypeAlias = pd.DataFrame  # one row per crop, sorted by id: id, shard, row in the shard
+
+Key = TypeVar("Key")  # whatever tells load_crops which crop to load
 
 
-def write_store(folder: Path | str, ids: Sequence[str], crops: Iterable[Crops] | Crops, shards: int) -> None:
-    """Write crops, each uint8[S, S, 3], as `index.csv` (id, shard, row) and `shard-00.npy` ... uint8[n, S, S, 3].
+def write_store(folder: Path | str, ids: Sequence[str], crops: Iterable[CropArray] | CropBatch, shards: int) -> None:
+    """Writes crops as index.csv (id, shard, row) and shard-00.npy, shard-01.npy ... (uint8[n, S, S, 3]).
 
-    An id's shard is its SHA-256 modulo `shards`, rows follow the ids, so that the bytes depend neither on the order of
-    the ids nor, but for the shards concerned, on other images. One crop at a time is held in memory. A shard without
-    images has no file. An older store in the folder is replaced.
+    An id's shard is its SHA-256 modulo `shards`, and the rows of a shard follow the sorted ids. So the bytes do not
+    depend on the order of the ids, and another image changes its own shard only. One crop at a time is in memory. A
+    shard without crops has no file. An older store in the folder is replaced.
+
+    Args:
+        folder: to write to.
+        ids: N unique ids.
+        crops: N crops uint8[S, S, 3], in the order of the ids.
+        shards: number of files to distribute the crops over.
+
+    Raises:
+        ValueError: an id is there twice, the crops differ in size or are not uint8, or are more or fewer than the ids.
+
+    >>> from tempfile import TemporaryDirectory
+    >>> with TemporaryDirectory() as folder:
+    ...     write_store(folder, ["a", "b"], np.zeros((2, 8, 8, 3), np.uint8), shards=4)
+    ...     CropStore(folder)[["b", "a", "b"]].shape
+    (3, 8, 8, 3)
     """
     folder = Path(folder)
     _remove_store(folder)
-    index = _lay_out(ids, shards)
+    index = _build_index(ids, shards)
     counts = index.groupby("shard").size()
-    places = index[["shard", "row"]].to_numpy(np.int64)[_find(ids, pd.Index(index["id"], dtype=object))]
+    targets = index[["shard", "row"]].to_numpy(np.int64)[_positions_in(pd.Index(index["id"], dtype=object), ids)]
     with ExitStack() as stack:
         files: dict[int, tuple[BufferedWriter, int]] = {}
         shape: tuple[int, ...] = ()
-        for (shard, row), crop in zip(places, crops, strict=True):
+        for (shard, row), crop in zip(targets, crops, strict=True):
             shape = shape or crop.shape
             if crop.shape != shape or crop.dtype != np.uint8:
                 raise ValueError(f"a crop is {crop.dtype}{crop.shape} beside uint8{shape}")
@@ -48,37 +67,49 @@ def write_store(folder: Path | str, ids: Sequence[str], crops: Iterable[Crops] |
 
 
 @contextmanager
-def writing_store_by_shards(
+def writing_store_in_parallel(
     folder: Path,
     ids: Sequence[str],
-    keys: Sequence[Any],
-    crops_of: Callable[[Sequence[Any]], Iterable[Crops]],
+    *,
+    keys: Sequence[Key],
+    load_crops: Callable[[Sequence[Key]], Iterable[CropArray]],
     shards: int,
-    run: Callable[[Callable[[Any], int], Sequence[Any]], Iterable[int]],
+    parallel_map: Callable[[Callable[[Any], int], Sequence[Any]], Iterable[int]],
 ) -> Iterator[None]:
-    """Write the store that `write_store` writes, a task a shard: `crops_of(keys)` yields the crops of keys, one an id.
+    """Writes the store that `write_store` writes, with one parallel task per shard.
 
-    `run` does the tasks (`executor.open_run`). Where it has processes they work beside the body of the `with`, whose
-    end waits for them. Raises InputError where a shard is not there when its task is done.
+    With several processes the shards are written while the body of the `with` runs; its end waits for them.
+
+    Args:
+        folder: to write to; workers on other machines must see it under the same name.
+        ids: N unique ids.
+        keys: N keys, in the order of the ids.
+        load_crops: yields one crop uint8[S, S, 3] per key; sent to the workers.
+        shards: number of files to distribute the crops over.
+        parallel_map: runs the tasks; `workers.open_workers` yields one.
+
+    Raises:
+        InputError: a worker has written a shard that is not visible here.
     """
     _remove_store(folder)
-    index = _lay_out(ids, shards)
+    index = _build_index(ids, shards)
     key_of = dict(zip(ids, keys, strict=True))
     tasks = [(n, [key_of[i] for i in index["id"][index["shard"] == n]]) for n in sorted(set(index["shard"].tolist()))]
-    written = run(partial(_write_shard, folder=folder, crops_of=crops_of), tasks)
+    written = parallel_map(partial(_write_shard, folder=folder, load_crops=load_crops), tasks)
     yield
     for shard in written:
         if not (path := _shard_path(folder, shard)).is_file():
-            raise InputError(f"{path}: written by a worker, but not to be seen here: all must share that folder")
+            raise InputError(f"{path}: written by a worker, but not visible here: all workers must share that folder")
     write_table(index, folder / "index.csv")
 
 
 def _write_shard(
-    task: tuple[int, Sequence[Any]], folder: Path, crops_of: Callable[[Sequence[Any]], Iterable[Crops]]
+    task: tuple[int, Sequence[Key]], folder: Path, load_crops: Callable[[Sequence[Key]], Iterable[CropArray]]
 ) -> int:
+    """Writes one shard from its number and the keys of its crops; returns the number."""
     shard, keys = task
     with replacing(_shard_path(folder, shard)) as temporary, temporary.open("wb") as file:
-        for row, crop in enumerate(crops_of(keys)):
+        for row, crop in enumerate(load_crops(keys)):
             if row == 0:
                 _write_header(file, (len(keys), *crop.shape))
             file.write(crop.data)
@@ -90,8 +121,8 @@ def _remove_store(folder: Path) -> None:
         old.unlink(missing_ok=True)
 
 
-def _lay_out(ids: Sequence[str], shards: int) -> pd.DataFrame:
-    """The index of a store: id, shard, row, sorted by id."""
+def _build_index(ids: Sequence[str], shards: int) -> Index:
+    """Assigns each id to a shard and a row; raises ValueError if an id is there twice."""
     index = pd.DataFrame({"id": pd.Series(sorted(ids), dtype=object)})
     if twice := index["id"][index["id"].duplicated()].tolist():
         raise ValueError(f"id {twice[0]!r} twice")
@@ -105,16 +136,22 @@ def _shard_path(folder: Path, shard: int) -> Path:
 
 
 def _write_header(file: BufferedWriter, shape: tuple[int, ...]) -> int:
-    """Write the header of a .npy file of uint8 and return its length."""
+    """Writes the header of a .npy file of uint8 and returns its length in bytes."""
     np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
     return file.tell()
 
 
 class CropStore:
-    """The union of stores; `store[ids]` gathers uint8[N, S, S, 3] from memory maps that are opened when first needed.
+    """The crops of one or several stores; `store[ids]` returns uint8[N, S, S, 3] in the order of the ids.
 
-    It can be sent to other processes, which open the files themselves. Raises InputError for an unknown id, an id in
-    two stores, and a shard that is missing, cut short or not what the index says.
+    Memory maps are opened when they are first needed. A CropStore can be pickled; another process opens the files
+    itself.
+
+    Args:
+        folders: of the stores, which hold different ids and crops of one size.
+
+    Raises:
+        InputError: an id is unknown or in two stores, or a shard is missing, truncated or not what the index states.
     """
 
     def __init__(self, *folders: Path | str) -> None:
@@ -132,7 +169,7 @@ class CropStore:
             self._files += zip(paths, counts.tolist(), strict=True)
         self._shard_of = np.concatenate(shard_of).astype(np.int64)
         self._row_of = np.concatenate([index["row"].to_numpy(np.int64) for index in indexes])
-        self._maps: dict[int, Crops] = {}
+        self._maps: dict[int, CropBatch] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_maps": {}}
@@ -140,38 +177,38 @@ class CropStore:
     def __len__(self) -> int:
         return len(self._index)
 
-    def __getitem__(self, ids: Sequence[str]) -> Crops:
+    def __getitem__(self, ids: Sequence[str]) -> CropBatch:
         return self.take(self.positions(ids))
 
     @property
     def ids(self) -> list[str]:
-        """All ids, store by store, sorted within each."""
+        """All ids, store by store, sorted within each store."""
         return list(self._index)
 
     @property
     def size(self) -> int:
-        """The side S of the crops in pixels."""
+        """The side S of the crops in pixels; raises InputError if there are none."""
         if not self._files:
             raise InputError("the crop store holds no images")
         return int(self._map(0).shape[1])
 
     def positions(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        """The positions int64[N] of ids, for `take`."""
-        positions = _find(ids, self._index)
+        """Returns the positions int64[N] of N ids, for `take`; raises InputError for an unknown id."""
+        positions = _positions_in(self._index, ids)
         if (unknown := positions < 0).any():
             raise InputError(f"id {list(ids)[int(np.argmax(unknown))]!r} is not in the crop store")
         return positions
 
-    def take(self, positions: NDArray[np.int64]) -> Crops:
-        """The crops uint8[N, S, S, 3] at positions."""
+    def take(self, positions: NDArray[np.int64]) -> CropBatch:
+        """Returns the crops uint8[N, S, S, 3] at positions int64[N]."""
         shards, rows = self._shard_of[positions], self._row_of[positions]
         crops = np.empty((len(positions), self.size, self.size, 3), dtype=np.uint8)
         for shard in np.unique(shards):
-            here = np.flatnonzero(shards == shard)
-            crops[here] = self._map(shard)[rows[here]]
+            in_shard = np.flatnonzero(shards == shard)
+            crops[in_shard] = self._map(shard)[rows[in_shard]]
         return crops
 
-    def _map(self, shard: int) -> Crops:
+    def _map(self, shard: int) -> CropBatch:
         if shard not in self._maps:
             path, count = self._files[shard]
             array = _open_shard(path, count)
@@ -182,12 +219,13 @@ class CropStore:
         return self._maps[shard]
 
 
-def _find(ids: Sequence[str], index: pd.Index) -> NDArray[np.int64]:
-    """The positions int64[N] of ids in an index, -1 for an unknown one."""
+def _positions_in(index: pd.Index, ids: Sequence[str]) -> NDArray[np.int64]:
+    """Returns the positions int64[N] of N ids in an index, -1 for an unknown id."""
     return index.get_indexer(pd.Index(list(ids), dtype=object)).astype(np.int64)
 
 
-def _read_index(folder: Path) -> pd.DataFrame:
+def _read_index(folder: Path) -> Index:
+    """Reads and checks an index; raises InputError."""
     path = folder / "index.csv"
     index = read_table(path)
     if list(index.columns) != ["id", "shard", "row"]:
@@ -201,13 +239,14 @@ def _read_index(folder: Path) -> pd.DataFrame:
     return index
 
 
-def _open_shard(path: Path, count: int) -> Crops:
+def _open_shard(path: Path, count: int) -> CropBatch:
+    """Opens a shard of `count` crops as a memory map; raises InputError."""
     try:
         array = np.lib.format.open_memmap(path, mode="r")
     except FileNotFoundError:
-        raise InputError(f"{path}: no such shard, though the index beside it names it") from None
+        raise InputError(f"{path}: no such shard, although index.csv beside it names it") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"{path}: not a whole shard: {error}") from None
+        raise InputError(f"{path}: not a complete shard: {error}") from None
     shape = array.shape
     if array.dtype != np.uint8 or len(shape) != 4 or shape[0] != count or shape[1] != shape[2] or shape[3] != 3:
         raise InputError(f"{path}: holds {array.dtype}{list(shape)}, expected uint8[{count}, S, S, 3]")

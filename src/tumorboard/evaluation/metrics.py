@@ -1,72 +1,108 @@
-"""How good Predictions are: scores as one flat dict, and the tables behind confusion, ROC and precision-recall figures.
+"""Scores of Predictions as one flat dict, and the tables behind the confusion, ROC and precision-recall figures.
 
-What cannot be computed is nan, 'undefined', never 0: the recall of a class without images, the precision of a class
-that is never predicted (scikit-learn's zero_division=nan), the AUC where one side is empty. A mean over classes is
-undefined as soon as one class is: a mean over fewer classes would flatter a model that never predicts the hard one.
+A score that cannot be computed is nan ('undefined'), never 0: the recall of a class without images, the precision of a
+class that is never predicted (scikit-learn's zero_division=nan), the AUC where all images are of one side. A mean over
+classes is undefined as soon as one class is: a mean over fewer classes would flatter a model that never predicts the
+hard class.
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, log_loss, precision_recall_curve, roc_auc_score, roc_curve
 
-from tumorboard.errors import InputError
-from tumorboard.tables import classes_of, probabilities_of
+from tumorboard.base.errors import InputError
+from tumorboard.base.tables import Predictions, classes_of, probabilities_of
 
-OVERALL = ("loss", "accuracy", "balanced_accuracy", "precision", "recall", "specificity", "f1", "auc")
-BY_CLASS = ("precision", "recall", "specificity", "f1", "auc")
-_CURVE_POINTS = 200
+Curves: TypeAlias = pd.DataFrame  # one row per point of a curve, one curve per class
+Confusion: TypeAlias = pd.DataFrame  # one row per pair of actual and predicted class
+
+# The scores over all classes that training, the comparison of models and the report show.
+HEADLINE_SCORES = ("loss", "accuracy", "balanced_accuracy", "precision", "recall", "specificity", "f1", "auc")
+# The scores of one class against the rest.
+CLASS_SCORES = ("precision", "recall", "specificity", "f1", "auc")
+CURVE_POINTS = 200  # the most points per curve: a browser draws several curves of that length without delay
 
 
-def scores(predictions: pd.DataFrame) -> dict[str, float]:
-    """The scores of all given rows of Predictions.
+def scores(predictions: Predictions) -> dict[str, float]:
+    """Computes the scores of all given rows.
 
-    `images`; `loss` (cross-entropy in nats, probabilities clipped at float64's epsilon); `brier` (sum over classes of
-    squared errors, 0 to 2; Brier 1950); `accuracy`; `balanced_accuracy` (the macro recall); `precision`, `recall`,
-    `specificity`, `f1`, `auc`: unweighted (macro) means over the classes, each class against the rest. Then each of
-    these five, and `support`, by class as `<score>_<class>`. A row's decision is its most probable class, at a tie the
-    first. Of two classes both have the same AUC. Undefined scores are nan; no rows, or one without label: InputError.
+    The predicted class of a row is its most probable class; at a tie it is the first of them.
+
+    Args:
+        predictions: rows that all have a label; select one split beforehand.
+
+    Returns:
+        By name, nan where undefined:
+
+        - `images`: the number of rows.
+        - `loss`: cross-entropy in nats, with probabilities clipped at float64's epsilon.
+        - `brier`: the mean over the images of the squared error, summed over the classes; 0 to 2 (Brier 1950).
+        - `accuracy`: the share of images whose predicted class is their label.
+        - `balanced_accuracy`: the same number as `recall`.
+        - `precision`, `recall`, `specificity`, `f1`, `auc`: the unweighted (macro) means over the classes, each class
+          against the rest. With two classes both have the same AUC.
+        - `<score>_<class>` for each of these five, and `support_<class>`, the number of images with that label.
+
+    Raises:
+        InputError: where there are no rows, or one row has no label.
+
+    Example:
+        >>> rows = pd.DataFrame({"id": ["1", "2", "3", "4"], "label": ["cat", "cat", "cat", "dog"]})
+        >>> rows = rows.assign(group=rows["id"], split="test")
+        >>> probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.4, 0.6], [0.3, 0.7]])
+        >>> from tumorboard.base.tables import make_predictions
+        >>> four = scores(make_predictions(rows, probabilities, ["cat", "dog"], "digest"))
+        >>> four["accuracy"], four["recall_dog"], four["precision_dog"], four["auc"]
+        (0.75, 1.0, 0.5, 1.0)
+        >>> round(four["balanced_accuracy"], 4), round(four["brier"], 4)  # (2/3 + 1) / 2
+        (0.8333, 0.25)
     """
-    actual, probabilities = judged(predictions)
+    actual, probabilities = labels_and_probabilities(predictions)
     classes = classes_of(predictions)
     confusion = confusion_matrix(actual, probabilities.argmax(1), labels=range(len(classes)))
-    by_class = rates(confusion) | {"auc": _auc_by_class(actual, probabilities)}
-    certain = np.eye(len(classes))[actual]
+    by_class = class_rates(confusion) | {"auc": _auc_by_class(actual, probabilities)}
+    one_hot = np.eye(len(classes))[actual]
     flat: dict[str, float] = {
         "images": len(predictions),
         "loss": float(log_loss(actual, probabilities, labels=range(len(classes)))),
-        "brier": float(np.square(probabilities - certain).sum(1).mean()),
+        "brier": float(np.square(probabilities - one_hot).sum(1).mean()),
         "accuracy": float(np.trace(confusion) / confusion.sum()),
         "balanced_accuracy": float(by_class["recall"].mean()),
     }
-    flat |= {score: float(by_class[score].mean()) for score in BY_CLASS}
+    flat |= {score: float(by_class[score].mean()) for score in CLASS_SCORES}
     for column, name in enumerate(classes):
-        flat |= {f"{score}_{name}": float(by_class[score][column]) for score in BY_CLASS}
+        flat |= {f"{score}_{name}": float(by_class[score][column]) for score in CLASS_SCORES}
         flat[f"support_{name}"] = int(confusion[column].sum())
     return flat
 
 
-def judged(predictions: pd.DataFrame) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """The labels as indices int64[N] of the classes, and the probabilities float64[N, K].
+def labels_and_probabilities(predictions: Predictions) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Returns the labels as class indices, int64[N], and the probabilities, float64[N, K].
 
-    Raises InputError where there are no rows, or one without a label.
+    Raises:
+        InputError: where there are no rows, or one row has no label.
     """
     if predictions.empty:
         raise InputError("no predictions to score: the table has no rows")
     if (unlabelled := predictions["label"].eq("")).any():
-        raise InputError(f"id '{predictions['id'][unlabelled].iloc[0]}' has no label, so that it cannot be scored")
+        raise InputError(f"id '{predictions['id'][unlabelled].iloc[0]}' has no label, so it cannot be scored")
     index = {name: column for column, name in enumerate(classes_of(predictions))}
     return np.array([index[label] for label in predictions["label"]], dtype=np.int64), probabilities_of(predictions)
 
 
-def rates(confusion: NDArray[np.integer[Any]]) -> dict[str, NDArray[np.float64]]:
-    """Precision, recall, specificity and F1 by class, float64[..., K], of confusion matrices int[..., K, K].
+def class_rates(confusion: NDArray[np.integer[Any]]) -> dict[str, NDArray[np.float64]]:
+    """Computes precision, recall, specificity and F1 of each class from confusion matrices.
 
-    Actual classes run along the last axis but one, predicted ones along the last. F1 is
-    2 TP / (2 TP + FP + FN): defined, and 0, for a class that has images but is never predicted.
+    Args:
+        confusion: int[..., K, K]; rows are the actual classes, columns the predicted ones.
+
+    Returns:
+        float64[..., K] by score, nan where undefined. F1 is 2 TP / (2 TP + FP + FN): defined, and 0, for a class that
+        has images but is never predicted.
     """
     hits = np.diagonal(confusion, axis1=-2, axis2=-1).astype(np.float64)
     actual, predicted = confusion.sum(-1), confusion.sum(-2)
@@ -91,58 +127,63 @@ def _auc(positive: NDArray[np.bool_], probability: NDArray[np.float64]) -> float
     return np.nan if positive.all() or not positive.any() else float(roc_auc_score(positive, probability))
 
 
-def roc_table(predictions: pd.DataFrame) -> pd.DataFrame:
-    """The ROC curve of each class against the rest: class, fpr, tpr, threshold, at most 200 points a curve, fpr rising.
+def roc_table(predictions: Predictions) -> Curves:
+    """Returns the ROC curve of each class against the rest: class, fpr, tpr, threshold.
 
-    The first point calls nothing positive (threshold inf). A class without images, or without others, has no curve.
+    A curve has at most `CURVE_POINTS` points, sorted by rising fpr. The first point calls no image positive
+    (threshold inf). A class without images, or without images of other classes, has no curve.
     """
     tables = []
-    for name, positive, probability in _one_against_rest(predictions):
+    for name, positive, probability in _one_vs_rest(predictions):
         fpr, tpr, threshold = roc_curve(positive, probability)
-        tables.append(_curve({"class": name, "fpr": fpr, "tpr": tpr, "threshold": threshold}, fpr, tpr))
-    return _stack(tables, ["class", "fpr", "tpr", "threshold"])
+        tables.append(_thin_curve({"class": name, "fpr": fpr, "tpr": tpr, "threshold": threshold}, fpr, tpr))
+    return _concat_curves(tables, ["class", "fpr", "tpr", "threshold"])
 
 
-def precision_recall_table(predictions: pd.DataFrame) -> pd.DataFrame:
-    """The precision-recall curve of each class: class, recall, precision, threshold, at most 200 points, recall rising.
+def precision_recall_table(predictions: Predictions) -> Curves:
+    """Returns the precision-recall curve of each class against the rest: class, recall, precision, threshold.
 
-    The first point, recall 0 at precision 1, is a convention (threshold inf). A class without images has no curve.
+    A curve has at most `CURVE_POINTS` points, sorted by rising recall. The first point, recall 0 at precision 1, is a
+    convention (threshold inf). A class without images, or without images of other classes, has no curve.
     """
     tables = []
-    for name, positive, probability in _one_against_rest(predictions):
+    for name, positive, probability in _one_vs_rest(predictions):
         precision, recall, threshold = precision_recall_curve(positive, probability, drop_intermediate=True)
         recall, precision, threshold = recall[::-1], precision[::-1], np.append(threshold, np.inf)[::-1]
         columns = {"class": name, "recall": recall, "precision": precision, "threshold": threshold}
-        tables.append(_curve(columns, recall, precision))
-    return _stack(tables, ["class", "recall", "precision", "threshold"])
+        tables.append(_thin_curve(columns, recall, precision))
+    return _concat_curves(tables, ["class", "recall", "precision", "threshold"])
 
 
-def _one_against_rest(predictions: pd.DataFrame) -> Iterator[tuple[str, NDArray[np.bool_], NDArray[np.float64]]]:
-    actual, probabilities = judged(predictions)
+def _one_vs_rest(predictions: Predictions) -> Iterator[tuple[str, NDArray[np.bool_], NDArray[np.float64]]]:
+    """Yields each class that has a curve: its name, which rows have its label, and its probability in each row."""
+    actual, probabilities = labels_and_probabilities(predictions)
     for column, name in enumerate(classes_of(predictions)):
         positive = actual == column
         if positive.any() and not positive.all():
             yield name, positive, probabilities[:, column]
 
 
-def _curve(columns: dict[str, Any], x: NDArray[np.float64], y: NDArray[np.float64]) -> pd.DataFrame:
-    """Of a curve with many points those that are evenly spaced along its length: none moves, the ends stay."""
+def _thin_curve(columns: dict[str, Any], x: NDArray[np.float64], y: NDArray[np.float64]) -> Curves:
+    """Keeps at most `CURVE_POINTS` points, evenly spaced along the curve; both ends stay and no point moves."""
     table = pd.DataFrame(columns)
-    if len(table) <= _CURVE_POINTS:
+    if len(table) <= CURVE_POINTS:
         return table
     length = np.append(0, np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y))))
-    kept = np.searchsorted(length, np.linspace(0, length[-1], _CURVE_POINTS))
-    kept[-1] = len(table) - 1
+    kept = np.searchsorted(length, np.linspace(0, length[-1], CURVE_POINTS))
     return table.iloc[np.unique(kept)].reset_index(drop=True)
 
 
-def _stack(tables: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+def _concat_curves(tables: list[Curves], columns: list[str]) -> Curves:
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
 
 
-def confusion_table(predictions: pd.DataFrame) -> pd.DataFrame:
-    """Actual against predicted class: actual, predicted, count, share (of the actual class; nan without images)."""
-    actual, probabilities = judged(predictions)
+def confusion_table(predictions: Predictions) -> Confusion:
+    """Returns one row per pair of classes: actual, predicted, count, share.
+
+    `share` is the part of the actual class's images that are predicted so; nan for a class without images.
+    """
+    actual, probabilities = labels_and_probabilities(predictions)
     classes = classes_of(predictions)
     confusion = confusion_matrix(actual, probabilities.argmax(1), labels=range(len(classes)))
     with np.errstate(invalid="ignore"):

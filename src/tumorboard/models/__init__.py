@@ -1,1 +1,1 @@
-"""From a name to a network, from a file to a network, from a network to probabilities."""
+"""Networks: built by name, loaded from a file, and run over images."""

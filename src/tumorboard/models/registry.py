@@ -1,4 +1,4 @@
-"""Networks by name: own ones, every classifier of torchvision, every one of timm as `timm/<name>`."""
+"""Builds networks by name: the project's own, every classifier of torchvision, every model of timm as `timm/<name>`."""
 
 import difflib
 from collections.abc import Callable, Sequence
@@ -9,23 +9,41 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from tumorboard.errors import InputError
-from tumorboard.models.cnn import cnn, cnn3
-from tumorboard.models.googlenet import googlenet_bn
+from tumorboard.base.errors import InputError
+from tumorboard.base.params import Params, Recipe, resolve_recipe
 from tumorboard.models.heads import build_head
-from tumorboard.models.linear import linear
-from tumorboard.models.lstm_resnet import LstmResNet18
-from tumorboard.models.pretrained import TIMM, load_pretrained, output_layers
-from tumorboard.params import Recipe
+from tumorboard.models.networks.cnn import cnn, cnn3
+from tumorboard.models.networks.googlenet import googlenet_bn
+from tumorboard.models.networks.linear import linear
+from tumorboard.models.networks.lstm_resnet import lstm_resnet18
+from tumorboard.models.pretrained import TIMM_PREFIX, load_pretrained, output_layer_names, pin_pretrained
+
+_OUTPUTS = 1000  # of a network with an output layer of its own, the classes of ImageNet
+
+ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
+    "linear": linear,
+    "cnn": cnn,
+    "cnn3": cnn3,
+    "googlenet_bn": googlenet_bn,
+    "lstm_resnet18": lstm_resnet18,
+}
 
 
 class Classifier(nn.Module):
-    """Images to logits: normalisation by `mean` and `std` (buffers), a `backbone` to features, a `head` to classes."""
+    """Turns images into logits: normalizes the pixels, then runs a backbone and a head."""
 
-    mean: Tensor
-    std: Tensor
+    mean: Tensor  # buffer [1, 3, 1, 1], of pixel values from 0 to 1
+    std: Tensor  # likewise
 
     def __init__(self, backbone: nn.Module, head: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Keeps the parts.
+
+        Args:
+            backbone: from normalized images [N, 3, S, S] to features [N, F].
+            head: from features [N, F] to logits [N, K].
+            mean: one number per channel, of pixel values from 0 to 1.
+            std: standard deviation, likewise.
+        """
         super().__init__()
         self.backbone = backbone
         self.head = head
@@ -33,7 +51,7 @@ class Classifier(nn.Module):
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images [N, 3, S, S] of grey values 0 to 255, uint8 or float, to logits [N, K]."""
+        """Returns the logits [N, K] of images [N, 3, S, S] with pixel values from 0 to 255, uint8 or float."""
         logits: Tensor = self.head(self.backbone((images - 255 * self.mean) / (255 * self.std)))
         return logits
 
@@ -41,11 +59,19 @@ class Classifier(nn.Module):
 def build_model(
     recipe: Recipe, classes: int, size: int, mean_std: tuple[Sequence[float], Sequence[float]]
 ) -> Classifier:
-    """The network of a recipe for images of `size` pixels, on the CPU, initialised or pre-trained as the recipe says.
+    """Builds the network of a recipe on the CPU, initialized at random or with pre-trained weights.
 
-    A function of its arguments (and a weights file that the recipe names): the weights are drawn from recipe.seed and
-    the caller's random state stays as it was. Raises InputError for an unknown architecture, a size that it cannot
-    take, and weights that do not fit.
+    The weights depend on the arguments and the weights file alone: random ones are drawn from `recipe.seed`, and the
+    caller's random state is unchanged.
+
+    Args:
+        recipe: its `architecture`, `seed`, `pretrained`, `head` and `head_*` entries count.
+        classes: number K of classes.
+        size: side of the square images in pixels.
+        mean_std: mean and standard deviation, one number per channel, of pixel values from 0 to 1.
+
+    Raises:
+        InputError: the architecture is unknown or cannot take images of this size, or the weights do not fit.
     """
     check_architecture(recipe.architecture)
     with torch.random.fork_rng(devices=[]):
@@ -59,7 +85,7 @@ def build_model(
             raise InputError(
                 f"architecture {recipe.architecture} cannot take images of crop.side {size} pixels: {error}"
             ) from error
-        if recipe.head_input == "classifier" and not output_layers(backbone) and features != 1000:
+        if recipe.head_input == "classifier" and not output_layer_names(backbone) and features != _OUTPUTS:
             raise InputError(
                 f"architecture {recipe.architecture} has no output layer of its own: set head_input to features"
             )
@@ -69,16 +95,53 @@ def build_model(
 
 
 def check_architecture(name: str) -> None:
-    """Raise InputError, with the nearest names and the list of own ones, where no architecture has this name."""
-    timm_names = [TIMM + known for known in (*timm.list_models(), *timm.list_models(pretrained=True))]
+    """Checks that an architecture has this name.
+
+    Raises:
+        InputError: there is none; names the nearest ones and lists the project's own.
+
+    >>> check_architecture("resnet18")
+    >>> check_architecture("resnet_18")  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    tumorboard.base.errors.InputError: unknown architecture 'resnet_18'; did you mean resnet18, ...
+    """
+    timm_names = [TIMM_PREFIX + known for known in (*timm.list_models(), *timm.list_models(pretrained=True))]
     known = {*ARCHITECTURES, *_torchvision_names(), *timm_names}
     if name not in known:
         close = difflib.get_close_matches(name, sorted(known), n=3)
         raise InputError(
             f"unknown architecture '{name}'{'; did you mean ' + ', '.join(close) + '?' if close else '.'} "
             f"Own ones: {', '.join(ARCHITECTURES)}; beside them every classifier of torchvision by its name there "
-            f"and every model of timm as {TIMM}<name>"
+            f"and every model of timm as {TIMM_PREFIX}<name>"
         )
+
+
+def pin_recipes(params: Params) -> dict[str, dict[str, Any]]:
+    """Resolves and checks the recipes of all models that run, so that none fails after others were trained.
+
+    Args:
+        params: `models` names those that run.
+
+    Returns:
+        Each model's whole recipe as JSON values, by model name. Where `pretrained` names a file, `pretrained_sha256` is
+        its digest.
+
+    Raises:
+        InputError: names the recipe whose entries, architecture or pre-trained weights cannot be used.
+    """
+    recipes = {model: resolve_recipe(params, model) for model in params.models}
+    return {model: _pin_recipe(recipe, f"recipes.{model}") for model, recipe in recipes.items()}
+
+
+def _pin_recipe(recipe: Recipe, where: str) -> dict[str, Any]:
+    try:
+        check_architecture(recipe.architecture)
+        digest = pin_pretrained(recipe)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
+    pinned = {"pretrained_sha256": digest} if digest else {}
+    return recipe.model_dump(mode="json") | pinned
 
 
 def _torchvision_names() -> list[str]:
@@ -87,14 +150,15 @@ def _torchvision_names() -> list[str]:
 
 
 def _build_backbone(architecture: str, size: int) -> nn.Module:
+    """Returns the whole network of an architecture, with its own output layer and random weights."""
     settings: dict[str, Any] = {}
     if architecture in ARCHITECTURES:
         return ARCHITECTURES[architecture](size)
-    if architecture.startswith(TIMM):
-        name = architecture.removeprefix(TIMM)
+    if architecture.startswith(TIMM_PREFIX):
+        name = architecture.removeprefix(TIMM_PREFIX)
         cfg: Any = timm.get_pretrained_cfg(name)
         settings = {"img_size": size} if cfg.fixed_input_size else {}
-        return timm.create_model(name, num_classes=1000, **settings)
+        return timm.create_model(name, num_classes=_OUTPUTS, **settings)
     if architecture in ("googlenet", "inception_v3"):
         settings = {"aux_logits": False, "init_weights": True}
     elif architecture.startswith("vit_"):
@@ -106,33 +170,20 @@ def _build_backbone(architecture: str, size: int) -> nn.Module:
 
 
 def _remove_output_layer(backbone: nn.Module, architecture: str) -> None:
-    """Leave the features that the network's own output layer was made to read."""
-    if architecture.startswith(TIMM):
+    """Makes a network return the features that its own output layer reads."""
+    if architecture.startswith(TIMM_PREFIX):
         backbone.reset_classifier(0)  # type: ignore[operator]  # a method of every network of timm
     else:
-        for name in output_layers(backbone):
+        for name in output_layer_names(backbone):
             backbone.set_submodule(name, nn.Identity())
 
 
 @torch.no_grad()
 def _count_features(backbone: nn.Module, size: int) -> int:
-    """The width F of the features [1, F] of one image; raises ValueError where there are others."""
+    """Returns the width F of the features [1, F] of one image; raises ValueError where they have another shape."""
     backbone.eval()
     features = backbone(torch.zeros(1, 3, size, size))
     backbone.train()
     if features.ndim != 2:
         raise ValueError(f"its features have the shape {list(features.shape)}")
     return int(features.shape[1])
-
-
-def _lstm_resnet18(size: int) -> nn.Module:  # noqa: ARG001 - all own architectures are called with the size
-    return LstmResNet18()
-
-
-ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
-    "linear": linear,
-    "cnn": cnn,
-    "cnn3": cnn3,
-    "googlenet_bn": googlenet_bn,
-    "lstm_resnet18": _lstm_resnet18,
-}

@@ -1,4 +1,4 @@
-"""One training in several processes: started here or joined under torchrun, and what they tell each other."""
+"""Runs one training in several processes, started here or joined under torchrun, and passes values between them."""
 
 import ctypes
 import multiprocessing
@@ -7,13 +7,13 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import connection
 from multiprocessing.queues import SimpleQueue
-from typing import Any, TypeVar, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
 import torch
@@ -23,43 +23,59 @@ from torch import Tensor
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
 from torch.multiprocessing.spawn import spawn
 from torch.nn import Module
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from tumorboard.errors import InputError
-from tumorboard.models.inference import choose_device
-from tumorboard.params import Runtime
+from tumorboard.base.errors import InputError
+from tumorboard.base.params import Runtime
+from tumorboard.models.device import choose_device
 
 T = TypeVar("T")
-Report = Callable[[Any], None]
+Callback: TypeAlias = Callable[[Any], None]  # takes one value that rank 0 sends to the process that called `launch`
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's mallopt
+# Parameters of glibc's mallopt.
+_M_TRIM_THRESHOLD = -1
+_M_MMAP_MAX = -4
 
 
 @dataclass(frozen=True)
 class Group:
-    """The processes of one training as one of them sees them: its rank, their number, its device."""
+    """The processes of one training, as one of them sees them."""
 
-    rank: int
-    size: int
-    device: torch.device
+    rank: int  # of this process, from 0
+    size: int  # number of processes
+    device: torch.device  # of this process
 
     def broadcast(self, value: T) -> T:
-        """Rank 0's value, in every process."""
+        """Returns rank 0's value in every process."""
         box = [value]
         if self.size > 1:
             dist.broadcast_object_list(box, src=0)
         return box[0]
 
     def sum(self, values: list[float]) -> list[float]:
-        """The sums over all processes, in every process."""
+        """Returns the sums over all processes, in every process."""
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
         if self.size > 1:
             dist.all_reduce(total)
         return total.tolist()
 
+    def average_(self, tensors: Iterable[Tensor]) -> None:
+        """Sets each tensor, in place, to its mean over all processes."""
+        if self.size > 1:
+            for tensor in tensors:
+                dist.all_reduce(tensor)
+                tensor /= self.size
+
     def gather(self, part: NDArray[Any], rows: int) -> NDArray[Any]:
-        """The whole [rows, ...] on rank 0, of which each process holds part [rank::size]; elsewhere undefined."""
+        """Puts together on rank 0 an array whose rows the processes share out.
+
+        Args:
+            part: rows [rank::size] of the whole array.
+            rows: number of rows of the whole array.
+
+        Returns:
+            The whole array [rows, ...] on rank 0; on the other ranks its content is undefined.
+        """
         if self.size == 1:
             return part
         parts: list[Any] | None = [None] * self.size if self.rank == 0 else None
@@ -70,51 +86,43 @@ class Group:
         return whole
 
     def wrap(self, model: Module) -> Module:
-        """The model whose backward pass averages gradients over the processes; batch norm stays each process's own."""
+        """Returns the model wrapped so that a backward pass averages gradients over the processes.
+
+        The running statistics of batch norm stay each process's own.
+        """
         if self.size == 1:
             return model
         with warnings.catch_warnings():
-            # torch 2.15 has another name for broadcast_buffers, which older ones do not know.
+            # torch 2.15 renames broadcast_buffers; older versions do not know the new name.
             warnings.simplefilter("ignore", FutureWarning)
             return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
 
-    def synchronised(self, model: Module, wanted: bool) -> AbstractContextManager[None]:
-        """Where `wanted` is false, the backward passes within leave the gradients to a later one to average."""
-        return nullcontext() if wanted or self.size == 1 else cast(DistributedDataParallel, model).no_sync()
+    def gradient_averaging(self, wrapped: Module, enabled: bool) -> AbstractContextManager[None]:
+        """Returns a context in which backward passes average gradients over the processes only if `enabled`.
 
-    def batch_norm_means(self, model: Module, tensors: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """The means over the processes of batch norm's running statistics, under their names in the model's state.
-
-        The statistics are the model's, or those that `tensors` holds under these names.
+        Gradients of passes without averaging accumulate in each process until the next pass that averages.
         """
-        held = model.state_dict() if tensors is None else tensors
-        names = [
-            f"{name}.{statistic}".removeprefix(".")
-            for name, module in model.named_modules()
-            if isinstance(module, _BatchNorm) and module.track_running_stats
-            for statistic in ("running_mean", "running_var")
-        ]
-        found = {name: held[name].clone() for name in names}
-        if self.size > 1:
-            for mean in found.values():
-                dist.all_reduce(mean)
-                mean /= self.size
-        return found
-
-    def average_batch_norm(self, model: Module) -> None:
-        """Set the running statistics of batch norm to their means over the processes."""
-        if self.size > 1:
-            model.load_state_dict(self.batch_norm_means(model), strict=False)
+        return nullcontext() if enabled or self.size == 1 else cast(DistributedDataParallel, wrapped).no_sync()
 
 
-def launch(work: Callable[..., None], arguments: tuple[Any, ...], runtime: Runtime, report: Report) -> None:
-    """Run `work(group, *arguments, report)` in every process of a training, and return when all have ended.
+Work: TypeAlias = Callable[[Group, Callback], None]  # what every process of a training runs
 
-    Under torchrun (RANK and WORLD_SIZE are set) this process joins its group; else `runtime.processes` are started, by
-    'auto' one a CUDA device and one on the CPU. `work` and `arguments` are pickled then. What rank 0 gives to its
-    `report` reaches the caller's. A failing process ends all: its InputError is raised here, or torch's
-    ProcessException with its traceback; killing this process ends them too. One that has waited for another for
-    `runtime.timeout` seconds fails.
+
+def launch(work: Work, runtime: Runtime, callback: Callback) -> None:
+    """Runs `work(group, callback)` in every process of a training and returns when all have ended.
+
+    Under torchrun (RANK and WORLD_SIZE are set) this process joins its group. Otherwise `runtime.processes` processes
+    are started; "auto" means one per CUDA device, or one on the CPU. Killing this process ends them too.
+
+    Args:
+        work: a picklable function; a module-level one or a functools.partial of one.
+        runtime: device, number of processes, and the seconds after which a process that waits for another fails.
+        callback: called in this process with each value that rank 0 passes to its own callback.
+
+    Raises:
+        InputError: one was raised in any process (all processes are ended), or the device or the settings of torchrun
+            do not fit.
+        torch.multiprocessing.ProcessException: another error in a started process; it has the traceback.
     """
     device = choose_device(runtime)
     if device == "cpu":
@@ -123,23 +131,23 @@ def launch(work: Callable[..., None], arguments: tuple[Any, ...], runtime: Runti
         _check_restarts()
         local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
-        group = Group(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), _device(device, local_rank))
-        _take_part(group, None, runtime.timeout, work, arguments, report)
+        group = Group(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), _device_of(device, local_rank))
+        _work_in_group(work, group, callback, store=None, timeout=runtime.timeout)
         return
     devices = torch.cuda.device_count() if device == "cuda" else 1
     size = devices if runtime.processes == "auto" else runtime.processes
     if device == "cuda" and size > devices:
-        raise InputError(f"runtime.processes is {size}, but there are {devices} CUDA devices")
+        raise InputError(f"runtime.processes is {size}, but there are {devices} CUDA devices: lower it")
     if size == 1:
-        work(Group(0, 1, _device(device, 0)), *arguments, report)
+        work(Group(0, 1, _device_of(device, 0)), callback)
     else:
-        _spawn(device, size, runtime.timeout, work, arguments, report)
+        _start_processes(work, callback, device=device, size=size, timeout=runtime.timeout)
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what is freed for the next step, instead of giving it back and fetching it page by page again.
+    """Makes glibc keep freed memory for the next step instead of returning it to the system page by page.
 
-    ResNet-18 at 224 pixels then trains a sixth faster (benchmarks/README.md); other C libraries are left as they are.
+    ResNet-18 at 224 pixels then trains a sixth faster (benchmarks/README.md). Other C libraries are left as they are.
     """
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL("libc.so.6")
@@ -148,90 +156,92 @@ def keep_freed_memory() -> None:
 
 
 def _check_restarts() -> None:
-    """Started again, workers find the addresses of dead ones in a store that torchrun keeps (pytorch issue 135712)."""
+    """Raises InputError for settings of torchrun with which restarted workers never meet (pytorch issue 135712).
+
+    They would find the addresses of dead workers in the store that torchrun keeps.
+    """
     restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
     if restarts > 0 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         raise InputError(
             f"torchrun with --max-restarts {restarts} needs --rdzv-backend c10d (or --standalone) and the environment "
-            "variable TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, without which workers that it starts again never meet"
+            "variable TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1, without which restarted workers never meet"
         )
 
 
-def _device(kind: str, local_rank: int) -> torch.device:
+def _device_of(kind: str, local_rank: int) -> torch.device:
+    """The device of a process; a CUDA device becomes torch's current one."""
     if kind == "cpu":
         return torch.device("cpu")
     torch.cuda.set_device(local_rank)
     return torch.device("cuda", local_rank)
 
 
-def _take_part(
-    group: Group,
-    store: Store | None,
-    timeout: float,
-    work: Callable[..., None],
-    arguments: tuple[Any, ...],
-    report: Report,
-) -> None:
+def _work_in_group(work: Work, group: Group, callback: Callback, *, store: Store | None, timeout: float) -> None:
     if group.size > 1:
         backend = "cpu:gloo,cuda:nccl" if group.device.type == "cuda" else "gloo"
-        patience = timedelta(seconds=timeout)
-        dist.init_process_group(backend, timeout=patience, store=store, rank=group.rank, world_size=group.size)
-    work(group, *arguments, report)
+        limit = timedelta(seconds=timeout)
+        dist.init_process_group(backend, timeout=limit, store=store, rank=group.rank, world_size=group.size)
+    work(group, callback)
     if group.size > 1:
         dist.destroy_process_group()
 
 
-def _spawn(
-    device: str, size: int, timeout: float, work: Callable[..., None], arguments: tuple[Any, ...], report: Report
-) -> None:
-    # This process keeps the meeting point: the system picks its port, so that no other program can take it in between.
+@dataclass(frozen=True)
+class _Start:
+    """What a started process is given."""
+
+    work: Work
+    events: "SimpleQueue[Any]"  # from rank 0's callback to the starting process; an InputError comes from any rank
+    device: str
+    size: int
+    port: int  # of the store through which the processes meet
+    timeout: float  # seconds
+    threads: int  # of torch, per process
+
+
+def _start_processes(work: Work, callback: Callback, *, device: str, size: int, timeout: float) -> None:
+    # This process holds the store through which the others meet: the system picks a free port, and no other program
+    # can take it in between.
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     events: SimpleQueue[Any] = multiprocessing.get_context("spawn").SimpleQueue()
     threads = max(1, torch.get_num_threads() // size)
-    shared = (size, device, store.port, timeout, threads, events, work, arguments)
-    children = spawn(_child, shared, nprocs=size, join=False)  # type: ignore[no-untyped-call]
+    start = _Start(work, events, device, size, store.port, timeout, threads)
+    children = spawn(_run_child, (start,), nprocs=size, join=False)  # type: ignore[no-untyped-call]
     try:
         ended = False
         while not ended:
             connection.wait(children.sentinels, timeout=0.1)
-            _read(events, report)
+            _pass_on(events, callback)
             ended = children.join(timeout=0)
-        _read(events, report)
+        _pass_on(events, callback)
     finally:
         for process in children.processes:
             process.kill()
             process.join()
 
 
-def _read(events: "SimpleQueue[Any]", report: Report) -> None:
+def _pass_on(events: "SimpleQueue[Any]", callback: Callback) -> None:
+    """Gives the waiting values to the callback; raises the InputError of a child."""
     while not events.empty():
         event = events.get()
         if isinstance(event, InputError):
             raise event
-        report(event)
+        callback(event)
 
 
-def _child(
-    rank: int,
-    size: int,
-    device: str,
-    port: int,
-    timeout: float,
-    threads: int,
-    events: "SimpleQueue[Any]",
-    work: Callable[..., None],
-    arguments: tuple[Any, ...],
-) -> None:
-    # torch has this process sent a SIGINT when its parent dies; one that was started in the background may ignore it.
+def _run_child(rank: int, start: _Start) -> None:
+    # torch sends this process a SIGINT when its parent dies; a process started in the background may ignore SIGINT.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    torch.set_num_threads(threads)
-    if device == "cpu":
+    torch.set_num_threads(start.threads)
+    if start.device == "cpu":
         keep_freed_memory()
-    store = TCPStore("127.0.0.1", port, is_master=False)
+    store = TCPStore("127.0.0.1", start.port, is_master=False)
+    group = Group(rank, start.size, _device_of(start.device, rank))
     try:
-        _take_part(Group(rank, size, _device(device, rank)), store, timeout, work, arguments, events.put)
+        _work_in_group(start.work, group, start.events.put, store=store, timeout=start.timeout)
     except InputError as error:
-        events.put(error)
-        # The starting process reads it and ends all. One that left before would make the others fail, and say so.
+        start.events.put(error)
+        # The starting process reads the error and ends all. If this process left first, the others would fail on the
+        # lost connection and print that instead.
         time.sleep(60)
         sys.exit(1)

@@ -1,45 +1,62 @@
-"""From the rows of an epoch to augmented batches on the device, in an order that no number of processes changes."""
+"""Turns the training rows into augmented batches on the device, in an order independent of the number of processes."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tumorboard.augment import augment_images
+from tumorboard.augment.alterations import augment_images
+from tumorboard.base.params import Augment
+from tumorboard.base.randomness import keys_of, order, uniforms
 from tumorboard.data.store import CropStore
-from tumorboard.params import Augment
-from tumorboard.randomness import keys_of, order, uniforms
 
-Rows = NDArray[np.int64]
-Draws = NDArray[np.int64]  # [N, 2]: a row, and how often it was drawn before in the training
+Rows: TypeAlias = NDArray[np.int64]  # [N]: positions of rows in the training manifest
+Draws: TypeAlias = NDArray[np.int64]  # [N, 2]: a row, and how often it was drawn before in this training
 A = TypeVar("A")
 B = TypeVar("B")
 
 
-# From labels int64[N] to strata int64[N], of which an epoch draws equally many: one of all rows, or the classes.
+# From labels int64[N] to strata int64[N]. An epoch draws equally often from each stratum: all rows, or each class.
 SAMPLERS: dict[str, Callable[[Rows], Rows]] = {"shuffle": np.zeros_like, "balanced": np.asarray}
 
 
-def epoch_batches(keys: NDArray[np.uint64], strata: Rows, seed: int, epoch: int, batch_size: int) -> list[Draws]:
-    """The draws of each step's batch over all processes, in an order that depends on (seed, epoch) and the keys alone.
+def epoch_batches(keys: NDArray[np.uint64], strata: Rows, *, seed: int, epoch: int, batch_size: int) -> list[Draws]:
+    """Returns the draws of each step's batch, over all processes, for one epoch.
 
-    ceil(N / batch_size) batches whose sizes differ by one at most: the last is as good as any, and none is dropped. An
-    epoch has N draws, as many of each stratum; where that does not divide, the strata take turns at one more. Within a
-    stratum, and on from epoch to epoch, no row comes again before all have come: of one stratum, each once an epoch.
+    There are ceil(N / batch_size) batches, whose sizes differ by at most one; no row is dropped. An epoch has N draws,
+    equally many from each stratum; if N does not divide evenly, the strata take turns at one more. Within a stratum no
+    row is drawn again, in this epoch or a later one, before all its rows were drawn. With one stratum each row is
+    therefore drawn once per epoch. The order depends on (seed, epoch) and the keys alone.
+
+    Args:
+        keys: uint64[N], of the rows' ids (`keys_of`).
+        strata: int64[N], from one of SAMPLERS.
+        seed: of the recipe.
+        epoch: counted from 0.
+        batch_size: images per step, over all processes.
+
+    >>> labels = np.array([0, 0, 0, 0, 1])
+    >>> keys = keys_of(["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"])
+    >>> shuffled = epoch_batches(keys, SAMPLERS["shuffle"](labels), seed=1, epoch=2, batch_size=2)
+    >>> [batch.tolist() for batch in shuffled]  # (row, earlier draws): each row for the third time
+    [[[2, 2], [4, 2]], [[0, 2], [3, 2]], [[1, 2]]]
+    >>> balanced = epoch_batches(keys, SAMPLERS["balanced"](labels), seed=1, epoch=0, batch_size=3)
+    >>> [labels[batch[:, 0]].tolist() for batch in balanced]  # the only row of class 1 is drawn 3 times
+    [[1, 0, 1], [1, 0]]
     """
     draws = _draw(keys, strata, seed, epoch)
-    drawn, times = keys[draws[:, 0]], draws[:, 1]
-    mixed = draws[np.lexsort((drawn, uniforms(seed, drawn, times, 1)[:, 0]))]
+    drawn_keys, times = keys[draws[:, 0]], draws[:, 1]
+    mixed = draws[np.lexsort((drawn_keys, uniforms(seed, drawn_keys, times, 1)[:, 0]))]
     return np.array_split(mixed, -(-len(keys) // batch_size))
 
 
 def _draw(keys: NDArray[np.uint64], strata: Rows, seed: int, epoch: int) -> Draws:
-    """The draws of an epoch, not yet mixed."""
+    """The draws of an epoch, stratum by stratum."""
     names = np.unique(strata)
     parts = []
     for place, name in enumerate(names):
@@ -47,7 +64,7 @@ def _draw(keys: NDArray[np.uint64], strata: Rows, seed: int, epoch: int) -> Draw
         # The sum of floor((e N + k) / K) over k = 0 .. K - 1 is e N (Hermite's identity): every epoch has N draws.
         start, end = ((past * len(keys) + place) // len(names) for past in (epoch, epoch + 1))
         for times in range(start // len(rows), -(-end // len(rows))):
-            # Negative counters: a row's place in its stratum's turn must tell nothing of its place in the epoch.
+            # Negative counters make a row's place in its stratum independent of its place in the epoch.
             turn = rows[order(seed, keys[rows], -1 - times)]
             taken = turn[max(start - times * len(rows), 0) : end - times * len(rows)]
             parts.append(np.stack([taken, np.full_like(taken, times)], axis=1))
@@ -55,24 +72,32 @@ def _draw(keys: NDArray[np.uint64], strata: Rows, seed: int, epoch: int) -> Draw
 
 
 def micro_batches(batch: Draws, rank: int, processes: int, accumulate: int) -> list[Draws]:
-    """One process's share of a batch, `batch[rank::processes]`, cut into `accumulate` parts or one an image."""
+    """Returns one process's share of a batch, `batch[rank::processes]`, cut into micro-batches.
+
+    There are `accumulate` of them, or one per image if the share has fewer images.
+    """
     share = batch[rank::processes]
     return np.array_split(share, min(accumulate, len(share)))
 
 
 def smallest_micro_batch(rows: int, batch_size: int, processes: int, accumulate: int) -> int:
-    """The fewest images that any process sees at once in any step; 0 where a process has none."""
+    """Returns the fewest images in any micro-batch of any step; 0 if a process has none.
+
+    >>> smallest_micro_batch(rows=40, batch_size=16, processes=2, accumulate=3)  # batches of 14, 13, 13; shares of 6, 7
+    2
+    """
     batch = rows // -(-rows // batch_size)
     share = batch // processes
     return share // min(accumulate, share) if share else 0
 
 
 class Loader:
-    """Reads training images, moves them to the device as uint8 and augments them there; row i is ids[i], labels[i]."""
+    """Reads training images, moves them to the device as uint8, and augments them there."""
 
     def __init__(
         self,
         store: CropStore,
+        *,
         ids: list[str],
         labels: Rows,
         sampler: str,
@@ -80,20 +105,32 @@ class Loader:
         seed: int,
         device: torch.device,
     ) -> None:
+        """Finds the images in the store.
+
+        Args:
+            store: has the images.
+            ids: of the training rows; row i of all draws is ids[i].
+            labels: int64[N], the class of each row.
+            sampler: a name in SAMPLERS.
+            augment: ranges of the random alterations.
+            seed: of the random alterations.
+            device: on which the images are augmented.
+        """
         self.keys, self.strata = keys_of(ids), SAMPLERS[sampler](labels)
         self._store, self._positions, self._labels = store, store.positions(ids), torch.from_numpy(labels)
         self._augment, self._seed, self._device = augment, seed, device
 
     def load(self, batches: Sequence[Draws]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images float32[n, 3, S, S] in 0..255, altered anew at each draw, and labels int64[n], for each batch.
+        """Yields the images and labels of each batch; a thread reads the next batch meanwhile.
 
-        While a batch is used, a thread reads the next one.
+        Images are float32[n, 3, S, S] in 0..255, altered anew at each draw; labels are int64[n].
         """
         for (rows, times), (images, labels) in zip(
             (draws.T for draws in batches), _one_ahead(self._read, batches), strict=True
         ):
             images, labels = (part.to(self._device, non_blocking=True) for part in (images, labels))
-            yield augment_images(images.permute(0, 3, 1, 2), self._augment, self._seed, self.keys[rows], times), labels
+            images = images.permute(0, 3, 1, 2)
+            yield augment_images(images, self._augment, seed=self._seed, keys=self.keys[rows], counter=times), labels
 
     def _read(self, draws: Draws) -> tuple[Tensor, Tensor]:
         rows = draws[:, 0]
@@ -102,6 +139,7 @@ class Loader:
 
 
 def _one_ahead(make: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:
+    """Yields make(item) for each item; a thread computes the next one while the reader uses this one."""
     with ThreadPoolExecutor(max_workers=1) as thread:
         pending: deque[Future[B]] = deque()
         for item in items:

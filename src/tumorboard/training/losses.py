@@ -1,6 +1,7 @@
-"""Losses image by image, and what their weighted mean divides by."""
+"""Losses per image, and class weights."""
 
 from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -8,22 +9,35 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tumorboard.errors import InputError
-from tumorboard.params import Recipe
+from tumorboard.base.errors import InputError
+from tumorboard.base.params import Recipe
 
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss: TypeAlias = Callable[[Tensor, Tensor], Tensor]  # (logits float32[N, K], labels int64[N]) -> float32[N]
 
 
 def class_weights(recipe: Recipe, labels: NDArray[np.int64], classes: Sequence[str]) -> Tensor:
-    """The weight of each class, float32[K]: ones, those of the recipe, or for 'balanced' n / (K * n_c) over `labels`.
+    """Returns the weight of each class in the loss, float32[K].
 
-    `labels` int64[N]: the classes of all training rows, copies among them. Raises InputError for a wrong number of
-    weights and for a class that 'balanced' has no row of. 'balanced' is scikit-learn's rule (King & Zeng 2001).
+    Args:
+        recipe: its `class_weights` are "none" (ones), one number per class, or "balanced": n / (K * n_c).
+        labels: int64[N], the classes of all training rows, altered copies included.
+        classes: the K class names.
+
+    Raises:
+        InputError: a wrong number of weights, or a class without a training row under "balanced".
+
+    Source:
+        "balanced" is scikit-learn's rule (King & Zeng 2001).
+
+    >>> from types import SimpleNamespace
+    >>> recipe = SimpleNamespace(class_weights="balanced")
+    >>> class_weights(recipe, np.array([0, 0, 0, 1]), ("healthy", "sick"))
+    tensor([0.6667, 2.0000])
     """
     if recipe.class_weights == "none":
         return torch.ones(len(classes))
     if recipe.class_weights != "balanced":
-        return _one_a_class("class_weights", recipe.class_weights, len(classes))
+        return _one_per_class("class_weights", recipe.class_weights, len(classes))
     counts = np.bincount(labels, minlength=len(classes))
     if not counts.all():
         raise InputError(f"class_weights: balanced: class '{classes[int(np.argmin(counts))]}' has no training image")
@@ -31,10 +45,20 @@ def class_weights(recipe: Recipe, labels: NDArray[np.int64], classes: Sequence[s
 
 
 def make_loss(recipe: Recipe, weights: Tensor) -> Loss:
-    """The recipe's loss(logits float32[N, K], labels int64[N]) -> float32[N], weighted by class.
+    """Returns the recipe's loss per image, without reduction.
 
-    The weighted mean, as torch defines it, is their sum over the sum of `weights[labels]`; a caller that sees a part of
-    a batch divides by the whole batch's. Raises InputError for a recipe that the loss cannot follow.
+    The mean over a batch, as torch defines it for weighted classes, is the sum of these losses divided by the sum of
+    `weights[labels]`. A caller that sees part of a batch divides by the whole batch's sum.
+
+    Args:
+        recipe: names the loss, and its label smoothing, gamma and alpha.
+        weights: float32[K], of the classes.
+
+    Returns:
+        loss(logits float32[N, K], labels int64[N]) -> float32[N].
+
+    Raises:
+        InputError: `focal_alpha` has a wrong number of entries.
     """
     return LOSSES[recipe.loss](recipe, weights)
 
@@ -49,9 +73,9 @@ def _cross_entropy(recipe: Recipe, weights: Tensor) -> Loss:
 
 
 def _focal(recipe: Recipe, weights: Tensor) -> Loss:
-    """Focal loss of several classes: -alpha_y (1 - p_y)^gamma log p_y (Lin et al. 2017), p by softmax."""
+    """Focal loss for several classes: -alpha_y (1 - p_y)^gamma log p_y (Lin et al. 2017), with p by softmax."""
     if recipe.focal_alpha is not None:
-        weights = weights * _one_a_class("focal_alpha", recipe.focal_alpha, len(weights)).to(weights.device)
+        weights = weights * _one_per_class("focal_alpha", recipe.focal_alpha, len(weights)).to(weights.device)
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
         log_p = F.log_softmax(logits, dim=1).gather(1, labels[:, None])[:, 0]
@@ -62,9 +86,9 @@ def _focal(recipe: Recipe, weights: Tensor) -> Loss:
     return loss
 
 
-def _one_a_class(key: str, values: Sequence[float], classes: int) -> Tensor:
+def _one_per_class(key: str, values: Sequence[float], classes: int) -> Tensor:
     if len(values) != classes:
-        raise InputError(f"{key} has {len(values)} numbers, but there are {classes} classes")
+        raise InputError(f"{key} has {len(values)} numbers, but there are {classes} classes: write one per class")
     return torch.tensor(values, dtype=torch.float32)
 
 

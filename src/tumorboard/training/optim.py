@@ -1,4 +1,4 @@
-"""Optimizers with a learning rate a part of the model, and schedules as pure functions."""
+"""Optimizers with a learning rate per part of the model, and learning rate schedules as pure functions."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from torch.nn import Module, Parameter
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-from tumorboard.models.layers import layers_of
-from tumorboard.params import Recipe
+from tumorboard.base.params import Recipe
+from tumorboard.training.layers_by_depth import layers_of
 
 OPTIMIZERS: dict[str, Callable[[list[dict[str, object]], Recipe], Optimizer]] = {
-    # Its fused kernel leaves the momentum of a first step that the scaler of fp16 leaves out without a value.
+    # Not fused under fp16: if the scaler skips the very first step, the fused kernel leaves momentum uninitialized.
     "sgd": lambda groups, recipe: SGD(groups, recipe.lr, momentum=recipe.momentum, fused=recipe.precision != "fp16"),
     "adam": lambda groups, recipe: Adam(groups, recipe.lr, fused=True),
     "adamw": lambda groups, recipe: AdamW(groups, recipe.lr, fused=True),
@@ -18,11 +18,15 @@ OPTIMIZERS: dict[str, Callable[[list[dict[str, object]], Recipe], Optimizer]] = 
 
 
 def make_optimizer(backbone: Module, head: Module, recipe: Recipe) -> Optimizer:
-    """The recipe's optimizer: the head learns at `lr`, the backbone at `lr * backbone_lr_scale`.
+    """Returns the recipe's optimizer over the parameters of backbone and head.
 
-    Below a `layer_decay` of 1 each layer of the backbone (`layers_of`) learns at that share of the next one's rate, its
-    last at that share of the whole backbone's (Clark et al. 2020; as BEiT's and timm's). Weight decay acts on
-    parameters of two or more dimensions: not on biases, nor on the scales of normalisations.
+    The head learns at `lr`, the backbone at `lr * backbone_lr_scale`. With a `layer_decay` below 1, the last of the
+    backbone's layers (`layers_of`) learns at `layer_decay` times the backbone's rate, and each layer before it at
+    `layer_decay` times the rate of the next one. Weight decay acts on parameters with two or more dimensions, that
+    is neither on biases nor on the scales of normalization layers.
+
+    Source:
+        Layer decay: Clark et al. 2020, counted as in BEiT and timm.
     """
     parts = [(list(backbone.parameters()), recipe.backbone_lr_scale)]
     if recipe.layer_decay < 1:
@@ -34,26 +38,35 @@ def make_optimizer(backbone: Module, head: Module, recipe: Recipe) -> Optimizer:
     groups = [
         {"params": parameters, "lr_scale": lr_scale, "weight_decay": decay}
         for part, lr_scale in (*parts, (list(head.parameters()), 1.0))
-        for parameters, decay in zip(_by_dimensions(part), (recipe.weight_decay, 0.0), strict=True)
+        for parameters, decay in zip(_matrices_and_rest(part), (recipe.weight_decay, 0.0), strict=True)
         if parameters
     ]
     return OPTIMIZERS[recipe.optimizer](groups, recipe)
 
 
-def _by_dimensions(parameters: list[Parameter]) -> tuple[list[Parameter], list[Parameter]]:
+def _matrices_and_rest(parameters: list[Parameter]) -> tuple[list[Parameter], list[Parameter]]:
     return [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Set the learning rate of a step; each part of the model takes its own share of it."""
+    """Sets the learning rate of a step; each parameter group takes `lr` times its own `lr_scale`."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]
 
 
 def scheduled_lr(recipe: Recipe, step: int, steps_per_epoch: int, val_losses: Sequence[float]) -> float:
-    """The learning rate of the step number `step` (from 0, over all epochs), given the past epochs' validation losses.
+    """Returns the learning rate of a step: the schedule's factor times the linear warm-up's, times `lr`.
 
-    The schedule's factor times the linear warm-up; onecycle has a warm-up of its own.
+    The schedule "onecycle" has a warm-up of its own, and `warmup_epochs` is ignored.
+
+    Args:
+        recipe: names the schedule and its settings.
+        step: number of the step, counted from 0 over all epochs.
+        steps_per_epoch: number of steps in every epoch.
+        val_losses: validation losses of the past epochs, which the schedule "plateau" follows.
+
+    Source:
+        "cosine": Loshchilov & Hutter 2017, without restarts.
     """
     steps = recipe.epochs * steps_per_epoch
     match recipe.schedule:
@@ -61,7 +74,7 @@ def scheduled_lr(recipe: Recipe, step: int, steps_per_epoch: int, val_losses: Se
             factor = 1.0
         case "step":
             factor = recipe.step_factor ** (step // steps_per_epoch // recipe.step_epochs)
-        case "cosine":  # to zero: Loshchilov & Hutter 2017, without restarts
+        case "cosine":
             factor = _cosine(1.0, 0.0, step / steps)
         case "onecycle":
             factor = _onecycle(step, steps)
@@ -78,9 +91,9 @@ def _cosine(first: float, last: float, share: float) -> float:
 
 
 def _onecycle(step: int, steps: int) -> float:
-    """One cycle (Smith & Topin 2018) as torch's OneCycleLR draws it: from 1/25 to 1 at 30 % of the steps, to 1/250,000.
+    """The factor of one cycle (Smith & Topin 2018), as in torch's OneCycleLR with constant momentum.
 
-    The momentum is left as it is.
+    It rises from 1/25 to 1 over the first 30 % of the steps, then falls to 1/250,000.
     """
     peak = 0.3 * steps - 1
     if step <= peak:
@@ -89,7 +102,7 @@ def _onecycle(step: int, steps: int) -> float:
 
 
 def _plateaus(val_losses: Sequence[float], patience: int) -> int:
-    """How often torch's ReduceLROnPlateau reduces: after each `patience` + 1 epochs not 0.01 % below the best."""
+    """How often torch's ReduceLROnPlateau reduces the rate: after `patience` + 1 epochs not 0.01 % below the best."""
     best, waited, plateaus = math.inf, 0, 0
     for loss in val_losses:
         if loss < best * (1 - 1e-4):

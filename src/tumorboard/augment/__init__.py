@@ -1,0 +1,1 @@
+"""Changes training images at random: altered images, copies that balance the classes, mixed pairs."""

@@ -1,0 +1,214 @@
+"""Alters whole batches of images at random on their device, each image by random numbers of its own."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from tumorboard.base.params import Augment
+from tumorboard.base.randomness import uniforms
+
+_PADDING = {"reflect": "reflection", "border": "border", "black": "zeros"}  # grid_sample's words for `fill`
+_GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # weights of red, green and blue, as torchvision has them
+_CACHED_PIXELS = 200_000  # of a slice of a batch that fits a CPU core's cache
+
+
+class Alterations(NamedTuple):
+    """How each of N images is altered; arrays [N] unless noted."""
+
+    hflip: NDArray[np.bool_]  # left and right swapped
+    vflip: NDArray[np.bool_]  # top and bottom swapped
+    angle: NDArray[np.float64]  # degrees, clockwise
+    zoom: NDArray[np.float64]  # factor; above 1 enlarges
+    side: NDArray[np.float64]  # of the random crop, as a share of the image's side
+    center: NDArray[np.float64]  # [N, 2]: x and y from the image's center to the crop's, as shares of the side
+    shift: NDArray[np.float64]  # [N, 2]: x and y, as shares of the side
+    brightness: NDArray[np.float64]  # factor
+    contrast: NDArray[np.float64]  # factor
+    saturation: NDArray[np.float64]  # factor
+    sigma: NDArray[np.float64]  # standard deviation of the blur in pixels; 0 for none
+
+
+def draw_alterations(
+    augment: Augment, seed: int, keys: NDArray[np.uint64], counter: int | NDArray[np.int64]
+) -> Alterations:
+    """Draws how each image is altered, as a function of (seed, its key, its counter).
+
+    Args:
+        augment: ranges of the alterations.
+        seed: of the whole run.
+        keys: uint64[N], one per image.
+        counter: epoch or copy number, one for all images or int64[N].
+    """
+    # `randomness.order` sorts by a stream's first number. It is skipped here, so that flips do not follow the order.
+    draws = uniforms(seed, keys, counter, 15)[:, 1:].T
+    hflip, vflip, angle, zoom, side = draws[:5]
+    side = 1 - side * (1 - augment.crop)
+    brightness, contrast, saturation, blur, sigma = draws[9:]
+    return Alterations(
+        hflip=hflip < augment.hflip,
+        vflip=vflip < augment.vflip,
+        angle=augment.rotate * (2 * angle - 1),
+        zoom=_interpolate(augment.zoom, zoom),
+        side=side,
+        center=((draws[5:7] - 0.5) * (1 - side)).T,
+        shift=(augment.shift * (2 * draws[7:9] - 1)).T,
+        brightness=1 + augment.brightness * (2 * brightness - 1),
+        contrast=1 + augment.contrast * (2 * contrast - 1),
+        saturation=1 + augment.saturation * (2 * saturation - 1),
+        sigma=np.where(blur < augment.blur, _interpolate(augment.blur_sigma, sigma), 0.0),
+    )
+
+
+@torch.no_grad()
+def augment_images(
+    images: Tensor, augment: Augment, *, seed: int, keys: NDArray[np.uint64], counter: int | NDArray[np.int64]
+) -> Tensor:
+    """Returns randomly altered images; the input stays as it is.
+
+    Each result is a function of its image, the seed, its key and its counter, to the bit, whatever else is in the
+    batch. In order: crop, rotation and zoom about the center, shift, flips (one resampling for all of these), then
+    brightness, contrast, saturation, Gaussian blur, noise.
+
+    Args:
+        images: [N, 3, S, S] with pixel values from 0 to 255, uint8 or float.
+        augment: ranges of the alterations.
+        seed: of the whole run.
+        keys: uint64[N], one per image.
+        counter: epoch or copy number, one for all images or int64[N].
+
+    Returns:
+        float32[N, 3, S, S] from 0 to 255, contiguous, on the device of the images.
+
+    Source:
+        brightness, contrast, saturation: torchvision's adjust_*. Bicubic resampling: Keys 1981 with a = -0.75.
+    """
+    counters = np.broadcast_to(np.asarray(counter, dtype=np.int64), keys.shape)
+    result = torch.empty(images.shape, dtype=torch.float32, device=images.device)
+    count = max(1, len(images) if images.is_cuda else _CACHED_PIXELS // images.shape[-1] ** 2)
+    for start in range(0, len(images), count):
+        part = slice(start, start + count)
+        result[part] = _alter(images[part], augment, seed=seed, keys=keys[part], counters=counters[part])
+    return result
+
+
+def per_image(values: NDArray[Any], like: Tensor) -> Tensor:
+    """Returns one number per image, [N], as a tensor [N, 1, 1, 1] on the device of `like`, to combine with a batch."""
+    return torch.from_numpy(np.ascontiguousarray(values)).to(like.device, non_blocking=True).view(-1, 1, 1, 1)
+
+
+def _alter(
+    images: Tensor, augment: Augment, *, seed: int, keys: NDArray[np.uint64], counters: NDArray[np.int64]
+) -> Tensor:
+    drawn = draw_alterations(augment, seed, keys, counters)
+    images = images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+    if augment.rotate or augment.shift or augment.crop < 1 or augment.zoom != (1, 1):
+        images = _resample(images, drawn, _PADDING[augment.fill], augment.interpolation)
+    else:
+        images = _flip(_flip(images, drawn.hflip, -1), drawn.vflip, -2)
+    if augment.brightness:
+        images.mul_(per_image(drawn.brightness.astype(np.float32), images)).clamp_(0, 255)
+    if augment.contrast:
+        _blend(images, _mean_grey(images), drawn.contrast)
+    if augment.saturation:
+        _blend(images, _grey(images), drawn.saturation)
+    if augment.blur:
+        images = _gaussian_blur(images, drawn.sigma, augment.blur_sigma[1])
+    if augment.noise:
+        images.add_(_noise(images, seed, keys, counters), alpha=augment.noise).clamp_(0, 255)
+    return images
+
+
+def _interpolate(ends: tuple[float, float], share: NDArray[np.float64]) -> NDArray[np.float64]:
+    return ends[0] + share * (ends[1] - ends[0])
+
+
+def _resample(images: Tensor, drawn: Alterations, padding: str, interpolation: str) -> Tensor:
+    """Returns the images cropped, rotated, zoomed, shifted and flipped, by one interpolation per pixel."""
+    matrix = torch.from_numpy(_source_matrices(drawn).astype(np.float32)).to(images.device)
+    side = images.shape[-1]
+    places = (torch.arange(side, device=images.device, dtype=torch.float32) * 2 + 1) / side - 1
+    # A sum of one part per column and one per row: F.affine_grid's batched matrix product may round differently for
+    # batches of different sizes.
+    along_x = matrix[:, :, 0, None] * places
+    along_y = matrix[:, :, 1, None] * places + matrix[:, :, 2, None]
+    grid = (along_y[:, :, :, None] + along_x[:, :, None, :]).permute(0, 2, 3, 1)
+    result = functional.grid_sample(images, grid, mode=interpolation, padding_mode=padding, align_corners=False)
+    return result.clamp_(0, 255) if interpolation == "bicubic" else result  # bicubic overshoots the values it joins
+
+
+def _source_matrices(drawn: Alterations) -> NDArray[np.float64]:
+    """Returns matrices [N, 2, 3] from a place in the result to its source, both from -1 to 1 between the edges."""
+    angle = np.deg2rad(drawn.angle)
+    scale = drawn.side / drawn.zoom
+    back = np.stack([np.cos(angle), np.sin(angle), -np.sin(angle), np.cos(angle)], axis=1).reshape(-1, 2, 2)
+    back *= scale[:, None, None]
+    offset = 2 * drawn.center - np.einsum("nij,nj->ni", back, 2 * drawn.shift)
+    signs = np.where(np.stack([drawn.hflip, drawn.vflip], axis=1), -1.0, 1.0)
+    return np.concatenate([back * signs[:, None, :], offset[:, :, None]], axis=2)
+
+
+def _flip(images: Tensor, chosen: NDArray[np.bool_], axis: int) -> Tensor:
+    rows = torch.from_numpy(np.flatnonzero(chosen)).to(images.device)
+    images[rows] = images[rows].flip(axis)
+    return images
+
+
+def _grey(images: Tensor) -> Tensor:
+    red, green, blue = _GREY_WEIGHTS
+    return (images[:, 0:1] * red).add_(images[:, 1:2], alpha=green).add_(images[:, 2:3], alpha=blue)
+
+
+def _mean_grey(images: Tensor) -> Tensor:
+    """Returns the mean grey value of each image, [N, 1, 1, 1].
+
+    Grey values are rounded to 1/256, so that their sum is exact and does not depend on the order of addition.
+    """
+    grey = _grey(images).mul_(256).round_()
+    return grey.sum((1, 2, 3), keepdim=True, dtype=torch.float64).div_(256 * grey[0].numel()).float()
+
+
+def _blend(images: Tensor, other: Tensor, factor: NDArray[np.float64]) -> None:
+    """Replaces the images by factor * images + (1 - factor) * other, in place."""
+    weight = per_image(factor.astype(np.float32), images)
+    images.mul_(weight).add_(other * (1 - weight)).clamp_(0, 255)
+
+
+def _gaussian_blur(images: Tensor, sigma: NDArray[np.float64], largest: float) -> Tensor:
+    """Blurs the images with a sigma above 0; the kernel's radius is 3 * largest, and edges are reflected."""
+    rows = np.flatnonzero(sigma)
+    radius = min(int(np.ceil(3 * largest)), images.shape[-1] - 1)
+    kernels = np.exp(-((np.arange(-radius, radius + 1) / sigma[rows, None]) ** 2) / 2)
+    kernels /= kernels.sum(1, keepdims=True)
+    chosen = torch.from_numpy(rows).to(images.device)
+    images[chosen] = _convolve(_convolve(images[chosen], kernels, -1), kernels, -2)
+    return images
+
+
+def _convolve(images: Tensor, kernels: NDArray[np.float64], axis: int) -> Tensor:
+    """Returns the images convolved along one axis, each with its own kernel of `kernels` [N, 2 * radius + 1].
+
+    It adds up shifted whole images, since torch's convolution may round differently for batches of different sizes.
+    """
+    radius, side = kernels.shape[1] // 2, images.shape[axis]
+    padded = functional.pad(images, (radius, radius, 0, 0) if axis == -1 else (0, 0, radius, radius), mode="reflect")
+    result = torch.zeros_like(images)
+    for offset in range(kernels.shape[1]):
+        weight = per_image(kernels[:, offset].astype(np.float32), images)
+        result.addcmul_(padded.narrow(axis, offset, side), weight)
+    return result
+
+
+def _noise(images: Tensor, seed: int, keys: NDArray[np.uint64], counters: NDArray[np.int64]) -> Tensor:
+    """Returns standard normal numbers in the shape of the images.
+
+    Each image has a stream of Philox (Salmon et al. 2011) for its (seed, key, counter).
+    """
+    noise = np.empty(images.shape, dtype=np.float32)
+    for row, (key, number) in enumerate(zip(keys, counters, strict=True)):
+        stream = np.random.Philox(key=[seed % 2**64, int(key)], counter=[0, 0, 0, int(number) % 2**64])
+        np.random.Generator(stream).standard_normal(dtype=np.float32, out=noise[row])
+    return torch.from_numpy(noise).to(images.device)

@@ -1,0 +1,1 @@
+"""What every room speaks: parameters, tables, files, randomness, errors."""

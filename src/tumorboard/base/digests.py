@@ -1,0 +1,77 @@
+"""Computes which source files a module runs, so that DVC reruns a stage when one of them changes and only then."""
+
+import ast
+from collections.abc import Iterator
+from hashlib import sha256
+from pathlib import Path
+
+from tumorboard.base.files import replacing
+
+
+def write_digests(stages: Path, library: Path, out: Path) -> None:
+    """Writes `out`/<stage>.sha256 for each stage script: the SHA-256 of every source file that the stage runs.
+
+    A line is "<digest>  <path>", sorted by path, which `sha256sum --check` reads. Paths are as given by `stages` and
+    `library`.
+
+    Args:
+        stages: folder of the stage scripts, a package.
+        library: folder of the library, a package.
+        out: folder of the digests.
+    """
+    packages = {folder.name: folder for folder in (stages, library)}
+    for script in sorted(stages.glob("[!_]*.py")):
+        files = source_files(f"{stages.name}.{script.stem}", packages)
+        lines = [f"{sha256(file.read_bytes()).hexdigest()}  {file.as_posix()}\n" for file in sorted(files)]
+        with replacing(out / f"{script.stem}.sha256") as temporary:
+            temporary.write_text("".join(lines), encoding="utf-8")
+
+
+def source_files(module: str, packages: dict[str, Path]) -> set[Path]:
+    """Returns the files of a module and of every module of `packages` that it imports, directly or not.
+
+    Imports within functions count. An imported `a.b.c` also runs `a/__init__.py` and `a/b/__init__.py`. Of a package
+    whose modules are imported, the folders without Python code (templates) count too.
+
+    Args:
+        module: dotted name, such as "stages.train".
+        packages: the folder of each top-level package by name.
+    """
+    files: set[Path] = set()
+    waiting = [module]
+    while waiting:
+        name = waiting.pop()
+        file = _file_of(name, packages)
+        if file is None or file in files:
+            continue
+        files |= {file, *_data_files(file.parent)}
+        waiting += [name.rpartition(".")[0], *_imports(file)]
+    return files
+
+
+def _file_of(module: str, packages: dict[str, Path]) -> Path | None:
+    """The file of a module of the packages, or None where there is no such module."""
+    top, *rest = module.split(".")
+    if top not in packages:
+        return None
+    base = packages[top].joinpath(*rest)
+    candidates = (base / "__init__.py", base.with_suffix(".py") if rest else base / "__init__.py")
+    return next((file for file in candidates if file.is_file()), None)
+
+
+def _imports(file: Path) -> Iterator[str]:
+    """The names that a file imports; `from a import b` yields both a and a.b, since b may be a module."""
+    for node in ast.walk(ast.parse(file.read_bytes(), filename=str(file))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            if node.level:
+                raise ValueError(f"{file}:{node.lineno}: a relative import; write the module's whole name")
+            yield str(node.module)
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _data_files(package: Path) -> Iterator[Path]:
+    for folder in package.iterdir():
+        if folder.is_dir() and not (folder / "__init__.py").exists():
+            yield from (file for file in folder.rglob("*") if file.is_file() and "__pycache__" not in file.parts)

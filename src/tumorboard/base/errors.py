@@ -1,0 +1,48 @@
+"""The exceptions for input that cannot be used, and the reasons for which an image file is quarantined."""
+
+from typing import Literal
+
+# All reasons for a quarantine; docs/quarantine.md explains each one.
+Reason = Literal[
+    "empty",
+    "truncated",
+    "corrupt",
+    "not an image",
+    "too small",
+    "too many pixels",
+    "aspect ratio",
+    "multi-frame without a rule",
+    "broken or outward link",
+    "label conflict",
+    "unsupported",
+    "unreadable",
+]
+
+
+def printable(text: str) -> str:
+    """Returns a text unchanged, or quoted with escapes if it would break the line or the terminal.
+
+    >>> printable("scan 1.png")
+    'scan 1.png'
+    >>> print(printable("two\\nlines.png"))
+    'two\\nlines.png'
+    """
+    return text if text.isprintable() and text == text.strip() else ascii(text)
+
+
+class InputError(ValueError):
+    """The user's input cannot be used. The message names the file, row or key, and what would be right."""
+
+
+class ImageError(InputError):
+    """An image file cannot be used and is quarantined.
+
+    Args:
+        reason: one of `Reason`.
+        detail: what exactly is wrong with the file.
+    """
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail

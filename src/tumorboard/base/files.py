@@ -1,0 +1,131 @@
+"""Reads and writes the project's files: tables, JSON, atomic replacement, folders that outlive a run."""
+
+import csv
+import io
+import json
+import math
+import os
+import shutil
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pandas as pd
+
+from tumorboard.base.errors import InputError
+
+
+def read_table(path: Path | str) -> pd.DataFrame:
+    """Reads a CSV that this project wrote.
+
+    Returns:
+        A DataFrame of text: every cell as it stands in the file, an empty one as ''.
+
+    Raises:
+        InputError: the file does not exist or is not a table.
+    """
+    try:
+        return pd.read_csv(path, dtype=object, na_filter=False, encoding="utf-8", encoding_errors="surrogateescape")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such table") from None
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise InputError(f"{path}: not a table: {error}") from None
+
+
+def write_table(table: pd.DataFrame, path: Path | str) -> None:
+    """Writes a table as CSV, atomically."""
+    buffer = _Lines()
+    table.to_csv(buffer, index=False, lineterminator="\r\n", quoting=csv.QUOTE_MINIMAL)
+    with replacing(path) as temporary:
+        temporary.write_bytes(buffer.getvalue().encode("utf-8", "surrogateescape"))
+
+
+class _Lines(io.StringIO):
+    """Takes rows that end with \\r\\n and ends them with \\n.
+
+    The csv module quotes a cell that contains a character of the line terminator; cells with \\r or \\n must be quoted.
+    """
+
+    def write(self, row: str) -> int:
+        return super().write(row.removesuffix("\r\n") + "\n")
+
+
+def read_json(path: Path | str) -> Any:
+    """Reads a JSON file that this project wrote.
+
+    Raises:
+        InputError: the file does not exist or is not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON: {error}") from None
+
+
+def write_json(tree: Mapping[str, Any], path: Path | str) -> None:
+    """Writes strict JSON, atomically. NaN and infinity, which JSON does not have, become null."""
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(_strict(tree), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def _strict(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _strict(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_strict(entry) for entry in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """Yields a temporary path beside `path` and renames it to `path` on success, so that no half-written file is seen.
+
+    Creates missing folders. On an exception the temporary file is deleted and `path` stays as it was.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():  # takes a tenth of the time of mkdir
+        path.parent.mkdir(parents=True, exist_ok=True)
+    # The process's number is not enough: threads share it, and so may machines that share the folder.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid4().hex[:8]}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def remove_leftovers(folder: Path, pattern: str, kept: Collection[Path]) -> None:
+    """Deletes what an earlier run wrote for a model or fold that is no longer listed.
+
+    A stage that depends on the whole folder would otherwise be recorded with files that a fresh clone does not have.
+
+    Args:
+        folder: several stages write into it.
+        pattern: glob pattern below `folder`; other files stay.
+        kept: paths that match the pattern and stay. A folder that becomes empty is deleted too.
+    """
+    for path in sorted(folder.glob(pattern)):
+        if path in kept:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+        if not any(path.parent.iterdir()):
+            path.parent.rmdir()
+
+
+def side_cache(name: str) -> Path:
+    """Returns a folder that survives runs and experiments; deleting it costs time and changes no result.
+
+    It belongs to the main checkout, also where DVC runs an experiment in a temporary copy (DVC_ROOT).
+    """
+    return Path(os.environ.get("DVC_ROOT", ".")).resolve() / ".cache" / name

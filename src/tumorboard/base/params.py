@@ -1,0 +1,336 @@
+"""The parameters of a study: params.yaml as frozen, typed and checked sections, without defaults in code."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import AfterValidator, Field, create_model, model_validator
+
+from tumorboard.base.errors import InputError
+from tumorboard.base.schema import Section, nearest, parse, read_yaml
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
+Count = Annotated[int, Field(ge=1)]
+Several = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # as torch takes them
+
+
+def _rising(pair: tuple[float, float]) -> tuple[float, float]:
+    if pair[0] > pair[1]:
+        raise ValueError(f"the lower end {pair[0]} exceeds the upper end {pair[1]}")
+    return pair
+
+
+def _widening(window: tuple[float, float]) -> tuple[float, float]:
+    if window[0] >= window[1]:
+        raise ValueError(f"the lower end {window[0]} must be below the upper end {window[1]}")
+    return window
+
+
+Range = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
+Byte = Annotated[int, Field(ge=0, le=255)]
+Frames = Literal["first", "middle"] | None
+
+
+# DVC 3's run cache ignores keys of these names, at any depth, when it compares parameters (dvc/stage/cache.py). After a
+# change of such a parameter it would return the outputs of another value.
+DVC_IGNORED_KEYS = {"size", "nfiles"}
+
+
+class Phantom(Section):
+    images: Annotated[int, Field(ge=40)]
+    patients: Annotated[int, Field(ge=10)]
+    side: Annotated[int, Field(ge=96, le=1024)]
+
+
+class Data(Section):
+    raw: str
+    table: str | None
+    group_pattern: str | None
+    frames: Frames
+    max_quarantined: Several
+
+
+class Crop(Section):
+    side: Annotated[int, Field(ge=16, le=2048)]
+    border: bool
+    border_threshold: Annotated[int, Field(ge=0, le=255)]
+    border_tolerance: Share
+    max_pixels: Count
+    min_side: Count
+    max_aspect: Annotated[float, Field(ge=1)]
+    background: tuple[Byte, Byte, Byte]
+    window: Annotated[tuple[float, float], AfterValidator(_widening)] | None
+    scaled_decoding: Annotated[float, Field(ge=1)] | None
+    shards: Annotated[int, Field(ge=1, le=128)]
+
+
+class Split(Section):
+    test: Annotated[float, Field(gt=0, lt=1)]
+    folds: Annotated[int, Field(ge=2)]
+    fold_seed: Seed | None
+    tolerance: Share
+
+
+class Audit(Section):
+    """What counts as a copy of a picture, and what is done about copies."""
+
+    policy: Literal["regroup", "refuse", "report"]  # copies become one group | stop the run | are only listed
+    label_conflicts: Literal["quarantine", "keep", "refuse"]  # of a picture with two labels
+    near: Annotated[float, Field(gt=0, le=1)] | None  # correlation of copies; None: equal pixels only
+    candidates: Annotated[float, Field(gt=0, lt=1)]  # cosine from which the correlation is computed
+    mirror: bool  # mirrored copies too
+    shortcut: Share  # skill, from guessing (0) to perfect (1), from which a fact of the files is a warning
+
+
+class Augment(Section):
+    """Ranges of the random changes of an image; zero (one for zoom and crop) leaves it unchanged."""
+
+    hflip: Share  # probability of a mirror image
+    vflip: Share  # probability of an image upside down
+    rotate: Annotated[float, Field(ge=0, le=180)]  # degrees to either side
+    zoom: Range  # lowest and highest factor
+    crop: Annotated[float, Field(gt=0, le=1)]  # smallest side of a random crop as a share of the image, resized back
+    shift: Share  # largest shift as a share of the side
+    brightness: Share  # largest relative change
+    contrast: Share  # largest relative change
+    saturation: Share  # largest relative change
+    blur: Share  # probability
+    blur_sigma: Range  # lowest and highest standard deviation in pixels
+    noise: Annotated[float, Field(ge=0, le=255)]  # standard deviation in grey values
+    fill: Literal["reflect", "border", "black"]  # of the area beyond the edge
+    interpolation: Literal["bilinear", "bicubic"]  # where rotation, zoom, crop or shift move pixels
+
+
+class Balance(Section):
+    strategy: Literal["none", "augment", "weights", "sampler", "focal"]
+    target: Count | None
+    multiply: Count
+    augment: Augment
+
+
+class Train(Section):
+    """The part of a recipe that all models share: everything but architecture and seed."""
+
+    pretrained: str
+    head: Literal["linear", "mlp"]
+    head_input: Literal["features", "classifier"]
+    head_widths: tuple[Count, ...]
+    head_batch_norm: bool | tuple[bool, ...]
+    head_dropout: Share | tuple[Share, ...]
+    head_activation: Literal["relu", "leaky_relu"]
+    normalize: Literal["auto", "imagenet", "dataset"]
+    epochs: Count
+    batch_size: Count
+    sampler: Literal["shuffle", "balanced"]
+    accumulate: Count
+    optimizer: Literal["sgd", "adam", "adamw"]
+    lr: Positive
+    backbone_lr_scale: NotNegative
+    layer_decay: Annotated[float, Field(gt=0, le=1)]
+    freeze_epochs: Several
+    momentum: Annotated[float, Field(ge=0, lt=1)]
+    weight_decay: NotNegative
+    clip_norm: NotNegative
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    schedule: Literal["constant", "step", "cosine", "plateau", "onecycle"]
+    warmup_epochs: NotNegative
+    step_epochs: Count
+    step_factor: Annotated[float, Field(gt=0, lt=1)]
+    plateau_patience: Several
+    loss: Literal["cross_entropy", "focal"]
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)]
+    class_weights: Literal["none", "balanced"] | tuple[Positive, ...]
+    focal_gamma: NotNegative
+    focal_alpha: tuple[Positive, ...] | None
+    mixup: NotNegative
+    cutmix: NotNegative
+    mix_probability: Share
+    precision: Literal["bf16", "fp16", "off"]
+    channels_last: bool
+    deterministic: bool
+    sync_batchnorm: bool
+    nonfinite: Literal["stop", "skip"]
+    nonfinite_budget: Several
+    select: Literal["loss", "accuracy", "balanced_accuracy", "f1", "auc"]
+    keep: Literal["best", "last"]
+    early_stopping: Several
+    tensorboard: bool
+    augment: Augment
+
+
+class Recipe(Train):
+    """The resolved recipe of one model: `train` overridden by the model's own entries."""
+
+    architecture: str
+    seed: Seed
+
+    @model_validator(mode="after")
+    def _fits(self) -> "Recipe":
+        for key in ("head_batch_norm", "head_dropout"):
+            given = getattr(self, key)
+            if isinstance(given, tuple) and len(given) != len(self.head_widths):
+                raise ValueError(f"{key} has {len(given)} entries for {len(self.head_widths)} head_widths")
+        if self.freeze_epochs >= self.epochs and self.freeze_epochs > 0:
+            raise ValueError(f"freeze_epochs {self.freeze_epochs} leaves the backbone none of {self.epochs} epochs")
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} is longer than all of {self.epochs} epochs")
+        if self.accumulate > self.batch_size:
+            raise ValueError(f"accumulate {self.accumulate} exceeds batch_size {self.batch_size}")
+        if self.loss == "focal" and self.label_smoothing > 0:
+            raise ValueError(f"label_smoothing is {self.label_smoothing:g}, but the focal loss has none: set it to 0")
+        if self.sampler == "balanced" and self.class_weights == "balanced":
+            raise ValueError("sampler and class_weights are both balanced, which evens the classes out twice: set one")
+        return self
+
+
+def _optional(section: type[Section], name: str, **nested: Any) -> Any:
+    """A section of the same keys, each of which may be null or left out; `nested` replaces the type of a key."""
+    fields = {key: nested.get(key, field.rebuild_annotation()) for key, field in section.model_fields.items()}
+    return create_model(name, __base__=Section, **{key: (Union[kind, None], None) for key, kind in fields.items()})  # type: ignore[call-overload]
+
+
+Overrides = _optional(Recipe, "Overrides", augment=_optional(Augment, "AugmentOverrides"))
+
+
+class LrFind(Section):
+    first: Positive
+    last: Positive
+    steps: Annotated[int, Field(ge=10)]
+    smoothing: Annotated[float, Field(ge=0, lt=1)]
+
+    @model_validator(mode="after")
+    def _rises(self) -> "LrFind":
+        if self.first >= self.last:
+            raise ValueError(f"first {self.first} is not below last {self.last}")
+        return self
+
+
+class Evaluate(Section):
+    bootstrap: Several
+    confidence: Annotated[float, Field(gt=0, lt=1)]
+
+
+class Ensemble(Section):
+    vote: Literal["hard", "soft", "product", "weighted"]
+
+
+class Runtime(Section):
+    device: Literal["auto", "cpu", "cuda"]
+    processes: Literal["auto"] | Count
+    workers: Literal["auto"] | Count
+    scheduler: Annotated[str, Field(pattern=r"^(tcp|tls)://\S+:\d+$")] | None
+    timeout: Positive
+    checkpoint_seconds: NotNegative
+    checkpoint_days: Positive
+
+
+class Params(Section):
+    """All of params.yaml."""
+
+    seed: Seed
+    models: Annotated[tuple[str, ...], Field(min_length=1)]
+    folds: Annotated[tuple[Several, ...], Field(min_length=1)]
+    medmnist: tuple[str, ...]
+    phantom: Phantom
+    data: Data
+    crop: Crop
+    audit: Audit
+    split: Split
+    balance: Balance
+    train: Train
+    recipes: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.][A-Za-z0-9_.-]*$")], Overrides]  # type: ignore[valid-type]
+    evaluate: Evaluate
+    ensemble: Ensemble
+    lr_find: LrFind
+    runtime: Runtime
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Params":
+        for name, listed in (("models", self.models), ("folds", self.folds)):
+            if len(set(listed)) < len(listed):
+                raise ValueError(f"{name} lists an entry twice: {list(listed)}")
+        for fold in self.folds:
+            if fold >= self.split.folds:
+                raise ValueError(f"folds lists {fold}, but split.folds makes 0 to {self.split.folds - 1}")
+        name = self.data.raw.removeprefix("medmnist:")
+        if name not in (self.data.raw, *self.medmnist):
+            raise ValueError(f"data.raw is '{self.data.raw}': the list medmnist must have {name}, to be downloaded")
+        if hidden := DVC_IGNORED_KEYS & self.recipes.keys():
+            raise ValueError(
+                f"recipes has a model named '{min(hidden)}': DVC ignores changes below a key of that name, rename it"
+            )
+        for model in self.models:
+            if model not in self.recipes:
+                near = nearest(model, self.recipes)
+                raise ValueError(f"models lists '{model}', which has no entry under recipes{near}")
+        return self
+
+
+def load_params(path: Path | str) -> Params:
+    """Reads params.yaml and checks it; raises InputError with one line per wrong key that says what would be right."""
+    return parse(Params, read_yaml(Path(path)), str(path))
+
+
+# The entries that each balance.strategy sets in every recipe, in place of the neutral ones; 'augment' makes copies.
+STRATEGIES: dict[str, dict[str, str]] = {
+    "none": {},
+    "augment": {},
+    "weights": {"class_weights": "balanced"},
+    "sampler": {"sampler": "balanced"},
+    "focal": {"loss": "focal", "class_weights": "balanced"},
+}
+_NEUTRAL = {"class_weights": "none", "sampler": "shuffle", "loss": "cross_entropy"}
+
+
+def resolve_recipe(params: Params, model: str) -> Recipe:
+    """Resolves the recipe of a model: `train`, then the model's own entries, then what `balance.strategy` sets.
+
+    Args:
+        params: the study's parameters.
+        model: a key of `params.recipes`. An entry that is null or left out is as in `train`; so is a key of its
+            `augment`. A given `focal_alpha` takes the place of the class weights of the strategy 'focal'.
+
+    Raises:
+        InputError: there is no such entry, it names no architecture, or the strategy contradicts another value.
+
+    >>> params = load_params(find_params())
+    >>> recipe = resolve_recipe(params, "linear")
+    >>> recipe.architecture, recipe.lr, recipe.epochs == params.train.epochs
+    ('linear', 0.0001, True)
+    >>> resolve_recipe(params, "lineal")
+    Traceback (most recent call last):
+    tumorboard.base.errors.InputError: model 'lineal' has no entry under recipes; did you mean linear?
+    """
+    if model not in params.recipes:
+        raise InputError(f"model '{model}' has no entry under recipes{nearest(model, params.recipes)}")
+    own: dict[str, Any] = params.recipes[model].model_dump(exclude_none=True)  # type: ignore[attr-defined]
+    if "architecture" not in own:
+        raise InputError(f"recipes.{model}.architecture is missing: name one, such as resnet18")
+    recipe = {"seed": params.seed} | dict(params.train) | own
+    recipe["augment"] = params.train.augment.model_dump() | own.get("augment", {})
+    return parse(Recipe, recipe | _strategy_entries(params, model, own, recipe), f"recipes.{model}")
+
+
+def _strategy_entries(params: Params, model: str, own: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, str]:
+    strategy = params.balance.strategy
+    entries = dict(STRATEGIES[strategy])
+    if strategy == "focal" and recipe["focal_alpha"] is not None:
+        del entries["class_weights"]
+    for key, value in entries.items():
+        where = f"recipes.{model}.{key}" if key in own else f"train.{key}"
+        if recipe[key] != value and (key in own or recipe[key] != _NEUTRAL[key]):
+            raise InputError(
+                f"balance.strategy {strategy} sets {key} to {value}, but {where} is {recipe[key]!r}: "
+                f"choose another strategy, or set it to {'null' if key in own else _NEUTRAL[key]}"
+            )
+    return entries
+
+
+def find_params() -> Path:
+    """Returns params.yaml in the current folder, else in the installed package, else in the checkout of this file."""
+    package = Path(__file__).parents[1]
+    candidates = (Path("params.yaml"), package / "params.yaml", package.parents[1] / "params.yaml")
+    return next((file for file in candidates if file.is_file()), candidates[0])

@@ -1,0 +1,1 @@
+"""The command `tumorboard`, one file per subcommand."""

@@ -1,0 +1,73 @@
+"""The command `tumorboard`. It imports the module of a subcommand only when that subcommand is called."""
+
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+# The subcommands in the order of `tumorboard --help`, each with the first line of its own help. The module of
+# `lr-find` is tumorboard.commands.lr_find, and so on; each has a typer.Typer named `app` with one command.
+SUMMARIES = {
+    "check": "Reports what a run would make of RAW: classes, bad files, copies, label conflicts, shortcuts.",
+    "predict": "Classifies new images by the panel's vote: one row per file. For research, not for diagnosis.",
+    "run": "Brings the project up to date like `dvc repro`, with the trainings side by side, one per GPU.",
+    "lr-find": "Trains MODEL at a rising learning rate and suggests one; writes lr_find/MODEL.csv and .png.",
+    "batch-size": "Finds how many images of MODEL fit in memory at once, and the `accumulate` for its batch_size.",
+}
+
+
+class LazyGroup(TyperGroup):
+    """A group whose commands are stubs with a name and a summary until one of them is called."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        for name, summary in SUMMARIES.items():
+            self.add_command(TyperCommand(name, help=summary))
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Returns the name, the command itself in place of its stub, and the arguments that remain for it."""
+        name, stub, rest = super().resolve_command(ctx, args)
+        return name, load_command(name) if name else stub, rest
+
+
+def load_command(name: str) -> Any:
+    """Imports the module of a subcommand and returns its command."""
+    module = import_module("tumorboard.commands." + name.replace("-", "_"))
+    return typer.main.get_command(module.app)
+
+
+def print_version(wanted: bool) -> None:
+    """Prints the version of the installed package and exits, if wanted."""
+    if not wanted:
+        return
+    try:
+        typer.echo(f"tumorboard {version('tumorboard')}")
+    except PackageNotFoundError:
+        typer.echo("tumorboard, version unknown: the package is not installed here, so it has no metadata")
+    raise typer.Exit
+
+
+app = typer.Typer(
+    cls=LazyGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback(epilog="Example: tumorboard check path/to/images")
+def main(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """A panel of models that vote on medical images. For research, not for diagnosis.
+
+    The pipeline itself is run by `dvc repro`.
+    """
+
+
+if __name__ == "__main__":
+    app()

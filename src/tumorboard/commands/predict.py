@@ -1,0 +1,90 @@
+"""The command `tumorboard predict`: the panel's vote on new images."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tumorboard.base.errors import InputError
+from tumorboard.base.files import write_table
+from tumorboard.base.params import Params, find_params, load_params
+from tumorboard.base.tables import read_manifest
+from tumorboard.commands.errors import reports_user_errors
+from tumorboard.commands.paths import JOINED, MODELS, SPLIT
+from tumorboard.data.workers import worker_count
+from tumorboard.models.device import choose_device
+from tumorboard.panel.panel import load_panel
+from tumorboard.panel.predict import check_writable, list_new_files, predict_images, summarize_decisions
+from tumorboard.panel.votes import VOTES
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command("predict", epilog="Example: tumorboard predict path/to/new_images --out new.csv")
+@reports_user_errors
+def predict(
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, and folders of them.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", metavar="CSV", help="File for the table; default: standard output.")
+    ] = None,
+    model: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Model file instead of the project's panel; may be given several times."),
+    ] = None,
+    vote: Annotated[
+        str | None,
+        typer.Option(help="hard, soft, product or weighted; default: `ensemble.vote`; with --model: soft."),
+    ] = None,
+) -> None:
+    """Classifies new images by the panel's vote: one row per file. For research, not for diagnosis.
+
+    Columns: path; decided (the class); probability (the vote's, of that class);
+    agreeing (how many models choose that class); p_<class> for each class; known
+    (the part of the panel's own data that has the very file); problem (why the
+    file was not judged).
+
+    Exit status 1: some file was not judged.
+    """
+    params = load_params(find_params())
+    vote = vote or ("soft" if model else params.ensemble.vote)
+    if vote not in VOTES:
+        raise InputError(f"--vote is '{vote}', expected one of {', '.join(VOTES)}")
+    if out:
+        check_writable(out)
+    files = list_new_files(images)
+    panel = load_panel(model or project_models(params), choose_device(params.runtime))
+    known = {} if model else known_digests()
+    joined = None if model else JOINED
+    workers = worker_count(params.runtime.workers)
+    table = predict_images(
+        panel, files, frames=params.data.frames, vote=vote, joined=joined, known=known, workers=workers
+    )
+    if out:
+        write_table(table, out)
+    else:
+        typer.echo(table.to_csv(index=False), nl=False)
+    for line in summarize_decisions(table, panel, vote):
+        typer.echo(line, err=True)
+    raise typer.Exit(int((table["problem"] != "").any()))
+
+
+def project_models(params: Params) -> list[Path]:
+    """Returns the model files of the project's panel, each listed model by each listed fold.
+
+    Raises:
+        InputError: if one is not there.
+    """
+    files = [MODELS / name / f"{fold}.safetensors" for name in params.models for fold in params.folds]
+    if missing := [file for file in files if not file.is_file()]:
+        raise InputError(
+            f"{missing[0]} is not there: `dvc repro` trains it, `dvc pull` fetches it; or name --model FILE"
+        )
+    return files
+
+
+def known_digests() -> dict[str, str]:
+    """Returns the part ('train' or 'test') by SHA-256 of each file of the project's data; empty before a first run."""
+    if not SPLIT.is_file():
+        return {}
+    manifest = read_manifest(SPLIT)
+    return dict(zip(manifest["sha256"], manifest["split"], strict=True))

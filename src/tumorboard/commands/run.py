@@ -1,0 +1,205 @@
+"""The command `tumorboard run`: `dvc repro` with the trainings side by side, one per GPU.
+
+DVC runs one stage after another (its issue 755). Two simpler designs were tried with DVC 3.67 and rejected:
+
+- Several `dvc --wait-for-lock repro --single-item train@…` at a time take turns at dvc.lock, but each appends its entry
+  when it ends, so the file differs from the one that a serial run writes.
+- Running the stages' commands here, with `dvc commit` afterwards, would reimplement what DVC does before a command: it
+  removes old outputs, looks for the result in the run cache, and marks the files in use.
+
+Instead, each training is a process in which DVC reproduces the stage without its last step, the entry in dvc.lock. A
+plain `dvc repro` then takes every result from the run cache and writes dvc.lock as if it had trained. If this process
+is killed outright, its trainings continue to their end, and their results are in the run cache too.
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
+
+from tumorboard.base.errors import InputError
+from tumorboard.base.files import side_cache
+from tumorboard.base.params import Runtime, load_params
+from tumorboard.commands.errors import reports_user_errors
+from tumorboard.commands.trainings import POLL_SECONDS, Training, end_processes, run_trainings, start_process
+
+SIDE_BY_SIDE = "train"  # the stage of dvc.yaml whose matrix is run side by side
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command("run", epilog="Example: tumorboard run --gpus 0,1")
+@reports_user_errors
+def run(
+    targets: Annotated[
+        list[str] | None, typer.Argument(help="Stages or outputs, as `dvc repro` takes them; default: all.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=1, help="Trainings at a time; default: one per GPU, 1 without.")
+    ] = None,
+    gpus: Annotated[
+        str | None, typer.Option(help="GPUs to use, as in 0,1; default: all visible ones.", show_default=False)
+    ] = None,
+) -> None:
+    """Brings the project up to date like `dvc repro`, with the trainings side by side, one per GPU.
+
+    A failed training leaves the others running; another run trains only what failed.
+    """
+    chosen = choose_gpus(gpus, load_params("params.yaml").runtime)
+    jobs = jobs or len(chosen) or 1
+    raise typer.Exit(reproduce_in_parallel(targets or [], jobs=jobs, gpus=chosen, logs=side_cache("logs")))
+
+
+def reproduce_in_parallel(targets: Sequence[str], *, jobs: int, gpus: Sequence[str], logs: Path) -> int:
+    """Brings targets up to date like `dvc repro`, with the changed trainings side by side.
+
+    A failed training leaves the others running; only the stages that need it are left out. On SIGINT, SIGTERM and
+    SIGHUP the running commands are ended, and DVC ends as if they had failed.
+
+    Args:
+        targets: stages or outputs, as `dvc repro` takes them; empty: all.
+        jobs: trainings at a time; they share the processor's threads.
+        gpus: entries of CUDA_VISIBLE_DEVICES, one per training; empty: each training sees what this process sees.
+        logs: folder; the output of each training goes to <stage>.log in it.
+
+    Returns:
+        The exit status: 0, that of a failed `dvc repro`, 1 if a training failed, or 128 + the signal's number.
+
+    Raises:
+        InputError: if DVC cannot load the project or find a target.
+    """
+    with _collected_signals() as received:
+        failed: list[Training] = []
+        plan = _plan(targets)
+        changed = _changed([*plan.before, *plan.trainings])
+        status = _dvc_repro(plan.before, received) if changed & set(plan.before) else 0
+        if not status and not received:
+            if changed & set(plan.before):
+                changed = _changed(plan.trainings)
+            trainings = [Training(stage, logs / f"{stage}.log") for stage in plan.trainings if stage in changed]
+            run_trainings(trainings, jobs, gpus, received)
+            failed = [training for training in trainings if training.state == "failed"]
+        if not status and not received:
+            rest = plan.without({training.stage for training in failed}) if failed else [*targets]
+            status = _dvc_repro(rest, received) if rest or not failed else 0
+    if received:
+        print("Stopped. The results of finished trainings are in DVC's run cache; another run takes them from there.")
+    elif failed:
+        print(f"\n{len(failed)} of {len(trainings)} trainings failed; another run trains only these:", file=sys.stderr)
+        for training in failed:
+            print(f"  {training.stage}  {training.reason()}\n    {training.log}", file=sys.stderr)
+    return 128 + received[0] if received else int(status or bool(failed))
+
+
+def choose_gpus(wanted: str | None, runtime: Runtime) -> list[str]:
+    """Chooses the GPUs of a run and sets CUDA_VISIBLE_DEVICES of this process to those wanted.
+
+    Args:
+        wanted: numbers or names with commas between them, as in '0,1'; None: all visible ones.
+        runtime: decides between CPU and CUDA.
+
+    Returns:
+        Entries of CUDA_VISIBLE_DEVICES; empty on the CPU.
+
+    Raises:
+        InputError: if a wanted GPU does not exist, since its training would silently run on the CPU; or if
+            `runtime.processes` asks for several GPUs per training.
+    """
+    if runtime.device == "cpu":
+        if wanted:
+            raise InputError(f"--gpus is {wanted}, but runtime.device is cpu: set it to auto or cuda")
+        return []
+    if wanted is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = wanted
+        os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # the order in which nvidia-smi counts them
+    import torch  # here, because it is slow to import and not needed on the CPU
+
+    count = torch.cuda.device_count()
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = [str(number) for number in range(count)] if visible is None else visible.split(",")
+    if wanted is not None and (count != len(names) or len(set(names)) < count):
+        raise InputError(
+            f"--gpus is {wanted}: torch finds {count} GPUs there; name existing ones, each once, as in 0,1"
+        )
+    if names[:count] and runtime.processes not in ("auto", 1):
+        raise InputError(f"runtime.processes is {runtime.processes}, but each training gets one GPU: set it to auto")
+    return names[:count]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """The stages that the targets need, in DVC's order."""
+
+    needs: dict[str, set[str]]  # for each stage all stages that it needs, itself among them
+    trainings: list[str]  # the stages of the matrix SIDE_BY_SIDE
+
+    @property
+    def before(self) -> list[str]:
+        """The other stages that the trainings need."""
+        needed = set[str]().union(*(self.needs[stage] for stage in self.trainings))
+        return [stage for stage in self.needs if stage in needed and stage not in self.trainings]
+
+    def without(self, failed: set[str]) -> list[str]:
+        """Returns the stages that need none of the failed ones."""
+        return [stage for stage, needed in self.needs.items() if not failed & needed]
+
+
+def _plan(targets: Sequence[str]) -> _Plan:
+    with _open_repo() as repo, repo.lock:
+        graph = get_active_graph(repo.index.graph)
+        steps = plan_repro(graph, collect_stages(repo, targets or ["dvc.yaml"]))
+        needs = {stage.addressing: {other.addressing for other in plan_repro(graph, [stage])} for stage in steps}
+    return _Plan(needs, [stage for stage in needs if stage.split("@")[0] == SIDE_BY_SIDE])
+
+
+def _changed(stages: list[str]) -> set[str]:
+    """Returns the stages that `dvc status` lists."""
+    with _open_repo() as repo:
+        return set(repo.status(targets=stages)) if stages else set()
+
+
+@contextmanager
+def _open_repo() -> Iterator[Any]:
+    """Opens the DVC project of the current folder; an error of DVC becomes an InputError."""
+    try:
+        with Repo() as repo:
+            yield repo
+    except DvcException as error:
+        raise InputError(str(error)) from None
+
+
+def _dvc_repro(targets: list[str], received: list[int]) -> int:
+    """Runs `dvc repro`, ends its commands once a signal was received, and returns its exit status."""
+    process = start_process([sys.executable, "-m", "dvc", "repro", *targets], {}, None)
+    while process.poll() is None:
+        if received:
+            end_processes([process])
+        time.sleep(POLL_SECONDS)
+    return process.returncode
+
+
+@contextmanager
+def _collected_signals() -> Iterator[list[int]]:
+    """Collects the signals that ask this process to end, instead of ending at once."""
+    received: list[int] = []
+    wanted = [
+        number
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN  # nohup ignores SIGHUP, and so do its children
+    ]
+    old = {number: signal.signal(number, lambda number, _: received.append(number)) for number in wanted}
+    try:
+        yield received
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)

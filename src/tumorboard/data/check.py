@@ -1,0 +1,210 @@
+"""Checks a raw folder: what a run would do with each file and whether it would stop. Leaves nothing on disk."""
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+
+from tumorboard.base.errors import InputError, printable
+from tumorboard.base.files import read_table
+from tumorboard.base.params import Params
+from tumorboard.base.tables import Images, Manifest, read_manifest
+from tumorboard.data.audit import Copies, find_copies, picture_names
+from tumorboard.data.crop import CropJob, crop_images
+from tumorboard.data.prepare import Prepared, prepare_data
+from tumorboard.data.quarantine import check_usable_images
+from tumorboard.data.shortcuts import select_shortcuts
+from tumorboard.data.sources import list_images
+from tumorboard.data.split import missing_class_warning
+from tumorboard.data.store import CropStore
+from tumorboard.data.workers import worker_count
+
+FEW = 5  # files named per message
+SKIPPED_BY_DVC = {".git", ".hg", ".dvc"}  # folders that DVC does not hash
+
+
+@dataclass
+class Account:
+    """What a run would do with a raw folder; as JSON the object of `tumorboard check --json`.
+
+    Paths are relative to the raw folder, with forward slashes.
+    """
+
+    classes: dict[str, int] = field(default_factory=dict)  # number of accepted images by label
+    accepted: list[str] = field(default_factory=list)  # paths of the images that the run would use
+    quarantined: list[dict[str, str]] = field(default_factory=list)  # path, reason, detail
+    ignored: list[dict[str, str]] = field(default_factory=list)  # path, reason
+    left_out: list[dict[str, str]] = field(default_factory=list)  # path, reason; accepted, but not trained on
+    duplicates: list[dict[str, Any]] = field(default_factory=list)  # kind (bytes, pixels, near) and paths per set
+    label_conflicts: list[list[str]] = field(default_factory=list)  # paths of each picture under several labels
+    shortcuts: list[dict[str, Any]] = field(default_factory=list)  # scores of facts that reach audit.shortcut
+    warnings: list[str] = field(default_factory=list)  # sentences about what a run would accept
+    groups: int = 0  # groups (patients) of the accepted images
+    refused: dict[str, str] | None = None  # message: the error with which a run would stop; None: it would not stop
+
+
+def params_for(params: Params, raw: Path, group_pattern: str | None) -> Params:
+    """Returns params with `data.raw` set to another folder.
+
+    The label table and the group pattern of params count only where `raw` is their own folder.
+
+    Args:
+        params: of the project.
+        raw: the folder to check.
+        group_pattern: replaces `data.group_pattern`; None: it is not replaced.
+    """
+    data = {"raw": str(raw), "table": None, "group_pattern": group_pattern}
+    if Path(params.data.raw).resolve() == raw.resolve():
+        data = {"raw": str(raw)} if group_pattern is None else {"raw": str(raw), "group_pattern": group_pattern}
+    return params.model_copy(update={"data": params.data.model_copy(update=data)})
+
+
+def check_folder(raw: Path, params: Params, labels: Path | None = None) -> Account:
+    """Crops, audits and splits the images of a folder in a temporary folder, as a run would, and reports the outcome.
+
+    An error with which a run would stop is `Account.refused`; everything known until then is reported too.
+
+    Args:
+        raw: folder of the images.
+        params: of the run, see `params_for`.
+        labels: a label table that replaces `data.table` and may lie outside `raw`.
+    """
+    account = Account()
+    with TemporaryDirectory(prefix="tumorboard-check-") as temporary:
+        try:
+            _fill(account, raw, params, labels, Path(temporary))
+        except InputError as error:
+            account.refused = {"message": str(error)}
+    return account
+
+
+def _fill(account: Account, raw: Path, params: Params, labels: Path | None, folder: Path) -> None:
+    """Fills the account step by step; raises the InputError with which a run would stop."""
+    listed, ignored = list_images(raw, params.data, labels)
+    account.warnings += filter(None, [_dvc_warning(raw)])
+    account.classes = dict.fromkeys(sorted(set(listed["label"])), 0)
+    account.ignored = _records(ignored)
+    # No limit: the account needs the crops even where a run would stop. The limit is checked below.
+    job = CropJob(
+        raw=raw,
+        out=folder,
+        cache=folder / "cache",
+        crop=params.crop,
+        frames=params.data.frames,
+        max_quarantined=None,
+        workers=worker_count(params.runtime.workers),
+    )
+    crop_images(listed, ignored, job)
+    manifest, images = read_manifest(folder / "manifest.csv"), read_table(folder / "images.csv")
+    unusable = read_table(folder / "quarantined.csv")
+    account.quarantined = _records(unusable)
+    _accept(account, manifest)
+    copies = find_copies(manifest, images, CropStore(folder / "store").__getitem__, params.audit)
+    account.duplicates, account.label_conflicts = _sets_of_copies(manifest, images, copies)
+    if copies.faint:
+        account.warnings.append(
+            f"too faint to be compared, so that near duplicates among them go unseen: {len(copies.faint)}, the first "
+            f"{copies.faint[0]!r}"
+        )
+    check_usable_images(unusable, listed, params.data.max_quarantined)
+    prepared = prepare_data(manifest, images, copies, unusable=unusable, params=params)
+    _add_prepared(account, prepared, params.audit.shortcut)
+
+
+def _add_prepared(account: Account, prepared: Prepared, threshold: float) -> None:
+    """Adds what audit and split would do; raises the error with which they would stop."""
+    account.quarantined += _records(prepared.label_conflicts)
+    _accept(account, prepared.audited)
+    account.left_out = _records(prepared.left_out)
+    # The other warnings of audit and split repeat what the account lists.
+    account.warnings += filter(None, [missing_class_warning(prepared.manifest)])
+    account.shortcuts = [
+        {str(key): None if value != value else value for key, value in row.items()}  # JSON has no NaN
+        for row in select_shortcuts(prepared.shortcuts, threshold).to_dict("records")
+    ]
+    prepared.raise_error()
+
+
+def _dvc_warning(raw: Path) -> str:
+    """Returns a sentence that names the files at which DVC stops when it hashes the raw folder, or ''."""
+    unreadable = list(_unreadable_by_dvc(raw))
+    names = "; ".join(f"{printable(path)} ({why})" for path, why in unreadable[:FEW])
+    more = f"; and {len(unreadable) - FEW} more" if len(unreadable) > FEW else ""
+    return (
+        f"`dvc repro` will stop, or wait forever, before its first stage: DVC hashes the whole folder, and cannot read "
+        f"{names}{more}. Remove or repair them first"
+        if unreadable
+        else ""
+    )
+
+
+def _unreadable_by_dvc(raw: Path) -> Iterator[tuple[str, str]]:
+    """Yields path and reason of the files that DVC cannot hash, even if crop would quarantine, read or ignore them."""
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(raw, followlinks=True):
+        if (end := os.path.realpath(folder)) in seen:
+            folders[:] = []  # a cycle of links outside of raw, or a folder that is linked twice
+            continue
+        seen.add(end)
+        folders[:] = sorted(set(folders) - SKIPPED_BY_DVC)
+        for name in sorted(names):
+            file = Path(folder, name)
+            path = file.relative_to(raw).as_posix()
+            try:
+                path.encode()
+                mode = file.stat().st_mode
+            except UnicodeEncodeError:
+                yield path, "its name is not UTF-8"
+            except OSError as error:
+                yield path, "a broken link" if file.is_symlink() else str(error.strerror)
+            else:
+                if not stat.S_ISREG(mode):
+                    yield path, "not a regular file"
+                elif not os.access(file, os.R_OK):
+                    yield path, "no permission"
+
+
+def _accept(account: Account, manifest: Manifest) -> None:
+    account.classes = dict.fromkeys(account.classes, 0) | Counter(manifest["label"])
+    account.accepted = manifest["id"].tolist()
+    account.groups = len(set(manifest["group"]))
+
+
+def _sets_of_copies(manifest: Manifest, images: Images, copies: Copies) -> tuple[list[dict[str, Any]], list[list[str]]]:
+    """Returns the sets of copies by kind, and the pictures under several labels.
+
+    A set of equal files is not repeated among equal pixels or near duplicates, unless these add files to it.
+    """
+    digests = dict(zip(images["id"], images["pixels"], strict=True))
+    pictures = picture_names(manifest["id"], copies.pairs)
+    near = set(pictures[copies.pairs["first"][copies.pairs["kind"] == "near"]])
+    name_of = {
+        "bytes": dict(zip(manifest["id"], manifest["sha256"], strict=True)),
+        "pixels": {name: digests[name] for name in manifest["id"]},
+        "near": {name: picture for name, picture in zip(pictures.index, pictures, strict=True) if picture in near},
+    }
+    duplicates: list[dict[str, Any]] = []
+    for kind, names in name_of.items():
+        known = {tuple(entry["paths"]) for entry in duplicates}
+        duplicates += [{"kind": kind, "paths": paths} for paths in _ids_by_name(names) if tuple(paths) not in known]
+    label_of = dict(zip(manifest["id"], manifest["label"], strict=True))
+    copied = _ids_by_name(dict(zip(pictures.index, pictures, strict=True)))
+    return duplicates, [paths for paths in copied if len({label_of[path] for path in paths}) > 1]
+
+
+def _ids_by_name(names: Mapping[str, str]) -> list[list[str]]:
+    """Returns the ids that share a name, sorted, in sets of two or more."""
+    sets: dict[str, list[str]] = {}
+    for identity, name in names.items():
+        sets.setdefault(name, []).append(identity)
+    return [sorted(ids) for ids in sets.values() if len(ids) > 1]
+
+
+def _records(table: pd.DataFrame) -> list[dict[str, str]]:
+    return [{str(key): str(value) for key, value in row.items()} for row in table.to_dict("records")]

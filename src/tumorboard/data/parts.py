@@ -1,0 +1,132 @@
+"""Counts the images of each class in each part of a split, and explains shares that are not as wanted."""
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from tumorboard.base.params import Split
+from tumorboard.base.tables import Manifest
+
+SHARE_COLUMNS = ("part", "label", "wanted", "got", "why")
+
+Shares: TypeAlias = pd.DataFrame  # one row per part and class: SHARE_COLUMNS; label '' is the size of the part
+
+
+def rows_by_part(manifest: Manifest) -> dict[str, Manifest]:
+    """Returns the rows of each part of a split Manifest: 'train', 'test', and 'fold_<n>', whose rows train also has."""
+    parts = {part: manifest[manifest["split"] == part] for part in ("train", "test")}
+    folds = sorted(manifest["fold"].dropna().unique())
+    return parts | {f"fold_{fold}": manifest[manifest["fold"].eq(fold).fillna(False)] for fold in folds}
+
+
+def count_table(manifest: Manifest) -> pd.DataFrame:
+    """Counts the images and groups of each class in each part: columns part, label, images, groups."""
+    labels = sorted(set(manifest["label"]))
+    counts = []
+    for part, rows in rows_by_part(manifest).items():
+        for label in labels:
+            own = rows[rows["label"] == label]
+            counts.append((part, label, len(own), len(set(own["group"]))))
+    return pd.DataFrame(counts, columns=["part", "label", "images", "groups"])
+
+
+def count_tree(manifest: Manifest) -> dict[str, Any]:
+    """Counts a split Manifest for the metrics: images by part and class, groups by part."""
+    table = count_table(manifest)
+    return {
+        "images": {
+            part: dict(zip(rows["label"], rows["images"].tolist(), strict=True))
+            for part, rows in table.groupby("part", sort=False)
+        },
+        "groups": {part: len(set(rows["group"])) for part, rows in rows_by_part(manifest).items()},
+    }
+
+
+def class_shares(manifest: Manifest, before: Manifest, split: Split) -> Shares:
+    """Computes the share of each class among the images of each part, and the share that was wanted.
+
+    A class is wanted in each part with its share of all images, in a fold with its share of the training images. A row
+    with the label '' holds the part's own share of all images (of a fold: of the training images); it is wanted only
+    where the part was drawn, else missing.
+
+    Args:
+        manifest: after the split.
+        before: the Manifest before the split; the parts and folds in it are given and not drawn.
+        split: the wanted sizes, and the tolerance.
+
+    Returns:
+        Columns part, label, wanted, got, why. `why` explains a share that is more than `split.tolerance` from the
+        wanted one; it is '' for the others.
+    """
+    parts = rows_by_part(manifest)
+    given_test = bool((before["split"] == "test").any())
+    given_folds = bool((before["split"] == "val").any() or before["fold"].notna().any())
+    entries = []
+    for part, rows in parts.items():
+        is_fold = part.startswith("fold_")
+        whole, given = (parts["train"], given_folds) if is_fold else (manifest, given_test)
+        size = 1 / split.folds if is_fold else split.test if part == "test" else 1 - split.test
+        wanted = {"": np.nan if given else size} | label_shares(whole)
+        got = {"": len(rows) / len(whole)} | dict.fromkeys(label_shares(whole), 0.0) | label_shares(rows)
+        for label, aim in wanted.items():
+            why = ""
+            if abs(got[label] - aim) > split.tolerance + 1e-9:
+                why = "given with the data" if given else _explain(rows, whole, label, split.tolerance)
+            entries.append((part, label, aim, got[label], why))
+    return pd.DataFrame(entries, columns=list(SHARE_COLUMNS))
+
+
+def label_shares(rows: Manifest) -> dict[str, float]:
+    """Returns the share of each class among rows, by label.
+
+    >>> label_shares(pd.DataFrame({"label": ["b", "a", "b", "b"]}))
+    {'a': 0.25, 'b': 0.75}
+    """
+    names, counts = np.unique(rows["label"].to_numpy(object), return_counts=True)
+    return dict(zip(names.tolist(), (counts / max(len(rows), 1)).tolist(), strict=True))
+
+
+def summarize_shares(shares: Shares) -> dict[str, Any]:
+    """Summarizes the shares for the metrics.
+
+    Returns:
+        `shares` by part and class, rounded to 4 digits; `outside_tolerance`, the number of shares that are explained;
+        `explanations`, one dict per explained share.
+    """
+    explained = shares[shares["why"] != ""]
+    return {
+        "shares": {
+            part: dict(zip(rows["label"], rows["got"].round(4).tolist(), strict=True))
+            for part, rows in shares[shares["label"] != ""].groupby("part", sort=False)
+        },
+        "outside_tolerance": len(explained),
+        "explanations": explained.to_dict("records"),
+    }
+
+
+def shares_warning(shares: Shares, tolerance: float) -> str:
+    """Returns a sentence that names the share farthest from the wanted one, or '' where all are within tolerance."""
+    explained = shares[shares["why"] != ""]
+    if explained.empty:
+        return ""
+    worst = explained.iloc[int((explained["got"] - explained["wanted"]).abs().to_numpy().argmax())]
+    subject = f"class {worst['label']!r} has" if worst["label"] else "the part has"
+    return (
+        f"{len(explained)} shares are more than {tolerance:g} (split.tolerance) from those wanted; the farthest: in "
+        f"{worst['part']}, {subject} {worst['got']:.1%} of the images instead of {worst['wanted']:.1%}: {worst['why']}"
+    )
+
+
+def _explain(rows: Manifest, whole: Manifest, label: str, tolerance: float) -> str:
+    """Explains why a draw of whole groups did not come closer: groups too large for the part, or chance."""
+    own = [(f"class {label!r}", whole[whole["label"] == label])] if label else []
+    for subject, images in [*own, ("all classes", whole)]:
+        names, counts = np.unique(images["group"].to_numpy(object), return_counts=True)
+        largest = int(counts.argmax())
+        if counts[largest] > tolerance * len(rows):
+            return (
+                f"groups stay whole, and of the {len(images)} images of {subject} in {len(names)} groups, the largest, "
+                f"{names[largest]!r}, has {counts[largest]}, in a part of {len(rows)}"
+            )
+    return "no draw that was tried came closer; another seed may"

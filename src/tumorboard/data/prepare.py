@@ -1,0 +1,141 @@
+"""Prepares cropped images for training: audit, quarantine of label conflicts, split, and the probe for shortcuts."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
+
+from tumorboard.base.errors import InputError
+from tumorboard.base.params import Params
+from tumorboard.base.tables import MANIFEST, Images, Manifest
+from tumorboard.data.audit import PAIR_COLUMNS, Copies, audit_manifest
+from tumorboard.data.near_duplicates import Pairs
+from tumorboard.data.parts import SHARE_COLUMNS, Shares, class_shares, shares_warning, summarize_shares
+from tumorboard.data.quarantine import QuarantinedFiles, check_quarantine_limit
+from tumorboard.data.shortcuts import PROBE_COLUMNS, Probe, count_shortcuts, probe_shortcuts, shortcuts_warning
+from tumorboard.data.split import (
+    check_given_parts,
+    check_split,
+    left_out,
+    left_out_warning,
+    missing_class_warning,
+    split_manifest,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """The prepared data. Where a step raised an InputError, its results and those of later steps are empty."""
+
+    audited: Manifest  # without the images of label conflicts, before the split; as given where the audit failed
+    pairs: Pairs  # the copies that the audit joined
+    label_conflicts: QuarantinedFiles  # the images that the audit quarantined
+    left_out: pd.DataFrame  # images that the split leaves out of given parts: path, reason
+    manifest: Manifest  # after the split
+    shares: Shares  # of each class in each part
+    shortcuts: Probe  # every probed fact of the files with its scores
+    audit_metrics: dict[str, Any]  # of the audit and the probe, flat
+    split_metrics: dict[str, Any]  # of the split: counts and shares by part
+    warnings: tuple[str, ...]  # sentences for the user, each with its step in front, such as "audit: ..."
+    error: InputError | None  # of the step that failed
+
+    def raise_error(self) -> None:
+        """Raises the error of the step that failed, if any."""
+        if self.error is not None:
+            raise self.error
+
+
+def prepare_data(
+    manifest: Manifest, images: Images, copies: Copies, *, unusable: QuarantinedFiles, params: Params
+) -> Prepared:
+    """Audits and splits cropped images, and probes the split for shortcuts.
+
+    An InputError of a step ends the work and is returned as `Prepared.error`, beside everything known until then.
+
+    Args:
+        manifest: of the cropped images, before the split.
+        images: one row per cropped image.
+        copies: of these images, from `find_copies`.
+        unusable: one row per file that crop quarantined.
+        params: `audit`, `data.max_quarantined`, `split`, `folds` and `seed` count.
+    """
+    prepared = _before_all_steps(manifest)
+    try:
+        for known in _steps(prepared, images, copies, unusable=unusable, params=params):
+            prepared = known
+    except InputError as error:
+        prepared = replace(prepared, error=error)
+    return prepared
+
+
+def _before_all_steps(manifest: Manifest) -> Prepared:
+    return Prepared(
+        audited=manifest,
+        pairs=pd.DataFrame(columns=list(PAIR_COLUMNS)),
+        label_conflicts=pd.DataFrame(columns=["path", "reason", "detail"]),
+        left_out=pd.DataFrame(columns=["path", "reason"]),
+        manifest=pd.DataFrame(columns=list(MANIFEST)),
+        shares=pd.DataFrame(columns=list(SHARE_COLUMNS)),
+        shortcuts=pd.DataFrame(columns=list(PROBE_COLUMNS)),
+        audit_metrics={},
+        split_metrics={},
+        warnings=(),
+        error=None,
+    )
+
+
+def _steps(
+    known: Prepared, images: Images, copies: Copies, *, unusable: QuarantinedFiles, params: Params
+) -> Iterator[Prepared]:
+    """Yields all that is known after each step."""
+    listed = len(known.audited) + len(unusable)
+    audit = audit_manifest(known.audited, copies, params.audit)
+    known = replace(
+        known,
+        audited=audit.manifest,
+        pairs=audit.pairs,
+        label_conflicts=audit.quarantined,
+        warnings=_named("audit", *audit.warnings),
+    )
+    yield known
+
+    quarantined = pd.concat([unusable, audit.quarantined])
+    check_quarantine_limit(quarantined, listed, params.data.max_quarantined)
+    dropped = left_out(audit.manifest, audit.pictures)
+    known = replace(known, left_out=dropped)
+    yield known
+
+    check_given_parts(audit.manifest)
+    known = replace(known, warnings=known.warnings + _named("split", left_out_warning(dropped)))
+    yield known
+
+    divided, counts = split_manifest(
+        audit.manifest, audit.pictures, split=params.split, folds=params.folds, seed=params.seed
+    )
+    shares = class_shares(divided, audit.manifest, params.split)
+    known = replace(
+        known,
+        manifest=divided,
+        shares=shares,
+        split_metrics=counts | summarize_shares(shares),
+        warnings=known.warnings + _named("split", missing_class_warning(divided)),
+    )
+    yield known
+
+    check_split(divided, images, audit.pairs, copies=params.audit.policy != "report")
+    probe = probe_shortcuts(divided, images, params.seed)
+    facts = _named("shortcuts", shortcuts_warning(probe, params.audit.shortcut))
+    yield replace(
+        known,
+        shortcuts=probe,
+        audit_metrics=audit.counts
+        | {"dropped": len(audit.manifest) - len(divided)}
+        | count_shortcuts(probe, params.audit.shortcut),
+        warnings=known.warnings + facts + _named("split", shares_warning(shares, params.split.tolerance)),
+    )
+
+
+def _named(step: str, *warnings: str) -> tuple[str, ...]:
+    """Puts the name of the step in front of each warning; drops empty ones."""
+    return tuple(f"{step}: {warning}" for warning in warnings if warning)

@@ -1,0 +1,186 @@
+"""Maps a function over items in this process, in local processes, or on an existing Dask cluster."""
+
+import multiprocessing
+import multiprocessing.context
+import os
+import socket
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from functools import partial
+from typing import Any, Literal, TypeAlias, TypeVar
+
+import cv2
+
+from tumorboard.base.errors import InputError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+# Called as parallel_map(task, items); yields task(item) for each item, in the order of items.
+ParallelMap: TypeAlias = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
+
+QUEUED_PER_WORKER = 8  # items that are submitted before their results are asked for
+CONNECT_SECONDS = 20  # time in which a scheduler must answer and its first worker must be there
+
+
+def worker_count(workers: Literal["auto"] | int) -> int:
+    """Returns the number of processes for `runtime.workers`; 'auto' means one per core that this process may use.
+
+    >>> worker_count(3)
+    3
+    """
+    if workers != "auto":
+        return workers
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def open_workers(workers: int, scheduler: str | None) -> Iterator[ParallelMap]:
+    """Opens workers and yields a parallel map, which returns results in the order of its items.
+
+    One local worker is the built-in map, which computes a result when it is asked for. Several are processes that start
+    at once and run at most QUEUED_PER_WORKER items per worker ahead of what is asked for, so that results do not fill
+    the memory. OpenCV runs with one thread in each of them. A cluster repeats the items of a worker that is lost.
+
+    Args:
+        workers: number of local processes.
+        scheduler: address of a Dask scheduler (tcp://host:port), whose cluster is used instead of local processes.
+
+    Yields:
+        parallel_map(task, items), where `task` is a module-level function or a partial of one.
+
+    Raises:
+        InputError: the scheduler cannot be used, a local process is killed, or an item loses several workers of a
+            cluster.
+
+    >>> with open_workers(1, None) as parallel_map:
+    ...     list(parallel_map(abs, [-2, 1, -3]))
+    [2, 1, 3]
+    """
+    if scheduler is not None:
+        with _connect(scheduler) as executor:
+            yield partial(_map_on_cluster, executor, scheduler)
+    elif workers == 1:
+        yield map
+    else:
+        threads = cv2.getNumThreads()
+        cv2.setNumThreads(1)  # ends OpenCV's thread pool, for which forked processes would wait forever
+        try:
+            with ProcessPoolExecutor(workers, _process_context(), _initialize_process) as pool:
+                pool.submit(int).result()  # forks all processes now, before a progress bar starts a thread
+                yield partial(_map_on_pool, pool, QUEUED_PER_WORKER * workers)
+        finally:
+            cv2.setNumThreads(threads)
+
+
+def _initialize_process() -> None:
+    cv2.setNumThreads(1)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+
+
+def _exit_with_parent() -> None:
+    """Ends this process when its parent is killed, which a process that waits for work does not notice by itself."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _process_context() -> multiprocessing.context.BaseContext:
+    """Returns the fork method where it is safe, which is where no other thread can hold a lock; else spawn.
+
+    Forked processes are ready at once, while spawned ones import modules for a second.
+    """
+    single_threaded = sys.platform == "linux" and threading.active_count() == 1
+    return multiprocessing.get_context("fork" if single_threaded else "spawn")
+
+
+def _map_on_pool(pool: Executor, ahead: int, task: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """Submits the first `ahead` items now, and another one whenever a result is asked for."""
+    waiting, submitted = deque(items), deque[Future[R]]()
+
+    def submit() -> None:
+        while waiting and len(submitted) < ahead:
+            submitted.append(pool.submit(task, waiting.popleft()))
+
+    def results() -> Iterator[R]:
+        with _explain_killed_process():
+            while submitted:
+                result = submitted.popleft().result()
+                submit()
+                yield result
+
+    with _explain_killed_process():
+        submit()
+    return results()
+
+
+@contextmanager
+def _explain_killed_process() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool:
+        raise InputError(
+            "a process that decodes images was killed, most likely because memory ran out: "
+            "lower runtime.workers or crop.max_pixels"
+        ) from None
+
+
+@contextmanager
+def _connect(scheduler: str) -> Iterator[Executor]:
+    try:
+        from distributed import Client
+    except ImportError:
+        raise InputError(
+            f"runtime.scheduler is {scheduler}, but dask.distributed is not installed: install tumorboard[cluster], "
+            "or set runtime.scheduler to null"
+        ) from None
+    try:
+        client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:  # a TimeoutError is an OSError
+        raise InputError(
+            f"runtime.scheduler: no Dask scheduler answers at {scheduler} within {CONNECT_SECONDS} s ({error}): start "
+            "one with `dask scheduler`, or set runtime.scheduler to null"
+        ) from None
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=CONNECT_SECONDS)
+        except TimeoutError:
+            raise InputError(
+                f"runtime.scheduler: the scheduler at {scheduler} has no workers: start some with "
+                f"`dask worker {scheduler}`"
+            ) from None
+        # Not pure: Dask would answer a run from the results that an earlier run left on the cluster.
+        with client.get_executor(pure=False) as executor:  # type: ignore[no-untyped-call]
+            yield executor
+
+
+def _map_on_cluster(executor: Executor, scheduler: str, task: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    from distributed import KilledWorker
+    from distributed.client import FutureCancelledError
+
+    try:
+        yield from executor.map(partial(_run_on_worker, task), items)
+    except (KilledWorker, FutureCancelledError) as error:
+        raise InputError(f"runtime.scheduler: the cluster at {scheduler} gave up: {error}") from None
+    except RuntimeError as error:
+        if "deserialization" not in str(error):
+            raise
+        raise InputError(
+            f"runtime.scheduler: the cluster at {scheduler} has no tumorboard or another version of it: install this "
+            "version for its scheduler and its workers"
+        ) from None
+
+
+def _run_on_worker(task: Callable[[T], R], item: T) -> R:
+    """Runs one item on a cluster's worker and names the machine in errors."""
+    cv2.setNumThreads(1)  # a Dask worker runs one task per thread already
+    try:
+        return task(item)
+    except InputError as error:
+        raise InputError(f"worker on {socket.gethostname()}: {error}") from None

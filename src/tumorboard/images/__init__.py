@@ -1,0 +1,1 @@
+"""Decodes image files and crops them to squares: bytes → picture → crop."""

@@ -1,0 +1,214 @@
+"""Decodes image files of every supported format to upright 8-bit pixels, or says why a file cannot be used."""
+
+import math
+import re
+import struct
+import zlib
+from io import BytesIO
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+from numpy.lib import format as npy
+from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
+
+from tumorboard.base.errors import ImageError
+from tumorboard.base.params import Crop, Frames
+from tumorboard.images import jpeg, png
+from tumorboard.images.dicom import decode_dicom, is_dicom
+from tumorboard.images.grey import Pixels, one_channel_if_grey, scale_grey, scale_visible_grey
+from tumorboard.images.header import Header, check_size, choose_frame
+
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM")  # as Pillow names them
+_JPEG_FORMATS = ("JPEG", "MPO")  # multi-picture files (MPO) hold JPEGs
+_SIGNATURE = re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|II\*\0|MM\0\*|RIFF....WEBP", re.DOTALL)
+_TIFF_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # bytes per value by the entry's type; others have 1
+_DAMAGE_ERRORS = (  # what Pillow's decoders raise on damaged bytes
+    OSError,
+    EOFError,
+    SyntaxError,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    struct.error,
+    zlib.error,
+)
+_REDUCTIONS = (  # factor, and OpenCV's flag for it; its colored counterparts give BGR even where RGB is asked for
+    (8, cv2.IMREAD_REDUCED_GRAYSCALE_8),
+    (4, cv2.IMREAD_REDUCED_GRAYSCALE_4),
+    (2, cv2.IMREAD_REDUCED_GRAYSCALE_2),
+)
+
+# decode() checks every file against crop.max_pixels; Pillow's own limit would overrule a larger one.
+Image.MAX_IMAGE_PIXELS = None
+
+
+def decode(content: bytes, crop: Crop, frames: Frames, least_side: float | None = None) -> tuple[Pixels, Header]:
+    """Decodes an image file to upright 8-bit pixels.
+
+    Reads FORMATS, DICOM (with pydicom) and .npy arrays, numbers [H, W] or uint8[H, W, 3]. Limits of size, shape and
+    number of frames are checked by the header, before any pixel is decoded. The EXIF orientation is applied, and
+    transparent pixels are composited on `crop.background`. Grey of more than 8 bits is scaled over `crop.window`;
+    without it over a DICOM header's window or stored bits; without these by its depth (`scale_grey`).
+    docs/quarantine.md lists all formats and reasons.
+
+    Args:
+        content: the bytes of the file.
+        crop: the limits, `background` and `window`.
+        frames: the frame to take of a file with several; None refuses such files.
+        least_side: decodes a JPEG at 1/2, 1/4 or 1/8 of its size, the smallest at which the shorter side has this many
+            pixels: libjpeg then transforms fewer frequencies, which averages pixels. None decodes at full size.
+
+    Returns:
+        The pixels and the Header with the file's full size. The pixels are uint8[H, W] if the three channels are equal,
+        whatever color type the file states, else uint8[H, W, 3] in RGB.
+
+    Raises:
+        ImageError: if the file cannot be used as an image; `reason` says why. Damage inside a JPEG that ends properly
+            is not detected, because JPEG has no checksum.
+    """
+    if not content:
+        raise ImageError("empty", "the file has no bytes")
+    if is_dicom(content):
+        return _with_header("DICOM", decode_dicom(content, crop, frames))
+    try:
+        if content.startswith(npy.MAGIC_PREFIX):
+            return _with_header("NPY", _decode_npy(content, crop))
+        pixels, header = _decode_picture(content, crop, frames, least_side)
+        return one_channel_if_grey(pixels), header
+    except UnidentifiedImageError:
+        if _SIGNATURE.match(content):
+            raise _explain_unopened(content) from None
+        raise ImageError("not an image", f"expected one of {', '.join(FORMATS)}, DICOM, .npy") from None
+    except ImageError:
+        raise
+    except _DAMAGE_ERRORS as error:
+        is_truncated = "truncated" in str(error).lower() or _ends_early(content)
+        raise ImageError("truncated" if is_truncated else "corrupt", str(error)) from error
+
+
+def _with_header(name: str, pixels: Pixels) -> tuple[Pixels, Header]:
+    return one_channel_if_grey(pixels), Header(name, pixels.shape[1], pixels.shape[0])
+
+
+def _decode_npy(content: bytes, crop: Crop) -> Pixels:
+    """Decodes a .npy file; its header is checked before its values are read."""
+    stream = BytesIO(content)
+    try:
+        is_version_1 = npy.read_magic(stream) == (1, 0)
+        shape, _, dtype = npy.read_array_header_1_0(stream) if is_version_1 else npy.read_array_header_2_0(stream)
+    except Exception as error:  # numpy raises many kinds of errors on a damaged header
+        raise ImageError("corrupt", f"not readable as .npy: {error}") from error
+    is_color = len(shape) == 3 and shape[2] == 3 and dtype == np.uint8
+    if dtype.kind not in "uif" or not (len(shape) == 2 or is_color):
+        raise ImageError("unsupported", f"an array {dtype}{list(shape)}; expected numbers [H, W] or uint8[H, W, 3]")
+    check_size(shape[1], shape[0], crop)
+    if len(content) - stream.tell() < math.prod(shape) * dtype.itemsize:
+        raise ImageError("truncated", f"the file ends inside its array {dtype}{list(shape)}")
+    values = npy.read_array(BytesIO(content), allow_pickle=False)
+    return values if values.ndim == 3 else scale_grey(values, None if values.dtype == np.uint8 else crop.window)
+
+
+def _decode_picture(content: bytes, crop: Crop, frames: Frames, least_side: float | None) -> tuple[Pixels, Header]:
+    """Decodes a file of FORMATS: plain JPEGs and PNGs with OpenCV, which is faster, all others with Pillow."""
+    picture = Image.open(BytesIO(content), formats=FORMATS)  # reads the header only
+    check_size(picture.width, picture.height, crop)
+    compressed = png.check_chunks(content) if picture.format == "PNG" else []
+    if picture.format == "GIF" and not content.rstrip(b"\0\r\n").endswith(b";"):
+        raise ImageError("truncated", "the GIF ends before its trailer")
+    # The other frames of a multi-picture JPEG (MPO) are previews or other views of the first one.
+    frame = 0 if picture.format == "MPO" else choose_frame(getattr(picture, "n_frames", 1), frames)
+    picture.seek(frame)
+    if frame:
+        check_size(picture.width, picture.height, crop)  # the pages of a TIFF may differ in size
+    is_plain = picture.mode in ("L", "RGB") and not picture.has_transparency_data and not frame
+    if is_plain and picture.format in (*_JPEG_FORMATS, "PNG"):
+        pixels = _decode_with_opencv(content, picture, least_side)
+        if pixels is not None:
+            return pixels, _read_header(picture, pixels)
+    if picture.format == "PNG":
+        png.check_rows(content, compressed)
+        png.check_transparent_color(content, picture)
+    if picture.format == "PNG" and png.is_deep_grey_alpha(content) and not frame:
+        values = png.read_deep_grey_alpha(content)
+        pixels = scale_visible_grey(values[..., 0], values[..., 1] / 65535, crop)
+    else:
+        pixels = _decode_with_pillow(picture, crop)
+    return pixels, _read_header(picture, pixels)
+
+
+def _decode_with_opencv(content: bytes, picture: Image.Image, least_side: float | None) -> Pixels | None:
+    """Decodes a JPEG or PNG, opened as `picture`, upright; None if OpenCV cannot."""
+    is_grey = picture.mode == "L" or (picture.format in _JPEG_FORMATS and jpeg.header_proves_grey(content))
+    flags = _reduction(picture, least_side) | (cv2.IMREAD_GRAYSCALE if is_grey else cv2.IMREAD_COLOR_RGB)
+    return cv2.imdecode(np.frombuffer(content, np.uint8), flags)  # type: ignore[return-value]
+
+
+def _reduction(picture: Image.Image, least_side: float | None) -> int:
+    """Returns OpenCV's flag for the smallest size of a JPEG with `least_side` pixels; 0 means full size."""
+    shorter, longer = sorted(picture.size)
+    for factor, flag in _REDUCTIONS:
+        # Unequal sides stay unequal, so that _read_header recognizes a turned picture.
+        stays_distinct = shorter == longer or -(-shorter // factor) < -(-longer // factor)
+        if least_side and picture.format in _JPEG_FORMATS and shorter >= factor * least_side and stays_distinct:
+            return flag
+    return 0
+
+
+def _decode_with_pillow(picture: Image.Image, crop: Crop) -> Pixels:
+    """Decodes an opened picture upright; Pillow's error says why one cannot be decoded."""
+    picture.load()
+    upright = ImageOps.exif_transpose(picture)
+    if upright.mode.startswith(("I", "F")):
+        values = np.asarray(upright)
+        if "transparency" in upright.info:
+            return scale_visible_grey(values, values != upright.info["transparency"], crop)
+        grey = scale_grey(values, crop.window)
+        is_white_zero = getattr(picture, "tag_v2", {}).get(PHOTOMETRIC_INTERPRETATION) == 0
+        return 255 - grey if is_white_zero else grey  # up to 8 bits Pillow inverts by itself
+    if upright.has_transparency_data:
+        layer = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", layer.size, (*crop.background, 255)), layer)
+    return np.array(upright.convert("RGB"))
+
+
+def _read_header(picture: Image.Image, pixels: Any) -> Header:
+    """Returns the header of an opened file whose decoded pixels are upright and may be reduced."""
+    height, width = pixels.shape[:2]
+    if picture.format in _JPEG_FORMATS:
+        is_turned = (picture.width < picture.height) != (width < height)
+        width, height = picture.size[::-1] if is_turned else picture.size
+    return Header(picture.format or "", width, height)
+
+
+def _explain_unopened(content: bytes) -> ImageError:
+    """Returns the error for a file with a known signature that Pillow does not open; Pillow explains TIFFs only."""
+    if _ends_early(content):
+        return ImageError("truncated", "the file ends before an offset or a length that its header states")
+    try:
+        TiffImageFile(BytesIO(content))
+    except Exception as error:  # of many kinds: on damaged bytes, and because the file is no TIFF
+        if str(error) == "unknown pixel mode":
+            return ImageError(
+                "unsupported", "a TIFF with bits, channels or a photometric interpretation that Pillow lacks"
+            )
+    return ImageError("corrupt", "the header is damaged or cut off")
+
+
+def _ends_early(content: bytes) -> bool:
+    """Returns whether a WebP is shorter than its RIFF header states, or a TIFF than its directory and what it names."""
+    if content.startswith(b"RIFF"):
+        return len(content) < 8 + int.from_bytes(content[4:8], "little")
+    if not content.startswith((b"II*\0", b"MM\0*")):
+        return False
+    order: Literal["little", "big"] = "little" if content.startswith(b"II") else "big"
+    start = int.from_bytes(content[4:8], order) + 2
+    entries = int.from_bytes(content[start - 2 : start], order)
+    ends = [start + 12 * entries]
+    for entry in range(start, min(ends[0], len(content) - 11), 12):
+        kind, count, offset = struct.unpack_from("<HII" if order == "little" else ">HII", content, entry + 2)
+        size = count * _TIFF_BYTES.get(kind, 1)
+        ends.append(offset + size if size > 4 else 0)  # values of up to 4 bytes stand in the entry itself
+    return len(content) < max(ends)

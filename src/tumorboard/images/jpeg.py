@@ -1,0 +1,55 @@
+"""Recognizes JPEG files that are proved grey by their header, although they are saved in color."""
+
+_SEQUENTIAL = (0xC0, 0xC1)  # markers of frames with Huffman codes, whose only scan may hold everything
+_JFIF, _TABLES, _SCAN = 0xE0, 0xC4, 0xDA  # markers of segments
+_LENGTH = 2  # bytes of a segment's length, which counts itself
+
+
+def header_proves_grey(content: bytes) -> bool:
+    """Returns whether the Huffman tables of both chroma channels hold no symbol but 0.
+
+    That is so where a picture without color was saved in color with optimized tables: only "no difference" and "no
+    further coefficient" can be coded, so that the chroma is neutral everywhere. Decoding the brightness alone, which is
+    faster, then gives the same picture. False means that the header proves nothing: the picture may still be grey.
+
+    Args:
+        content: the bytes of the file; damaged files are allowed.
+
+    Source: ITU-T T.81, B.2.4.2 and F.1.2.
+    """
+    tables: dict[int, bytes] = {}
+    components: list[int] = []
+    is_ycc = False
+    position = 2
+    while position + 2 + _LENGTH <= len(content) and content[position] == 0xFF:
+        marker = content[position + 1]
+        start = position + 2 + _LENGTH
+        position += 2 + int.from_bytes(content[position + 2 : start])
+        segment = content[start:position]
+        if marker == _JFIF and segment.startswith(b"JFIF\0"):
+            is_ycc = True  # JFIF requires it; without JFIF the color space would be a guess
+        elif marker in _SEQUENTIAL:
+            components = list(segment[6:15:3])
+        elif marker == _TABLES:
+            tables |= _read_tables(segment)
+        elif marker == _SCAN:
+            selectors = dict(zip(segment[1::2], segment[2::2], strict=False))
+            chroma = [table for component in components[1:] for table in _table_ids(selectors.get(component, 0))]
+            is_only_scan = len(components) == 3 and segment.startswith(b"\3")
+            return is_ycc and is_only_scan and all(tables.get(table) == b"\0" for table in chroma)
+    return False
+
+
+def _read_tables(segment: bytes) -> dict[int, bytes]:
+    """Returns the symbols of each Huffman table by its id: class (0: DC, 1: AC) times 16 plus number."""
+    tables = {}
+    while len(segment) > 17:
+        end = 17 + sum(segment[1:17])
+        tables[segment[0]] = segment[17:end]
+        segment = segment[end:]
+    return tables
+
+
+def _table_ids(selector: int) -> tuple[int, int]:
+    """Returns the ids of the DC and the AC table that a component's selector byte names."""
+    return selector >> 4, 0x10 | selector & 0x0F

@@ -1,0 +1,1 @@
+"""The project's own networks, each a function of the image size in pixels."""

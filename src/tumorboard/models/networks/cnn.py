@@ -1,0 +1,45 @@
+"""Two small convolutional networks for training from scratch."""
+
+from torch import nn
+
+
+def cnn(size: int) -> nn.Module:  # noqa: ARG001 - all own architectures are called with the size
+    """Returns a network from images [N, 3, H, W] to features [N, 256].
+
+    Four blocks of 3x3 convolution, batch norm, ReLU and 2x2 max pool, with 32, 64, 128 and 256 channels, then a global
+    average pool.
+    """
+    layers: list[nn.Module] = []
+    width = 3
+    for wider in (32, 64, 128, 256):
+        layers += [
+            nn.Conv2d(width, wider, 3, padding=1, bias=False),
+            nn.BatchNorm2d(wider),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(2),
+        ]
+        width = wider
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def cnn3(size: int) -> nn.Module:
+    """Returns a network from images [N, 3, size, size] to features [N, 64].
+
+    Three unpadded convolutions (5x5 with 16 channels, 5x5 with 16, 3x3 with 3), each with ReLU and 2x2 max pool, then a
+    fully connected layer of 64 with ReLU.
+    """
+    side = (((size - 4) // 2 - 4) // 2 - 2) // 2  # of the last feature map, in pixels
+    return nn.Sequential(
+        nn.Conv2d(3, 16, 5),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Conv2d(16, 16, 5),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Conv2d(16, 3, 3),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(3 * side * side, 64),
+        nn.ReLU(inplace=True),
+    )

@@ -1,0 +1,121 @@
+"""Reads files of tensors without running code, and copies tensors into a network by name and shape."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from tumorboard.base.errors import InputError
+from tumorboard.base.schema import nearest
+
+CARD_KEY = "tumorboard"  # of the ModelCard in the header of a .safetensors file
+_SUFFIXES = (".safetensors", ".pth", ".pt")
+_BACKBONE = "backbone."  # prefix of the backbone's tensors in a model file of this project
+
+
+def file_digest(path: Path) -> str:
+    """Returns the SHA-256 of a file of weights, hexadecimal; raises InputError where there is no such file."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except (FileNotFoundError, IsADirectoryError):
+        raise InputError(f"pretrained: {path}: no such file") from None
+
+
+def copy_tensors(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Copies tensors into the parameters and buffers of the same names; copies all of them or none.
+
+    Args:
+        module: receives the tensors; each of its own must be given, except a batch norm's count of batches, which old
+            files lack.
+        tensors: by name.
+        where: the beginning of an error message, such as the file's name.
+
+    Raises:
+        InputError: names the first tensor that is missing, unknown or of another shape.
+    """
+    own = module.state_dict()
+    for name, tensor in own.items():
+        if name not in tensors and not name.endswith("num_batches_tracked"):
+            raise InputError(f"{where}: tensor '{name}' {list(tensor.shape)} is missing")
+        if name in tensors and tensors[name].shape != tensor.shape:
+            raise InputError(
+                f"{where}: tensor '{name}' has the shape {list(tensors[name].shape)}, expected {list(tensor.shape)}"
+            )
+    for name, tensor in tensors.items():
+        if name not in own:
+            raise InputError(f"{where}: tensor '{name}' {list(tensor.shape)} has no place in the network")
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
+    """Reads a .safetensors file.
+
+    Returns:
+        The tensors on the CPU by name, and the JSON of the ModelCard, None in a file that this project did not write.
+
+    Raises:
+        InputError: there is no such file, or it is no whole .safetensors file.
+    """
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder, expected a .safetensors file")
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, (file.metadata() or {}).get(CARD_KEY)  # noqa: SIM118
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file of weights") from None
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{path}: not a whole .safetensors file: {error}") from error
+
+
+def check_suffix(pretrained: str) -> None:
+    """Raises InputError where the value of `pretrained` is no .safetensors, .pth or .pt file by its name."""
+    if Path(pretrained).suffix not in _SUFFIXES:
+        raise InputError(
+            f"pretrained: '{pretrained}': expected none, imagenet, packaged or a .safetensors, .pth or .pt file"
+            f"{nearest(pretrained, ('none', 'imagenet', 'packaged'))}"
+        )
+
+
+def read_tensors(path: Path) -> Mapping[str, Tensor]:
+    """Reads the tensors of a .safetensors, .pth or .pt file by name, without running code that it may hold.
+
+    Returns:
+        All tensors on the CPU; of a model file of this project those of the backbone, without their prefix.
+
+    Raises:
+        InputError: the file is missing, damaged, of another kind, or holds more than tensors.
+    """
+    if path.suffix == ".safetensors":
+        tensors, card = read_safetensors(path)
+        if card is None:
+            return tensors
+        return {name.removeprefix(_BACKBONE): tensors[name] for name in tensors if name.startswith(_BACKBONE)}
+    check_suffix(str(path))
+    return _read_state_dict(path)
+
+
+def _read_state_dict(path: Path) -> Mapping[str, Tensor]:
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"pretrained: {path}: no such file") from None
+    except Exception as error:  # torch raises many kinds for damaged bytes
+        # Only the name of the foreign class is quoted: torch's message goes on to advise running the file's code.
+        foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
+        cause = f"it holds {foreign[1]}" if foreign else f"torch cannot read it: {type(error).__name__}"
+        raise InputError(
+            f"pretrained: {path}: not a file of tensors alone ({cause}); expected what "
+            "torch.save(model.state_dict(), ...) writes"
+        ) from error
+    if not isinstance(content, Mapping) or not all(
+        isinstance(name, str) and isinstance(tensor, Tensor) and not tensor.is_meta for name, tensor in content.items()
+    ):
+        raise InputError(f"pretrained: {path}: expected a mapping of names to tensors (a state dict)")
+    return content

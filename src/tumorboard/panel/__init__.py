@@ -1,0 +1,1 @@
+"""The models together: votes, evaluation, prediction on new images."""

@@ -1,0 +1,304 @@
+"""Draws tables as matplotlib figures: learning curves, ROC, precision-recall, confusion, score intervals, pictures.
+
+A model has the same color in all figures; the chosen vote is black.
+"""
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator, MaxNLocator
+from numpy.typing import NDArray
+
+_STYLE: Any = {
+    "font.size": 9.5,
+    "axes.titlesize": 9.5,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": "#888888",
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "xtick.color": "#555555",
+    "ytick.color": "#555555",
+    "legend.frameon": False,
+    "lines.linewidth": 1.5,
+    "text.parse_math": False,
+    "figure.facecolor": "white",
+    "figure.dpi": 110,
+}
+# The palette of Okabe & Ito (2008), which color-blind readers can distinguish.
+_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
+_MARKERS = ("", "o", "s", "^", "x")
+_VOTE_COLOR = "#000000"
+_OTHER_VOTE_COLOR = "#7a7a7a"
+_WIDTH = 11.0  # inches, of a figure that fills the page
+
+
+def to_png(figure: Figure) -> bytes:
+    """Returns a figure as the bytes of a PNG file, the same on each call and without the version of matplotlib."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def shorten(name: str, width: int) -> str:
+    """Returns a name on one line of at most `width` characters, with its middle replaced by '…' where it is longer.
+
+    Line breaks and tabs become spaces; characters that cannot be drawn become '?'.
+
+    >>> shorten("pigmented keratosis", 9)
+    'pigm…osis'
+    """
+    name = " ".join(name.encode("utf-8", "replace").decode("utf-8").split())
+    return name if len(name) <= width else f"{name[: (width - 1) // 2]}…{name[len(name) - width // 2 :]}"
+
+
+@mpl.rc_context(_STYLE)  # type: ignore[untyped-decorator]
+def learning_curves(curves: pd.DataFrame) -> Figure:
+    """Draws loss (log scale) and accuracy per epoch: one color per model, one line per fold, a dot at the kept epoch.
+
+    Training is dashed, validation solid.
+
+    Args:
+        curves: model, fold, epoch, train_loss, val_loss, train_accuracy, val_accuracy, kept (bool).
+    """
+    figure = Figure((_WIDTH, 4.2), layout="constrained")
+    panels = dict(zip(("loss", "accuracy"), figure.subplots(1, 2), strict=True))
+    models = list(dict.fromkeys(curves["model"]))
+    styles = dict(zip(models, map(_style, range(len(models))), strict=True))
+    for score, axes in panels.items():
+        for (model, _), line in curves.groupby(["model", "fold"], sort=False):
+            style = styles[str(model)]
+            dashed = {"linestyle": "--", "linewidth": 1, "alpha": 0.6} | ({"marker": "x"} if len(line) == 1 else {})
+            axes.plot(line["epoch"], line[f"train_{score}"], **style | dashed)
+            axes.plot(line["epoch"], line[f"val_{score}"], **style)
+            kept = line[line["kept"]]
+            axes.plot(kept["epoch"], kept[f"val_{score}"], "o", color=style["color"], markersize=6)
+        axes.set(xlabel="epoch", title=score)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    panels["loss"].set_yscale("log")  # on a linear scale one bad epoch would flatten all others
+    panels["loss"].yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    panels["loss"].yaxis.set_major_formatter("{x:g}")
+    panels["loss"].yaxis.set_minor_formatter("{x:g}")
+    kinds = [Line2D([], [], color="#555555", linestyle=kind, linewidth=1.2) for kind in ("-", "--")]
+    handles = [Line2D([], [], **styles[model]) for model in models] + kinds
+    kept_dot = Line2D([], [], color="#555555", marker="o", linestyle="", markersize=6)
+    _legend(figure, [*handles, kept_dot], [*models, "validation", "training", "kept epoch"])
+    return figure
+
+
+@mpl.rc_context(_STYLE)  # type: ignore[untyped-decorator]
+def learning_rate_curve(curve: pd.DataFrame, marks: Mapping[str, float], title: str) -> Figure:
+    """Draws loss over the learning rate, as measured and smoothed, with a labelled line at each marked rate.
+
+    The axis ends as far above the first smoothed loss as the lowest loss is below it: where the loss explodes, the
+    curve is cut off.
+
+    Args:
+        curve: lr, loss, smoothed; one row per step.
+        marks: learning rates by label.
+        title: of the figure.
+    """
+    figure = Figure((_WIDTH * 0.7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    axes.plot(curve["lr"], curve["loss"], color="#bbbbbb", linewidth=1, label="loss per step")
+    axes.plot(curve["lr"], curve["smoothed"], color=_COLORS[0], linewidth=2, label="smoothed loss")
+    for color, (name, lr) in zip(_COLORS[1:], marks.items(), strict=False):
+        axes.axvline(lr, color=color, linewidth=1.2, label=f"{name}: {lr:.2g}")
+    first, lowest = curve["smoothed"].iloc[0], min(curve["smoothed"].min(), curve["loss"].min())
+    room = 0.1 * (first - lowest)
+    axes.set(xscale="log", xlabel="learning rate", ylabel="loss", title=title)
+    axes.set_ylim(lowest - room, first + 10 * room)
+    axes.legend(loc="lower left")
+    return figure
+
+
+def roc_curves(curves: pd.DataFrame, vote: str) -> Figure:
+    """Draws ROC curves: one panel per class, one line per model.
+
+    Args:
+        curves: model, class, fpr, tpr.
+        vote: the value of `model` that is the chosen vote.
+    """
+    figure, panels = _class_panels(curves, vote, "fpr", "tpr")
+    for axes in panels.values():
+        axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8, zorder=0)
+    figure.supxlabel("false positive rate (1 − specificity)", fontsize=9.5)
+    figure.supylabel("true positive rate (recall)", fontsize=9.5)
+    return figure
+
+
+def precision_recall_curves(curves: pd.DataFrame, vote: str, base_rates: Mapping[str, float]) -> Figure:
+    """Draws precision over recall: one panel per class, one line per model.
+
+    Args:
+        curves: model, class, recall, precision.
+        vote: the value of `model` that is the chosen vote.
+        base_rates: by class its share of the images, drawn as a grey line.
+    """
+    figure, panels = _class_panels(curves, vote, "recall", "precision")
+    for name, axes in panels.items():
+        axes.axhline(base_rates[name], color="#bbbbbb", linewidth=0.8, zorder=0)
+    figure.supxlabel("recall", fontsize=9.5)
+    figure.supylabel("precision", fontsize=9.5)
+    return figure
+
+
+@mpl.rc_context(_STYLE)  # type: ignore[untyped-decorator]
+def _class_panels(curves: pd.DataFrame, vote: str, x: str, y: str) -> tuple[Figure, dict[str, Axes]]:
+    """Draws the column `y` over the column `x` with one panel per class; returns the panels by class."""
+    models = [model for model in dict.fromkeys(curves["model"]) if model != vote]
+    styles = dict(zip(models, map(_style, range(len(models))), strict=True)) | {vote: {"color": _VOTE_COLOR}}
+    classes = list(dict.fromkeys(curves["class"]))
+    rows, columns = _grid(len(classes), 5)
+    figure = Figure((_WIDTH, rows * min(_WIDTH / columns, 4.2) + 0.6), layout="constrained")
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
+    panels = dict(zip(classes, grid, strict=False))
+    for axes in grid[len(classes) :]:
+        axes.set_axis_off()
+    titles = _distinct(classes, 110 // columns)
+    for title, (name, axes) in zip(titles, panels.items(), strict=True):
+        for model, style in styles.items():
+            line = curves[(curves["class"] == name) & (curves["model"] == model)]
+            axes.plot(line[x], line[y], **style, markevery=0.15, linewidth=2.2 if model == vote else 1.3)
+        axes.set(title=title, aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    _legend(figure, [Line2D([], [], **style) for style in styles.values()], list(styles))
+    return figure, panels
+
+
+@mpl.rc_context(_STYLE)  # type: ignore[untyped-decorator]
+def confusion_matrices(tables: Mapping[str, pd.DataFrame], *, normalized: bool) -> Figure:
+    """Draws one confusion matrix per model; the color of a cell is its share of the actual class.
+
+    Args:
+        tables: by model: actual, predicted, count, share, as `evaluation.metrics.confusion_table` returns them.
+        normalized: write the share in percent into each cell, else the count.
+    """
+    classes = list(dict.fromkeys(next(iter(tables.values()))["actual"]))
+    rows, columns = _grid(len(tables), int(_WIDTH / min(max(1.9, 0.8 + 0.3 * len(classes)), _WIDTH / 2)))
+    side = _WIDTH / columns if columns > 2 else _WIDTH / 2
+    names = _distinct(classes, 14 if columns > 2 else 22)
+    # A character is about 0.075 inches wide, and the matrix takes three quarters of its panel.
+    longest = 0.075 * (max(map(len, names)) + 1)
+    upright = longest * len(classes) > 0.75 * side
+    figure = Figure((_WIDTH, rows * (0.85 * side + 0.3) + 1.1 + longest * upright), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    for axes in grid[len(tables) :]:
+        axes.set_axis_off()
+    for axes, (name, table) in zip(grid, tables.items(), strict=False):
+        shape = (len(classes), len(classes))
+        share, count = (table[column].to_numpy().reshape(shape) for column in ("share", "count"))
+        axes.imshow(np.nan_to_num(share), cmap="Blues", vmin=0, vmax=1)
+        for (row, column), value in np.ndenumerate(share):
+            text = f"{100 * value:.0f}" if normalized else f"{count[row, column]}"
+            if np.isfinite(value) and (count[row, column] or len(classes) <= 6):
+                color = "white" if value > 0.55 else "#333333"
+                size = float(np.interp(len(classes), [2, 20], [10, 6.5]))
+                axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size)
+        axes.set_xticks(range(len(classes)), names, rotation=90 if upright else 0, fontsize=8)
+        axes.set_yticks(range(len(classes)), names, fontsize=8)
+        axes.set_title(shorten(name, int(12 * side)))
+        axes.tick_params(length=0)
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+    figure.supxlabel("predicted", fontsize=9.5)
+    figure.supylabel("actual (numbers: % of the row)" if normalized else "actual (numbers: images)", fontsize=9.5)
+    return figure
+
+
+@mpl.rc_context(_STYLE)  # type: ignore[untyped-decorator]
+def score_intervals(scores: pd.DataFrame, vote: str, base_rate: float) -> Figure:
+    """Draws accuracy with its interval, one row per member and vote, the chosen vote in black.
+
+    Args:
+        scores: model, kind ('member' or 'vote'), accuracy, accuracy_low, accuracy_high (nan: no interval).
+        vote: the value of `model` that is the chosen vote.
+        base_rate: the accuracy of always predicting the most frequent class, drawn as a grey line.
+    """
+    figure = Figure((_WIDTH, 0.7 + 0.32 * (len(scores) + 1)), layout="constrained")
+    axes = figure.subplots()
+    members = int((scores["kind"] == "member").sum())
+    heights = [row + (row >= members) * 0.6 for row in range(len(scores))]
+    rows = scores.to_dict("records")
+    for index, (height, row) in enumerate(zip(heights, rows, strict=True)):
+        vote_color = _VOTE_COLOR if row["model"] == vote else _OTHER_VOTE_COLOR
+        color = _style(index)["color"] if row["kind"] == "member" else vote_color
+        ends = [row["accuracy_low"], row["accuracy_high"]]
+        axes.plot(ends, [height, height], color=color, linewidth=2.5, alpha=0.45)
+        axes.plot(row["accuracy"], height, "o", color=color, markersize=7)
+        text = f"{100 * row['accuracy']:.1f} %"
+        axes.annotate(text, (1.01, height), xycoords=("axes fraction", "data"), va="center", color=color)
+    axes.axvline(base_rate, color="#bbbbbb", linewidth=1.2, zorder=0)
+    names = [shorten(row["model"], 30) + (" (vote)" if row["kind"] == "vote" else "") for row in rows]
+    axes.set_yticks(heights, names)
+    axes.set(xlabel="accuracy on the test set; grey line: always predicting the most frequent class")
+    axes.invert_yaxis()
+    axes.grid(visible=False, axis="y")
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+    return figure
+
+
+@mpl.rc_context(_STYLE)  # type: ignore[untyped-decorator]
+def contact_sheet(images: NDArray[np.uint8], captions: Sequence[str], columns: int) -> Figure:
+    """Draws pictures in rows.
+
+    Args:
+        images: uint8[N, S, S, 3], RGB.
+        captions: N texts of up to two lines, drawn above the pictures.
+        columns: pictures per row.
+    """
+    count, side = images.shape[:2]
+    rows = -(-count // columns)
+    gap, head = side * 0.06, side * 0.34
+    cell = _WIDTH / columns
+    width, height = columns * (side + gap), rows * (side + head)
+    figure = Figure((_WIDTH, cell * height / (side + gap)))
+    axes = figure.add_axes((0, 0, 1, 1))
+    for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        left, top = index % columns * (side + gap), index // columns * (side + head) + head
+        axes.imshow(image, extent=(left, left + side, top + side, top), interpolation="lanczos")
+        axes.text(left, top - side * 0.04, caption, fontsize=8, va="bottom", ha="left", linespacing=1.1)
+    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.set_axis_off()
+    return figure
+
+
+def _style(index: int) -> dict[str, Any]:
+    """Returns the line style of a model by its position; models after the sixth reuse colors with other markers."""
+    marker = _MARKERS[index // len(_COLORS) % len(_MARKERS)]
+    return {"color": _COLORS[index % len(_COLORS)], "marker": marker, "markersize": 4}
+
+
+def _grid(panels: int, most: int) -> tuple[int, int]:
+    """Returns the numbers of rows and of columns, at most `most`, that hold the panels with few empty places."""
+    rows = max(1, -(-panels // most))
+    return rows, max(1, -(-panels // rows))
+
+
+def _distinct(names: Sequence[str], width: int) -> list[str]:
+    """Returns the names shortened to a width, and numbered where two would otherwise look the same."""
+    cut = [shorten(name, width) for name in names]
+    if len(set(cut)) == len(cut):
+        return cut
+    return [f"{number} {shorten(name, width - 3)}" for number, name in enumerate(names, 1)]
+
+
+def _legend(figure: Figure, handles: list[Line2D], names: Sequence[str]) -> None:
+    """Adds a legend above the panels."""
+    names = [shorten(name, 24) for name in names]
+    # A character is about 0.08 inches wide, a line sample with the space around it 0.6.
+    columns = min(len(handles), int(_WIDTH / (0.6 + 0.08 * max(map(len, names)))))
+    legend = figure.legend(handles, ["name"] * len(handles), loc="outside upper left", ncols=columns, fontsize=9)
+    # Set only now, because matplotlib leaves out labels that begin with an underscore.
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set_text(name)

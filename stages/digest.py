@@ -1,0 +1,16 @@
+"""Writes for each stage the digests of the source files that it runs; the stages depend on these."""
+
+from pathlib import Path
+
+from tumorboard.base.digests import write_digests
+from tumorboard.base.params import Params
+from tumorboard.base.stage import run_stage
+
+
+def main(_: Params, *, out: Path) -> None:
+    """Writes `out`/<stage>.sha256, a line per source file."""
+    write_digests(Path("stages"), Path("src/tumorboard"), out)
+
+
+if __name__ == "__main__":
+    run_stage(main)

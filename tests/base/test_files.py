@@ -1,0 +1,59 @@
+"""Files: atomic writes, strict JSON, deleted leftovers."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tumorboard.base.errors import InputError
+from tumorboard.base.files import read_json, remove_leftovers, replacing, side_cache, write_json
+
+
+def test_only_matches_that_are_not_kept_are_deleted(tmp_path: Path) -> None:
+    for name in ("kept/0.csv", "kept/1.csv", "gone/0.csv", "mixed/0.csv", "mixed/notes.txt", "own.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+    (tmp_path / "kept" / "2.csv").mkdir()
+    (tmp_path / "kept" / "2.csv" / "inside").write_text("x")
+    remove_leftovers(tmp_path, "*/*.csv", [tmp_path / "kept" / "0.csv"])
+    left = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*")}
+    assert left == {"kept", "kept/0.csv", "mixed", "mixed/notes.txt", "own.csv"}
+
+
+def test_json_is_strict(tmp_path: Path) -> None:
+    write_json({"a": float("nan"), "b": [np.float64(0.5), np.int64(2)], "c": {"d": np.inf}}, tmp_path / "m" / "x.json")
+    text = (tmp_path / "m" / "x.json").read_text()
+    parsed = json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is not JSON"))
+    assert parsed == {"a": None, "b": [0.5, 2], "c": {"d": None}}
+
+
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    target = tmp_path / "table.csv"
+    target.write_text("old")
+
+    def half_a_write() -> None:
+        with replacing(target) as temporary:
+            temporary.write_text("half")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        half_a_write()
+    assert target.read_text() == "old"
+    assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
+
+
+def test_json_that_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
+    (tmp_path / "half.json").write_text('{"a": ')
+    with pytest.raises(InputError, match=r"none\.json: no such file"):
+        read_json(tmp_path / "none.json")
+    with pytest.raises(InputError, match=r"half\.json: not JSON"):
+        read_json(tmp_path / "half.json")
+
+
+def test_the_side_cache_belongs_to_the_main_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    assert side_cache("crops") == tmp_path / ".cache" / "crops"
+    monkeypatch.setenv("DVC_ROOT", "/main")
+    assert side_cache("crops") == Path("/main/.cache/crops")

@@ -1,0 +1,248 @@
+import difflib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tumorboard.base.errors import InputError
+from tumorboard.base.params import DVC_IGNORED_KEYS, STRATEGIES, Balance, Params, Recipe, load_params, resolve_recipe
+from tumorboard.base.schema import parse
+
+REAL = (Path(__file__).parents[2] / "params.yaml").read_text(encoding="utf-8")
+
+
+def load(tmp_path: Path, text: str) -> Params:
+    file = tmp_path / "params.yaml"
+    file.write_text(text, encoding="utf-8")
+    return load_params(file)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        ("  epochs: 8", "  epoch: 8", "train.epoch: unknown key; did you mean epochs?"),
+        ("  epochs: 8", "  epoch: 8", "train.epochs: missing"),
+        ("\ncrop:", "\ncorp:", "corp: unknown key; did you mean crop?"),
+        (
+            "architecture: cnn}",
+            "architecture: cnn, optimiser: sgd}",
+            "recipes.cnn.optimiser: unknown key; did you mean opt",
+        ),
+        ("  lr: 0.001", "  lr: fast", "train.lr: is 'fast': input should be a valid number"),
+        ("lr: 0.0001", "lr: '0.0001'", "recipes.linear.lr: is '0.0001': input should be a valid number"),
+        ("  lr: 0.001", "  lr: -1", "train.lr: is -1: input should be greater than 0"),
+        ("seed: 0", "seed: true", "seed: is True: input should be a valid integer"),
+        ("  batch_size: 32 ", "  batch_size: 32.5 ", "train.batch_size: is 32.5: input should be a valid integer"),
+        (
+            "    - 1.0\n    - 1.1",
+            "    - 1.2\n    - 1.1",
+            "balance.augment.zoom: the lower end 1.2 exceeds the upper end 1.1",
+        ),
+        ("loss: cross_entropy", "loss: ce", "train.loss: is 'ce': input should be 'cross_entropy' or 'focal'"),
+        ("vote: weighted", "vote: median", "input should be 'hard', 'soft', 'product' or 'weighted'"),
+        ("[linear, cnn", "[linear, cnm", "models lists 'cnm', which has no entry under recipes; did you mean cnn?"),
+        ("[linear, cnn", "[cnn, cnn", "models lists an entry twice"),
+        ("folds: [0]", "folds: [5]", "folds lists 5, but split.folds makes 0 to 4"),
+        ("  window:     ", "  window: [5, 5]", "crop.window: the lower end 5.0 must be below the upper end 5.0"),
+        ("  - 0\n  - 0\n  - 0", "  - 0\n  - 0\n  - 256", "crop.background.2: is 256"),
+        ("  frames:     ", "  frames: last", "data.frames: is 'last': input should be 'first' or 'middle'"),
+        ("raw: data/phantom ", "raw: medmnist:bloodmnist ", "the list medmnist must have bloodmnist, to be downloaded"),
+        ("  lr: 0.001", "  lr: 1\n  lr: 2", "the key 'lr' is given twice"),
+        ("seed: 0", "seed: [", "not readable as YAML"),
+        ("  cnn3: {", "  size: {", "recipes has a model named 'size': DVC ignores changes below a key of that name"),
+    ],
+)
+def test_a_wrong_key_or_value_is_named(tmp_path: Path, right: str, wrong: str, message: str) -> None:
+    assert right in REAL
+    with pytest.raises(InputError) as raised:
+        load(tmp_path, REAL.replace(right, wrong, 1))
+    assert message in str(raised.value)
+    assert "params.yaml" in str(raised.value)
+
+
+def test_all_wrong_values_are_in_one_message(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as raised:
+        load(tmp_path, REAL.replace("\n  lr: 0.001", "\n  lr: no", 1).replace("vote: weighted", "vote: no"))
+    assert len(str(raised.value).splitlines()) == 2
+
+
+def test_scalars_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
+    params = load(tmp_path, REAL.replace("  lr: 0.001", "  lr: 2e-3").replace("precision: bf16", "precision: off"))
+    assert params.train.lr == 0.002
+    assert params.train.precision == "off"
+
+
+def test_a_recipe_is_train_with_the_models_own_entries(tmp_path: Path) -> None:
+    params = load(tmp_path, REAL)
+    recipe = resolve_recipe(params, "linear")
+    assert (recipe.architecture, recipe.lr, recipe.seed) == ("linear", 0.0001, params.seed)
+    inherited = set(Recipe.model_fields) - {"architecture", "lr", "select", "seed"}
+    assert {key: getattr(recipe, key) for key in inherited} == {key: getattr(params.train, key) for key in inherited}
+
+
+def test_a_null_in_a_recipe_is_as_in_train(tmp_path: Path) -> None:
+    spelled = REAL.replace("  cnn: {architecture: cnn}", "  cnn: {architecture: cnn, lr: null, augment: {zoom: null}}")
+    assert spelled != REAL
+    assert resolve_recipe(load(tmp_path, spelled), "cnn") == resolve_recipe(load(tmp_path, REAL), "cnn")
+
+
+def test_a_recipe_overrides_single_keys_of_augment(tmp_path: Path) -> None:
+    text = REAL.replace("  cnn: {architecture: cnn}", "  cnn: {architecture: cnn, augment: {rotate: 5, zoom: [1, 2]}}")
+    params = load(tmp_path, text)
+    expected = params.train.augment.model_copy(update={"rotate": 5.0, "zoom": (1.0, 2.0)})
+    assert resolve_recipe(params, "cnn").augment == expected
+
+
+def test_a_wrong_key_of_a_recipes_augment_is_named(tmp_path: Path) -> None:
+    text = REAL.replace("  cnn: {architecture: cnn}", "  cnn: {architecture: cnn, augment: {rotates: 5}}")
+    with pytest.raises(InputError, match=r"recipes\.cnn\.augment\.rotates: unknown key; did you mean rotate\?"):
+        load(tmp_path, text)
+
+
+def test_experiments_leave_the_rest_of_the_file_as_it_is(tmp_path: Path) -> None:
+    """`dvc exp run -S` rewrites params.yaml; besides the values set, only the lists of models and folds change form."""
+    from dvc.utils.hydra import apply_overrides
+
+    file = tmp_path / "params.yaml"
+    file.write_text(REAL, encoding="utf-8")
+    settings = {
+        "train.lr": "0.01",
+        "train.augment.rotate": "10",
+        "balance.strategy": "weights",
+        "crop.side": "48",
+        "data.raw": "datasets/mine",
+        "ensemble.vote": "soft",
+        "split.fold_seed": "3",
+        "runtime.workers": "2",
+        "++recipes.resnet18.lr": "0.3",
+        "++recipes.cnn.optimizer": "sgd",
+    }
+    for key, value in settings.items():
+        apply_overrides(file, [f"{key}={value}"])
+    before, after = REAL.splitlines(), file.read_text(encoding="utf-8").splitlines()
+    changed = [line for line in difflib.ndiff(before, after) if line.startswith(("- ", "+ "))]
+    assert len(changed) <= 10 + 2 * len(settings)
+    changed_recipe = resolve_recipe(load_params(file), "resnet18")
+    assert (changed_recipe.lr, changed_recipe.augment.rotate) == (0.3, 10.0)
+    assert load_params(file).folds == (0,)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"head_dropout": (0.1,), "head_widths": (8, 4)}, "head_dropout has 1 entries for 2 head_widths"),
+        ({"freeze_epochs": 3, "epochs": 3}, "freeze_epochs 3 leaves the backbone none of 3 epochs"),
+        ({"warmup_epochs": 9.0}, "warmup_epochs 9 is longer than all of 8 epochs"),
+        ({"lr": float("inf")}, "lr: is inf: input should be a finite number"),
+        ({"seed": 2**63}, "seed: is 9223372036854775808: input should be less than 9223372036854775808"),
+        ({"accumulate": 64}, "accumulate 64 exceeds batch_size 32"),
+        ({"sampler": "balanced", "class_weights": "balanced"}, "evens the classes out twice"),
+    ],
+)
+def test_a_recipe_that_contradicts_itself(tmp_path: Path, change: dict[str, object], message: str) -> None:
+    recipe = dict(resolve_recipe(load(tmp_path, REAL), "cnn"))
+    with pytest.raises(InputError, match=message):
+        parse(Recipe, recipe | change, "recipe")
+
+
+@pytest.mark.parametrize(
+    ("strategy", "entries", "expected"),
+    [
+        ("none", {}, {}),
+        ("augment", {}, {}),
+        ("weights", {}, {"class_weights": "balanced"}),
+        ("sampler", {}, {"sampler": "balanced"}),
+        ("focal", {}, {"loss": "focal", "class_weights": "balanced"}),
+        ("focal", {"focal_alpha": (1.0, 2.0)}, {"loss": "focal", "focal_alpha": (1.0, 2.0)}),
+        # What a recipe says already is no conflict, nor are weights of its own where the strategy sets none.
+        ("weights", {"class_weights": "balanced"}, {"class_weights": "balanced"}),
+        ("weights", {"loss": "focal"}, {"class_weights": "balanced", "loss": "focal"}),
+        ("sampler", {"class_weights": (1.0, 3.0)}, {"sampler": "balanced", "class_weights": (1.0, 3.0)}),
+    ],
+)
+@pytest.mark.parametrize("of_the_model", [True, False])
+def test_a_balancing_strategy_sets_its_entries_of_every_recipe(
+    params: Params, strategy: str, entries: dict[str, object], expected: dict[str, object], of_the_model: bool
+) -> None:
+    plain = resolve_recipe(balanced(params, "none", {}, of_the_model), "cnn")
+    recipe = resolve_recipe(balanced(params, strategy, entries, of_the_model), "cnn")
+    assert recipe == plain.model_copy(update=expected)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "entries", "of_the_model", "message"),
+    [
+        (
+            "weights",
+            {"class_weights": (1.0, 2.0)},
+            True,
+            r"recipes\.cnn\.class_weights is \(1\.0, 2\.0\): .* to null",
+        ),
+        (
+            "weights",
+            {"class_weights": (1.0, 2.0)},
+            False,
+            r"weights sets .* train\.class_weights is .* set it to none",
+        ),
+        ("weights", {"class_weights": "none"}, True, r"recipes\.cnn\.class_weights is 'none'"),
+        (
+            "sampler",
+            {"sampler": "shuffle"},
+            True,
+            r"strategy sampler sets sampler .* recipes\.cnn\.sampler is 'shuffle'",
+        ),
+        ("focal", {"loss": "cross_entropy"}, True, r"strategy focal sets loss to focal, but recipes\.cnn\.loss is"),
+        ("focal", {"class_weights": (1.0, 2.0)}, False, r"sets class_weights to balanced, but train\.class_weights is"),
+        ("sampler", {"class_weights": "balanced"}, False, "evens the classes out twice"),
+    ],
+)
+def test_a_recipe_that_contradicts_the_strategy(
+    params: Params, strategy: str, entries: dict[str, object], of_the_model: bool, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
+        resolve_recipe(balanced(params, strategy, entries, of_the_model), "cnn")
+
+
+def balanced(params: Params, strategy: str, entries: dict[str, object], of_the_model: bool) -> Params:
+    """Params with a strategy, and with entries of `recipes.cnn` or of `train`."""
+    if of_the_model:
+        recipes = params.recipes | {"cnn": params.recipes["cnn"].model_copy(update=entries)}
+        changed = params.model_copy(update={"recipes": recipes})
+    else:
+        changed = params.model_copy(update={"train": params.train.model_copy(update=entries)})
+    return changed.model_copy(update={"balance": params.balance.model_copy(update={"strategy": strategy})})
+
+
+def test_every_strategy_that_params_admit_is_known() -> None:
+    assert set(STRATEGIES) == set(Balance.model_fields["strategy"].annotation.__args__)  # type: ignore[union-attr]
+
+
+def test_a_model_without_architecture(tmp_path: Path) -> None:
+    params = load(tmp_path, REAL.replace("architecture: cnn}", "lr: 0.1}"))
+    with pytest.raises(InputError, match=r"recipes\.cnn\.architecture is missing"):
+        resolve_recipe(params, "cnn")
+
+
+def test_no_parameter_has_a_name_that_dvc_ignores() -> None:
+    """As DVC's own run cache says: two values under one of these keys have the same hash."""
+    from dvc.stage.cache import _get_cache_hash
+
+    for key in DVC_IGNORED_KEYS:
+        assert len({_get_cache_hash({"params": {"crop": {key: value}}}, key=True) for value in (32, 64)}) == 1
+    assert len({_get_cache_hash({"params": {"crop": {"side": value}}}, key=True) for value in (32, 64)}) == 2
+
+    def keys(tree: object) -> set[str]:
+        if not isinstance(tree, dict):
+            return set()
+        return set(tree) | {key for value in tree.values() for key in keys(value)}
+
+    assert not keys(yaml.safe_load(REAL)) & DVC_IGNORED_KEYS
+
+
+def test_every_section_of_the_file_is_described_by_a_comment() -> None:
+    sections = yaml.safe_load(REAL)
+    for name in sections:
+        line = next(line for line in REAL.splitlines() if line.startswith(f"{name}:"))
+        head, follow = REAL.split("\n" + line, 1)
+        lines = (head.splitlines()[-1], line, follow.splitlines()[1])
+        assert any("#" in text for text in lines), f"{name} has no comment"

@@ -1,0 +1,116 @@
+"""Sections: values are held against their types, YAML is read as DVC reads it, and every fault is named by its key."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pytest
+from dvc.utils.serialize import parse_yaml
+from pydantic import Field
+
+from tumorboard.base.errors import InputError
+from tumorboard.base.schema import Section, nearest, parse, read_yaml
+
+
+class Inner(Section):
+    share: float
+    sizes: tuple[int, ...]
+
+
+class Listed(Section):
+    few: Annotated[tuple[int, ...], Field(min_length=2)]
+
+
+class Outer(Section):
+    name: Literal["one", "two"] | None
+    inner: Inner
+    others: dict[str, Inner]
+
+
+RIGHT = {"name": "one", "inner": {"share": 1, "sizes": [1, 2]}, "others": {}}
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "file.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def test_lists_become_tuples_and_whole_numbers_floats() -> None:
+    found = parse(Outer, RIGHT, "here")
+    assert found == Outer(name="one", inner=Inner(share=1.0, sizes=(1, 2)), others={})
+    assert type(found.inner.share) is float
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"nam": 1}, "here: nam: unknown key; did you mean name?"),
+        ({"inner": {"share": 1}}, "here: inner.sizes: missing"),
+        ({"inner": {"share": "1", "sizes": []}}, "here: inner.share: is '1': input should be a valid number"),
+        ({"inner": {"share": 1, "sizes": [1, "2"]}}, "here: inner.sizes.1: is '2': input should be a valid integer"),
+        ({"others": {"a": {"shares": 1, "sizes": []}}}, "here: others.a.shares: unknown key; did you mean share?"),
+        ({"inner": {"share": 1, "sizes": 1}}, "here: inner.sizes: is 1: input should be a valid list"),
+        ({"inner": {"share": float("nan"), "sizes": []}}, "here: inner.share: is nan: input should be a finite number"),
+        ({"name": 3}, "here: name: is 3: input should be 'one' or 'two'"),
+    ],
+)
+def test_a_fault_is_named_by_its_key(changes: dict[str, object], fault: str) -> None:
+    with pytest.raises(InputError) as raised:
+        parse(Outer, RIGHT | changes, "here")
+    assert fault in str(raised.value).splitlines()
+
+
+def test_a_list_is_called_so_and_its_wrong_items_are_not_counted_as_missing() -> None:
+    with pytest.raises(InputError, match=r"^here: few\.0: is 'a': input should be a valid integer$"):
+        parse(Listed, {"few": ["a", 1]}, "here")
+    with pytest.raises(InputError, match=r"^here: few: is \[1\]: list should have at least 2 items"):
+        parse(Listed, {"few": [1]}, "here")
+
+
+def test_a_hint_is_the_nearest_name_or_else_all() -> None:
+    assert nearest("resnet_18", ["resnet18", "vgg16"]) == "; did you mean resnet18?"
+    assert nearest("x", ["vgg16", "cnn"]) == "; known: cnn, vgg16"
+    assert nearest("x", []) == ""
+
+
+def test_scalars_and_merged_keys_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
+    text = (
+        "words: [off, on, yes, no, 2026-11-24, 0x10, 1_000]\nnumbers: [1e-3, 2E5, .5, 7, -3, 017]\n"
+        "truth: [true, False, null, ~]\nbase: &base {a: 1, b: 2}\n"
+        "merged: &two {<<: *base, b: 3}\ntwice: {<<: *two, c: 4}\n"
+    )
+    found = read_yaml(write(tmp_path, text))
+    assert found["words"][:4] == ["off", "on", "yes", "no"]
+    assert found["numbers"][:5] == [0.001, 200000.0, 0.5, 7, -3]
+    assert found["twice"] == {"a": 1, "b": 3, "c": 4}
+    theirs = parse_yaml(text, "file.yaml")
+    assert {key: found[key] for key in ("truth", "base", "merged", "twice")} == {
+        key: theirs[key] for key in ("truth", "base", "merged", "twice")
+    }
+    assert found["words"][:4] == theirs["words"][:4]
+    assert found["numbers"][:5] == theirs["numbers"][:5]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "expected a mapping of sections, found NoneType"),
+        ("- a", "expected a mapping of sections, found list"),
+        ("just words", "expected a mapping"),
+        ("a: [", "not readable as YAML"),
+        ("a: {b: 1, b: 2}", "the key 'b' is given twice"),
+    ],
+)
+def test_a_file_that_is_no_mapping(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError) as raised:
+        read_yaml(write(tmp_path, text))
+    assert message in str(raised.value)
+    assert "file.yaml" in str(raised.value)
+
+
+def test_a_missing_file_and_bytes_that_are_no_utf_8(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"nowhere\.yaml: no such file"):
+        read_yaml(tmp_path / "nowhere.yaml")
+    (tmp_path / "odd.yaml").write_bytes(b"a: \xff")
+    with pytest.raises(InputError, match=r"odd\.yaml: not readable as YAML"):
+        read_yaml(tmp_path / "odd.yaml")

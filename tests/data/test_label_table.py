@@ -1,0 +1,191 @@
+"""read_label_table: every value as it is written, in any usual CSV form, or an error that names the line."""
+
+from pathlib import Path
+
+import pytest
+
+from tumorboard.base.errors import InputError
+from tumorboard.data.label_table import LABEL_COLUMNS, SPLIT_NAMES, Row, check_path, check_text, read_label_table
+
+
+def touch(raw: Path, *paths: str) -> None:
+    for path in paths:
+        (raw / path).parent.mkdir(parents=True, exist_ok=True)
+        (raw / path).write_bytes(b"x")
+
+
+def read(raw: Path, content: str | bytes) -> list[Row]:
+    """Reads labels.csv with this content."""
+    (raw / "labels.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_label_table(raw / "labels.csv", raw)
+
+
+def labels(rows: list[Row]) -> list[tuple[str, str]]:
+    return [(row["path"], row["label"]) for row in rows]
+
+
+def error_of(raw: Path, content: str | bytes) -> str:
+    with pytest.raises(InputError) as caught:
+        read(raw, content)
+    return str(caught.value)
+
+
+def test_values_stay_as_they_are_written(tmp_path: Path) -> None:
+    touch(tmp_path, "1.png", "x/2.png", "3.png")
+    lines = ["path;label;age;group;split;fold", "3.png;NA;7;P1;Training;1", "./x//2.png;None;7;001;train;", ""]
+    rows = read(tmp_path, "\ufeff" + "\r\n".join([*lines, "1.png;001;;NA;TEST;", ""]))
+    assert [tuple(row[column] for column in LABEL_COLUMNS) for row in rows] == [
+        ("3.png", "NA", "P1", "train", "1"),
+        ("x/2.png", "None", "001", "train", ""),
+        ("1.png", "001", "NA", "test", ""),
+    ]
+    assert all(row.keys() == set(LABEL_COLUMNS) for row in rows)
+
+
+def test_missing_columns_are_empty(tmp_path: Path) -> None:
+    touch(tmp_path, "1.png")
+    assert read(tmp_path, "label,path\na,1.png\n") == [
+        {"path": "1.png", "label": "a", "group": "", "split": "", "fold": ""}
+    ]
+
+
+@pytest.mark.parametrize("name", SPLIT_NAMES)
+def test_each_name_of_a_split_counts_in_any_case(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, "1.png")
+    expected = {"tr": "train", "va": "val", "te": "test"}[name[:2]]
+    for spelling in (name, name.upper(), name.title()):
+        assert read(tmp_path, f"path,label,split\n1.png,a,{spelling}\n")[0]["split"] == expected
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_every_usual_form_is_read(tmp_path: Path, encoding: str, delimiter: str, end: str) -> None:
+    touch(tmp_path, "1.png", "a,b;c\td.png", "é.png", "4.png")
+    rows = [
+        ("path", "label", "note; of, all"),
+        ("1.png", "001", ""),
+        ("", "", ""),
+        ("a,b;c\td.png", "NA", 'he said "no"'),
+        (" ", "", ""),
+        ("é.png", "Übel, schlimm", "x"),
+        ("4.png", "1", ""),
+    ]
+    quoted = (delimiter.join('"{}"'.format(cell.replace('"', '""')) for cell in row) for row in rows)
+    text = end.join([*quoted, "", " ", ""])
+    mark = "\ufeff" if encoding[-3:] in ("-le", "-be") else ""
+    assert labels(read(tmp_path, (mark + text).encode(encoding))) == [
+        ("1.png", "001"),
+        ("a,b;c\td.png", "NA"),
+        ("é.png", "Übel, schlimm"),
+        ("4.png", "1"),
+    ]
+
+
+def test_empty_rows_and_the_line_sep_of_excel_may_come_first(tmp_path: Path) -> None:
+    touch(tmp_path, "1.png", "2.png", "3.png")
+    for begin in ("\n", "\r\n \r\n", ";;\n", "sep=;\n", '\n"SEP=;"\r\n'):
+        # A delimiter guessed from this header would be the comma.
+        odd = '"a, b, c, d"' if "=" in begin else ""
+        assert labels(read(tmp_path, f"{begin}path;label;{odd}\n1.png;u;\n2.png;v;\n")) == [
+            ("1.png", "u"),
+            ("2.png", "v"),
+        ]
+    assert labels(read(tmp_path, ",path,label\n0,1.png,u\n1,2.png,v\n")) == [("1.png", "u"), ("2.png", "v")]
+    content = "\r\n\r\nsep=,\r\npath,label\r\n1.png,a\r\nnone.png,b\r\n"
+    assert "labels.csv: line 6: there is no file" in error_of(tmp_path, content)
+    assert "labels.csv: line 3: no column 'label'" in error_of(tmp_path, "\n,\nclass,path\n")
+    assert "labels.csv: line 5: not readable as CSV" in error_of(tmp_path, '\n\npath,label\n1.png,a\n"2.png,b\n')
+    assert "the file is empty" in error_of(tmp_path, "\n \n")
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("path,label\n1.png,a\n2.png,zürich\n".encode("latin-1"), ["line 3", "label", "not UTF-8"]),
+        ("path,label,group\n1.png,a,zürich\n2.png,b,c\n".encode("latin-1"), ["line 2", "group", "not UTF-8"]),
+        ("path,label\n1.png,a\nü.png,b\n".encode("latin-1"), ["line 3", "no file", "not UTF-8"]),
+        ("path,label\n1.png,a\n2.png,b\n".encode("utf-16-le"), ["line 1", "zero byte", "UTF-8"]),
+        ("path,label\n1.png,a\n2.png,b\n".encode("utf-32"), ["line 1", "zero byte"]),
+        ("path,label\n1.png,a\n2.png,b\n".encode("utf-16")[:-1], ["line 3", "UTF-16"]),
+        (b"path,label\n1.png,a\n2.png,b\0\n", ["line 3", "zero byte"]),
+        (b"path,label,Label\n1.png,a,b\n", ["line 1", "'label', 'Label'", "twice"]),
+        (b"path,label, PATH\n1.png,a,b\n", ["line 1", "'path', ' PATH'", "twice"]),
+        (b'path,label\n1.png,a\n2.png,"b\nc"\n', ["line 3", "control character"]),
+    ],
+)
+def test_damaged_bytes_and_control_characters_are_refused(tmp_path: Path, content: bytes, words: list[str]) -> None:
+    touch(tmp_path, "1.png", "2.png")
+    message = error_of(tmp_path, content)
+    assert [word for word in [*words, "labels.csv"] if word not in message] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ["line 1", "'path'", "path and label are required", "empty"]),
+        ("path,class\n1.png,a\n", ["line 1", "'label'", "nearest: 'class'"]),
+        ("Path,label\n1.png,a\n", ["line 1", "'path'", "nearest: 'Path'"]),
+        ("path,label,groups\n1.png,a,P\n", ["line 1", "'group'", "nearest: 'groups'"]),
+        ("path,label,label\n1.png,a,b\n", ["line 1", "'label'", "twice"]),
+        ("path,label\n1.png,a\n2.png\n", ["line 3", "1 values for 2 columns"]),
+        ('path,label\n1.png,a\n"2.png,b\n', ["line 3", "not readable as CSV"]),
+        ("path,label\n1.png,a\nnone.png,b\n", ["line 3", "'none.png'", "no file"]),
+        ("path,label\nx\\2.png,a\n", ["line 2", "'/'"]),
+        ("path,label\n/etc/passwd,a\n", ["line 2", "absolute"]),
+        ("path,label\n1.png,a\nx/../../out.png,b\n", ["line 3", "leads out"]),
+        ("path,label\n1.png,a\nlink.png,b\n", ["line 3", "leads out"]),
+        ("path,label\n1.png,a\nx,b\n", ["line 3", "folder"]),
+        ("path,label\n1.png,a\n,b\n", ["line 3", "path is empty"]),
+        ("path,label\n1.png,\n", ["line 2", "label is empty"]),
+        ("path,label\n1.png, a\n", ["line 2", "' a'", "white space"]),
+        ("path,label,group\n1.png,a,\n", ["line 2", "group is empty"]),
+        ("path,label,group\n1.png,a,P1 \n", ["line 2", "'P1 '", "white space"]),
+        (
+            'path,label,note\n1.png,a,"two\nlines"\n2.png,b,\nx/../1.png,b,\n',
+            ["lines 2 and 5", "'1.png'", "'a' and 'b'"],
+        ),
+        ("path,label\n1.png,a\n1.png,a\n", ["lines 2 and 3", "same path"]),
+        ("path,label,split\n1.png,a,dev\n", ["line 2", "'dev'", "validation"]),
+        ("path,label,split\n1.png,a,train\n2.png,b,\n", ["line 3", "all or none"]),
+        ("path,label,split\n1.png,a,\n2.png,b,test\n", ["line 3", "all or none"]),
+        ("path,label,fold\n1.png,a,one\n", ["line 2", "'one'"]),
+        ("path,label,split,fold\n1.png,a,test,0\n", ["line 2", "'test'"]),
+        ("path,label,split,fold\n1.png,a,val,0\n", ["line 2", "'val'"]),
+    ],
+)
+def test_wrong_tables_are_refused_with_the_line(tmp_path: Path, text: str, words: list[str]) -> None:
+    raw = tmp_path / "raw"
+    touch(raw, "1.png", "2.png", "x/2.png")
+    touch(tmp_path, "out.png")
+    (raw / "link.png").symlink_to(tmp_path / "out.png")
+    message = error_of(raw, text)
+    assert [word for word in words if word not in message] == []
+
+
+def test_a_table_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"none\.csv: cannot be read: No such file"):
+        read_label_table(tmp_path / "none.csv", tmp_path)
+
+
+def test_a_path_through_a_link_and_back_is_refused_if_it_is_ambiguous(tmp_path: Path) -> None:
+    touch(tmp_path, ".deep/er/2.png", ".deep/1.png", "1.png", "same/2.png")
+    (tmp_path / "link").symlink_to(tmp_path / ".deep/er")
+    rows = read(tmp_path, "path,label\nsame/../1.png,a\nlink/2.png,b\n")
+    assert [row["path"] for row in rows] == ["1.png", "link/2.png"]
+    message = error_of(tmp_path, "path,label\nsame/2.png,a\nlink/../1.png,b\n")
+    assert "line 3: path 'link/../1.png' goes through a link and back by '..'" in message
+
+
+def test_a_path_gets_its_shortest_form(tmp_path: Path) -> None:
+    touch(tmp_path, "a/1.png")
+    for path in ("a/1.png", "./a/1.png", "a//1.png", "a/./1.png", "a/../a/1.png"):
+        assert check_path(path, tmp_path.resolve(), "here") == "a/1.png"
+
+
+def test_spaces_inside_a_text_and_letters_of_any_script_are_allowed() -> None:
+    for text in ("two words", "é", "日本語", "NA", "-x"):
+        check_text("label", text, "here")
+    for text in ("", " a", "a\t", "a\nb", "a\x1b[31m", "\udcff"):
+        with pytest.raises(InputError, match=r"^here: label "):
+            check_text("label", text, "here")

@@ -1,0 +1,221 @@
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tests.report.finished_run import CLASSES
+from tumorboard.base.tables import make_predictions, read_predictions
+from tumorboard.evaluation.metrics import scores
+from tumorboard.panel.votes import VOTES
+from tumorboard.report.figures import (
+    draw_classes,
+    draw_figures,
+    label_shares,
+    pairs_to_review,
+    plot_tables,
+    worst_mistakes,
+)
+
+
+def texts_of(figure):
+    return [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
+
+
+def images_of(figure):
+    return [image.get_array() for axes in figure.axes for image in axes.get_images()]
+
+
+@pytest.fixture(scope="module")
+def figures(results):
+    return draw_figures(results, plot_tables(results))
+
+
+def predictions(rows, classes=("a", "b", "c")):
+    """Returns the Predictions of (id, label, probabilities)."""
+    table = pd.DataFrame({"id": [row[0] for row in rows], "label": [row[1] for row in rows]})
+    table = table.assign(group=table["id"], split="test")
+    return make_predictions(table, np.array([row[2] for row in rows]), classes, "0" * 16)
+
+
+def test_tables_hold_the_test_scores_and_the_confusion_of_each_model(run, results, panel):
+    tables = plot_tables(results)
+    assert list(tables) == ["curves", "roc", "precision_recall", "confusion", "scores"]
+    confusion = tables["confusion"]
+    assert {"model", "actual", "predicted", "count"} <= set(confusion.columns)
+    assert confusion.groupby("model")["count"].sum().to_dict() == {"linear": 36, "cnn": 36, "soft vote": 36}
+    assert all(len(rows) == len(CLASSES) ** 2 for _, rows in confusion.groupby("model"))
+    vote = read_predictions(run / "predictions" / "votes" / "soft.csv")
+    expected = scores(vote[vote["split"] == "test"])
+    vote_rows = confusion[confusion["model"] == "soft vote"]
+    right = vote_rows[vote_rows["actual"] == vote_rows["predicted"]]
+    assert right["count"].sum() / 36 == pytest.approx(expected["accuracy"])
+    table = tables["scores"].set_index("model")
+    assert table.loc["soft", "accuracy"] == pytest.approx(expected["accuracy"])
+    assert table.loc["soft", "accuracy_low"] <= expected["accuracy"] <= table.loc["soft", "accuracy_high"]
+    assert table["kind"].to_dict() == dict.fromkeys(panel.models, "member") | dict.fromkeys(VOTES, "vote")
+    for name in ("roc", "precision_recall"):
+        assert set(tables[name]["class"]) == set(CLASSES)
+        assert set(tables[name]["model"]) == {"linear", "cnn", "soft vote"}
+
+
+def test_curves_hold_every_history_and_mark_the_kept_epoch(run, results):
+    curves = plot_tables(results)["curves"]
+    kept = curves[curves["kept"]][["model", "fold", "epoch"]]
+    assert kept.to_numpy().tolist() == [["linear", 0, 5], ["linear", 1, 6], ["cnn", 0, 5], ["cnn", 1, 6]]
+    history = pd.read_csv(run / "training" / "cnn" / "1" / "history.csv")
+    rows = curves[(curves["model"] == "cnn") & (curves["fold"] == 1)]
+    assert rows["val_loss"].tolist() == history["val_loss"].tolist()
+
+
+def test_scores_without_intervals_have_empty_ends(results):
+    rows = {"test": {"images": 4, "accuracy": 0.5}}
+    comparison = {"members": {"m": rows}, "votes": {"hard": rows}}
+    table = plot_tables(dataclasses.replace(results, comparison=comparison))["scores"]
+    assert table[["accuracy_low", "accuracy_high"]].isna().all(axis=None)
+    assert table["accuracy"].tolist() == [0.5, 0.5]
+
+
+def test_label_shares_follow_the_order_of_the_classes():
+    """A class without images has the share 0."""
+    table = predictions([(str(k), label, [0.2, 0.3, 0.5]) for k, label in enumerate("bbab")])
+    assert label_shares(table) == {"a": 0.25, "b": 0.75, "c": 0.0}
+
+
+def test_worst_mistakes_come_with_the_highest_probability_first_and_by_id_where_equal():
+    table = predictions(
+        [
+            ("right", "a", [0.98, 0.01, 0.01]),
+            ("mild", "a", [0.1, 0.5, 0.4]),
+            ("tie z", "b", [0.75, 0.05, 0.2]),
+            ("worst", "c", [0.05, 0.9, 0.05]),
+            ("tie a", "b", [0.2, 0.05, 0.75]),
+        ]
+    )
+    assert worst_mistakes(table).to_numpy().tolist() == [
+        ["worst", "c", "b", 0.9],
+        ["tie a", "b", "c", 0.75],
+        ["tie z", "b", "a", 0.75],
+        ["mild", "a", "b", 0.5],
+    ]
+
+
+def test_only_the_24_worst_mistakes_are_shown():
+    """Of 30 mistakes with probabilities 0.60 to 0.89 the six with the lowest are left out."""
+    table = predictions([(f"{k}", "a", [0.4 - k / 100, 0.6 + k / 100]) for k in range(30)], ("a", "b"))
+    assert worst_mistakes(table)["id"].tolist() == [str(k) for k in range(29, 5, -1)]
+
+
+def pairs(rows):
+    columns = ["first", "kind", "correlation", "first_label", "second_label", "first_split", "second_split"]
+    return pd.DataFrame(rows, columns=columns, dtype=object).assign(second="other", mirrored="False")
+
+
+def test_pairs_are_sorted_by_labels_then_kind_then_parts_then_correlation():
+    """Each pair ranks by its first difference; a correlation of 0.9985 as text must compare as a number to 1e-01."""
+    table = pairs(
+        [
+            ("exact, one part", "bytes", "1.0", "a", "a", "", ""),
+            ("exact, across parts", "pixels", "1.0", "a", "a", "train", "test"),
+            ("near, one part, alike", "near", "0.9985", "a", "a", "", ""),
+            ("near, one part, less alike", "near", "1e-01", "a", "a", "", ""),
+            ("near, across parts", "near", "0.99", "a", "a", "train", "test"),
+            ("labels, exact", "bytes", "1.0", "a", "b", "", ""),
+            ("labels, near", "near", "0.999", "a", "b", "", ""),
+        ]
+    )
+    assert pairs_to_review(table)["first"].tolist() == [
+        "labels, near",
+        "labels, exact",
+        "near, across parts",
+        "near, one part, less alike",
+        "near, one part, alike",
+        "exact, across parts",
+        "exact, one part",
+    ]
+
+
+def test_only_24_pairs_are_shown():
+    table = pairs([(f"{k:02}", "near", f"{0.999 - k / 1000}", "a", "a", "", "") for k in range(30)])
+    assert pairs_to_review(table)["first"].tolist() == [f"{k:02}" for k in range(29, 5, -1)]
+
+
+def test_figure_of_the_data_has_twelve_places_per_class_in_the_order_of_the_classes(results, figures):
+    """Every class has 30 images, of which 12 are drawn; each picture is a crop of its class, none twice."""
+    figure = figures["data"]
+    assert [text for text in texts_of(figure) if text.endswith("images)")] == [
+        f"{name} (30 images)" for name in CLASSES
+    ]
+    images = [image.tobytes() for image in images_of(figure)]
+    assert len(set(images)) == len(images) == 36
+    for row, name in enumerate(CLASSES):
+        ids = results.manifest["id"][results.manifest["label"] == name].tolist()
+        own = {crop.tobytes() for crop in results.load_crops(ids)}
+        assert set(images[12 * row : 12 * (row + 1)]) <= own
+
+
+def test_images_of_the_data_are_drawn_by_the_seed_whatever_the_order_of_the_rows(results, figures):
+    """A reversed manifest gives the same images, another seed other ones."""
+    drawn = [image.tobytes() for image in images_of(figures["data"])]
+    backwards = dataclasses.replace(results, manifest=results.manifest.iloc[::-1])
+    assert [image.tobytes() for image in images_of(draw_classes(backwards))] == drawn
+    other = [image.tobytes() for image in images_of(draw_classes(dataclasses.replace(results, seed=results.seed + 1)))]
+    assert set(other) != set(drawn)
+
+
+def test_a_class_with_few_images_leaves_white_places(results):
+    few = pd.concat([rows.head(5) for _, rows in results.manifest.groupby("label", sort=False)])
+    figure = draw_classes(dataclasses.replace(results, manifest=few))
+    white = [bool((image == 255).all()) for image in images_of(figure)]
+    assert white == ([False] * 5 + [True] * 7) * 3
+
+
+def test_figure_of_the_mistakes_shows_the_worst_first_with_label_and_vote(results, figures):
+    mistakes = worst_mistakes(results.test_vote)
+    figure = figures["mistakes"]
+    captions = [text for text in texts_of(figure) if text.startswith("label ")]
+    assert len(captions) == len(mistakes)
+    assert [float(caption[-4:]) for caption in captions] == pytest.approx(mistakes["probability"], abs=0.005)
+    crops = results.load_crops(mistakes["id"].tolist())
+    assert all((image == crop).all() for image, crop in zip(images_of(figure), crops, strict=True))
+
+
+def test_figure_of_the_duplicates_names_kind_label_and_part(results, figures):
+    """The order is that of the pairs to review; the caption of a mirrored pair's second image says so."""
+    figure = figures["duplicates"]
+    captions = [text for text in texts_of(figure) if "\n" in text]
+    assert captions == [
+        "near 0.990\n<b>&, train",
+        "\n$x_1$…y long, train",
+        "near 0.970\n<b>&, train",
+        "mirrored\n<b>&, test",
+        "near 0.951\n<b>&, train",
+        "\n<b>&, train",
+        "identical bytes\n<b>&, train",
+        "\n<b>&, test",
+    ]
+    ids = pairs_to_review(results.duplicates)[["first", "second"]].to_numpy().ravel().tolist()
+    crops = results.load_crops(ids)
+    assert all((image == crop).all() for image, crop in zip(images_of(figure), crops, strict=True))
+
+
+def test_grey_lines_are_at_the_share_of_the_most_frequent_class_and_of_each_class(results):
+    """Of 30 test images 12, 12 and 6 belong to the three classes."""
+    vote = results.test_vote
+    fewer = vote.drop(vote.index[vote["label"] == "ordinary"][:6])
+    uneven = dataclasses.replace(results, votes={"soft": fewer})
+    figures = draw_figures(uneven, plot_tables(uneven))
+    assert [0.4, 0.4] in [list(line.get_xdata()) for line in figures["scores"].axes[0].get_lines()]
+    panels = figures["precision_recall"].axes
+    base_rates = [[0.4, 0.4], [0.4, 0.4], [0.2, 0.2]]
+    for axes, base_rate in zip(panels, base_rates, strict=False):
+        assert base_rate in [list(line.get_ydata()) for line in axes.get_lines()]
+
+
+def test_without_mistakes_and_duplicates_there_are_no_figures_of_them(results):
+    certain = results.test_vote.copy()
+    for name in CLASSES:
+        certain[f"p_{name}"] = (certain["label"] == name).astype(float)
+    perfect = dataclasses.replace(results, votes={"soft": certain}, duplicates=results.duplicates.head(0))
+    figures = draw_figures(perfect, plot_tables(perfect))
+    assert set(figures) == {"scores", "curves", "confusion_normalised", "confusion", "roc", "precision_recall", "data"}

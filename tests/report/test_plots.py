@@ -1,0 +1,175 @@
+import io
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import same_color
+from PIL import Image
+
+from tumorboard.report import plots
+
+LONG = [f"a disease of a name that does not end soon, stage {k} of $x^2_{k}" for k in range(20)]
+
+
+def lines_of(axes, style):
+    return [list(line.get_ydata()) for line in axes.get_lines() if line.get_linestyle() == style]
+
+
+def test_names_lose_their_middle_and_stay_drawable():
+    assert plots.shorten("normal", 6) == "normal"
+    assert plots.shorten("normal", 5) == "no…al"
+    assert plots.shorten("pigmented keratosis", 9) == "pigm…osis"
+    assert plots.shorten(" two\nlines\tand \udcff", 40) == "two lines and ?"
+
+
+def curves():
+    rows = [("_m", 0, 1), ("_m", 0, 2), ("$n$", 0, 1), ("$n$", 0, 2), ("$n$", 1, 1), ("$n$", 1, 2)]
+    table = pd.DataFrame(rows, columns=["model", "fold", "epoch"])
+    for number, column in enumerate(("train_loss", "val_loss", "train_accuracy", "val_accuracy")):
+        table[column] = np.arange(6) + 10.0 * number
+    return table.assign(kept=[False, True, True, False, False, True])
+
+
+def test_learning_curves_draw_each_fold_and_mark_the_kept_epoch():
+    figure = plots.learning_curves(curves())
+    loss, accuracy = figure.axes
+    assert lines_of(loss, "--") == [[0, 1], [2, 3], [4, 5]]
+    assert lines_of(loss, "-") == [[10, 11], [12, 13], [14, 15]]
+    assert lines_of(loss, "None") == [[11], [12], [15]]
+    assert lines_of(accuracy, "-") == [[30, 31], [32, 33], [34, 35]]
+    colors = [line.get_color() for line in loss.get_lines()]
+    assert colors[0] == colors[1] != colors[3] == colors[6], "one color per model, not per fold"
+    assert [text.get_text() for text in figure.legends[0].get_texts()][:2] == ["_m", "$n$"]
+
+
+def test_loss_is_on_a_log_scale_and_a_single_training_epoch_has_a_marker():
+    one = curves()[lambda table: table["epoch"] == 1]
+    loss, accuracy = plots.learning_curves(one).axes
+    assert loss.get_yscale() == "log"
+    assert accuracy.get_yscale() == "linear"
+    assert {line.get_marker() for line in loss.get_lines() if line.get_linestyle() == "--"} == {"x"}
+    loss, _ = plots.learning_curves(curves()).axes
+    assert {line.get_marker() for line in loss.get_lines() if line.get_linestyle() == "--"} == {""}
+
+
+def test_a_figure_is_the_same_bytes_twice_and_names_no_software():
+    first, second = (plots.to_png(plots.learning_curves(curves())) for _ in range(2))
+    assert first == second
+    assert "Software" not in Image.open(io.BytesIO(first)).info
+
+
+def test_roc_has_one_panel_per_class_and_the_vote_in_black():
+    rows = [(m, c, x, x / 2 if m == "m" else x) for c in ("a", "b") for m in ("m", "soft vote") for x in (0.0, 1.0)]
+    figure = plots.roc_curves(pd.DataFrame(rows, columns=["model", "class", "fpr", "tpr"]), "soft vote")
+    assert [axes.get_title("left") for axes in figure.axes] == ["a", "b"]
+    member, vote, chance = figure.axes[1].get_lines()
+    assert list(chance.get_xdata()) == list(chance.get_ydata()) == [0, 1]
+    assert vote.get_linewidth() > member.get_linewidth()
+    assert member.get_ydata().tolist() == [0, 0.5]
+    assert vote.get_ydata().tolist() == [0, 1]
+    assert same_color(vote.get_color(), "black")
+
+
+def test_precision_recall_draws_the_base_rate():
+    rows = [("m", "a", 0.0, 1.0), ("m", "a", 1.0, 0.3)]
+    table = pd.DataFrame(rows, columns=["model", "class", "recall", "precision"])
+    figure = plots.precision_recall_curves(table, "soft vote", {"a": 0.3})
+    assert [0.3, 0.3] in lines_of(figure.axes[0], "-")
+
+
+def confusion(classes, counts):
+    index = pd.MultiIndex.from_product([classes, classes], names=["actual", "predicted"])
+    counts = np.array(counts)
+    with np.errstate(invalid="ignore"):
+        shares = counts / counts.sum(1, keepdims=True)
+    return pd.DataFrame({"count": counts.ravel(), "share": shares.ravel()}, index=index).reset_index()
+
+
+def test_confusion_cells_hold_percent_of_the_actual_class_or_counts():
+    tables = {"m": confusion(["a", "b"], [[30, 10], [1, 3]])}
+    cells = plots.confusion_matrices(tables, normalized=True).axes[0].texts
+    assert [(cell.get_position(), cell.get_text()) for cell in cells] == [
+        ((0, 0), "75"),
+        ((1, 0), "25"),
+        ((0, 1), "25"),
+        ((1, 1), "75"),
+    ]
+    cells = plots.confusion_matrices(tables, normalized=False).axes[0].texts
+    assert [cell.get_text() for cell in cells] == ["30", "10", "1", "3"]
+
+
+def test_confusion_colors_are_the_shares_of_the_actual_class_from_0_to_1():
+    """Rows are actual classes from top to bottom, columns predicted classes."""
+    tables = {"m": confusion(["a", "b"], [[30, 10], [0, 4]])}
+    for normalized in (True, False):
+        (image,) = plots.confusion_matrices(tables, normalized=normalized).axes[0].get_images()
+        assert image.get_array().tolist() == [[0.75, 0.25], [0, 1]]
+        assert image.get_clim() == (0, 1)
+
+
+def test_confusion_of_a_class_without_images_has_empty_cells():
+    cells = plots.confusion_matrices({"m": confusion(["a", "b"], [[4, 0], [0, 0]])}, normalized=True).axes[0].texts
+    assert [cell.get_text() for cell in cells] == ["100", "0"]
+
+
+@pytest.mark.parametrize(("count", "models"), [(2, 3), (5, 2), (8, 5), (20, 3)])
+def test_long_names_leave_room_for_the_figures(count, models):
+    """All that is drawn is inside the figure, the panels keep most of the area, and shortened names stay distinct."""
+    classes = LONG[:count]
+    tables = {f"model {k}": confusion(classes, np.eye(count, dtype=int) + 1) for k in range(models)}
+    rows = [("m", name, x, x) for name in classes for x in (0.0, 1.0)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for figure in (
+            plots.confusion_matrices(tables, normalized=True),
+            plots.roc_curves(pd.DataFrame(rows, columns=["model", "class", "fpr", "tpr"]), "soft vote"),
+        ):
+            plots.to_png(figure)
+            drawn = [axes for axes in figure.axes if axes.axison]
+            titles = [axes.get_title("left") for axes in drawn]
+            assert len(set(titles)) == len(titles)
+            sheet = figure.bbox.padded(1)
+            for axes in drawn:
+                box = axes.get_tightbbox()
+                assert sheet.x0 <= box.x0 <= box.x1 <= sheet.x1
+                assert sheet.y0 <= box.y0 <= box.y1 <= sheet.y1
+            area = sum(axes.get_window_extent().width * axes.get_window_extent().height for axes in drawn)
+            assert area > 0.3 * figure.bbox.width * figure.bbox.height
+    labels = [label.get_text() for label in plots.confusion_matrices(tables, normalized=True).axes[0].get_yticklabels()]
+    assert len(set(labels)) == count
+
+
+def test_intervals_are_drawn_where_there_are_any_and_the_chosen_vote_in_black():
+    rows = [("m", "member", 0.5, 0.4, 0.6), ("hard", "vote", 0.7, np.nan, np.nan), ("soft", "vote", 0.8, 0.7, 0.9)]
+    table = pd.DataFrame(rows, columns=["model", "kind", "accuracy", "accuracy_low", "accuracy_high"])
+    axes = plots.score_intervals(table, "soft", 0.25).axes[0]
+    spans = [line.get_xdata() for line in axes.get_lines() if line.get_linestyle() == "-"]
+    assert [list(span) for span in spans if np.isfinite(span).all()] == [[0.4, 0.6], [0.7, 0.9], [0.25, 0.25]]
+    points = {line.get_xdata()[0]: line.get_color() for line in axes.get_lines() if line.get_marker() == "o"}
+    assert set(points) == {0.5, 0.7, 0.8}
+    assert [value for value, color in points.items() if same_color(color, "black")] == [0.8]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["m", "hard (vote)", "soft (vote)"]
+
+
+def test_contact_sheet_shows_each_picture_in_its_place():
+    pure = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], dtype=np.uint8)
+    images = np.broadcast_to(pure[:, None, None], (3, 8, 8, 3))
+    sheet = np.asarray(Image.open(io.BytesIO(plots.to_png(plots.contact_sheet(images, ["$r", "", "<b>\ntwo"], 2)))))
+    height, width = sheet.shape[:2]
+    for (row, column), color in zip([(0, 0), (0, 1), (1, 0)], pure, strict=True):
+        at = sheet[int(height * (row / 2 + 0.35)), int(width * (column / 2 + 0.25)), :3]
+        assert at.tolist() == color.tolist()
+    assert sheet[int(height * 0.85), int(width * 0.75), :3].tolist() == [255, 255, 255]
+
+
+def test_a_learning_rate_curve_marks_the_rates_and_cuts_off_the_explosion():
+    curve = pd.DataFrame({"lr": [1e-4, 1e-3, 1e-2, 1e-1], "loss": [2.0, 1.5, 1, 90], "smoothed": [2.0, 1.8, 1.4, 50]})
+    axes = plots.learning_rate_curve(curve, {"steepest fall": 0.001}, "cnn").axes[0]
+    raw, smoothed, mark = axes.get_lines()
+    assert list(raw.get_ydata()) == [2, 1.5, 1, 90]
+    assert list(smoothed.get_ydata()) == [2, 1.8, 1.4, 50]
+    assert list(mark.get_xdata()) == [0.001, 0.001]
+    assert mark.get_label() == "steepest fall: 0.001"
+    assert axes.get_xscale() == "log"
+    assert axes.get_ylim() == pytest.approx((0.9, 3))

@@ -1,0 +1,56 @@
+"""The stage crop: what it writes, and the line that it prints, which `tumorboard check` does not."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stages import crop
+from tumorboard.base.params import Params
+from tumorboard.data.check import check_folder
+from tumorboard.data.store import CropStore
+
+
+@pytest.fixture
+def project(tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """Params of a project in the current folder whose raw images are two files per class, two of them equal."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    for number, path in enumerate(["a/0.png", "a/1.png", "b/0.png"]):
+        (tmp_path / "raw" / path).parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(number).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "raw" / path)
+    (tmp_path / "raw/b/1.png").write_bytes((tmp_path / "raw/b/0.png").read_bytes())
+    data = params.data.model_copy(update={"raw": "raw", "group_pattern": None})
+    return params.model_copy(update={"data": data})
+
+
+def test_the_stage_writes_the_outs_and_prints_what_it_decoded(
+    project: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for decoded in (3, 0):
+        crop.main(project, out=tmp_path / "out", metrics=tmp_path / "metrics/crop.json")
+        output = capsys.readouterr()
+        assert output.out == ""
+        assert output.err == f"crop: 4 files, {decoded} decoded, {4 - decoded} from the crop cache\n"
+    assert json.loads((tmp_path / "metrics/crop.json").read_text()) == {
+        "images": 4,
+        "classes": {"a": 2, "b": 2},
+        "groups": 4,
+        "quarantined": 0,
+        "ignored": 0,
+        "equal_files": 1,
+        "equal_pixels": 1,
+    }
+    assert CropStore(tmp_path / "out/store").ids == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"manifest.csv", "images.csv", "quarantined.csv", "ignored.csv", "store"}
+    assert list((tmp_path / ".cache/crops").rglob("*.pack"))
+
+
+def test_a_check_of_the_same_folder_prints_nothing(project: Params, capfd: pytest.CaptureFixture[str]) -> None:
+    account = check_folder(Path("raw"), project)
+    assert account.accepted == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]
+    assert capfd.readouterr() == ("", "")

@@ -1,0 +1,100 @@
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.report.finished_run import CLASSES, panel_params, run_report, run_stages, write_finished_run
+from tumorboard.base.errors import InputError
+from tumorboard.base.params import Params
+
+
+@pytest.fixture(scope="module")
+def panel(params: Params) -> Params:
+    """Params of two models on two folds, with few resamples."""
+    return panel_params(params)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, panel: Params) -> Path:
+    """The folder of a finished run, whose report replaced one with a picture that is no longer drawn."""
+    root = tmp_path_factory.mktemp("run")
+    write_finished_run(root, panel, skill=0.4)
+    (root / "plots" / "images").mkdir(parents=True)
+    (root / "plots" / "images" / "stale.png").write_bytes(b"old")
+    (root / "printed.txt").write_text(run_stages(root, panel))
+    return root
+
+
+def test_tables_pictures_and_page_are_written(run):
+    assert {path.name for path in (run / "plots").glob("*.csv")} == {
+        "confusion.csv",
+        "curves.csv",
+        "precision_recall.csv",
+        "roc.csv",
+        "scores.csv",
+    }
+    assert {path.stem for path in (run / "plots" / "images").iterdir()} == {
+        "confusion",
+        "confusion_normalised",
+        "curves",
+        "data",
+        "duplicates",
+        "mistakes",
+        "precision_recall",
+        "roc",
+        "scores",
+    }
+    assert (run / "report" / "index.html").read_text("utf-8").startswith("<!DOCTYPE html>")
+    roc = pd.read_csv(run / "plots" / "roc.csv", keep_default_na=False)
+    assert set(roc["class"]) == set(CLASSES)
+
+
+def test_the_scores_are_printed(run):
+    lines = (run / "printed.txt").read_text().splitlines()
+    headline = json.loads((run / "metrics" / "ensemble.json").read_text())
+    assert lines[0] == "36 test images of 12 groups:"
+    assert lines[-1].startswith(f"  soft vote      accuracy {100 * headline['accuracy']:.1f} % (")
+
+
+def test_a_second_run_writes_the_same_bytes(run, panel):
+    files = [path for path in run.rglob("*") if path.is_file()]
+    before = {path: path.read_bytes() for path in files}
+    run_stages(run, panel)
+    assert {path: path.read_bytes() for path in files} == before
+
+
+def test_a_name_that_is_not_utf8_leaves_a_page_that_is(tmp_path, panel):
+    write_finished_run(tmp_path, panel, ["a", "b"], groups=18)
+    (tmp_path / "crop" / "quarantined.csv").write_bytes(b"path,reason,detail\nbad\xff.jpg,truncated,\n")
+    run_stages(tmp_path, panel)
+    assert "bad\\udcff.jpg" in (tmp_path / "report" / "index.html").read_text("utf-8")
+
+
+def test_files_of_models_and_folds_no_longer_listed_are_deleted(tmp_path, panel):
+    write_finished_run(tmp_path, panel, ["a", "b"], groups=18)
+    own = tmp_path / "training" / "mine.safetensors"
+    own.write_bytes(b"a user's file")
+    run_stages(tmp_path, panel.model_copy(update={"models": ("cnn",), "folds": (1,)}))
+    for folder in ("training", "predictions/members", "metrics/evaluate"):
+        assert not (tmp_path / folder / "linear").exists()
+        assert {path.stem for path in (tmp_path / folder / "cnn").iterdir()} == {"1"}
+    assert own.exists()
+    page = (tmp_path / "report" / "index.html").read_text("utf-8")
+    assert "A panel of 1 model," in page
+    assert "linear vote" not in page
+
+
+def test_a_missing_file_of_a_member_is_named(tmp_path, panel):
+    write_finished_run(tmp_path, panel, ["a", "b"], groups=18)
+    (tmp_path / "predictions" / "members" / "cnn" / "1.csv").unlink()
+    with pytest.raises(InputError, match=r"cnn/1\.csv"):
+        run_stages(tmp_path, panel)
+
+
+def test_nothing_is_written_where_a_file_is_missing(tmp_path, panel):
+    write_finished_run(tmp_path, panel, ["a", "b"], groups=18)
+    with pytest.raises(InputError, match=r"joined/linear\.csv"):
+        run_report(tmp_path, panel)
+    assert not (tmp_path / "plots").exists()
+    assert not (tmp_path / "report").exists()
