@@ -188,8 +188,10 @@ def main() -> None:
         "--side", type=int, nargs="+", default=[64, 224], help="sides of the crops in pixels (default: 64 224)"
     )
     parser.add_argument("--files", type=int, default=600, help="random files to take (default: %(default)s)")
-    parser.add_argument("--repetitions", type=int, default=7, help="timed ones (default: %(default)s)")
-    parser.add_argument("--times", type=int, default=1, help="copies of each file, of scale (default: %(default)s)")
+    parser.add_argument("--repetitions", type=int, default=7, help="repetitions that count (default: %(default)s)")
+    parser.add_argument(
+        "--times", type=int, default=1, help="copies of each file that scale takes (default: %(default)s)"
+    )
     parser.add_argument("--scaled-decoding", type=float, help="replaces crop.scaled_decoding of params.yaml; 0: never")
     parser.add_argument("--no-border", action="store_true", help="remove no border: crop.border false")
     parser.add_argument(

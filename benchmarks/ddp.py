@@ -25,7 +25,7 @@ from tumorboard.training.loop import train_model
 
 # Images per step over all processes.
 BATCH = 32
-# Images of the validation after each epoch, which is not timed.
+# About so many images of all classes are validated after each epoch, which is not timed.
 VALIDATION = 32
 
 
@@ -69,7 +69,7 @@ def measure(job: Job, runtime: Runtime, repetitions: int, folder: Path) -> dict[
 def main() -> None:
     """Prints the images per second and the ratios per size."""
     parser = argument_parser(__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of one folder per class, or of Training")
+    parser.add_argument("--data", type=Path, required=True, help="has one folder per class, or Training with these")
     parser.add_argument(
         "--side", type=int, nargs="+", default=[64, 224], help="sides of the crops in pixels (default: 64 224)"
     )
@@ -86,7 +86,12 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             job = make_job(options.data, options.images, side=side, recipe=recipe, crop=params.crop, folder=folder)
-            job = replace(job, val_rows=job.rows[:VALIDATION], out=folder / "out", weights=folder / "whole.safetensors")
+            job = replace(
+                job,
+                val_rows=job.rows[:: max(1, len(job.rows) // VALIDATION)],
+                out=folder / "out",
+                weights=folder / "whole.safetensors",
+            )
             speeds = measure(job, runtime, options.repetitions, folder)
         print(f"{options.model}, {side} pixels, batch {BATCH}, {recipe.precision}, {options.images} images per epoch")
         for setting, values in speeds.items():

@@ -21,6 +21,7 @@ import numpy as np
 import yaml
 
 from benchmarks import ROOT, argument_parser, machine, stage_environment
+from tumorboard.base.schema import read_yaml
 
 # Pixels; side of the drawn images.
 IMAGE_SIDE = 32
@@ -84,7 +85,7 @@ def measure(images: int, workers: int, side: int) -> None:
     """Prints what one archive costs: a first crop, a crop with 1 % more images, the split, and a crop from scratch."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+        params = read_yaml(ROOT / "params.yaml")
         params["data"]["raw"] = "raw"
         params["crop"]["side"] = side
         params["runtime"]["workers"] = workers
@@ -114,7 +115,7 @@ def main() -> None:
     """Prints one block per archive."""
     parser = argument_parser(__doc__)
     parser.add_argument(
-        "--images", type=int, nargs="+", default=[10_000], help="sizes of the archives (default: 10000)"
+        "--images", type=int, nargs="+", default=[10_000], help="sizes of the archives, at least 240 (default: 10000)"
     )
     parser.add_argument("--workers", type=int, default=1, help="processes of the stage crop (default: %(default)s)")
     parser.add_argument("--side", type=int, default=32, help="side of the crops in pixels (default: %(default)s)")

@@ -26,6 +26,7 @@ from pathlib import Path
 import yaml
 
 from benchmarks import ROOT, argument_parser, stage_environment
+from tumorboard.base.schema import read_yaml
 
 MODEL, FOLD = "cnn", "0"
 STORE, MANIFEST, BALANCE, RECIPE = "data/crop/store", "data/split/manifest.csv", "data/balance/0", "recipes/cnn.json"
@@ -51,7 +52,7 @@ def run_stage(name: str, *options: str) -> None:
 
 def prepare_data() -> None:
     """Writes params.yaml and the data of a small training to the current folder."""
-    tree = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    tree = read_yaml(ROOT / "params.yaml")
     tree["models"] = [MODEL]
     tree["phantom"] |= {"images": 400, "patients": 40, "side": 96}
     tree["crop"]["side"] = 32
@@ -149,7 +150,7 @@ def kill_and_compare(kills: int, seed: int) -> bool:
     start = time.perf_counter()
     if train_until_killed("uninterrupted", None):
         sys.exit(f"the training failed:\n{Path('uninterrupted.log').read_text(encoding='utf-8')}")
-    seconds = json.loads(Path("uninterrupted.json").read_text(encoding="utf-8"))["seconds"]
+    seconds = json.loads(Path("uninterrupted/timings.json").read_text(encoding="utf-8"))["seconds"]
     expected = result_digests("uninterrupted")
     print(f"uninterrupted: {seconds:.1f} s of training, {time.perf_counter() - start:.1f} s with start and evaluation")
     print(f"{'kill':>4}  {'training':>8}  {'delay s':>7}  {'killed during':>20}  had resumed from")

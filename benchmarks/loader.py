@@ -90,7 +90,7 @@ def anonymous_memory() -> float:
 def main() -> None:
     """Prints the speed per size, then the memory per size of the store."""
     parser = argument_parser(__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of one folder per class, or of Training")
+    parser.add_argument("--data", type=Path, required=True, help="has one folder per class, or Training with these")
     parser.add_argument(
         "--side", type=int, nargs="+", default=[64, 224], help="sides of the crops in pixels (default: 64 224)"
     )

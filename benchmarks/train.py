@@ -301,7 +301,7 @@ def time_loops(names: Sequence[str], data: Path, job: Job, *, workers: int, repe
 def parse_arguments() -> argparse.Namespace:
     """Parses the command line."""
     parser = argument_parser(__doc__)
-    parser.add_argument("--data", type=Path, required=True, help="folder of one folder per class, or of Training")
+    parser.add_argument("--data", type=Path, required=True, help="has one folder per class, or Training with these")
     parser.add_argument("--model", default="resnet18", help="a name under `recipes` (default: %(default)s)")
     parser.add_argument("--side", type=int, default=64, help="side of the crops in pixels (default: %(default)s)")
     parser.add_argument("--images", type=int, default=640, help="images per epoch (default: %(default)s)")
@@ -309,12 +309,20 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--repetitions", type=int, default=5, help="epochs timed per loop (default: %(default)s)")
     parser.add_argument("--workers", type=int, default=2, help="processes of each DataLoader (default: %(default)s)")
     parser.add_argument(
-        "--precision", choices=["bf16", "fp16", "off"], default="bf16", help="of all but student (default: %(default)s)"
+        "--precision",
+        choices=["bf16", "fp16", "off"],
+        default="bf16",
+        help="of all loops but student (default: %(default)s)",
     )
     installed = [name for name in LOOPS if name != "lightning" or find_spec("lightning")]
-    parser.add_argument("--loops", nargs="+", choices=list(LOOPS), default=installed, help="(default: all installed)")
     parser.add_argument(
-        "--deterministic", action=argparse.BooleanOptionalAction, default=True, help="of the trainer (default: yes)"
+        "--loops", nargs="+", choices=list(LOOPS), default=installed, help="loops to time (default: all installed ones)"
+    )
+    parser.add_argument(
+        "--deterministic",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="deterministic trainer (default: yes)",
     )
     return parser.parse_args()
 

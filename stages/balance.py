@@ -1,16 +1,14 @@
 """Makes altered copies of the training images of one fold."""
 
-from pathlib import Path
-
 from tumorboard.augment.balance import balance_manifest, count_images, draw_copies, training_rows
 from tumorboard.base.files import write_json, write_table
 from tumorboard.base.params import Params
-from tumorboard.base.stage import run_stage
+from tumorboard.base.stage import Input, Output, run_stage
 from tumorboard.base.tables import read_manifest
 from tumorboard.data.store import CropStore, write_store
 
 
-def main(params: Params, *, fold: int, store: Path, manifest: Path, out: Path, metrics: Path) -> None:
+def main(params: Params, *, fold: int, store: Input, manifest: Input, out: Output, metrics: Output) -> None:
     """Writes `out`/manifest.csv, the fold's training rows and their copies, `out`/store of the copies, and `metrics`.
 
     The metrics are the numbers of images per class, and of all copies.

@@ -5,13 +5,13 @@ from pathlib import Path
 
 from tumorboard.base.files import side_cache, write_json
 from tumorboard.base.params import Params
-from tumorboard.base.stage import run_stage
+from tumorboard.base.stage import Output, run_stage
 from tumorboard.data.crop import CropJob, crop_images
 from tumorboard.data.sources import list_images
 from tumorboard.data.workers import worker_count
 
 
-def main(params: Params, *, out: Path, metrics: Path) -> None:
+def main(params: Params, *, out: Output, metrics: Output) -> None:
     """Crops the images of `data.raw`.
 
     Args:
@@ -41,4 +41,4 @@ def main(params: Params, *, out: Path, metrics: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, lambda params, _: [Path(params.data.raw)])

@@ -4,13 +4,15 @@ from pathlib import Path
 
 from tumorboard.base.digests import write_digests
 from tumorboard.base.params import Params
-from tumorboard.base.stage import run_stage
+from tumorboard.base.stage import Output, run_stage
+
+STAGES, LIBRARY = Path("stages"), Path("src/tumorboard")
 
 
-def main(_: Params, *, out: Path) -> None:
+def main(_: Params, *, out: Output) -> None:
     """Writes `out`/<stage>.sha256, a line per source file."""
-    write_digests(Path("stages"), Path("src/tumorboard"), out)
+    write_digests(STAGES, LIBRARY, out)
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, lambda *_: [STAGES, LIBRARY])

@@ -1,10 +1,8 @@
 """Evaluates a trained model on the validation images of its fold and on the test images."""
 
-from pathlib import Path
-
 from tumorboard.base.files import write_json, write_table
 from tumorboard.base.params import Params
-from tumorboard.base.stage import run_stage
+from tumorboard.base.stage import Input, Output, run_stage
 from tumorboard.base.tables import read_manifest
 from tumorboard.data.store import CropStore
 from tumorboard.panel.evaluate import evaluate_model
@@ -15,11 +13,11 @@ def main(
     *,
     model: str,
     fold: int,
-    store: Path,
-    manifest: Path,
-    weights: Path,
-    out: Path,
-    metrics: Path,
+    store: Input,
+    manifest: Input,
+    weights: Input,
+    out: Output,
+    metrics: Output,
 ) -> None:
     """Writes the Predictions for the fold's validation images and the test images to `out`, their scores to `metrics`.
 

@@ -1,13 +1,11 @@
 """Downloads one MedMNIST set."""
 
-from pathlib import Path
-
 from tumorboard.base.params import Params
-from tumorboard.base.stage import run_stage
+from tumorboard.base.stage import Output, run_stage
 from tumorboard.data.medmnist import PREFIX, download
 
 
-def main(_: Params, *, out: Path) -> None:
+def main(_: Params, *, out: Output) -> None:
     """Downloads one of the sets that the list `medmnist` in params.yaml names.
 
     Args:

@@ -1,17 +1,15 @@
 """Draws the embedded synthetic data set."""
 
-from pathlib import Path
-
 from tqdm import tqdm
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.files import replacing
 from tumorboard.base.params import Params
-from tumorboard.base.stage import run_stage
+from tumorboard.base.stage import Output, run_stage
 from tumorboard.data.phantom import draw_phantom
 
 
-def main(params: Params, *, out: Path) -> None:
+def main(params: Params, *, out: Output) -> None:
     """Draws the pictures of the data set.
 
     Args:

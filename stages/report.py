@@ -1,11 +1,13 @@
 """Writes the report of a run: tables and pictures for `dvc plots`, and one page of HTML."""
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tumorboard.base.files import remove_leftovers, replacing, write_table
 from tumorboard.base.params import Params
-from tumorboard.base.stage import run_stage
+from tumorboard.base.stage import Input, Output, run_stage
 from tumorboard.report.figures import draw_figures, plot_tables
 from tumorboard.report.page import render_page, summarize_scores
 from tumorboard.report.plots import to_png
@@ -15,20 +17,22 @@ from tumorboard.report.results import read_results
 def main(
     params: Params,
     *,
-    crop: Path,
-    split: Path,
-    recipes: Path,
+    crop: Input,
+    split: Input,
+    recipes: Input,
     training: Path,
-    predictions: Path,
+    predictions: Input,
     metrics: Path,
-    plots: Path,
-    page: Path,
+    plots: Output,
+    page: Output,
 ) -> None:
     """Writes `plots`/*.csv, `plots`/images/*.png and the page for the models and folds that params.yaml lists.
 
     Deletes the folders in `training` and the files in `metrics`/evaluate of models and folds that it does not list.
     """
-    _remove_unlisted(params, training, metrics / "evaluate")
+    trainings, evaluations = _listed_files(params, training, metrics)
+    remove_leftovers(training, "*/[0-9]*", trainings)
+    remove_leftovers(metrics / "evaluate", "*/*.json", evaluations)
     results = read_results(
         params,
         crop=crop,
@@ -51,10 +55,15 @@ def main(
     print(summarize_scores(results))
 
 
-def _remove_unlisted(params: Params, training: Path, evaluations: Path) -> None:
+def _listed_files(params: Params, training: Path, metrics: Path) -> tuple[list[Path], list[Path]]:
+    """The folders of the trainings and the files of the evaluations that params.yaml lists."""
     listed = [Path(model) / str(fold) for model in params.models for fold in params.folds]
-    remove_leftovers(training, "*/[0-9]*", [training / path for path in listed])
-    remove_leftovers(evaluations, "*/*.json", [evaluations / f"{path}.json" for path in listed])
+    return [training / path for path in listed], [metrics / "evaluate" / f"{path}.json" for path in listed]
+
+
+def _inputs(params: Params, options: Mapping[str, Any]) -> list[Path]:
+    trainings, evaluations = _listed_files(params, options["training"], options["metrics"])
+    return [*trainings, *evaluations, *(options["metrics"] / f"{name}.json" for name in ("votes", "split", "audit"))]
 
 
 def _write(content: bytes, path: Path) -> None:
@@ -63,4 +72,4 @@ def _write(content: bytes, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    run_stage(main)
+    run_stage(main, _inputs)

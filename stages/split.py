@@ -1,11 +1,10 @@
 """Audits the cropped images and splits them into a test part and validation folds."""
 
 import sys
-from pathlib import Path
 
 from tumorboard.base.files import read_table, write_json, write_table
 from tumorboard.base.params import Params
-from tumorboard.base.stage import run_stage
+from tumorboard.base.stage import Input, Output, run_stage
 from tumorboard.base.tables import read_manifest
 from tumorboard.data.audit import find_copies
 from tumorboard.data.parts import count_table
@@ -13,7 +12,7 @@ from tumorboard.data.prepare import prepare_data
 from tumorboard.data.store import CropStore
 
 
-def main(params: Params, *, crop: Path, out: Path, metrics: Path, audit_metrics: Path) -> None:
+def main(params: Params, *, crop: Input, out: Output, metrics: Output, audit_metrics: Output) -> None:
     """Writes the split Manifest and the tables of the audit to `out`, and the metrics of both; prints the warnings.
 
     Args:

@@ -1,10 +1,8 @@
 """Trains one model on one fold."""
 
-from pathlib import Path
-
 from tumorboard.base.files import side_cache
 from tumorboard.base.params import Params
-from tumorboard.base.stage import run_stage
+from tumorboard.base.stage import Input, Output, run_stage
 from tumorboard.training.job import read_job, read_recipe
 from tumorboard.training.journal import Journal
 from tumorboard.training.loop import train_model
@@ -15,13 +13,13 @@ def main(
     *,
     model: str,
     fold: int,
-    store: Path,
-    manifest: Path,
-    balance: Path,
-    recipe: Path,
-    weights: Path,
-    out: Path,
-    metrics: Path,
+    store: Input,
+    manifest: Input,
+    balance: Input,
+    recipe: Input,
+    weights: Output,
+    out: Output,
+    metrics: Output,
 ) -> None:
     """Trains a model on all folds but one, which validates it.
 

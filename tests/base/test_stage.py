@@ -9,7 +9,7 @@ import pytest
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Params
-from tumorboard.base.stage import run_stage
+from tumorboard.base.stage import Input, Output, run_stage
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -98,3 +98,51 @@ def test_a_fault_of_the_program_keeps_its_traceback() -> None:
 
     with pytest.raises(FileNotFoundError):
         run_stage(stage)
+
+
+def test_an_interrupt_is_one_line_and_status_130(capsys: pytest.CaptureFixture[str]) -> None:
+    def stage(_: Params) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as end:
+        run_stage(stage)
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "\nsplit: interrupted\n"
+
+
+def test_too_little_memory_is_one_message(capsys: pytest.CaptureFixture[str]) -> None:
+    def stage(_: Params) -> None:
+        raise MemoryError("Unable to allocate 9 GiB")
+
+    with pytest.raises(SystemExit) as end:
+        run_stage(stage)
+    assert end.value.code == 1
+    assert "split: out of memory (Unable to allocate 9 GiB)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("changed", ["input", "params", "further"])
+def test_a_stage_whose_input_changes_while_it_runs_fails_and_leaves_no_output(
+    changed: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("in.csv", "more.csv"):
+        Path(name).write_text("old")
+    text = Path("params.yaml").read_text(encoding="utf-8")
+
+    def stage(_: Params, *, source: Input, out: Output, metrics: Output) -> None:
+        (out / "store").mkdir(parents=True)
+        (out / "store" / "shard.npy").touch()
+        metrics.write_text("{}")
+        if changed == "params":
+            Path("params.yaml").write_text(text.replace("side: 64", "side: 32"), encoding="utf-8")
+        else:
+            Path("in.csv" if changed == "input" else "more.csv").write_text("new one")
+        assert source.is_file()
+
+    monkeypatch.setattr("sys.argv", ["crop.py", "--source", "in.csv", "--out", "made", "--metrics", "made.json"])
+    with pytest.raises(SystemExit) as end:
+        run_stage(stage, lambda *_: [Path("more.csv")])
+    assert end.value.code == 1
+    assert not Path("made").exists()
+    assert not Path("made.json").exists()
+    named = {"input": "in.csv was changed", "further": "more.csv was changed", "params": "crop was {"}[changed]
+    assert named in capsys.readouterr().err

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Runtime
+from tumorboard.commands import batch_size as module
 from tumorboard.commands.app import app
 from tumorboard.commands.batch_size import (
     Probe,
@@ -18,7 +19,8 @@ from tumorboard.commands.batch_size import (
     probe_batch_size,
     process_count,
 )
-from tumorboard.training.job import Job
+from tumorboard.commands.prepared_job import prepare_alone
+from tumorboard.training.job import Job, State
 
 MakeJob = Callable[..., Job]
 GIB = 2**30
@@ -110,6 +112,23 @@ def test_a_probe_on_the_cpu_measures_this_process(make_job: MakeJob, alone: Runt
     assert "within 64.00 GiB" in probe.how
     with pytest.raises(InputError, match="too little memory for a step with 1 image: "):
         probe_batch_size(job, alone.model_copy(update={"processes": 2}), 0.1)
+
+
+def test_a_probe_does_not_train(make_job: MakeJob, alone: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many steps on the same images could diverge, so the learning rate is zero."""
+    states = []
+
+    def prepare(job: Job, runtime: Runtime) -> tuple[object, State]:
+        setup, state = prepare_alone(job, runtime)
+        states.append((state, [parameter.detach().clone() for parameter in state.model.parameters()]))
+        return setup, state
+
+    monkeypatch.setattr(module, "prepare_alone", prepare)
+    probe_batch_size(make_job(100), alone, 64.0)
+    ((state, initial),) = states
+    for parameter, value in zip(state.model.parameters(), initial, strict=True):
+        assert torch.equal(parameter, value)
+        assert parameter.grad is not None  # the steps were carried out
 
 
 def test_processes_are_one_per_gpu_unless_a_number_is_set(alone: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -68,7 +68,10 @@ def test_all_steps_without_an_error(inputs: Inputs, small_params: Params) -> Non
     assert data.split_metrics["dropped_train_twins"] == 1
     assert data.split_metrics["shares"]["test"] == {"a": 0.5, "b": 0.5}
     assert len(data.shortcuts) == 8
-    assert set(data.shares["part"]) == {"train", "test", "fold_0", "fold_1"}
+    # The test part is given and has no wanted size; the folds are drawn.
+    sizes = data.shares[data.shares["label"] == ""].set_index("part")["wanted"]
+    assert sizes[["fold_0", "fold_1"]].tolist() == [0.5, 0.5]
+    assert sizes[["train", "test"]].isna().all()
     assert [warning.split(" ", 2)[:2] for warning in data.warnings[:2]] == [["audit:", "1"], ["split:", "1"]]
 
 

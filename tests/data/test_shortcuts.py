@@ -66,8 +66,18 @@ def test_a_rare_class_is_not_hidden_by_the_commonest() -> None:
     assert probe["majority"].iloc[0] == 0.95
 
 
+def test_classes_weigh_the_same_whatever_their_number() -> None:
+    """All 20 images of b have a border, and 40 of 380 of a: by number such an image is an a, by weight it is a b.
+
+    The recalls are 1 and 340 / 380; the skill is their sum minus 1.
+    """
+    labels = ["b"] * 20 + ["a"] * 380
+    probe = probe_shortcuts(*tables(labels, border=[1.0] * 60 + [0.0] * 340), 0)
+    assert probe.set_index("facts").loc["border", "skill"] == pytest.approx(340 / 380)
+
+
 def test_groups_are_kept_whole() -> None:
-    """Each patient's images have a width of their own, which tells the class only of those seen in training."""
+    """Each patient's images have a width of their own, which predicts the class only of patients seen in training."""
     patients = np.repeat(np.arange(40), 6)
     classes = np.random.default_rng(1).permutation(np.arange(40) % 2)
     manifest, images = tables(
@@ -121,7 +131,7 @@ def test_the_error_found_counts_where_it_is_larger_than_that_of_guessing() -> No
 
 @pytest.mark.parametrize("images", [24, 60])
 def test_noise_is_no_shortcut_however_few_its_images(images: int) -> None:
-    """At two errors of what was found, 31 of 50 folders like these were warned of."""
+    """With a limit of two standard errors, 31 of 50 folders like these had a warning."""
     warned = 0
     for seed in range(12):
         generator = np.random.default_rng(seed)
@@ -146,6 +156,7 @@ def test_the_luck_of_few_images_is_no_shortcut() -> None:
     assert len(select_shortcuts(pd.DataFrame([row | {"error": 0.09}]), 0.25)) == 1
     assert len(select_shortcuts(pd.DataFrame([row | {"test_skill": 0.3, "test_error": 0.01}]), 0.25)) == 1
     assert select_shortcuts(pd.DataFrame([row | {"error": 0.09}]), 0.41).empty
+    assert len(select_shortcuts(pd.DataFrame([row | {"error": 0.09}]), 0.4)) == 1
 
 
 def test_a_class_in_a_single_group_cannot_be_probed() -> None:

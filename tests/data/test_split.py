@@ -200,6 +200,14 @@ def test_large_groups_bring_the_test_part_as_close_as_they_can() -> None:
         assert Counter(manifest["label"][manifest["group"].isin(drawn)]) == {"a": 50, "b": 20}
 
 
+def test_of_few_groups_the_closest_of_many_draws_is_taken() -> None:
+    """A quarter of 20 images is 5: the group of 5, or those of 3 and 2. A draw that starts with P6 misses it."""
+    groups = [f"P{size}" for size in (6, 5, 4, 3, 2) for _ in range(size)]
+    manifest, _ = tables(["a"] * 20, groups)
+    for seed in range(10):
+        assert draw_test(manifest, 0.25, 1, seed) in ({"P5"}, {"P3", "P2"})
+
+
 def test_the_test_part_leaves_a_group_for_each_fold() -> None:
     manifest, _ = tables(["a"] * 4 + ["b"] * 40)
     for seed in range(20):

@@ -148,6 +148,7 @@ def test_precision_recall_by_hand():
     assert curve[["recall", "precision"]].to_numpy() == pytest.approx(
         np.array([[0, 1], [0.5, 1], [0.5, 0.5], [1, 2 / 3], [1, 0.5]])
     )
+    assert curve["threshold"].tolist() == [math.inf, 0.8, 0.4, 0.3, 0.1]
 
 
 def test_thinned_curves_keep_their_area():

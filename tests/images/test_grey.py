@@ -48,19 +48,19 @@ def test_the_grey_depths_are_those_of_cameras_and_scanners():
 )
 def test_white_is_the_largest_value_of_the_smallest_depth_that_holds_the_brightest(values, expected):
     grey = np.array([values], np.uint16)
-    assert scale_grey(grey, None).tolist() == [expected]
+    assert scale_grey(grey, None)[0].tolist() == [expected]
     assert decode_rgb(npy(grey))[0, :, 0].tolist() == expected
     assert decode_rgb(encode(Image.fromarray(grey), "PNG"))[0, :, 0].tolist() == expected
 
 
 def test_a_window_without_a_width_separates_black_and_white():
     values = np.array([[4.0, 4.5, 5.0]])
-    assert scale_grey(values, (4.5, 4.5)).tolist() == [[0, 0, 255]]
+    assert scale_grey(values, (4.5, 4.5))[0].tolist() == [[0, 0, 255]]
 
 
 def test_visible_grey_is_composited_on_the_background():
     grey, alpha = np.array([[10, 200, 60000]]), np.array([[1.0, 0.25, 0.0]])
-    pixels = scale_visible_grey(grey, alpha, CROP.model_copy(update={"background": (100, 0, 50)}))
+    pixels, _ = scale_visible_grey(grey, alpha, CROP.model_copy(update={"background": (100, 0, 50)}))
     # The invisible value does not count, so that the depth is 8 bits; 200 * 0.25 + 0.75 * (100, 0, 50)
     assert pixels.tolist() == [[[10, 10, 10], [125, 50, 88], [100, 0, 50]]]
 

@@ -60,7 +60,10 @@ def test_the_header_is_one_json_entry(tmp_path, params: Params) -> None:
     length = struct.unpack("<Q", content[:8])[0]
     metadata = json.loads(content[8 : 8 + length])["__metadata__"]
     assert list(metadata) == ["tumorboard"]
-    assert json.loads(metadata["tumorboard"])["classes"] == ["blast", "normal"]
+    card = json.loads(metadata["tumorboard"])
+    assert card["classes"] == ["blast", "normal"]
+    fields = "name classes fold crop mean std recipe manifest parameters epoch score versions seed intended_use"
+    assert list(card) == fields.split(), "other versions of the project read these"
 
 
 def test_a_pretrained_recipe_is_loaded_without_its_weights_file(tmp_path, params: Params) -> None:

@@ -30,6 +30,7 @@ IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
         ({"architecture": "resnet18", "pretrained": "imagenet"}, IMAGENET),
         ({"architecture": "efficientnet_v2_l", "pretrained": "imagenet"}, HALF),
         ({"architecture": "googlenet", "pretrained": "imagenet"}, HALF),
+        ({"architecture": "inception_v3", "pretrained": "imagenet"}, HALF),
         ({"architecture": "googlenet", "pretrained": "none"}, IMAGENET),
         ({"architecture": "lstm_resnet18", "pretrained": "imagenet"}, IMAGENET),
         ({"architecture": "cnn", "pretrained": "weights.pth"}, IMAGENET),

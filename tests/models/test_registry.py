@@ -107,6 +107,13 @@ def test_weights_are_a_function_of_the_recipe(recipe: Recipe) -> None:
     assert not torch.equal(first.backbone.conv1.weight, third.backbone.conv1.weight)
 
 
+def test_a_new_model_is_in_training_mode_and_has_seen_no_batch(recipe: Recipe) -> None:
+    model = build_model(recipe, 2, 32, HALF)
+    assert all(module.training for module in model.modules())
+    assert model.backbone.bn1.num_batches_tracked.item() == 0
+    assert not model.backbone.bn1.running_mean.any()
+
+
 def test_classifier_normalizes_each_channel_by_its_mean_and_deviation() -> None:
     mean, std = (0.1, 0.2, 0.4), (0.5, 0.25, 0.2)
     model = Classifier(nn.Flatten(), nn.Identity(), mean, std)

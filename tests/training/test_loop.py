@@ -142,19 +142,23 @@ def test_a_frozen_backbone_keeps_weights_and_statistics(
         assert not torch.equal(state["head.weight"], start["head.weight"])
 
 
+@pytest.mark.parametrize(
+    ("select", "values"),
+    [("accuracy", [0.6, 0.8, 0.8, math.nan, 0.7, 0.9]), ("loss", [0.6, 0.4, 0.4, math.nan, 0.5, 0.1])],
+)
 def test_training_stops_early_and_keeps_the_best_epoch(
-    make_job: MakeJob, alone: Runtime, monkeypatch: pytest.MonkeyPatch
+    make_job: MakeJob, alone: Runtime, monkeypatch: pytest.MonkeyPatch, select: str, values: list[float]
 ) -> None:
-    """Validation accuracies 0.6, 0.8, 0.8 (a tie is not better), nan, 0.7: the second epoch is kept."""
-    given = iter([0.6, 0.8, 0.8, math.nan, 0.7, 0.9])
+    """The second epoch is kept: a tie is not better, and neither is nan; three epochs later training stops."""
+    given = iter(values)
     weights: list[dict[str, torch.Tensor]] = []
 
     def validate(_: Any, model: Classifier) -> dict[str, float]:
         weights.append({name: value.clone() for name, value in model.state_dict().items()})
-        return dict.fromkeys(HEADLINE_SCORES, 0.5) | {"accuracy": next(given)}
+        return dict.fromkeys(HEADLINE_SCORES, 0.5) | {select: next(given)}
 
     monkeypatch.setattr(loop, "_validate", validate)
-    model, epochs = train(make_job(epochs=6, select="accuracy", early_stopping=3), alone)
+    model, epochs = train(make_job(epochs=6, select=select, early_stopping=3), alone)
     assert [epoch.best for epoch in epochs] == [True, True, False, False, False]
     assert all(torch.equal(value, weights[1][name]) for name, value in model.state_dict().items())
 

@@ -9,6 +9,7 @@ Reason = Literal[
     "corrupt",
     "not an image",
     "too small",
+    "too many bytes",
     "too many pixels",
     "aspect ratio",
     "multi-frame without a rule",
@@ -16,6 +17,7 @@ Reason = Literal[
     "label conflict",
     "unsupported",
     "unreadable",
+    "not enough memory",
 ]
 
 

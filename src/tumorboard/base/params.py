@@ -58,13 +58,19 @@ class Crop(Section):
     border: bool
     border_threshold: Annotated[int, Field(ge=0, le=255)]
     border_tolerance: Share
+    max_bytes: Count
     max_pixels: Count
     min_side: Count
     max_aspect: Annotated[float, Field(ge=1)]
     background: tuple[Byte, Byte, Byte]
-    window: Annotated[tuple[float, float], AfterValidator(_widening)] | None
+    window: Annotated[tuple[float, float], AfterValidator(_widening)] | Literal["set"] | None
     scaled_decoding: Annotated[float, Field(ge=1)] | None
     shards: Annotated[int, Field(ge=1, le=128)]
+
+    @property
+    def fixed_window(self) -> tuple[float, float] | None:
+        """The window, if it is given as two numbers."""
+        return None if isinstance(self.window, str) else self.window
 
 
 class Split(Section):

@@ -3,36 +3,61 @@
 import argparse
 import errno
 import inspect
+import shutil
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NoReturn, get_args, get_origin
 
+from tumorboard.base.checkout import check_checkout
 from tumorboard.base.errors import InputError
-from tumorboard.base.params import load_params
+from tumorboard.base.inputs import check_unchanged, take_snapshot
+from tumorboard.base.params import Params, load_params
+
+# The types of a stage's options: what it reads, and what it writes.
+Input = Annotated[Path, "input"]
+Output = Annotated[Path, "output"]
 
 # The machine's faults, which the user can mend. Any other OSError is a fault of this program and keeps its traceback.
-MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE}
+INTERRUPTED = 128 + signal.SIGINT  # exit status, as of a shell
 
 
-def run_stage(main: Callable[..., None]) -> None:
+def run_stage(
+    main: Callable[..., None], further_inputs: Callable[[Params, Mapping[str, Any]], list[Path]] = lambda *_: []
+) -> None:
     """Calls `main(params, **options)` with params.yaml and the options of the command line.
 
-    An InputError, a full disk or a folder without write permission is printed to standard error as one message, and
-    the process exits with status 1.
+    If an input or a parameter of the stage changes while it runs, its outputs are deleted and the stage fails: DVC
+    would record them beside the new input. The user's errors, a full disk, a folder without write permission and too
+    many open files are printed to standard error as one message, with exit status 1. Ctrl-C is one line, status 130.
 
     Args:
-        main: takes Params and then keyword-only parameters of type Path, int or str. Each one is a required option.
+        main: takes Params, then keyword-only parameters of type Input, Output, int or str; each is a required option.
+        further_inputs: from Params and options to paths that the stage reads and that are no Input.
     """
     name = Path(sys.argv[0]).stem
     options = parse_options(main, name, sys.argv[1:])
     try:
-        main(load_params("params.yaml"), **options)
+        check_checkout()
+        params = load_params("params.yaml")
+        paths = [*further_inputs(params, options), *(options[key] for key in _options_of(main, "input"))]
+        before = take_snapshot(name, paths)
+        main(params, **options)
+        try:
+            check_unchanged(before, take_snapshot(name, paths))
+        except InputError:
+            _delete([options[key] for key in _options_of(main, "output")])
+            raise
+    except KeyboardInterrupt:
+        _exit(name, "interrupted", INTERRUPTED)
+    except MemoryError as error:
+        _exit(name, f"out of memory{f' ({error})' if str(error) else ''}: free some, or lower runtime.workers", 1)
     except (InputError, OSError) as error:
         if isinstance(error, OSError) and error.errno not in MACHINE_ERRORS:
             raise
-        print(f"\n{name}: {error}", file=sys.stderr)
-        sys.exit(1)
+        _exit(name, str(error), 1)
 
 
 def parse_options(main: Callable[..., None], name: str, words: Sequence[str]) -> dict[str, Any]:
@@ -54,7 +79,27 @@ def parse_options(main: Callable[..., None], name: str, words: Sequence[str]) ->
     )
     for parameter in inspect.signature(main).parameters.values():
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-            kind = parameter.annotation
+            annotation = parameter.annotation
+            kind = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
             flag = "--" + parameter.name.replace("_", "-")
             parser.add_argument(flag, type=kind, required=True, metavar=kind.__name__.upper())
     return vars(parser.parse_args(words))
+
+
+def _options_of(main: Callable[..., None], role: str) -> list[str]:
+    """The names of the parameters whose annotation has the role "input" or "output"."""
+    parameters = inspect.signature(main).parameters.values()
+    return [parameter.name for parameter in parameters if role in getattr(parameter.annotation, "__metadata__", ())]
+
+
+def _delete(outputs: list[Path]) -> None:
+    for path in outputs:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _exit(name: str, message: str, status: int) -> NoReturn:
+    print(f"\n{name}: {message}", file=sys.stderr)
+    sys.exit(status)

@@ -11,16 +11,19 @@ import cv2
 import numpy as np
 from numpy.lib import format as npy
 from PIL import Image, ImageOps, UnidentifiedImageError
-from PIL.TiffImagePlugin import PHOTOMETRIC_INTERPRETATION, TiffImageFile
+from PIL.TiffImagePlugin import IMAGEDESCRIPTION, PHOTOMETRIC_INTERPRETATION, TiffImageFile
 
 from tumorboard.base.errors import ImageError
 from tumorboard.base.params import Crop, Frames
 from tumorboard.images import jpeg, png
-from tumorboard.images.dicom import decode_dicom, is_dicom
-from tumorboard.images.grey import Pixels, one_channel_if_grey, scale_grey, scale_visible_grey
+from tumorboard.images.decoder_messages import catching_messages, judge_messages
+from tumorboard.images.dicom import decode_dicom
+from tumorboard.images.dicom_file import is_dicom
+from tumorboard.images.formats import FORMATS, HEAD_BYTES, check_whole_slide, explain_foreign, whole_slide
+from tumorboard.images.grey import GreyRange, Pixels, one_channel_if_grey, scale_grey, scale_visible_grey
 from tumorboard.images.header import Header, check_size, choose_frame
 
-FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM")  # as Pillow names them
+_BAND_PIXELS = 1 << 20  # that Pillow converts at a time
 _JPEG_FORMATS = ("JPEG", "MPO")  # multi-picture files (MPO) hold JPEGs
 _SIGNATURE = re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|II\*\0|MM\0\*|RIFF....WEBP", re.DOTALL)
 _TIFF_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # bytes per value by the entry's type; others have 1
@@ -67,21 +70,43 @@ def decode(content: bytes, crop: Crop, frames: Frames, least_side: float | None 
 
     Raises:
         ImageError: if the file cannot be used as an image; `reason` says why. Damage inside a JPEG that ends properly
-            is not detected, because JPEG has no checksum.
+            is detected only where libjpeg reports it, because JPEG has no checksum.
     """
     if not content:
         raise ImageError("empty", "the file has no bytes")
-    if is_dicom(content):
-        return _with_header("DICOM", decode_dicom(content, crop, frames))
+    if len(content) > crop.max_bytes:
+        raise too_many_bytes(len(content), crop)
     try:
-        if content.startswith(npy.MAGIC_PREFIX):
-            return _with_header("NPY", _decode_npy(content, crop))
-        pixels, header = _decode_picture(content, crop, frames, least_side)
+        pixels, header = _decode_any(content, crop, frames, least_side)
         return one_channel_if_grey(pixels), header
+    except MemoryError:
+        raise ImageError("not enough memory", "memory ran out while it was decoded: lower crop.max_pixels") from None
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise ImageError(
+                "not enough memory", "memory ran out while it was decoded: lower crop.max_pixels"
+            ) from None
+        raise ImageError("corrupt", f"OpenCV cannot decode it: {' '.join(str(error).split())}") from error
+
+
+def too_many_bytes(size: int, crop: Crop) -> ImageError:
+    """Returns the error for a file of so many bytes."""
+    return ImageError("too many bytes", f"{size} bytes, expected at most {crop.max_bytes} (crop.max_bytes)")
+
+
+def _decode_any(content: bytes, crop: Crop, frames: Frames, least_side: float | None) -> tuple[Pixels, Header]:
+    try:
+        if is_dicom(content):
+            pixels, grey = decode_dicom(content, crop, frames)
+            return pixels, Header("DICOM", pixels.shape[1], pixels.shape[0], grey)
+        if content.startswith(npy.MAGIC_PREFIX):
+            pixels, grey = _decode_npy(content, crop)
+            return pixels, Header("NPY", pixels.shape[1], pixels.shape[0], grey)
+        return _decode_picture(content, crop, frames, least_side)
     except UnidentifiedImageError:
         if _SIGNATURE.match(content):
             raise _explain_unopened(content) from None
-        raise ImageError("not an image", f"expected one of {', '.join(FORMATS)}, DICOM, .npy") from None
+        raise explain_foreign(content[:HEAD_BYTES]) from None
     except ImageError:
         raise
     except _DAMAGE_ERRORS as error:
@@ -89,11 +114,7 @@ def decode(content: bytes, crop: Crop, frames: Frames, least_side: float | None 
         raise ImageError("truncated" if is_truncated else "corrupt", str(error)) from error
 
 
-def _with_header(name: str, pixels: Pixels) -> tuple[Pixels, Header]:
-    return one_channel_if_grey(pixels), Header(name, pixels.shape[1], pixels.shape[0])
-
-
-def _decode_npy(content: bytes, crop: Crop) -> Pixels:
+def _decode_npy(content: bytes, crop: Crop) -> tuple[Pixels, GreyRange | None]:
     """Decodes a .npy file; its header is checked before its values are read."""
     stream = BytesIO(content)
     try:
@@ -108,7 +129,7 @@ def _decode_npy(content: bytes, crop: Crop) -> Pixels:
     if len(content) - stream.tell() < math.prod(shape) * dtype.itemsize:
         raise ImageError("truncated", f"the file ends inside its array {dtype}{list(shape)}")
     values = npy.read_array(BytesIO(content), allow_pickle=False)
-    return values if values.ndim == 3 else scale_grey(values, None if values.dtype == np.uint8 else crop.window)
+    return (values, None) if values.dtype == np.uint8 else scale_grey(values, crop.fixed_window)
 
 
 def _decode_picture(content: bytes, crop: Crop, frames: Frames, least_side: float | None) -> tuple[Pixels, Header]:
@@ -118,32 +139,54 @@ def _decode_picture(content: bytes, crop: Crop, frames: Frames, least_side: floa
     compressed = png.check_chunks(content) if picture.format == "PNG" else []
     if picture.format == "GIF" and not content.rstrip(b"\0\r\n").endswith(b";"):
         raise ImageError("truncated", "the GIF ends before its trailer")
+    if isinstance(picture, TiffImageFile):
+        check_whole_slide(picture.tag_v2.get(IMAGEDESCRIPTION))
     # The other frames of a multi-picture JPEG (MPO) are previews or other views of the first one.
     frame = 0 if picture.format == "MPO" else choose_frame(getattr(picture, "n_frames", 1), frames)
     picture.seek(frame)
     if frame:
         check_size(picture.width, picture.height, crop)  # the pages of a TIFF may differ in size
-    is_plain = picture.mode in ("L", "RGB") and not picture.has_transparency_data and not frame
-    if is_plain and picture.format in (*_JPEG_FORMATS, "PNG"):
-        pixels = _decode_with_opencv(content, picture, least_side)
+    warning = ""
+    is_jpeg, is_plain = picture.format in _JPEG_FORMATS, picture.mode in ("L", "RGB") and not frame
+    if is_jpeg:
+        jpeg.check_scans(content, picture.width * picture.height, crop.max_pixels)
+    if picture.format == "PNG":
+        png.check_excess(content, compressed)
+    if is_plain and (is_jpeg or picture.format == "PNG") and not picture.has_transparency_data:
+        pixels, warning = _decode_with_opencv(content, picture, least_side)
         if pixels is not None:
-            return pixels, _read_header(picture, pixels)
+            return pixels, _read_header(picture, pixels, warning=warning)
+    elif is_jpeg:
+        warning = _check_with_opencv(content)
     if picture.format == "PNG":
         png.check_rows(content, compressed)
         png.check_transparent_color(content, picture)
+    grey = None
     if picture.format == "PNG" and png.is_deep_grey_alpha(content) and not frame:
         values = png.read_deep_grey_alpha(content)
-        pixels = scale_visible_grey(values[..., 0], values[..., 1] / 65535, crop)
+        pixels, grey = scale_visible_grey(values[..., 0], values[..., 1], crop)
     else:
-        pixels = _decode_with_pillow(picture, crop)
-    return pixels, _read_header(picture, pixels)
+        pixels, grey = _decode_with_pillow(picture, crop)
+    return pixels, _read_header(picture, pixels, grey, warning)
 
 
-def _decode_with_opencv(content: bytes, picture: Image.Image, least_side: float | None) -> Pixels | None:
-    """Decodes a JPEG or PNG, opened as `picture`, upright; None if OpenCV cannot."""
-    is_grey = picture.mode == "L" or (picture.format in _JPEG_FORMATS and jpeg.header_proves_grey(content))
+def _decode_with_opencv(content: bytes, picture: Image.Image, least_side: float | None) -> tuple[Pixels | None, str]:
+    """Decodes a JPEG or PNG, opened as `picture`, upright; None if OpenCV cannot. Also returns a warning, or ''."""
+    if picture.format == "PNG":
+        flags = cv2.IMREAD_GRAYSCALE if picture.mode == "L" else cv2.IMREAD_COLOR_RGB
+        return cv2.imdecode(np.frombuffer(content, np.uint8), flags), ""  # type: ignore[return-value]
+    is_grey = picture.mode == "L" or jpeg.header_proves_grey(content)
     flags = _reduction(picture, least_side) | (cv2.IMREAD_GRAYSCALE if is_grey else cv2.IMREAD_COLOR_RGB)
-    return cv2.imdecode(np.frombuffer(content, np.uint8), flags)  # type: ignore[return-value]
+    with catching_messages() as messages:
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
+    return pixels, judge_messages(messages)  # type: ignore[return-value]
+
+
+def _check_with_opencv(content: bytes) -> str:
+    """Returns libjpeg's warning about a JPEG that Pillow decodes, without a word: one of CMYK; '' if there is none."""
+    with catching_messages() as messages:
+        cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
+    return judge_messages(messages)
 
 
 def _reduction(picture: Image.Image, least_side: float | None) -> int:
@@ -157,36 +200,43 @@ def _reduction(picture: Image.Image, least_side: float | None) -> int:
     return 0
 
 
-def _decode_with_pillow(picture: Image.Image, crop: Crop) -> Pixels:
+def _decode_with_pillow(picture: Image.Image, crop: Crop) -> tuple[Pixels, GreyRange | None]:
     """Decodes an opened picture upright; Pillow's error says why one cannot be decoded."""
     picture.load()
-    upright = ImageOps.exif_transpose(picture)
-    if upright.mode.startswith(("I", "F")):
-        values = np.asarray(upright)
-        if "transparency" in upright.info:
-            return scale_visible_grey(values, values != upright.info["transparency"], crop)
-        grey = scale_grey(values, crop.window)
+    ImageOps.exif_transpose(picture, in_place=True)
+    if picture.mode.startswith(("I", "F")):
+        values = np.asarray(picture)
+        if "transparency" in picture.info:
+            return scale_visible_grey(values, values != picture.info["transparency"], crop)
+        grey, chosen = scale_grey(values, crop.fixed_window)
         is_white_zero = getattr(picture, "tag_v2", {}).get(PHOTOMETRIC_INTERPRETATION) == 0
-        return 255 - grey if is_white_zero else grey  # up to 8 bits Pillow inverts by itself
-    if upright.has_transparency_data:
-        layer = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", layer.size, (*crop.background, 255)), layer)
-    return np.array(upright.convert("RGB"))
+        return 255 - grey if is_white_zero else grey, chosen  # up to 8 bits Pillow inverts by itself
+    pixels = np.empty((picture.height, picture.width, 3), np.uint8)
+    step = max(1, _BAND_PIXELS // picture.width)
+    for top in range(0, picture.height, step):  # in bands, because each conversion makes a copy
+        band = picture.crop((0, top, picture.width, min(top + step, picture.height)))
+        if band.has_transparency_data:
+            layer = band.convert("RGBA")
+            band = Image.alpha_composite(Image.new("RGBA", layer.size, (*crop.background, 255)), layer)
+        pixels[top : top + step] = np.asarray(band.convert("RGB"))
+    return pixels, None
 
 
-def _read_header(picture: Image.Image, pixels: Any) -> Header:
+def _read_header(picture: Image.Image, pixels: Any, grey: GreyRange | None = None, warning: str = "") -> Header:
     """Returns the header of an opened file whose decoded pixels are upright and may be reduced."""
     height, width = pixels.shape[:2]
     if picture.format in _JPEG_FORMATS:
-        is_turned = (picture.width < picture.height) != (width < height)
-        width, height = picture.size[::-1] if is_turned else picture.size
-    return Header(picture.format or "", width, height)
+        shorter, longer = sorted(picture.size)
+        width, height = (shorter, longer) if width < height else (longer, shorter)
+    return Header(picture.format or "", width, height, grey, warning)
 
 
 def _explain_unopened(content: bytes) -> ImageError:
     """Returns the error for a file with a known signature that Pillow does not open; Pillow explains TIFFs only."""
     if _ends_early(content):
         return ImageError("truncated", "the file ends before an offset or a length that its header states")
+    if content.startswith((b"II", b"MM")) and b"Aperio" in content:
+        return whole_slide()
     try:
         TiffImageFile(BytesIO(content))
     except Exception as error:  # of many kinds: on damaged bytes, and because the file is no TIFF

@@ -1,6 +1,7 @@
 """Reads DICOM files with pydicom (the extra `dicom`): the header, and one frame's values as they are to be seen."""
 
-from io import BytesIO
+from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -9,7 +10,21 @@ from scipy.special import expit
 
 from tumorboard.base.errors import ImageError
 from tumorboard.base.params import Crop, Frames
-from tumorboard.images.grey import Pixels, Window, scale_grey
+from tumorboard.images.dicom_file import open_dataset
+from tumorboard.images.dicom_frame import read_stored_frame
+from tumorboard.images.grey import (
+    Extent,
+    Grey,
+    GreyRange,
+    Pixels,
+    Values,
+    Window,
+    depth_range,
+    measure,
+    sample_levels,
+    scale,
+    without_undeclared_padding,
+)
 from tumorboard.images.header import check_size, choose_frame
 
 if TYPE_CHECKING:
@@ -30,24 +45,20 @@ class Scan(NamedTuple):
     inverted: bool  # MONOCHROME1: the lowest value is white
 
 
-def is_dicom(content: bytes) -> bool:
-    """Returns whether a file has the mark of DICOM, "DICM" after a preamble of 128 bytes (PS3.10)."""
-    return content[128:132] == b"DICM"
-
-
-def open_dicom(content: bytes) -> Scan:
+def open_dicom(content: bytes, max_bytes: int | None = None) -> Scan:
     """Reads the header of a DICOM file with pixel data.
+
+    Args:
+        content: the bytes of the file.
+        max_bytes: the largest data set that a deflated file may hold, in bytes; None: any.
 
     Raises:
         ImageError: "unsupported" without pydicom or for floating-point pixels; "not an image" for a file that states no
-            size; "truncated" for one that ends early; "corrupt" for one that pydicom cannot read.
+            size; "truncated" for one that ends early; "corrupt" for one that pydicom cannot read; "too many bytes" for
+            one that inflates to more than `max_bytes`.
     """
     try:
-        from pydicom import dcmread
-    except ModuleNotFoundError:
-        raise ImageError("unsupported", "DICOM needs pydicom: pip install 'tumorboard[dicom]'") from None
-    try:
-        dataset = dcmread(BytesIO(content))
+        dataset = open_dataset(content, max_bytes)
         if not dataset:
             raise ImageError("truncated", "the DICOM file ends within its data set")  # which pydicom then drops
         if "Rows" not in dataset or "Columns" not in dataset:
@@ -65,84 +76,110 @@ def open_dicom(content: bytes) -> Scan:
             patient=str(dataset.get("PatientID") or "").strip(),
             inverted=dataset.get("PhotometricInterpretation") == "MONOCHROME1",
         )
-    except ImageError:
+    except (ImageError, MemoryError):
         raise
     except Exception as error:  # pydicom raises many kinds of errors on damaged bytes
         raise ImageError("corrupt", f"not readable as DICOM: {error}") from error
 
 
-def decode_dicom(content: bytes, crop: Crop, frames: Frames) -> Pixels:
+def decode_dicom(content: bytes, crop: Crop, frames: Frames) -> tuple[Pixels, GreyRange | None]:
     """Decodes one frame of a DICOM file to uint8[H, W], or to uint8[H, W, 3] in RGB.
 
-    Grey is scaled over the window of `read_frame`. Without one, whole numbers from 0 to 65535 are scaled by their depth
-    as in other files, and all other values over their own range. MONOCHROME1 is inverted.
+    Grey is scaled over `crop.window`, else the header's first VOI LUT or window, else the rescaled range of BitsStored.
+    Without any of these, whole numbers from 0 to 65535 are scaled by their depth as in other files, and all other
+    values over their own range. MONOCHROME1 is inverted. Pixel padding is in no range, and black.
 
     Args:
         content: the bytes of the file.
         crop: the limits of size and shape, and `window`.
         frames: the frame to take of a file with several; None refuses such files.
 
+    Returns:
+        The pixels, and the range of grey of more than 8 bits; None for colors and for 8 bits that nothing rescales.
+
     Raises:
         ImageError: if the file cannot be used as an image.
     """
-    scan = open_dicom(content)
+    scan = open_dicom(content, crop.max_bytes)
     check_size(scan.width, scan.height, crop)
-    values, window = read_frame(scan.dataset, choose_frame(scan.frames, frames), crop.window)
-    if values.ndim == 3:
-        return values
-    if window is None:
-        if values.min() < 0 or values.max() > 65535 or (values != np.rint(values)).any():
-            window = (float(values.min()), float(values.max()))
-        else:
-            values = values.astype(np.uint16)  # pydicom returns floats even for a slope of 1
-    grey = scale_grey(values, window)
-    return 255 - grey if scan.inverted else grey
+    index = choose_frame(scan.frames, frames)
+    stored = read_stored_frame(scan.dataset, index, scan.width, scan.height, crop)
+    try:
+        kind = str(scan.dataset.get("PhotometricInterpretation"))
+        if kind not in _GREY:
+            return _read_colors(stored, scan.dataset, kind), None
+        grey, chosen = choose_dicom_range(scan.dataset, stored, index, crop.fixed_window)
+        pixels = scale(grey, (chosen.low, chosen.high))
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:  # pydicom raises many kinds of errors on damaged headers
+        raise ImageError("corrupt", str(error)) from error
+    if scan.inverted:
+        for rows, _, padding in Grey(stored, is_padding=grey.is_padding).blocks():
+            pixels[rows] = 255 - pixels[rows] if padding is None else np.where(padding, 0, 255 - pixels[rows])
+    is_plain = stored.dtype.itemsize == 1 and (chosen.kind, chosen.low, chosen.high) == ("depth", 0, 255)
+    return pixels, None if is_plain else chosen
 
 
-def read_frame(dataset: "Dataset", index: int, window: Window | None) -> tuple[NDArray[Any], Window | None]:
-    """Decompresses one frame, rescales its grey values and finds the window to see them through.
+def choose_dicom_range(dataset: "Dataset", stored: Values, index: int, window: Window | None) -> tuple[Grey, GreyRange]:
+    """Returns the grey values of a frame as they are to be seen, and the range that becomes black to white.
 
     Args:
-        dataset: a data set with pixel data.
-        index: the frame, counted from 0.
-        window: a window in rescaled values, which precedes the header's.
+        dataset: the data set of the frame.
+        stored: the decompressed frame [H, W].
+        index: number of the frame, counted from 0. An enhanced file states window and rescaling per frame.
+        window: in rescaled values; precedes the header's. None: the header's, else a range of the values.
 
-    Returns:
-        Colors, uint8[H, W, 3] in RGB, and None; or grey values [H, W] after the Modality LUT or slope and intercept,
-        and the window: the given one, else the header's first VOI LUT or window, else the rescaled range of BitsStored,
-        else None. An enhanced file states these in its functional groups.
-
-    Raises:
-        ImageError: if pydicom cannot decompress the frame, or its colors are neither RGB, YBR nor a palette.
-
-    Source: DICOM PS3.3 C.11.2 (VOI LUT, window) and C.7.6.16 (functional groups).
+    Source: DICOM PS3.3 C.11.1 (Modality LUT), C.11.2 (VOI LUT, window), C.7.6.16 (functional groups) and C.7.5.1.1.2
+    (pixel padding).
     """
-    from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
-    from pydicom.pixels.utils import pixel_array
+    from pydicom.pixels.processing import apply_modality_lut
 
-    try:
-        values = pixel_array(dataset, index=index)
-        kind = str(dataset.get("PhotometricInterpretation"))
-        if kind == "PALETTE COLOR":
-            values, bits = apply_color_lut(values, dataset), int(dataset.RedPaletteColorLookupTableDescriptor[2])
-            return (values >> (bits - 8)).astype(np.uint8), None
-        if kind not in _GREY:
-            return _upper_8_bits(values, int(dataset.BitsStored), kind), None
-        rescale = _functional_group(dataset, index, "PixelValueTransformationSequence")
-        grey = apply_modality_lut(values, rescale)
-        if window is None:
-            grey, window = _header_window(grey, _functional_group(dataset, index, "FrameVOILUTSequence"))
-        return grey, window or _stored_range(dataset, rescale, grey)
-    except ImageError:
-        raise
-    except RuntimeError as error:
-        # pydicom says "missing dependencies" if no decoder is installed; else the installed decoders failed.
-        if "missing dependencies" not in str(error):
-            raise ImageError("corrupt", str(error)) from error
-        name = dataset.file_meta.TransferSyntaxUID.name
-        raise ImageError("unsupported", f"no decoder for the transfer syntax {name!r} is installed: {error}") from error
-    except Exception as error:  # pydicom raises many kinds of errors on damaged bytes
-        raise ImageError("truncated" if "less than expected" in str(error) else "corrupt", str(error)) from error
+    rescaling = _functional_group(dataset, index, "PixelValueTransformationSequence")
+    rescale = partial(apply_modality_lut, ds=rescaling)
+    grey = Grey(stored, rescale, _padding_test(dataset))
+    if window is not None:
+        measure(grey)
+        return grey, GreyRange("params", *window, sample_levels(grey))
+    look, shown = _header_window(_functional_group(dataset, index, "FrameVOILUTSequence"))
+    if shown is not None:
+        seen = grey if look is None else Grey(stored, lambda block: look(rescale(block)), grey.is_padding)
+        return seen, GreyRange("header", *shown, sample_levels(grey))
+    extent = measure(grey)
+    if bits := _stored_range(dataset, rescaling, extent):
+        return grey, GreyRange("stored bits", *bits, sample_levels(grey))
+    if extent.low >= 0 and extent.high <= 65535 and extent.whole:
+        return grey, GreyRange("depth", *depth_range(extent.high), sample_levels(grey))
+    if grey.is_padding is None:
+        trimmed = without_undeclared_padding(grey, extent)
+        if trimmed != extent:
+            grey = Grey(stored, rescale, lambda block: rescale(block) < trimmed.low)
+        extent = trimmed
+    return grey, GreyRange("own range", extent.low, extent.high, sample_levels(grey))
+
+
+def _padding_test(dataset: "Dataset") -> Callable[[Values], NDArray[np.bool_]] | None:
+    """Returns the test for stored values that are padding by the header, None if it names no such value."""
+    first = dataset.get("PixelPaddingValue")
+    if first is None or first == "":
+        return None
+    last = dataset.get("PixelPaddingRangeLimit")
+    ends = [_as_stored(int(end), dataset) for end in (first, first if last is None or last == "" else last)]
+    low, high = min(ends), max(ends)
+    return lambda stored: (stored >= low) & (stored <= high)
+
+
+def _as_stored(value: int, dataset: "Dataset") -> int:
+    """Returns a padding value in the sign of the stored ones: files often state 63536 for -2000 and the reverse.
+
+    >>> from types import SimpleNamespace
+    >>> _as_stored(63536, SimpleNamespace(PixelRepresentation=1, BitsAllocated=16))
+    -2000
+    """
+    bits = int(dataset.BitsAllocated)
+    if dataset.PixelRepresentation and value >= 2 ** (bits - 1):
+        return value - 2**bits
+    return value + 2**bits if not dataset.PixelRepresentation and value < 0 else value
 
 
 def _functional_group(dataset: "Dataset", index: int, macro: str) -> "Dataset":
@@ -153,25 +190,25 @@ def _functional_group(dataset: "Dataset", index: int, macro: str) -> "Dataset":
     return items[0] if items else dataset
 
 
-def _header_window(grey: NDArray[Any], dataset: "Dataset") -> tuple[NDArray[Any], Window | None]:
-    """Returns grey values and the header's window for them; a VOI LUT or a sigmoid is applied to the values first."""
+def _header_window(dataset: "Dataset") -> tuple[Callable[[Values], Values] | None, Window | None]:
+    """Returns the header's window, and the function to apply to grey values before it: a VOI LUT or a sigmoid."""
     if dataset.get("VOILUTSequence"):
         from pydicom.pixels.processing import apply_voi
 
         bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
-        return apply_voi(grey, dataset), (0, 2**bits - 1)
+        return partial(apply_voi, ds=dataset), (0, 2**bits - 1)
     if dataset.get("WindowCenter") is None or dataset.get("WindowWidth") is None:
-        return grey, None
+        return None, None
     center, width = (float(np.atleast_1d(dataset[tag].value)[0]) for tag in ("WindowCenter", "WindowWidth"))
     function = str(dataset.get("VOILUTFunction") or "LINEAR")
     if function == "SIGMOID":
-        return expit(4 * (grey - center) / width), (0, 1)
+        return lambda grey: expit(4 * (grey - center) / width), (0, 1)
     if function == "LINEAR_EXACT":
-        return grey, (center - width / 2, center + width / 2)
-    return grey, (center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2)
+        return None, (center - width / 2, center + width / 2)
+    return None, (center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2)
 
 
-def _stored_range(dataset: "Dataset", rescale: "Dataset", grey: NDArray[Any]) -> Window | None:
+def _stored_range(dataset: "Dataset", rescaling: "Dataset", extent: Extent) -> Window | None:
     """Returns the rescaled range of BitsStored, or None where it is unknown, useless or exceeded by the values.
 
     It is useless from 16 bits on, which many files with 12-bit data state.
@@ -179,15 +216,20 @@ def _stored_range(dataset: "Dataset", rescale: "Dataset", grey: NDArray[Any]) ->
     from pydicom.pixels.processing import apply_modality_lut
 
     bits = int(dataset.BitsStored)
-    if bits >= 16 or rescale.get("ModalityLUTSequence"):
+    if bits >= 16 or rescaling.get("ModalityLUTSequence"):
         return None
     lowest = -(2 ** (bits - 1)) if dataset.PixelRepresentation else 0
-    low, high = sorted(float(end) for end in apply_modality_lut(np.array([lowest, lowest + 2**bits - 1]), rescale))
-    return (low, high) if low <= grey.min() and grey.max() <= high else None
+    low, high = sorted(float(end) for end in apply_modality_lut(np.array([lowest, lowest + 2**bits - 1]), rescaling))
+    return (low, high) if low <= extent.low and extent.high <= high else None
 
 
-def _upper_8_bits(values: NDArray[Any], bits: int, kind: str) -> Pixels:
-    """Returns the upper 8 of `bits` bits of colors [H, W, 3]."""
+def _read_colors(values: NDArray[Any], dataset: "Dataset", kind: str) -> Pixels:
+    """Returns colors as uint8[H, W, 3] in RGB: those of the palette, or the upper 8 bits of RGB."""
+    from pydicom.pixels.processing import apply_color_lut
+
+    bits = int(dataset.BitsStored)
+    if kind == "PALETTE COLOR":
+        values, bits = apply_color_lut(values, dataset), int(dataset.RedPaletteColorLookupTableDescriptor[2])
     if values.ndim != 3 or values.shape[2] != 3:
         raise ImageError("unsupported", f"photometric interpretation {kind!r}; expected grey, RGB, YBR or palette")
     return (values >> max(bits - 8, 0)).astype(np.uint8)

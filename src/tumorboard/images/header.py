@@ -4,14 +4,17 @@ from typing import NamedTuple
 
 from tumorboard.base.errors import ImageError
 from tumorboard.base.params import Crop, Frames
+from tumorboard.images.grey import GreyRange
 
 
 class Header(NamedTuple):
-    """An image file's format and full size."""
+    """An image file's format and full size, and what is to be known of its decoding."""
 
-    format: str  # one of decode.FORMATS, "MPO", "DICOM" or "NPY"
+    format: str  # one of formats.FORMATS, "MPO", "DICOM" or "NPY"
     width: int  # pixels of the upright image
     height: int  # pixels of the upright image
+    grey: GreyRange | None = None  # how grey of more than 8 bits was scaled; None: the file has 8 bits or colors
+    warning: str = ""  # of the decoder, about data that it passed over
 
 
 def check_size(width: int, height: int, crop: Crop) -> None:

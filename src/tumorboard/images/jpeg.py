@@ -1,7 +1,15 @@
-"""Recognizes JPEG files that are proved grey by their header, although they are saved in color."""
+"""Recognizes JPEG files that are proved grey by their header, although saved in color, and those of too many scans."""
+
+import re
+
+from tumorboard.base.errors import ImageError
 
 _SEQUENTIAL = (0xC0, 0xC1)  # markers of frames with Huffman codes, whose only scan may hold everything
-_JFIF, _TABLES, _SCAN = 0xE0, 0xC4, 0xDA  # markers of segments
+_JFIF, _TABLES, _SCAN, _END = 0xE0, 0xC4, 0xDA, 0xD9  # markers of segments
+_START_OF_SCAN = b"\xff\xda"
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in coded data, which holds no other FF than FF00 and restarts
+MAX_SCANS = 100  # of a JPEG; encoders write 1 to 14
+MAX_SCANNED = 20  # times crop.max_pixels: pixels times scans
 _LENGTH = 2  # bytes of a segment's length, which counts itself
 
 
@@ -38,6 +46,35 @@ def header_proves_grey(content: bytes) -> bool:
             is_only_scan = len(components) == 3 and segment.startswith(b"\3")
             return is_ycc and is_only_scan and all(tables.get(table) == b"\0" for table in chroma)
     return False
+
+
+def check_scans(content: bytes, pixels: int, max_pixels: int) -> None:
+    """Checks that decoding takes a limited time: a decoder passes over all pixels once per scan.
+
+    Args:
+        content: the bytes of the file.
+        pixels: width times height.
+        max_pixels: as `crop.max_pixels`.
+
+    Raises:
+        ImageError: "unsupported" for more than MAX_SCANS scans, or for fewer with more than MAX_SCANNED times
+            `max_pixels` pixels in all of them.
+    """
+    allowed = min(MAX_SCANS, max(1, MAX_SCANNED * max_pixels // max(pixels, 1)))
+    if content.count(_START_OF_SCAN) <= allowed:  # also counts bytes in thumbnails and other segments
+        return
+    if (scans := count_scans(content)) > allowed:
+        raise ImageError("unsupported", f"a JPEG of {scans} scans; of this size {allowed} are allowed, save it again")
+
+
+def count_scans(content: bytes) -> int:
+    """Returns how many scans the first picture of a JPEG file has."""
+    scans, position = 0, 2
+    while (marker := _NEXT_MARKER.search(content, position)) and content[marker.start() + 1] != _END:
+        start = marker.start() + 2
+        scans += content[start - 1] == _SCAN
+        position = start + max(_LENGTH, int.from_bytes(content[start : start + _LENGTH]))
+    return scans
 
 
 def _read_tables(segment: bytes) -> dict[int, bytes]:

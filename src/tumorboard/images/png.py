@@ -10,6 +10,9 @@ from PIL import Image, ImageOps
 
 from tumorboard.base.errors import ImageError
 
+EXCESS_BYTES = 1 << 16  # of data behind the last pixel that are passed over
+UNCHECKED_BYTES = 1 << 21  # of compressed pixels, which inflate to 2 GiB at most, within seconds
+_PIECE_BYTES = 1 << 20  # that are inflated at a time
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples per pixel by the header's color type
 _WHOLE = ((0, 0, 1, 1),)  # the only pass without interlacing: left, top, step to the right, step down
 _ADAM7 = (  # the passes of an interlaced file
@@ -59,26 +62,67 @@ def check_chunks(content: bytes) -> list[memoryview]:
 def check_rows(content: bytes, compressed: list[memoryview]) -> None:
     """Checks that a PNG's compressed pixels are as many as its header says.
 
-    Pillow fills missing rows with black; OpenCV rejects such a file itself.
+    Pillow fills missing rows with black; OpenCV rejects such a file itself. Both go through all data behind the last
+    pixel, which may be gigabytes when inflated.
 
     Args:
         content: the bytes of the file.
         compressed: the IDAT bodies from `check_chunks`.
 
     Raises:
-        ImageError: "truncated" if pixels are missing.
+        ImageError: "truncated" if pixels are missing; "corrupt" if the data go on for more than EXCESS_BYTES.
 
     Source: PNG specification (ISO/IEC 15948), 7.2 and 8.2.
     """
+    width, height = struct.unpack_from(">II", content, 16)
+    expected = _filtered_size(content)
+    size = _inflated_size(compressed, expected + EXCESS_BYTES)
+    if size < expected:
+        raise ImageError("truncated", f"{size} bytes of pixels, expected {expected} for {width} x {height}")
+    if size >= expected + EXCESS_BYTES:
+        raise ImageError("corrupt", f"more than the {expected} bytes of pixels of a PNG of {width} x {height}")
+
+
+def check_excess(content: bytes, compressed: list[memoryview]) -> None:
+    """Checks that a PNG whose compressed pixels could inflate to gigabytes ends where its pixels do.
+
+    Args:
+        content: the bytes of the file.
+        compressed: the IDAT bodies from `check_chunks`.
+
+    Raises:
+        ImageError: "corrupt" if the data go on behind the pixels, "truncated" if pixels are missing.
+    """
+    length = sum(len(body) for body in compressed)
+    if length > UNCHECKED_BYTES or length > _filtered_size(content) + EXCESS_BYTES:
+        check_rows(content, compressed)
+
+
+def _filtered_size(content: bytes) -> int:
+    """Returns how many bytes the filtered rows of a PNG have, by its header."""
     width, height, bits, color, _, _, is_interlaced = struct.unpack_from(">IIBBBBB", content, 16)
-    expected = 0
+    size = 0
     for left, top, across, down in _ADAM7 if is_interlaced else _WHOLE:
         columns, rows = -((left - width) // across), -((top - height) // down)
         if columns > 0 and rows > 0:
-            expected += rows * (1 + -(-columns * bits * _SAMPLES[color] // 8))  # each row begins with a filter byte
-    size = len(zlib.decompressobj().decompress(b"".join(compressed), expected))
-    if size < expected:
-        raise ImageError("truncated", f"{size} bytes of pixels, expected {expected} for {width} x {height}")
+            size += rows * (1 + -(-columns * bits * _SAMPLES[color] // 8))  # each row begins with a filter byte
+    return size
+
+
+def _inflated_size(compressed: list[memoryview], limit: int) -> int:
+    """Returns how many bytes a zlib stream holds, or `limit` if it holds more; keeps a piece at a time."""
+    inflater, size = zlib.decompressobj(), 0
+    for body in compressed:
+        pending: bytes | memoryview = body
+        while pending and size < limit and not inflater.eof:
+            size += len(inflater.decompress(pending, min(_PIECE_BYTES, limit - size)))
+            pending = inflater.unconsumed_tail
+    while size < limit and not inflater.eof:
+        piece = inflater.decompress(b"", min(_PIECE_BYTES, limit - size))
+        if not piece:
+            break
+        size += len(piece)
+    return size
 
 
 def check_transparent_color(content: bytes, picture: Image.Image) -> None:
@@ -106,4 +150,5 @@ def read_deep_grey_alpha(content: bytes) -> NDArray[np.uint16]:
     """
     header = b"IHDR" + content[16:24] + b"\x08\6" + content[26:29]
     picture = Image.open(BytesIO(content[:12] + header + struct.pack(">I", zlib.crc32(header)) + content[33:]))
-    return np.asarray(ImageOps.exif_transpose(picture)).view(">u2")
+    ImageOps.exif_transpose(picture, in_place=True)
+    return np.asarray(picture).view(">u2")

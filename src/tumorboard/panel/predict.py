@@ -40,7 +40,7 @@ SHOWN_PROBLEMS = 10  # files that `summarize_decisions` lists at most
 
 
 def check_writable(out: Path) -> None:
-    """Checks that a table can be written to `out`, so that a mistake is reported before images are classified.
+    """Checks that a table can be written to `out`, so that a mistake is reported before any image is classified.
 
     Raises:
         InputError: where `out` is a folder or cannot be created.
@@ -169,7 +169,7 @@ def _mean_probabilities(folds: Sequence[TrainedModel], crops: Pixels) -> Probabi
     by_fold = []
     for file, network, card in folds:
         device = network.mean.device
-        # fp16 exists on CUDA alone; elsewhere float32 is what it approximates.
+        # fp16 needs CUDA; on a CPU float32 is used instead, which fp16 only approximates.
         precision = "off" if card.recipe.precision == "fp16" and device.type == "cpu" else card.recipe.precision
         logits = crop_logits(
             network, crops, precision=precision, channels_last=card.recipe.channels_last, device=device

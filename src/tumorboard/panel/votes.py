@@ -1,8 +1,8 @@
 """Votes: each turns the members' Predictions, as `join_members` returns them, into one Predictions table.
 
 Example:
-    Two members judge three test images of class a. They agree on the first, one is surer than the other on the second,
-    and they cancel out on the third:
+    Two members classify three test images of class a. They agree on the first; on the second they disagree, and one is
+    surer; on the third they disagree and are equally sure:
 
     >>> import numpy as np, pandas as pd
     >>> rows = pd.DataFrame({"id": ["1", "2", "3"], "group": "g", "split": "test", "label": "a"})

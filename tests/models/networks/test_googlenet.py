@@ -57,5 +57,8 @@ def test_branches_are_joined_by_channel() -> None:
         weight = block.single[0].weight
         # In eval mode a new batch norm only divides by sqrt(1 + eps).
         single = nn.functional.conv2d(images, weight).div((1 + 1e-5) ** 0.5).relu()
+        pooled = nn.functional.max_pool2d(images, 3, stride=1, padding=1)
+        pool = nn.functional.conv2d(pooled, block.pool[1][0].weight).div((1 + 1e-5) ** 0.5).relu()
     assert joined.shape == (1, 1 + 3 + 2 + 2, 6, 6)
     torch.testing.assert_close(joined[:, :1], single)
+    torch.testing.assert_close(joined[:, 6:], pool)

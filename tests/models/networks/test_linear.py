@@ -17,3 +17,9 @@ def test_output_by_hand() -> None:
     hidden = (images.reshape(2, 48) @ first.weight.T + first.bias).clamp(min=0)
     hidden = (hidden @ second.weight.T + second.bias).clamp(min=0)
     torch.testing.assert_close(network(images), hidden @ third.weight.T + third.bias)
+
+
+def test_dropout_comes_after_the_first_relu() -> None:
+    layers = list(linear(4))
+    assert [type(layer).__name__ for layer in layers[1:4]] == ["Linear", "ReLU", "Dropout"]
+    assert layers[3].p == 0.25

@@ -33,6 +33,19 @@ def test_a_pixel_changes_no_output_before_its_own() -> None:
     assert differs[0].flatten().nonzero()[0].item() == 10 * 40 + 7
 
 
+def test_elu_and_convolution_lead_to_the_resnet() -> None:
+    torch.manual_seed(0)
+    network = LstmResNet18().eval()
+    images = torch.rand(1, 3, 32, 40)
+    with torch.no_grad():
+        sequence, _ = network.lstm(images.permute(0, 2, 3, 1).reshape(1, 32 * 40, 3))
+        picture = sequence.reshape(1, 32, 40, 12).permute(0, 3, 1, 2)
+        three = network.convolution(picture)
+        assert three.min() < 0
+        expected = network.resnet(torch.where(three > 0, three, three.exp() - 1))
+        torch.testing.assert_close(network(images), expected)
+
+
 def test_a_sequence_of_fifty_thousand_pixels_trains() -> None:
     """At 224 pixels, batch 8 and bf16, the default recipe's precision, every parameter gets a finite gradient."""
     torch.manual_seed(0)

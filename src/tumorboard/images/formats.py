@@ -1,0 +1,111 @@
+"""Recognizes a file's format by its first bytes: those that are read here, and others, with what would read them."""
+
+import re
+import zlib
+
+from tumorboard.base.errors import ImageError
+from tumorboard.images.dicom_file import is_dicom
+
+FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM")  # as Pillow names them
+HEAD_BYTES = 4096  # of a file that are enough to recognize its format
+EXPECTED = f"expected one of {', '.join(FORMATS)}, DICOM, .npy"
+
+_READ = re.compile(
+    rb"\xff\xd8\xff|\x89PNG|GIF8|II\*\0|MM\0\*|MM\*\0|II\0\*|II\+\0|MM\0\+|RIFF....WEBP|BM|P[0-9fy]|\x93NUMPY",
+    re.DOTALL,
+)
+
+# Images that are not read here: their first bytes, what they are, and what reads them.
+_IMAGES = (
+    (
+        rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
+        "a JPEG 2000 picture (JP2)",
+        "save it as PNG or TIFF, such as with Pillow",
+    ),
+    (rb"\0\0\0\x0cJXL |\xff\x0a", "a JPEG XL picture", "save it as PNG, such as with djxl"),
+    (rb"II\xbc", "a JPEG XR picture", "save it as PNG or TIFF"),
+    (rb"....ftyp(?=.{4}.{0,60}avi[fs]|avi[fs])", "an AVIF picture", "save it as PNG, such as with Pillow"),
+    (rb"....ftyp(?:he|mif1|msf1)", "a HEIC picture", "save it as PNG, such as with pillow-heif"),
+    (rb"8BPS", "a Photoshop document", "save it as PNG or TIFF"),
+    (rb"v/1\x01", "an OpenEXR picture", "save it as TIFF"),
+    (rb"SIMPLE  =", "a FITS file", "read it with astropy and save slices as PNG or .npy"),
+    (rb".{344}(?:n[i+]1\0)", "a NIfTI volume", "read it with nibabel and save slices as PNG or .npy"),
+    (
+        rb"(?:\x1c\x02\0\0|\0\0\x02\x1c)n[i+]2\0",
+        "a NIfTI volume",
+        "read it with nibabel and save slices as PNG or .npy",
+    ),
+    (rb"(?:\x5c\x01\0\0|\0\0\x01\x5c)", "an Analyze header", "read it with nibabel and save slices as PNG or .npy"),
+    (
+        rb"\s*(?:ObjectType|NDims)\s*=",
+        "a MetaImage (MHA, MHD)",
+        "read it with SimpleITK and save slices as PNG or .npy",
+    ),
+    (rb"NRRD000", "an NRRD volume", "read it with SimpleITK or pynrrd and save slices as PNG or .npy"),
+    (
+        rb"\x89HDF\r\n\x1a\n",
+        "an HDF5 file (also MINC, NeXus)",
+        "read it with h5py and save the pictures as PNG or .npy",
+    ),
+    (rb"MATLAB 5\.0 MAT", "a MATLAB file", "read it with scipy.io.loadmat and save the pictures as PNG or .npy"),
+    (rb"ZISRAWFILE", "a Zeiss CZI picture", "cut tiles with bioio or pylibCZI and save them as PNG"),
+    (rb"\xda\xce\xbe\n", "a Nikon ND2 picture", "read it with nd2 and save it as PNG or TIFF"),
+    (rb"\x70\0\0\0....\x2a", "a Leica LIF picture", "read it with readlif and save it as PNG or TIFF"),
+)
+# Files that hold no picture of their own.
+_OTHERS = (
+    (rb"PK\x03\x04|PK\x05\x06", "a ZIP archive (also .npz, .xlsx, .docx)", "unpack it"),
+    (rb"7z\xbc\xaf|Rar!|.{257}ustar|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd", "an archive", "unpack it"),
+    (rb"\x1f\x8b", "a gzip archive", "unpack it"),
+    (rb"....ftyp|\x1aE\xdf\xa3|RIFF....AVI |\0\0\x01[\xba\xb3]", "a video", "save its frames as PNG"),
+    (rb"%PDF", "a PDF", "extract its pictures"),
+    (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a file of an older Office", "save its pictures as PNG"),
+    (rb"(?:<\?xml[^>]*>\s*)?(?:<!--.*-->\s*)?<svg", "an SVG drawing", "save it as PNG"),
+)
+_APERIO = b"Aperio"  # in the description of an SVS, which is a TIFF
+
+
+def is_readable(head: bytes) -> bool:
+    """Returns whether a file that begins with these bytes may be one that is read here."""
+    return _READ.match(head) is not None or is_dicom(head)
+
+
+def explain_foreign(head: bytes) -> ImageError:
+    """Returns the error for a file that is not read here: what it is, and what would read it.
+
+    Args:
+        head: the first HEAD_BYTES of the file, or all of it.
+
+    >>> explain_foreign(b"NRRD0004 ").detail
+    'an NRRD volume: read it with SimpleITK or pynrrd and save slices as PNG or .npy'
+    """
+    head = head[:HEAD_BYTES]
+    if head.startswith(b"\x1f\x8b"):
+        inside = _inflate_head(head)
+        error = explain_foreign(inside) if inside and not inside.startswith(b"\x1f\x8b") else None
+        if error is not None and error.reason == "unsupported":
+            return ImageError("unsupported", f"compressed by gzip: {error.detail}")
+    for marks, reason in ((_IMAGES, "unsupported"), (_OTHERS, "not an image")):
+        for pattern, name, advice in marks:
+            if re.match(pattern, head, re.DOTALL):
+                return ImageError("unsupported" if reason == "unsupported" else "not an image", f"{name}: {advice}")
+    return ImageError("not an image", EXPECTED)
+
+
+def _inflate_head(head: bytes) -> bytes:
+    try:
+        return zlib.decompressobj(wbits=31).decompress(head, HEAD_BYTES)
+    except zlib.error:
+        return b""
+
+
+def check_whole_slide(description: object) -> None:
+    """Raises ImageError if a TIFF's description is that of a whole-slide image of Aperio (SVS)."""
+    text = description.encode(errors="replace") if isinstance(description, str) else description
+    if isinstance(text, bytes) and _APERIO in text[:HEAD_BYTES]:
+        raise whole_slide()
+
+
+def whole_slide() -> ImageError:
+    """Returns the error for a whole-slide image."""
+    return ImageError("unsupported", "a whole-slide image (SVS): cut tiles with OpenSlide and save them as PNG or JPEG")
