@@ -31,7 +31,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from benchmarks import ROOT, argument_parser, machine, summary
-from tumorboard.base.params import Crop, Data, load_params
+from tumorboard.base.params import Crop, load_params
 from tumorboard.data.crop import CropJob, crop_images
 from tumorboard.data.sources import list_images
 from tumorboard.images.crop import center_square, crop_file, crop_image, decode_for_crop
@@ -202,11 +202,13 @@ def main() -> None:
     options = parser.parse_args()
     cv2.setNumThreads(1)
     tqdm.monitor_interval = 0  # no monitor thread, beside which the stage would not fork
-    rows, _ = list_images(options.data, Data(raw="", table=None, group_pattern=None, frames=None, max_quarantined=0))
+    params = load_params(ROOT / "params.yaml")
+    data = params.data.model_copy(update={"raw": str(options.data), "group_pattern": None, "table": None})
+    rows, _ = list_images(options.data, data)
     rows = rows.sample(min(options.files, len(rows)), random_state=0)
     print(machine())
     for side in options.side:
-        crop = load_params(ROOT / "params.yaml").crop.model_copy(update={"side": side, "border": not options.no_border})
+        crop = params.crop.model_copy(update={"side": side, "border": not options.no_border})
         if options.scaled_decoding is not None:
             crop = crop.model_copy(update={"scaled_decoding": options.scaled_decoding or None})
         with tempfile.TemporaryDirectory() as name:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from benchmarks import ROOT, argument_parser, machine, summary
-from benchmarks.train import make_job
+from benchmarks.jobs import make_job
 from tumorboard.base.params import Runtime, load_params, resolve_recipe
 from tumorboard.training.job import Epoch, Job
 from tumorboard.training.loop import train_model

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from benchmarks import ROOT, argument_parser, machine, summary
-from benchmarks.train import data_loader, make_job
+from benchmarks.jobs import data_loader, make_job
 from tumorboard.base.params import Params, Recipe, load_params, resolve_recipe
 from tumorboard.data.store import CropStore, write_store
 from tumorboard.training.loader import Loader, epoch_batches

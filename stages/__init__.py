@@ -1,4 +1,4 @@
-"""One thin script a stage, run as `python -m stages.<name>` from the project's root.
+"""One thin script per stage, run as `python -m stages.<name>` from the project's root.
 
 The package beside them comes first on the path: an experiment's copy of the project must import its own code, not the
 installed one.

@@ -1,6 +1,6 @@
 """Makes altered copies of the training images of one fold."""
 
-from tumorboard.augment.balance import balance_manifest, count_images, draw_copies, training_rows
+from tumorboard.augment.balance import balance_manifest, count_by_class, draw_copies, training_rows
 from tumorboard.base.files import write_json, write_table
 from tumorboard.base.params import Params
 from tumorboard.base.stage import Input, Output, run_stage
@@ -18,7 +18,7 @@ def main(params: Params, *, fold: int, store: Input, manifest: Input, out: Outpu
     ids, crops = draw_copies(balanced, CropStore(store), params.balance.augment, params.seed)
     write_store(out / "store", ids, crops, params.crop.shards)
     write_table(balanced, out / "manifest.csv")
-    write_json({"classes": count_images(balanced), "copies": len(ids)}, metrics)
+    write_json({"classes": count_by_class(balanced), "copies": len(ids)}, metrics)
 
 
 if __name__ == "__main__":

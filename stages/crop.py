@@ -3,9 +3,11 @@
 import sys
 from pathlib import Path
 
+from tumorboard.base.errors import InputError
 from tumorboard.base.files import side_cache, write_json
 from tumorboard.base.params import Params
 from tumorboard.base.stage import Output, run_stage
+from tumorboard.base.versioning import explain_missing, explain_unversioned
 from tumorboard.data.crop import CropJob, crop_images
 from tumorboard.data.sources import list_images
 from tumorboard.data.workers import worker_count
@@ -21,6 +23,8 @@ def main(params: Params, *, out: Output, metrics: Output) -> None:
     """
     # The folder is no command-line option, because a name with spaces or quotes would have to be quoted for the shell.
     raw = Path(params.data.raw)
+    if missing := explain_missing(params.data.raw):
+        raise InputError(f"data.raw: there is no '{raw}': {missing}")
     images, ignored = list_images(raw, params.data)
     job = CropJob(
         raw=raw,
@@ -37,6 +41,9 @@ def main(params: Params, *, out: Output, metrics: Output) -> None:
         f"crop: {summary.listed} files, {summary.decoded} decoded, {summary.cached} from the crop cache",
         file=sys.stderr,
     )
+    for warning in [*summary.warnings, explain_unversioned(params.data.raw)]:
+        if warning:
+            print(f"Warning: {warning}", file=sys.stderr)
     write_json(summary.counts, metrics)
 
 

@@ -10,7 +10,7 @@ STAGES, LIBRARY = Path("stages"), Path("src/tumorboard")
 
 
 def main(_: Params, *, out: Output) -> None:
-    """Writes `out`/<stage>.sha256, a line per source file."""
+    """Writes `out`/<stage>.sha256, one line per source file."""
     write_digests(STAGES, LIBRARY, out)
 
 

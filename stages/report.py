@@ -28,11 +28,17 @@ def main(
 ) -> None:
     """Writes `plots`/*.csv, `plots`/images/*.png and the page for the models and folds that params.yaml lists.
 
-    Deletes the folders in `training` and the files in `metrics`/evaluate of models and folds that it does not list.
+    Deletes the folders in `training` and the files in `metrics`/train and `metrics`/evaluate of models and folds that
+    it does not list.
     """
     trainings, evaluations = _listed_files(params, training, metrics)
     remove_leftovers(training, "*/[0-9]*", trainings)
     remove_leftovers(metrics / "evaluate", "*/*.json", evaluations)
+    remove_leftovers(
+        metrics / "train",
+        "*/*.json",
+        [metrics / "train" / file.relative_to(metrics / "evaluate") for file in evaluations],
+    )
     results = read_results(
         params,
         crop=crop,

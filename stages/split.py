@@ -1,4 +1,4 @@
-"""Audits the cropped images and splits them into a test part and validation folds."""
+"""Audits the cropped images and splits them into a test set and validation folds."""
 
 import sys
 

@@ -9,7 +9,7 @@ import torch
 
 from tests.augment.manifests import random_crops, training_manifest
 from tumorboard.augment.alterations import augment_images
-from tumorboard.augment.balance import balance_manifest, count_images, draw_copies, training_rows
+from tumorboard.augment.balance import balance_manifest, count_by_class, draw_copies, training_rows
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Balance, Params
 from tumorboard.base.randomness import keys_of
@@ -92,7 +92,7 @@ def test_training_rows_are_those_outside_of_the_validation_fold() -> None:
 
 def test_images_are_counted_per_class(balance: Balance) -> None:
     rows = training_manifest(normal=2, blast=5)
-    counts = count_images(balance_manifest(rows, balance, 0))
+    counts = count_by_class(balance_manifest(rows, balance, 0))
     assert list(counts.items()) == [
         ("blast", {"before": 5, "copies": 0, "after": 5}),
         ("normal", {"before": 2, "copies": 3, "after": 5}),

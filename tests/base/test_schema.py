@@ -108,9 +108,43 @@ def test_a_file_that_is_no_mapping(tmp_path: Path, text: str, message: str) -> N
     assert "file.yaml" in str(raised.value)
 
 
+LEVELS = "a0: &a0 [x, x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}, *a{n - 1}]\n" for n in range(1, 60))
+MERGED = "a0: &a0 {k0: 1}\n" + "".join(f"a{n}: &a{n} {{k: [*a{n - 1}, *a{n - 1}]}}\n" for n in range(1, 60))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (LEVELS, "more than 100,000 values, once its aliases"),
+        (MERGED, "more than 100,000 values, once its aliases"),
+        ("a: [" + "1, " * 100_001 + "]", "more than 100,000 values"),
+        ("a: &a [1, *a]", "the value at line 1 contains itself"),
+        ("b: 1\na: &a {b: {c: *a}}", "the value at line 2 contains itself"),
+        ("a: " + "[" * 3000, "nested too deeply"),
+        ("a: 1 #" + " " * 2_000_000, "has 2,000,006 bytes, more than 2,000,000"),
+        ("? [a, b]\n: 1", "a key is not a plain text"),
+        ("a: !!int x", "not readable as YAML: invalid literal"),
+        ("a: !!bool x", "not readable as YAML"),
+        ("a: " + "9" * 5000, "not readable as YAML: Exceeds the limit"),
+    ],
+    ids=["lists", "mappings", "long", "self", "deep self", "deep", "bytes", "key", "int", "bool", "digits"],
+)
+def test_a_yaml_that_grows_or_does_not_end_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    with pytest.raises(InputError) as raised:
+        read_yaml(write(tmp_path, text))
+    assert message in str(raised.value)
+    assert len(str(raised.value)) < 500
+
+
+def test_aliases_within_the_limit_are_read(tmp_path: Path) -> None:
+    assert read_yaml(write(tmp_path, "a: &a [1, 2]\nb: [*a, *a]")) == {"a": [1, 2], "b": [[1, 2], [1, 2]]}
+
+
 def test_a_missing_file_and_bytes_that_are_no_utf_8(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.yaml: no such file"):
         read_yaml(tmp_path / "nowhere.yaml")
+    with pytest.raises(InputError, match=r"cannot be read: Is a directory"):
+        read_yaml(tmp_path)
     (tmp_path / "odd.yaml").write_bytes(b"a: \xff")
     with pytest.raises(InputError, match=r"odd\.yaml: not readable as YAML"):
         read_yaml(tmp_path / "odd.yaml")

@@ -12,11 +12,11 @@ from tumorboard.base.params import Runtime
 from tumorboard.commands import batch_size as module
 from tumorboard.commands.app import app
 from tumorboard.commands.batch_size import (
-    Probe,
+    Capacity,
     accumulate_for,
     estimate_from_peaks,
     largest_that_fits,
-    probe_batch_size,
+    measure_capacity,
     process_count,
 )
 from tumorboard.commands.prepared_job import prepare_alone
@@ -90,7 +90,7 @@ def test_the_accumulation_keeps_the_batch(make_job: MakeJob) -> None:
     """With 100 images and batches of at most 64, an epoch has two steps of 50."""
 
     def accumulate(batch_size: int, processes: int, images: int, fewest: int = 1) -> int:
-        return accumulate_for(make_job(100, batch_size=batch_size), processes, Probe(images, fewest, ""))
+        return accumulate_for(make_job(100, batch_size=batch_size), processes, Capacity(images, fewest, ""))
 
     assert accumulate(100, 1, 100) == accumulate(64, 1, 50) == 1
     assert accumulate(100, 1, 99) == 2
@@ -106,12 +106,12 @@ def test_the_accumulation_keeps_the_batch(make_job: MakeJob) -> None:
 def test_a_probe_on_the_cpu_measures_this_process(make_job: MakeJob, alone: Runtime) -> None:
     """Two processes have half of the memory each, and each image needs its activations."""
     job = make_job(100, architecture="cnn", accumulate=4)
-    probe = probe_batch_size(job, alone, 64.0)
+    probe = measure_capacity(job, alone, 64.0)
     assert probe.images == 100
     assert probe.fewest == 1
     assert "within 64.00 GiB" in probe.how
     with pytest.raises(InputError, match="too little memory for a step with 1 image: "):
-        probe_batch_size(job, alone.model_copy(update={"processes": 2}), 0.1)
+        measure_capacity(job, alone.model_copy(update={"processes": 2}), 0.1)
 
 
 def test_a_probe_does_not_train(make_job: MakeJob, alone: Runtime, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ def test_a_probe_does_not_train(make_job: MakeJob, alone: Runtime, monkeypatch: 
         return setup, state
 
     monkeypatch.setattr(module, "prepare_alone", prepare)
-    probe_batch_size(make_job(100), alone, 64.0)
+    measure_capacity(make_job(100), alone, 64.0)
     ((state, initial),) = states
     for parameter, value in zip(state.model.parameters(), initial, strict=True):
         assert torch.equal(parameter, value)

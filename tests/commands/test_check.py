@@ -250,7 +250,7 @@ def test_the_text_of_a_refusal_and_the_first_few_of_many() -> None:
     ):
         assert part in text
     assert "a/5.png" not in text
-    line = "width: skill 0.50, accuracy 68.5% (commonest class: 30.0%); skill 0.33, accuracy 50.0% on the test part"
+    line = "width: skill 0.50, accuracy 68.5% (commonest class: 30.0%); skill 0.33, accuracy 50.0% on the test set"
     assert line in " ".join(text.split())
     assert text.rstrip().endswith("A run would refuse this: class 'x' [is] lost")
 
@@ -260,17 +260,17 @@ def test_the_text_of_warnings_and_of_images_left_out() -> None:
         classes={"a": 1, "b": 1},
         groups=2,
         left_out=[
-            {"path": "b/2.png", "reason": "patient in the given test part"},
-            {"path": "a/1.png", "reason": "picture in the given test part"},
+            {"path": "b/2.png", "reason": "patient in the given test set"},
+            {"path": "a/1.png", "reason": "picture in the given test set"},
         ],
-        warnings=["the given test part has no image of 'b\udcff'"],
+        warnings=["the given test set has no image of 'b\udcff'"],
     )
     text = printed(account, 200)
     assert (
-        "Left out of training: 2\n  patient in the given test part: 1\n    b/2.png\n"
-        "  picture in the given test part: 1\n    a/1.png\n"
+        "Left out of training: 2\n  patient in the given test set: 1\n    b/2.png\n"
+        "  picture in the given test set: 1\n    a/1.png\n"
     ) in text
-    assert "Warning: the given test part has no image of 'b\\udcff'\n" in text
+    assert "Warning: the given test set has no image of 'b\\udcff'\n" in text
     assert text.rstrip().endswith("A run would accept this; see the warnings.")
     assert printed(Account(), 200).rstrip().endswith("A run would accept this.")
     assert "Left out of training" not in printed(Account(classes={"a": 1}), 200)

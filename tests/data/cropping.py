@@ -8,11 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from tumorboard.base.params import Crop, Data, Frames
+from tumorboard.base.params import Crop, Data, Frames, load_params
 from tumorboard.data.crop import CropJob, crop_images
 from tumorboard.data.sources import list_images
 
 Pixels = NDArray[np.uint8]
+DATA = load_params(Path(__file__).parents[2] / "params.yaml").data
+
+
+def data_section(**changes: Any) -> Data:
+    """The section `data` of params.yaml without a pattern of groups and without quarantine, and with some changes."""
+    return DATA.model_copy(update={"raw": "", "group_pattern": None, "max_quarantined": 0} | changes)
 
 
 def picture(seed: int, height: int = 40, width: int = 50) -> Pixels:
@@ -42,7 +48,7 @@ def build(
     scheduler: str | None = None,
 ) -> dict[str, Any]:
     """The counts of a run over all files in `raw`, listed in a random order."""
-    data = Data(raw=str(raw), table=None, group_pattern=None, frames=None, max_quarantined=max_quarantined)
+    data = data_section(max_quarantined=max_quarantined)
     rows, ignored = list_images(raw, data)
     shuffled = rows.sample(frac=1, random_state=len(rows))
     job = CropJob(

@@ -148,7 +148,7 @@ def test_under_the_policy_report_every_image_is_its_own_picture(audit: Audit) ->
 
 
 def test_a_training_twin_that_is_only_near_leaves_training(audit: Audit) -> None:
-    """Row 0 of training is re-saved in the test part; rows 2 and 4 of training are near each other."""
+    """Row 0 of training is re-saved in the test set; rows 2 and 4 of training are near each other."""
     labels, splits = ["a", "b"] * 12, ["train"] * 20 + ["test"] * 4
     made = images_of_scenes(labels, list(range(24)), {22: 0, 4: 2}, splits=splits)
     result = audited(*made, audit)

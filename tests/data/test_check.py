@@ -128,12 +128,12 @@ def test_where_the_split_is_refused_the_audit_is_still_reported(tmp_path: Path, 
         "Training/normal/P9_again.png",
     ]
     assert account.classes == {"blast": 8, "normal": 8}
-    assert account.left_out == [{"path": "Training/blast/P0_x.png", "reason": "picture in the given test part"}]
+    assert account.left_out == [{"path": "Training/blast/P0_x.png", "reason": "picture in the given test set"}]
     assert (account.warnings, account.shortcuts) == ([], [])
 
 
 def test_a_shortcut_is_listed_with_null_where_there_is_no_score(tmp_path: Path, params: Params) -> None:
-    """Images of one class are narrower; the given test part has only the other one, and so has no scores."""
+    """Images of one class are narrower; the given test set has only the other one, and so has no scores."""
     raw = tmp_path / "raw"
     for number in range(20):
         save(raw / f"Training/normal/P{number}_x.png", number)
@@ -159,13 +159,13 @@ def test_images_that_a_given_test_part_takes_from_training_are_listed(tmp_path: 
     account = check_folder(raw, params_for(params, raw, r"(P\d+)_"))
     assert account.refused is None
     assert account.left_out == [
-        {"path": "Training/blast/P0_x.png", "reason": "picture in the given test part"},
-        {"path": "Training/blast/P1_x.png", "reason": "patient in the given test part"},
+        {"path": "Training/blast/P0_x.png", "reason": "picture in the given test set"},
+        {"path": "Training/blast/P1_x.png", "reason": "patient in the given test set"},
     ]
     assert account.warnings == [
         "too faint to be compared, so that near duplicates among them go unseen: 1, the first "
         "'Training/normal/P30_x.png'",
-        "the given test part has no image of 'normal': how well that is recognized stays unknown",
+        "the given test set has no image of 'normal': test scores that need one (recall, means over the classes) are undefined",
     ]
 
 

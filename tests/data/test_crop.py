@@ -9,10 +9,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from tests.data.cropping import build, hashes, job_of, picture, save
+from tests.data.cropping import build, data_section, hashes, job_of, picture, save
 from tumorboard.base.errors import InputError
 from tumorboard.base.files import read_table
-from tumorboard.base.params import Crop, Data
+from tumorboard.base.params import Crop
 from tumorboard.base.tables import read_manifest
 from tumorboard.data.crop import crop_images
 from tumorboard.data.sources import list_images
@@ -33,6 +33,8 @@ def test_the_tables_and_crops_equal_those_made_by_hand(tmp_path: Path, raw: Path
         "ignored": 1,
         "equal_files": 1,
         "equal_pixels": 2,
+        "own_range": 0,
+        "decoder_warnings": 0,
     }
     manifest = read_manifest(tmp_path / "out/manifest.csv")
     assert manifest["id"].tolist() == sorted(set(before) - {"README"})
@@ -160,7 +162,7 @@ def test_a_file_without_permission_is_quarantined(tmp_path: Path, raw: Path, cro
 
 
 def test_a_file_that_vanished_is_quarantined(tmp_path: Path, raw: Path, crop: Crop) -> None:
-    rows, ignored = list_images(raw, Data(raw="", table=None, group_pattern=None, frames=None, max_quarantined=1))
+    rows, ignored = list_images(raw, data_section(max_quarantined=1))
     (raw / "b/-0.png").unlink()
     counts = crop_images(rows, ignored, job_of(raw, crop, tmp_path, max_quarantined=1)).counts
     assert (counts["images"], counts["quarantined"]) == (10, 1)
@@ -178,7 +180,7 @@ def test_a_patient_of_dicom_files_is_their_group_unless_another_is_given(tmp_pat
     groups = []
     for pattern in (None, r"(\d)\.dcm", "(.*)"):
         rows, ignored = list_images(
-            tmp_path / "raw", Data(raw="", table=None, group_pattern=pattern, frames=None, max_quarantined=0)
+            tmp_path / "raw", data_section(group_pattern=pattern)
         )
         for _ in range(2):  # the second time from the crop cache
             crop_images(rows, ignored, job_of(tmp_path / "raw", crop, tmp_path))

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.data.cropping import build, hashes, job_of, picture, save
-from tumorboard.base.params import Crop, Data
+from tests.data.cropping import build, data_section, hashes, job_of, picture, save
+from tumorboard.base.params import Crop
 from tumorboard.data import crop as crop_module
 from tumorboard.data.crop import CropSummary, _cache_key, crop_images
 from tumorboard.data.sources import list_images
@@ -37,13 +37,13 @@ def test_the_summary_counts_decoded_and_cached_files_and_nothing_is_printed(
     tmp_path: Path, raw: Path, crop: Crop, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (raw / "a/broken.png").write_bytes(b"no picture")
-    images, ignored = list_images(raw, Data(raw="", table=None, group_pattern=None, frames=None, max_quarantined=1))
+    images, ignored = list_images(raw, data_section(max_quarantined=1))
     job = job_of(raw, crop, tmp_path, max_quarantined=1)
     first = crop_images(images, ignored, job)
     # again.png has the bytes of another file, so that 10 of the 11 usable ones are decoded.
     assert first == CropSummary(first.counts, listed=12, decoded=10, cached=1)
     save(raw / "a/new.png", picture(55))
-    images, ignored = list_images(raw, Data(raw="", table=None, group_pattern=None, frames=None, max_quarantined=1))
+    images, ignored = list_images(raw, data_section(max_quarantined=1))
     second = crop_images(images, ignored, job)
     assert second == CropSummary(second.counts, listed=13, decoded=1, cached=11)
     assert (first.counts["images"], second.counts["images"]) == (11, 12)
@@ -96,7 +96,7 @@ def test_the_cache_key_covers_all_code_that_makes_crops(crop: Crop, monkeypatch:
     package = Path(crop_module.__file__).parents[1]
     modules = {f"images/{file.name}" for file in (package / "images").glob("*.py")}
     assert {"images/crop.py", "images/decode.py", "images/grey.py", "images/jpeg.py"} < modules
-    assert sorted(read) == sorted([*modules, "data/crop.py", "data/crop_cache.py"])
+    assert sorted(read) == sorted([*modules, "data/crop.py", "data/crop_cache.py", "data/image_facts.py"])
 
 
 def test_a_damaged_cached_crop_is_made_again(
@@ -133,7 +133,7 @@ def test_the_frame_rule_is_part_of_the_cache_key(tmp_path: Path, crop: Crop) -> 
         pages = [Image.fromarray(np.full((20, 20), level, np.uint8)) for level in levels]
         (tmp_path / "raw" / label).mkdir(parents=True)
         pages[0].save(tmp_path / "raw" / label / "1.tif", save_all=True, append_images=pages[1:])
-    data = Data(raw="", table=None, group_pattern=None, frames=None, max_quarantined=2)
+    data = data_section(max_quarantined=2)
     rows, ignored = list_images(tmp_path / "raw", data)
     levels = {}
     for frames in ("first", "middle", "first"):

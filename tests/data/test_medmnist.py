@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.data.cropping import data_section
 from tumorboard.base.errors import ImageError, InputError
 from tumorboard.base.files import read_table
-from tumorboard.base.params import Data, Params
+from tumorboard.base.params import Params
 from tumorboard.base.tables import read_manifest
 from tumorboard.data import medmnist
 from tumorboard.data.crop import CropJob, crop_images
@@ -20,7 +21,7 @@ from tumorboard.data.sources import list_images, read_content
 from tumorboard.data.store import CropStore
 from tumorboard.images.crop import crop_image
 
-DATA = Data(raw="", table=None, group_pattern=None, frames=None, max_quarantined=0)
+DATA = data_section()
 COUNTS = {"train": 12, "val": 4, "test": 6}
 BLOOD = {"0": "basophil", "1": "eosinophil", "2": "immature granulocytes(myelocytes, metamyelocytes)"}
 

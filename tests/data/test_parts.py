@@ -67,7 +67,7 @@ def test_shares_are_counted_and_those_far_from_wanted_are_explained() -> None:
     assert table.loc[("test", "b"), "why"] == (
         "groups stay whole, and of the 20 images of class 'b' in 3 groups, the largest, 'B3', has 16, in a part of 10"
     )
-    # Of the training part's b, B3 has 16 of 17.
+    # Of the training set's b, B3 has 16 of 17.
     assert "of the 17 images of class 'b' in 2 groups, the largest, 'B3', has 16" in table.loc[("fold_1", "b"), "why"]
 
 

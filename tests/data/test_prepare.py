@@ -27,7 +27,7 @@ def small_params(params: Params) -> Params:
 
 @pytest.fixture
 def inputs(small_params: Params) -> Inputs:
-    """24 pictures of two classes: 22, of the test part, is 0 saved again, and 3 is a copy of 6 under another label."""
+    """24 pictures of two classes: 22, of the test set, is 0 saved again, and 3 is a copy of 6 under another label."""
     manifest, images, read_crops = images_of_scenes(
         ["a", "b"] * 12, [6 if n == 3 else n for n in range(24)], {22: 0}, splits=SPLITS
     )
@@ -53,7 +53,7 @@ def test_all_steps_without_an_error(inputs: Inputs, small_params: Params) -> Non
     assert data.error is None
     assert data.label_conflicts["path"].tolist() == ["003", "006"]
     assert data.audited["id"].tolist() == without({3, 6})
-    assert data.left_out.to_numpy().tolist() == [["000", "picture in the given test part"]]
+    assert data.left_out.to_numpy().tolist() == [["000", "picture in the given test set"]]
     assert data.manifest["id"].tolist() == without({0, 3, 6})
     assert data.pairs[["first", "second", "kind"]].to_numpy().tolist() == [
         ["000", "022", "near"],
@@ -68,7 +68,7 @@ def test_all_steps_without_an_error(inputs: Inputs, small_params: Params) -> Non
     assert data.split_metrics["dropped_train_twins"] == 1
     assert data.split_metrics["shares"]["test"] == {"a": 0.5, "b": 0.5}
     assert len(data.shortcuts) == 8
-    # The test part is given and has no wanted size; the folds are drawn.
+    # The test set is given and has no wanted size; the folds are drawn.
     sizes = data.shares[data.shares["label"] == ""].set_index("part")["wanted"]
     assert sizes[["fold_0", "fold_1"]].tolist() == [0.5, 0.5]
     assert sizes[["train", "test"]].isna().all()

@@ -97,7 +97,7 @@ def test_a_test_part_is_scored_and_not_trained_on() -> None:
     manifest["split"] = ["train"] * 80 + ["test"] * 20
     probe = probe_shortcuts(manifest, images, 0)
     row = probe.set_index("facts").loc["file size"]
-    # In training a has 3 and b has 4; in the test part a has 1, b has 0: all of them are nearer to a.
+    # In training a has 3 and b has 4; in the test set a has 1, b has 0: all of them are nearer to a.
     assert (row["images"], row["accuracy"], row["test_accuracy"], row["test_majority"]) == (80, 1, 0.5, 0.5)
     assert (row["skill"], row["test_skill"]) == (1, 0)
     assert select_shortcuts(probe, 0.9)["facts"].tolist() == ["file size", EVERYTHING]
@@ -169,7 +169,7 @@ def test_a_class_in_a_single_group_cannot_be_probed() -> None:
 
 
 def test_many_rows_are_drawn_by_lot_whatever_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shortcuts, "MAX_IMAGES", 50)
+    monkeypatch.setattr(shortcuts, "MAX_PROBED_IMAGES", 50)
     manifest, images = tables(["a", "b"] * 100)
     probe = probe_shortcuts(manifest, images, 3)
     assert probe["images"].tolist() == [50] * len(probe)

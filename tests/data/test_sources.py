@@ -6,13 +6,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from tests.data.cropping import data_section
 from tumorboard.base.errors import ImageError, InputError
 from tumorboard.base.params import Data
 from tumorboard.data.sources import list_images, read_content
 
 
 def data(table: str | None = None, pattern: str | None = None) -> Data:
-    return Data(raw="", table=table, group_pattern=pattern, frames=None, max_quarantined=0)
+    return data_section(table=table, group_pattern=pattern)
 
 
 def touch(raw: Path, *paths: str) -> None:
@@ -90,7 +91,7 @@ def test_fold_folders(tmp_path: Path) -> None:
     touch(tmp_path, "fold0/a/1.png", "Fold_10/b/1.png", "fold-2/fold1/1.png")
     expected = [("Fold_10/b/1.png", "b", "", 10), ("fold-2/fold1/1.png", "fold1", "", 2), ("fold0/a/1.png", "a", "", 0)]
     assert columns(list_images(tmp_path, data())[0], "path", "label", "split", "fold") == expected
-    # Beside a test part they are the training part; what is in none of them is in no fold.
+    # Beside a test set they are the training set; what is in none of them is in no fold.
     touch(tmp_path, "Testing/b/1.png", "train/a/1.png")
     parts = columns(list_images(tmp_path, data())[0], "path", "split", "fold")
     assert parts == [

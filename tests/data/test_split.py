@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.model_selection import StratifiedGroupKFold
 
+from tests.data.cropping import data_section
 from tumorboard.base.errors import InputError
 from tumorboard.base.files import read_table, write_table
-from tumorboard.base.params import Data, Params, Split
+from tumorboard.base.params import Params, Split
 from tumorboard.base.tables import MANIFEST, copy_id, read_manifest
 from tumorboard.data.crop import CropJob, crop_images
 from tumorboard.data.parts import class_shares, count_table
@@ -160,7 +161,7 @@ def _check_kept(result: pd.DataFrame, manifest: pd.DataFrame, counts: dict[str, 
 
 
 def _check_given(result: pd.DataFrame, manifest: pd.DataFrame) -> None:
-    """Given parts and folds are kept; a test part that is drawn has every class, and each drawn fold has images."""
+    """Given parts and folds are kept; a test set that is drawn has every class, and each drawn fold has images."""
     was = manifest.set_index("id").loc[result["id"]]
     training = (result["split"] == "train").to_numpy()
     if "test" in set(manifest["split"]):
@@ -251,22 +252,22 @@ def test_twins_and_patients_across_given_parts_leave_the_training_side() -> None
     pixels = [f"x{n}" for n in range(24)]
     groups = [f"P{n}" for n in range(24)]
     splits = ["train"] * 16 + ["val"] * 4 + ["test"] * 4
-    pixels[0] = pixels[20]  # training picture in the test part
-    groups[1] = groups[21]  # training patient in the test part
-    groups[2] = groups[0]  # patient of a training picture that is in the test part
-    pixels[3] = pixels[17]  # training picture in the validation part
-    pixels[16] = pixels[22]  # validation picture in the test part
-    groups[18] = groups[23]  # validation patient in the test part
+    pixels[0] = pixels[20]  # training picture in the test set
+    groups[1] = groups[21]  # training patient in the test set
+    groups[2] = groups[0]  # patient of a training picture that is in the test set
+    pixels[3] = pixels[17]  # training picture in the validation set
+    pixels[16] = pixels[22]  # validation picture in the test set
+    groups[18] = groups[23]  # validation patient in the test set
     manifest, images = tables(GIVEN, groups, splits, None, pixels)
     result, counts = split_manifest(manifest, pictures_of(images), split=SPLIT, folds=[0], seed=0)
     assert sorted(set(manifest["id"]) - set(result["id"])) == ["000", "001", "002", "003", "016", "018"]
     assert left_out(manifest, pictures_of(images)).to_numpy().tolist() == [
-        ["000", "picture in the given test part"],
-        ["001", "patient in the given test part"],
-        ["002", "patient in the given test part"],
-        ["003", "picture in the given validation part"],
-        ["016", "picture in the given test part"],
-        ["018", "patient in the given test part"],
+        ["000", "picture in the given test set"],
+        ["001", "patient in the given test set"],
+        ["002", "patient in the given test set"],
+        ["003", "picture in the given validation set"],
+        ["016", "picture in the given test set"],
+        ["018", "patient in the given test set"],
     ]
     assert {key: value for key, value in counts.items() if key.startswith("dropped")} == {
         "dropped_train_twins": 2,
@@ -276,7 +277,7 @@ def test_twins_and_patients_across_given_parts_leave_the_training_side() -> None
     }
     assert result["id"][(result["fold"] == 0).fillna(False)].tolist() == ["017", "019"]
     assert left_out_warning(left_out(manifest, pictures_of(images))) == (
-        "6 images are left out of the given training and validation parts: 3 have the same picture, 3 the same group "
+        "6 images are left out of the given training and validation sets: 3 have the same picture, 3 the same group "
         "(patient) as an image on the other side; the first: '000'"
     )
 
@@ -296,7 +297,7 @@ def test_a_given_validation_part_of_which_nothing_is_left_is_refused() -> None:
     pixels = [f"x{n}" for n in range(24)]
     pixels[18:21] = pixels[21:]
     manifest, images = tables(GIVEN, None, ["train"] * 18 + ["val"] * 3 + ["test"] * 3, None, pixels)
-    with pytest.raises(InputError, match="no image of the given validation part is left"):
+    with pytest.raises(InputError, match="no image of the given validation set is left"):
         split_manifest(manifest, pictures_of(images), split=SPLIT, folds=[0], seed=0)
 
 
@@ -372,7 +373,7 @@ def test_a_way_out_is_named_only_where_it_is_one() -> None:
 def test_a_class_that_a_given_test_part_lacks_is_warned_of() -> None:
     manifest, images = tables([*"ab" * 10, *"aaaa"], splits=["train"] * 20 + ["test"] * 4)
     result, _ = split_manifest(manifest, pictures_of(images), split=SPLIT, folds=[0], seed=0)
-    assert missing_class_warning(result).startswith("the given test part has no image of 'b': ")
+    assert missing_class_warning(result).startswith("the given test set has no image of 'b': ")
     assert missing_class_warning(result[result["label"] == "a"]) == ""
 
 
@@ -382,7 +383,7 @@ def test_nothing_left_out_is_not_warned_of() -> None:
 
 
 def test_a_class_that_no_small_enough_group_holds_is_refused() -> None:
-    # Each image of b comes with a quarter of a and of c, far more than the test part is to have.
+    # Each image of b comes with a quarter of a and of c, far more than the test set is to have.
     labels = [*"acacacac", *("b" + "a" * 9 + "c" * 9) * 4]
     groups = [f"s{n}" for n in range(8)] + [f"large{n // 19}" for n in range(76)]
     manifest, images = tables(labels, groups)
@@ -434,7 +435,7 @@ def test_ugly_groups_survive() -> None:
 
 def test_real_images_with_their_given_parts(shared: Path, params: Params, tmp_path: Path) -> None:
     raw = shared / "brain_mri_small"
-    rows, ignored = list_images(raw, Data(raw="", table=None, group_pattern=None, frames=None, max_quarantined=0))
+    rows, ignored = list_images(raw, data_section())
     assert ignored.empty
     job = CropJob(
         raw=raw, out=tmp_path / "crop", cache=tmp_path / "cache", crop=params.crop, frames=None, max_quarantined=0

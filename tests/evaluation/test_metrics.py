@@ -122,7 +122,7 @@ def test_headline_scores_are_scores(many):
     assert len(set(HEADLINE_SCORES)) == len(HEADLINE_SCORES) == 8
 
 
-def test_empty_tables_and_unlabelled_rows_are_refused():
+def test_empty_tables_and_unlabeled_rows_are_refused():
     table = predictions(["a", "b"], [[1, 0], [0, 1]], ["a", "b"])
     with pytest.raises(InputError, match="no rows"):
         scores(table[:0])

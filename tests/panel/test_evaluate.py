@@ -6,7 +6,7 @@ from tests.panel.models import save_split_and_model
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Evaluate
 from tumorboard.base.tables import probabilities_of, read_manifest
-from tumorboard.data.store import CropStore
+from tumorboard.data.store import CropStore, write_store
 from tumorboard.evaluation.intervals import bootstrap_intervals
 from tumorboard.evaluation.metrics import scores
 from tumorboard.models.model_file import load_model
@@ -78,3 +78,10 @@ def test_a_model_of_another_split_is_refused(folder, params):
     manifest.loc[0, ["split", "fold"]] = ["train", 0]
     with pytest.raises(InputError, match=r"trained as manifest [0-9a-f]{16}, expected manifest [0-9a-f]{16}: train it"):
         evaluate(folder, params, manifest=manifest)
+
+
+def test_crops_of_another_side_than_the_models_are_refused(folder, params):
+    ids = CropStore(folder / "store").ids
+    write_store(folder / "store", ids, np.zeros((len(ids), 5, 5, 3), np.uint8), 1)
+    with pytest.raises(InputError, match=r"holds crops of 5 pixels, but crop\.side is \d+: run `dvc repro crop`"):
+        evaluate(folder, params)

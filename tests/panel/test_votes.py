@@ -139,7 +139,7 @@ def test_weights_of_equal_members_are_equal_and_certain_mistakes_do_not_break_th
     assert list(fit_weights({"x": unsure, "y": sure}).values()) == pytest.approx([0, 1], abs=1e-3)
 
 
-def test_weights_need_labelled_validation_rows():
+def test_weights_need_labeled_validation_rows():
     with pytest.raises(InputError, match="no rows"):
         fit_weights({"x": predictions_of([("t", "test", "a", 0.5, 0.5)])})
     with pytest.raises(InputError, match="id 'v' has no label"):

@@ -9,9 +9,9 @@ from tumorboard.base.tables import make_predictions, read_predictions
 from tumorboard.evaluation.metrics import scores
 from tumorboard.panel.votes import VOTES
 from tumorboard.report.figures import (
+    base_rates,
     draw_classes,
     draw_figures,
-    label_shares,
     pairs_to_review,
     plot_tables,
     worst_mistakes,
@@ -76,10 +76,10 @@ def test_scores_without_intervals_have_empty_ends(results):
     assert table["accuracy"].tolist() == [0.5, 0.5]
 
 
-def test_label_shares_follow_the_order_of_the_classes():
+def test_base_rates_follow_the_order_of_the_classes():
     """A class without images has the share 0."""
     table = predictions([(str(k), label, [0.2, 0.3, 0.5]) for k, label in enumerate("bbab")])
-    assert label_shares(table) == {"a": 0.25, "b": 0.75, "c": 0.0}
+    assert base_rates(table) == {"a": 0.25, "b": 0.75, "c": 0.0}
 
 
 def test_worst_mistakes_come_with_the_highest_probability_first_and_by_id_where_equal():

@@ -74,3 +74,13 @@ def test_a_missing_file_is_named(run: Path, panel, name):
             read_results(panel, **folders_of(run))
     finally:
         hidden.rename(path)
+
+
+@pytest.mark.parametrize("table", ["joined/cnn.csv", "votes/soft.csv"])
+def test_predictions_of_another_split_are_refused(run, panel, table):
+    file = run / "predictions" / table
+    text = file.read_text(encoding="utf-8")
+    digest = pd.read_csv(file, dtype=object)["manifest"][0]
+    file.write_text(text.replace(digest, "0" * len(digest)), encoding="utf-8")
+    with pytest.raises(InputError, match=r"are of another split than .*split: run `dvc repro`"):
+        read_results(panel, **folders_of(run))

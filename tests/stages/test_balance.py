@@ -8,7 +8,7 @@ import pytest
 
 import stages.balance
 from tests.augment.manifests import random_crops, training_manifest
-from tumorboard.augment.balance import count_images
+from tumorboard.augment.balance import count_by_class
 from tumorboard.base.errors import InputError
 from tumorboard.base.files import write_table
 from tumorboard.base.params import Params
@@ -52,7 +52,7 @@ def test_stage_without_copies_leaves_an_empty_store(tmp_path: Path, params: Para
     balanced = run_stage(tmp_path, params, manifest, fold=0)
     both = CropStore(tmp_path / "crops", tmp_path / "out" / "store")
     assert both.ids == sorted(manifest["id"])
-    assert count_images(balanced) == {label: {"before": 2, "copies": 0, "after": 2} for label in ("blast", "normal")}
+    assert count_by_class(balanced) == {label: {"before": 2, "copies": 0, "after": 2} for label in ("blast", "normal")}
 
 
 def test_stage_refuses_a_fold_without_validation_rows(tmp_path: Path, params: Params) -> None:

@@ -1,4 +1,4 @@
-"""The split stage under each policy, on crops of which one training image is saved again in the test part."""
+"""The split stage under each policy, on crops of which one training image is saved again in the test set."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from tumorboard.data.store import write_store
 
 @pytest.fixture
 def crop(tmp_path: Path) -> Path:
-    """24 pictures of two classes, 20 of them for training; 22, of the test part, is 0 saved again."""
+    """24 pictures of two classes, 20 of them for training; 22, of the test set, is 0 saved again."""
     manifest, images, read_crops = images_of_scenes(
         ["a", "b"] * 12, list(range(24)), {22: 0}, splits=["train"] * 20 + ["test"] * 4
     )
@@ -92,7 +92,7 @@ def test_warnings_go_to_standard_error_step_by_step(
     params: Params, crop: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     manifest = read_manifest(crop / "manifest.csv")
-    manifest.loc[manifest["id"] == "002", "group"] = "g21"  # a training patient in the test part
+    manifest.loc[manifest["id"] == "002", "group"] = "g21"  # a training patient in the test set
     manifest.loc[manifest["id"].isin(["021", "023"]), "label"] = "a"
     write_table(manifest, crop / "manifest.csv")
     images = read_table(crop / "images.csv")
@@ -104,8 +104,8 @@ def test_warnings_go_to_standard_error_step_by_step(
 
 STARTS = [
     "audit: audit.policy is report: the copies of 1 pictures",
-    "split: 1 images are left out of the given training and validation parts",
-    "split: the given test part has no image of 'b'",
+    "split: 1 images are left out of the given training and validation sets",
+    "split: the given test set has no image of 'b'",
     "shortcuts: facts of the files alone predict the class",
     # Both classes in test (4 of 4 are a), in train (9 of 19 instead of 13 of 23), and in the fold of 3 images.
     "split: 6 shares are more than 0.05 (split.tolerance) from those wanted",

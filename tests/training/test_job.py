@@ -16,7 +16,7 @@ import tumorboard
 from tumorboard.base.errors import InputError
 from tumorboard.base.files import write_json, write_table
 from tumorboard.base.params import Params, Recipe
-from tumorboard.base.tables import manifest_digest
+from tumorboard.base.tables import manifest_digest, read_manifest
 from tumorboard.data.store import CropStore, write_store
 from tumorboard.training import job as job_module
 from tumorboard.training.job import (
@@ -83,17 +83,23 @@ def test_the_key_changes_with_all_that_decides_the_result(key_with: KeyWith, tmp
 
 
 def test_the_key_covers_the_code_that_trains() -> None:
-    """Covered is every module that the loop imports, except those that read, write and check."""
+    """Covered is every module that the loop imports, except those that read, write and check.
+
+    data.grey_ranges, which imports images.grey, only completes the job's `crop`, and the key covers that value.
+    """
     graph = grimp.build_graph("tumorboard", cache_dir=None)
     imported = graph.find_upstream_modules("tumorboard.training.loop")
     covered = tuple("tumorboard." + name.removesuffix(".py").replace("/", ".") for name in CODE)
     assert {module for module in imported if not module.startswith(covered)} == {
         "tumorboard",
+        "tumorboard.base.data_params",
         "tumorboard.base.errors",
         "tumorboard.base.files",
         "tumorboard.base.params",
         "tumorboard.base.schema",
         "tumorboard.base.tables",
+        "tumorboard.data.grey_ranges",
+        "tumorboard.images.grey",
     }
 
 
@@ -163,8 +169,8 @@ def test_the_last_epoch_marked_as_best_is_kept_or_else_the_last_one(
     assert kept_epoch(history, "last").number == len(marks)
 
 
-def test_a_job_is_read_from_the_prepared_data(tmp_path: Path, params: Params) -> None:
-    """Fold 1 of four images: its validation row is neither another fold's nor a test row."""
+def prepared(folder: Path) -> pd.DataFrame:
+    """Writes the prepared data of fold 1 of four images, with crops of 4 pixels; returns the split's manifest."""
     ids = ["a.jpg", "b.jpg", "c.jpg", "d.jpg"]
     manifest = pd.DataFrame({"id": ids, "path": ids, "label": ["y", "x", "y", "x"], "group": ids, "split": "train"})
     manifest["fold"] = pd.array([0, 1, 2, None], dtype="Int64")
@@ -172,26 +178,60 @@ def test_a_job_is_read_from_the_prepared_data(tmp_path: Path, params: Params) ->
     manifest.loc[3, "split"] = "test"
     copy = manifest[:1].assign(id="a.jpg//1")
     crops = np.arange(5, dtype=np.uint8)[:, None, None, None] * np.ones((5, 4, 4, 3), np.uint8)
-    write_store(tmp_path / "store", ids, crops[:4], 2)
-    write_store(tmp_path / "balance" / "store", ["a.jpg//1"], crops[4:], 1)
-    write_table(manifest, tmp_path / "manifest.csv")
-    write_table(pd.concat([manifest.iloc[[0, 2]], copy]), tmp_path / "balance" / "manifest.csv")
-    job = read_job(
+    write_store(folder / "store", ids, crops[:4], 2)
+    write_store(folder / "balance" / "store", ["a.jpg//1"], crops[4:], 1)
+    write_table(manifest, folder / "manifest.csv")
+    write_table(pd.concat([manifest.iloc[[0, 2]], copy]), folder / "balance" / "manifest.csv")
+    return manifest
+
+
+def read_prepared(folder: Path, params: Params, side: int = 4) -> Job:
+    return read_job(
         "m",
         fold=1,
         recipe=Recipe(**dict(params.train), architecture="cnn", seed=0),
-        crop=params.crop,
-        store=tmp_path / "store",
-        manifest=tmp_path / "manifest.csv",
-        balance=tmp_path / "balance",
-        weights=tmp_path / "model.safetensors",
-        out=tmp_path / "out",
+        crop=params.crop.model_copy(update={"side": side}),
+        store=folder / "store",
+        manifest=folder / "manifest.csv",
+        balance=folder / "balance",
+        weights=folder / "model.safetensors",
+        out=folder / "out",
     )
+
+
+def test_a_job_is_read_from_the_prepared_data(tmp_path: Path, params: Params) -> None:
+    """The validation row of fold 1 is neither another fold's nor a test row."""
+    manifest = prepared(tmp_path)
+    job = read_prepared(tmp_path, params)
     assert job.rows["id"].tolist() == ["a.jpg", "c.jpg", "a.jpg//1"]
     assert job.val_rows["id"].tolist() == ["b.jpg"]
     assert job.classes == ("x", "y")
     assert job.digest == manifest_digest(manifest)
     assert job.store[["a.jpg//1", "b.jpg"]][:, 0, 0, 0].tolist() == [4, 1]
+
+
+def test_crops_of_another_side_than_the_params_are_refused(tmp_path: Path, params: Params) -> None:
+    prepared(tmp_path)
+    with pytest.raises(InputError, match=r"store: holds crops of 4 pixels, but crop\.side is 8: run `dvc repro crop`"):
+        read_prepared(tmp_path, params, side=8)
+
+
+@pytest.mark.parametrize(
+    ("change", "differing"),
+    [
+        (lambda rows: rows[rows["id"] != "c.jpg"], "c.jpg"),
+        (lambda rows: pd.concat([rows, rows[:1].assign(id="b.jpg", source_id="b.jpg")]), "b.jpg"),
+        (lambda rows: rows.assign(sha256="1"), "a.jpg"),
+    ],
+)
+def test_balanced_rows_of_another_split_are_refused(
+    tmp_path: Path, params: Params, change: Callable[[pd.DataFrame], pd.DataFrame], differing: str
+) -> None:
+    prepared(tmp_path)
+    table = tmp_path / "balance" / "manifest.csv"
+    write_table(change(read_manifest(table)), table)
+    with pytest.raises(InputError, match=rf"was not made from this split, .* '{differing}': run `dvc repro balance@1`"):
+        read_prepared(tmp_path, params)
 
 
 def test_a_recipe_is_read_with_the_digest_of_its_weights(

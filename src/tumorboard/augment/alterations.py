@@ -69,8 +69,8 @@ def augment_images(
 ) -> Tensor:
     """Returns randomly altered images; the input stays as it is.
 
-    Each result is a function of its image, the seed, its key and its counter, to the bit, whatever else is in the
-    batch. In order: crop, rotation and zoom about the center, shift, flips (one resampling for all of these), then
+    Each result is, to the bit, a function of its image, the seed, its key and its counter; the rest of the batch
+    does not change it. In order: crop, rotation and zoom about the center, shift, flips (one resampling for all of these), then
     brightness, contrast, saturation, Gaussian blur, noise.
 
     Args:

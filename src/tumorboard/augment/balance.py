@@ -98,7 +98,7 @@ def draw_copies(
     return copies["id"].tolist(), _draw_crops(copies, store, augment, seed)
 
 
-def count_images(manifest: Manifest) -> dict[str, dict[str, int]]:
+def count_by_class(manifest: Manifest) -> dict[str, dict[str, int]]:
     """Returns the number of originals ("before"), of "copies" and of both ("after") per class name."""
     copied = _is_copy(manifest)
     originals, copies = Counter(manifest["label"][~copied]), Counter(manifest["label"][copied])

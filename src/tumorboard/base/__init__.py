@@ -1,1 +1,1 @@
-"""What every room speaks: parameters, tables, files, randomness, errors."""
+"""What all other folders use: parameters, tables, files, randomness, errors, and the runner of the stages."""

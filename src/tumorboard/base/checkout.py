@@ -1,4 +1,4 @@
-"""Refuses to run one checkout's study with another checkout's code, whose version DVC would not record."""
+"""Refuses to run the study of one checkout with the code of another, which DVC would not record."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from tumorboard.base.errors import InputError
 
 
 def check_checkout() -> None:
-    """Raises InputError if the current folder is a checkout of this project and the running code is of another one."""
+    """Raises InputError if the current folder is a checkout of this project and the running code is not its own."""
     here = Path("src/tumorboard/__init__.py").resolve()
     running = Path(str(tumorboard.__file__)).resolve()
     if here.is_file() and here != running:

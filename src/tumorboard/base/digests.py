@@ -1,4 +1,4 @@
-"""Computes which source files a module runs, so that DVC reruns a stage when one of them changes and only then."""
+"""Computes which source files a module runs, so that DVC reruns a stage only when one of them changes."""
 
 import ast
 from collections.abc import Iterator
@@ -50,7 +50,7 @@ def source_files(module: str, packages: dict[str, Path]) -> set[Path]:
 
 
 def _file_of(module: str, packages: dict[str, Path]) -> Path | None:
-    """The file of a module of the packages, or None where there is no such module."""
+    """Returns the file of a module of the packages, or None where there is no such module."""
     top, *rest = module.split(".")
     if top not in packages:
         return None
@@ -60,7 +60,7 @@ def _file_of(module: str, packages: dict[str, Path]) -> Path | None:
 
 
 def _imports(file: Path) -> Iterator[str]:
-    """The names that a file imports; `from a import b` yields both a and a.b, since b may be a module."""
+    """Yields the names that a file imports; `from a import b` yields both a and a.b, since b may be a module."""
     for node in ast.walk(ast.parse(file.read_bytes(), filename=str(file))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

@@ -11,7 +11,7 @@ from tumorboard.base.schema import read_yaml
 
 LISTED = 5  # changed names in a message
 
-Stamp = tuple[int, int, int]  # size in bytes, time of modification in ns, inode: by these DVC itself sees a change
+Stamp = tuple[int, int, int]  # size in bytes, time of modification in ns, inode: what DVC itself compares
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _stamps(path: Path) -> Iterable[tuple[Path, Stamp]]:
 def _stamps_of_file(file: Path) -> Iterable[tuple[Path, Stamp]]:
     try:
         status = file.stat()
-    except OSError:  # missing, or a link to nothing; it is named where it is read
+    except OSError:  # missing, or a link to nothing; the code that reads it reports that
         return
     yield file, (status.st_size, status.st_mtime_ns, status.st_ino)
 

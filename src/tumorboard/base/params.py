@@ -6,6 +6,9 @@ from typing import Annotated, Any, Literal, Union
 
 from pydantic import AfterValidator, Field, create_model, model_validator
 
+from tumorboard.base.data_params import DVC_IGNORED_KEYS
+from tumorboard.base.data_params import Data as Data
+from tumorboard.base.data_params import Frames as Frames
 from tumorboard.base.errors import InputError
 from tumorboard.base.schema import Section, nearest, parse, read_yaml
 
@@ -31,26 +34,12 @@ def _widening(window: tuple[float, float]) -> tuple[float, float]:
 
 Range = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
 Byte = Annotated[int, Field(ge=0, le=255)]
-Frames = Literal["first", "middle"] | None
-
-
-# DVC 3's run cache ignores keys of these names, at any depth, when it compares parameters (dvc/stage/cache.py). After a
-# change of such a parameter it would return the outputs of another value.
-DVC_IGNORED_KEYS = {"size", "nfiles"}
 
 
 class Phantom(Section):
     images: Annotated[int, Field(ge=40)]
     patients: Annotated[int, Field(ge=10)]
     side: Annotated[int, Field(ge=96, le=1024)]
-
-
-class Data(Section):
-    raw: str
-    table: str | None
-    group_pattern: str | None
-    frames: Frames
-    max_quarantined: Several
 
 
 class Crop(Section):
@@ -193,7 +182,7 @@ class Recipe(Train):
 
 
 def _optional(section: type[Section], name: str, **nested: Any) -> Any:
-    """A section of the same keys, each of which may be null or left out; `nested` replaces the type of a key."""
+    """Returns a section with the same keys, each of which may be null or left out; `nested` replaces types by key."""
     fields = {key: nested.get(key, field.rebuild_annotation()) for key, field in section.model_fields.items()}
     return create_model(name, __base__=Section, **{key: (Union[kind, None], None) for key, kind in fields.items()})  # type: ignore[call-overload]
 

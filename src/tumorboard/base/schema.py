@@ -13,6 +13,9 @@ from tumorboard.base.errors import InputError
 
 S = TypeVar("S", bound="Section")
 
+MAX_YAML_BYTES = 2_000_000  # of a file
+MAX_YAML_VALUES = 100_000  # keys, scalars, lists and mappings of a file, those behind an alias each time
+
 
 class Section(BaseModel):
     """A mapping of params.yaml: frozen, with strict keys and types, without defaults."""
@@ -45,10 +48,10 @@ def parse(section: type[S], tree: Mapping[str, Any], where: str) -> S:
     try:
         return section.model_validate(_lists_to_tuples(tree))
     except ValidationError as error:
-        raise InputError("\n".join(f"{where}: {line}" for line in _explain(error, section, tree))) from None
+        raise InputError("\n".join(f"{where}: {line}" for line in _describe_errors(error, section, tree))) from None
 
 
-def _explain(error: ValidationError, section: type[Section], tree: Any) -> list[str]:
+def _describe_errors(error: ValidationError, section: type[Section], tree: Any) -> list[str]:
     """One line per wrong key. pydantic lists the errors of each member of a union; they are joined by 'or'."""
     expected: dict[str, list[str]] = {}
     for problem in error.errors():
@@ -126,25 +129,74 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Reads a YAML file that holds a mapping, with the scalars of YAML 1.2, as DVC does.
 
     Raises:
-        InputError: there is no such file, it is not YAML, or not a mapping.
+        InputError: there is no such file, it is not YAML, not a mapping, larger than MAX_YAML_BYTES, or has more than
+            MAX_YAML_VALUES values once each alias is replaced by what it stands for.
     """
     try:
-        tree = yaml.load(path.read_text(encoding="utf-8"), _CoreLoader)  # noqa: S506 - a SafeLoader
+        if path.stat().st_size > MAX_YAML_BYTES:
+            raise InputError(f"{path}: has {path.stat().st_size:,} bytes, more than {MAX_YAML_BYTES:,}")
+        tree = _load_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+    except RecursionError:
+        raise InputError(f"{path}: not readable as YAML: its values are nested too deeply") from None
+    # PyYAML lets Python's own errors through where a tag such as !!int does not fit its value.
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
         raise InputError(f"{path}: not readable as YAML: {error}") from None
     if not isinstance(tree, dict):
         raise InputError(f"{path}: expected a mapping of sections, found {type(tree).__name__}")
     return tree
 
 
+def _load_yaml(text: str) -> Any:
+    """Reads a text as YAML, after its values were counted: aliases of aliases multiply, here and in each reader."""
+    loader = _CoreLoader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        if (count := _count_values(node, {})) > MAX_YAML_VALUES:
+            raise yaml.YAMLError(
+                f"more than {MAX_YAML_VALUES:,} values, once its aliases (*name) are replaced by what they stand for"
+            )
+        return loader.construct_document(node)
+    finally:
+        loader.dispose()  # type: ignore[no-untyped-call]
+
+
+def _count_values(node: yaml.Node, known: dict[int, int]) -> int:
+    """Counts the values of a node, those behind an alias each time; an endless count (an alias inside itself) fails."""
+    count = known.get(id(node))
+    if count is None:
+        known[id(node)] = -1  # while its parts are counted
+        parts = [] if isinstance(node, yaml.ScalarNode) else node.value
+        flat = [part for entry in parts for part in (entry if isinstance(entry, tuple) else (entry,))]
+        count = known[id(node)] = 1 + sum(_count_values(part, known) for part in flat)
+    if count < 0:
+        raise yaml.YAMLError(f"the value at line {node.start_mark.line + 1} contains itself, by an alias (*name)")
+    return count
+
+
 class _CoreLoader(yaml.SafeLoader):
     """Reads YAML 1.2: `off` is a string and 1e-3 a number. A key that is given twice is an error."""
+
+    values = 0  # read until now
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.values += 1
+        if self.values > MAX_YAML_VALUES:
+            raise yaml.YAMLError(f"more than {MAX_YAML_VALUES:,} values")
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key is not a plain text", key.start_mark)
             if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
                 problem = f"the key '{key.value}' is given twice"
                 raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)

@@ -1,4 +1,4 @@
-"""Runs a stage: reads params.yaml, passes the command line's options, turns the user's errors into one message."""
+"""Runs a stage: reads params.yaml, passes the options of the command line, turns user errors into one message."""
 
 import argparse
 import errno
@@ -19,9 +19,9 @@ from tumorboard.base.params import Params, load_params
 Input = Annotated[Path, "input"]
 Output = Annotated[Path, "output"]
 
-# The machine's faults, which the user can mend. Any other OSError is a fault of this program and keeps its traceback.
+# Errors of the machine, which the user can mend. Any other OSError is an error of this program and keeps its traceback.
 MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE}
-INTERRUPTED = 128 + signal.SIGINT  # exit status, as of a shell
+INTERRUPTED = 128 + signal.SIGINT  # exit status after Ctrl-C, the same as in a shell
 
 
 def run_stage(
@@ -35,7 +35,7 @@ def run_stage(
 
     Args:
         main: takes Params, then keyword-only parameters of type Input, Output, int or str; each is a required option.
-        further_inputs: from Params and options to paths that the stage reads and that are no Input.
+        further_inputs: returns, from Params and options, the paths that the stage reads without an Input.
     """
     name = Path(sys.argv[0]).stem
     options = parse_options(main, name, sys.argv[1:])

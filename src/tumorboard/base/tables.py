@@ -1,4 +1,4 @@
-"""The two tables that all stages exchange: Manifest (one row per image) and Predictions (one row per judged image)."""
+"""The two tables that the stages exchange: Manifest (one row per image), Predictions (one row per predicted image)."""
 
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
@@ -13,7 +13,7 @@ from tumorboard.base.errors import InputError
 from tumorboard.base.files import read_table
 
 Manifest: TypeAlias = pd.DataFrame  # one row per image; `check_manifest` states the columns
-Predictions: TypeAlias = pd.DataFrame  # one row per judged image; `check_predictions` states the columns
+Predictions: TypeAlias = pd.DataFrame  # one row per predicted image; `check_predictions` states the columns
 Images: TypeAlias = pd.DataFrame  # one row per image file: id, pixels (a digest), width, height, bytes, format, ...
 Members: TypeAlias = Mapping[str, Predictions]  # the Predictions of each model by its name
 

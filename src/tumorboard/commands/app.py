@@ -1,5 +1,6 @@
 """The command `tumorboard`. It imports the module of a subcommand only when that subcommand is called."""
 
+import signal
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ SUMMARIES = {
     "check": "Reports what a run would make of RAW: classes, bad files, copies, label conflicts, shortcuts.",
     "predict": "Classifies new images by the panel's vote: one row per file. For research, not for diagnosis.",
     "run": "Brings the project up to date like `dvc repro`, with the trainings side by side, one per GPU.",
+    "doctor": "Looks at this machine and project, and names the one command that cures each problem.",
     "lr-find": "Trains MODEL at a rising learning rate and suggests one; writes lr_find/MODEL.csv and .png.",
     "batch-size": "Finds how many images of MODEL fit in memory at once, and the `accumulate` for its batch_size.",
 }
@@ -25,6 +27,14 @@ class LazyGroup(TyperGroup):
         super().__init__(**settings)
         for name, summary in SUMMARIES.items():
             self.add_command(TyperCommand(name, help=summary))
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs the subcommand; Ctrl-C while its module is imported is one line and status 130, as within it."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            typer.echo("\ntumorboard: interrupted", err=True)
+            raise typer.Exit(128 + signal.SIGINT) from None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Returns the name, the command itself in place of its stub, and the arguments that remain for it."""

@@ -40,13 +40,13 @@ def batch_size(
     params = load_params("params.yaml")
     job = read_prepared_job(params, model, fold)
     size, processes = job.recipe.batch_size, process_count(params.runtime)
-    probe = probe_batch_size(job, params.runtime, memory)
-    typer.echo(f"{probe.images} images at a time ({probe.how})")
-    accumulate = accumulate_for(job, processes, probe)
+    capacity = measure_capacity(job, params.runtime, memory)
+    typer.echo(f"{capacity.images} images at a time ({capacity.how})")
+    accumulate = accumulate_for(job, processes, capacity)
     typer.echo(f"accumulate: {accumulate} keeps batch_size {size} with {processes} process{'es' * (processes > 1)}")
 
 
-class Probe(NamedTuple):
+class Capacity(NamedTuple):
     """How many images one process can train on at once."""
 
     images: int  # the most that fit in memory
@@ -54,7 +54,7 @@ class Probe(NamedTuple):
     how: str  # how `images` was determined, for the user
 
 
-def probe_batch_size(job: Job, runtime: Runtime, memory: float | None) -> Probe:
+def measure_capacity(job: Job, runtime: Runtime, memory: float | None) -> Capacity:
     """Returns the most images that one process can train on at once, at most all training images of the job.
 
     On CUDA, steps of growing size are run until memory is exhausted, then sizes between the last two. On the CPU,
@@ -85,7 +85,7 @@ def probe_batch_size(job: Job, runtime: Runtime, memory: float | None) -> Probe:
         if memory is not None:
             raise InputError("--memory is for the CPU: on CUDA the device's own memory is the limit")
         images = largest_that_fits(step, fewest, most)
-        return Probe(images, fewest, f"steps carried out on {torch.cuda.get_device_name()}")
+        return Capacity(images, fewest, f"steps carried out on {torch.cuda.get_device_name()}")
     limit = (_free_bytes() if memory is None else memory * GIB) / process_count(runtime)
     return estimate_from_peaks(lambda images: _peak_bytes(step, images), fewest, most, limit)
 
@@ -97,23 +97,23 @@ def process_count(runtime: Runtime) -> int:
     return torch.cuda.device_count() if choose_device(runtime) == "cuda" else 1
 
 
-def accumulate_for(job: Job, processes: int, probe: Probe) -> int:
+def accumulate_for(job: Job, processes: int, capacity: Capacity) -> int:
     """Returns the fewest micro-batches per step with which every process's share of a batch fits in memory.
 
     Args:
         job: gives the number of training images and the batch size, which is of all processes together.
         processes: of the training.
-        probe: of one process.
+        capacity: of one process.
 
     Raises:
         InputError: if a micro-batch would then hold fewer images than the model can train on.
     """
     rows, batch_size = len(job.rows), job.recipe.batch_size
     largest_batch = math.ceil(rows / math.ceil(rows / batch_size))  # an epoch is cut into batches of nearly equal size
-    accumulate = math.ceil(math.ceil(largest_batch / processes) / probe.images)
-    if smallest_micro_batch(rows, batch_size, processes, accumulate) < probe.fewest:
+    accumulate = math.ceil(math.ceil(largest_batch / processes) / capacity.images)
+    if smallest_micro_batch(rows, batch_size, processes, accumulate) < capacity.fewest:
         raise InputError(
-            f"a process's share of a batch cannot be cut into parts of {probe.fewest} to {probe.images} images: "
+            f"a process's share of a batch cannot be cut into parts of {capacity.fewest} to {capacity.images} images: "
             f"choose another batch_size than {batch_size}, or another number of processes than {processes}"
         )
     return accumulate
@@ -151,7 +151,7 @@ def largest_that_fits(step: Callable[[int], None], fewest: int, most: int) -> in
     return fits
 
 
-def estimate_from_peaks(peak: Callable[[int], int], fewest: int, most: int, limit: float) -> Probe:
+def estimate_from_peaks(peak: Callable[[int], int], fewest: int, most: int, limit: float) -> Capacity:
     """Estimates how many images fit below a limit by the line through the memory peaks of two step sizes.
 
     The larger of the two sizes is twice the smaller. Both are doubled, up to LARGEST_MEASURED images, while the line
@@ -180,7 +180,7 @@ def estimate_from_peaks(peak: Callable[[int], int], fewest: int, most: int, limi
             f"there are {limit / GIB:.2f} GiB: lower crop.side, or choose a smaller architecture"
         )
     line = f"{base / GIB:.2f} GiB and {per_image / GIB:.3f} per image, within {limit / GIB:.2f} GiB"
-    return Probe(images, fewest, f"estimated from the peaks at {small} and {large}: {line}")
+    return Capacity(images, fewest, f"estimated from the peaks at {small} and {large}: {line}")
 
 
 def _too_little(fewest: int) -> str:

@@ -17,12 +17,17 @@ from rich.text import Text
 
 from tumorboard.base.errors import InputError, printable
 from tumorboard.base.params import find_params, load_params
+from tumorboard.base.versioning import explain_unversioned
 from tumorboard.commands.errors import reports_user_errors
 from tumorboard.data.check import FEW, Account, check_folder, params_for
 
 REFUSED = 2  # the exit status if a run would refuse the folder
 # The kinds of duplicates in an Account, each with its heading.
-KINDS = {"bytes": "the same bytes", "pixels": "the same pixels in other bytes", "near": "nearly the same picture"}
+DUPLICATE_HEADINGS = {
+    "bytes": "the same bytes",
+    "pixels": "the same pixels in other bytes",
+    "near": "nearly the same picture",
+}
 
 app = typer.Typer(add_completion=False)
 
@@ -60,6 +65,8 @@ def check(
         raise InputError(
             f"{error}; temporary files are written to {gettempdir()}: free some space, or set TMPDIR to another folder"
         ) from None
+    if account.refused is None and (unversioned := explain_unversioned(str(raw))):
+        account.warnings.append(unversioned)
     if as_json:
         typer.echo(json.dumps(asdict(account)))
     else:
@@ -129,7 +136,7 @@ def _print_by_reason(heading: str, entries: Sequence[dict[str, str]], console: C
 
 
 def _print_duplicates(duplicates: Sequence[dict[str, Any]], console: Console) -> None:
-    for kind, words in KINDS.items():
+    for kind, words in DUPLICATE_HEADINGS.items():
         sets = [entry["paths"] for entry in duplicates if entry["kind"] == kind]
         if sets or kind != "near":
             _print_sets(f"Copies: {words}", sets, console)
@@ -149,7 +156,7 @@ def _print_shortcuts(shortcuts: Sequence[dict[str, Any]], console: Console) -> N
     heading = "Shortcuts: facts of the files that give the class away (skill: 0 is guessing, 1 perfect)"
     _print_heading(heading, len(shortcuts), console)
     for fact in shortcuts:
-        parts = {"": "", "test_": " on the test part"}
+        parts = {"": "", "test_": " on the test set"}
         scores = [
             f"skill {fact[f'{part}skill']:.2f}, accuracy {fact[f'{part}accuracy']:.1%}{where} "
             f"(commonest class: {fact[f'{part}majority']:.1%})"

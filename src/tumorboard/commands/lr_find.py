@@ -4,7 +4,6 @@ import itertools
 import math
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -17,13 +16,11 @@ from tumorboard.base.files import replacing, write_table
 from tumorboard.base.params import LrFind, Runtime, load_params
 from tumorboard.commands.errors import reports_user_errors
 from tumorboard.commands.prepared_job import FoldOption, ModelArgument, prepare_alone, read_prepared_job
-from tumorboard.report.plots import learning_rate_curve, to_png
+from tumorboard.report.plots import LrCurve, learning_rate_curve, to_png
 from tumorboard.training.job import Job, Setup
 from tumorboard.training.loader import epoch_batches
 from tumorboard.training.optim import set_lr
 from tumorboard.training.steps import StepPlan, backward, optimizer_step, plan_step
-
-LrCurve: TypeAlias = pd.DataFrame  # one row per step: lr, loss, smoothed (the debiased running mean of the losses)
 
 DIVERGED = 4.0  # times the lowest smoothed loss, as in fastai
 
@@ -105,7 +102,7 @@ def suggest_lr(curve: LrCurve) -> dict[str, float]:
     lr, smoothed = curve["lr"].to_numpy()[start:], curve["smoothed"].to_numpy()[start:]
     lowest = int(np.argmin(smoothed)) if len(curve) > 1 else 0
     if lowest == 0:
-        raise InputError("the loss never fell: lower lr_find.first, or look whether the model can learn at all")
+        raise InputError("the loss never fell: lower lr_find.first, or check whether the model can learn at all")
     slope = np.gradient(smoothed, np.log(lr))[: lowest + 1]
     return {"tenth of the lowest": float(lr[lowest] / 10), "steepest fall": float(lr[np.argmin(slope)])}
 

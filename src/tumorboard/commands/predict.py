@@ -40,11 +40,13 @@ def predict(
 
     Columns: path; decided (the class); probability (the vote's, of that class);
     agreeing (how many models choose that class); p_<class> for each class; known
-    (the part of the panel's own data that has the very file); problem (why the
-    file was not judged).
+    (the split of the panel's own data that has this very file); problem (why the
+    file was not classified).
 
-    Exit status 1: some file was not judged.
+    Exit status 1: a file was not classified.
     """
+    if not model:
+        check_study()
     params = load_params(find_params())
     vote = vote or ("soft" if model else params.ensemble.vote)
     if vote not in VOTES:
@@ -68,6 +70,15 @@ def predict(
     raise typer.Exit(int((table["problem"] != "").any()))
 
 
+def check_study() -> None:
+    """Raises InputError in a folder that is no study: the package's own params.yaml names models of nobody."""
+    if not Path("params.yaml").is_file():
+        raise InputError(
+            f"{Path.cwd()} is no study: it has no params.yaml, and thus no panel. Change into the folder of a trained "
+            "study, or name model files: --model FILE (repeatable)"
+        )
+
+
 def project_models(params: Params) -> list[Path]:
     """Returns the model files of the project's panel, each listed model by each listed fold.
 
@@ -83,7 +94,7 @@ def project_models(params: Params) -> list[Path]:
 
 
 def known_digests() -> dict[str, str]:
-    """Returns the part ('train' or 'test') by SHA-256 of each file of the project's data; empty before a first run."""
+    """Returns the split ('train' or 'test') of each file of the project's data by SHA-256; empty before a first run."""
     if not SPLIT.is_file():
         return {}
     manifest = read_manifest(SPLIT)

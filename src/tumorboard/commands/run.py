@@ -31,6 +31,7 @@ from tumorboard.base.errors import InputError
 from tumorboard.base.files import side_cache
 from tumorboard.base.params import Runtime, load_params
 from tumorboard.commands.errors import reports_user_errors
+from tumorboard.commands.start_checks import prepare_start
 from tumorboard.commands.trainings import POLL_SECONDS, Training, end_processes, run_trainings, start_process
 
 SIDE_BY_SIDE = "train"  # the stage of dvc.yaml whose matrix is run side by side
@@ -54,7 +55,10 @@ def run(
     """Brings the project up to date like `dvc repro`, with the trainings side by side, one per GPU.
 
     A failed training leaves the others running; another run trains only what failed.
+    Stale locks and torn files of DVC are mended first, as by `tumorboard doctor --fix`.
     """
+    for line in prepare_start(Path()):
+        print(line, file=sys.stderr)
     chosen = choose_gpus(gpus, load_params("params.yaml").runtime)
     jobs = jobs or len(chosen) or 1
     raise typer.Exit(reproduce_in_parallel(targets or [], jobs=jobs, gpus=chosen, logs=side_cache("logs")))

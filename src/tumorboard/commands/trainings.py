@@ -1,4 +1,4 @@
-"""Trainings as processes: started side by side, watched through their logs, ended in order.
+"""Starts trainings as processes side by side, reads their progress from their logs, and ends them.
 
 `python -m tumorboard.commands.trainings STAGE` is such a process: it reproduces one stage.
 """

@@ -1,1 +1,1 @@
-"""From a folder of images to the Manifest and the CropStore: sources, crop, store, split, balance."""
+"""Turns a folder of images into a CropStore and a split Manifest: lists, crops, packs, audits and splits."""

@@ -14,10 +14,10 @@ from tumorboard.data.near_duplicates import Pairs, ReadCrops, find_near_duplicat
 from tumorboard.data.quarantine import QuarantinedFiles
 
 PAIR_COLUMNS = ("first", "second", "kind", "correlation", "mirrored")
-KINDS = ("bytes", "pixels", "near")  # of pairs, the strictest first
+PAIR_KINDS = ("bytes", "pixels", "near")  # what two copies have in common, the strictest first
 LABEL_CONFLICT: Reason = "label conflict"
-MAX_IMAGES = 5  # images named per set of copies in a message
-MAX_SETS = 10  # sets of copies named per message
+SHOWN_IMAGES = 5  # images named per set of copies in a message
+SHOWN_SETS = 10  # sets of copies named per message
 
 Pictures: TypeAlias = pd.Series  # name of the picture that each image shows, by image id
 
@@ -70,7 +70,7 @@ def audit_manifest(manifest: Manifest, copies: Copies, audit: Audit) -> AuditRes
         "may_leak": bool(sets) and audit.policy == "report",
         "images": len(rows),
         "pictures": len(set(pictures)),
-        **{f"pairs_{kind}": int((pairs["kind"] == kind).sum()) for kind in KINDS},
+        **{f"pairs_{kind}": int((pairs["kind"] == kind).sum()) for kind in PAIR_KINDS},
         "pairs_mirrored": int(pairs["mirrored"].sum()),
         "sets": len(sets),
         "largest_set": max(map(len, sets), default=1),
@@ -158,7 +158,9 @@ def _refuse(sets: list[Manifest], conflicts: list[Manifest], audit: Audit) -> No
 def _quarantine(conflicts: list[Manifest], audit: Audit) -> QuarantinedFiles:
     """Returns all images of the pictures under two labels, or none where `audit.label_conflicts` keeps them."""
     taken = conflicts if audit.label_conflicts == "quarantine" else []
-    entries = [(path, LABEL_CONFLICT, text) for part in taken for text in [_describe(part)] for path in part["path"]]
+    entries = [
+        (path, LABEL_CONFLICT, text) for part in taken for text in [_describe_copies(part)] for path in part["path"]
+    ]
     return pd.DataFrame(sorted(entries), columns=["path", "reason", "detail"], dtype=object)
 
 
@@ -190,7 +192,7 @@ def _warnings(sets: list[Manifest], conflicts: list[Manifest], audit: Audit) -> 
             else "they stay in the data (audit.label_conflicts)"
         )
         warnings.append(
-            f"{len(conflicts)} pictures have two labels; {consequence}; the first: {_describe(conflicts[0])}"
+            f"{len(conflicts)} pictures have two labels; {consequence}; the first: {_describe_copies(conflicts[0])}"
         )
     if audit.policy == "report" and sets:
         warnings.append(
@@ -201,12 +203,12 @@ def _warnings(sets: list[Manifest], conflicts: list[Manifest], audit: Audit) -> 
 
 
 def _list(sets: list[Manifest]) -> str:
-    more = [f"  … and {len(sets) - MAX_SETS} more"] if len(sets) > MAX_SETS else []
-    return "\n".join([f"  {_describe(rows)}" for rows in sets[:MAX_SETS]] + more)
+    more = [f"  … and {len(sets) - SHOWN_SETS} more"] if len(sets) > SHOWN_SETS else []
+    return "\n".join([f"  {_describe_copies(rows)}" for rows in sets[:SHOWN_SETS]] + more)
 
 
-def _describe(rows: Manifest) -> str:
+def _describe_copies(rows: Manifest) -> str:
     """Names the first images of a set of copies, at least one per label, and the number of the others."""
-    first = rows.loc[rows["label"].duplicated().sort_values(kind="stable").index[:MAX_IMAGES]].sort_index()
-    more = f" … and {len(rows) - MAX_IMAGES} more" if len(rows) > MAX_IMAGES else ""
+    first = rows.loc[rows["label"].duplicated().sort_values(kind="stable").index[:SHOWN_IMAGES]].sort_index()
+    more = f" … and {len(rows) - SHOWN_IMAGES} more" if len(rows) > SHOWN_IMAGES else ""
     return ", ".join(f"{row.path!r} is {row.label!r}" for row in first.itertuples()) + more

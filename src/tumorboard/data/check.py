@@ -78,13 +78,13 @@ def check_folder(raw: Path, params: Params, labels: Path | None = None) -> Accou
     account = Account()
     with TemporaryDirectory(prefix="tumorboard-check-") as temporary:
         try:
-            _fill(account, raw, params, labels, Path(temporary))
+            _fill(account, raw, params, labels=labels, folder=Path(temporary))
         except InputError as error:
             account.refused = {"message": str(error)}
     return account
 
 
-def _fill(account: Account, raw: Path, params: Params, labels: Path | None, folder: Path) -> None:
+def _fill(account: Account, raw: Path, params: Params, *, labels: Path | None, folder: Path) -> None:
     """Fills the account step by step; raises the InputError with which a run would stop."""
     listed, ignored = list_images(raw, params.data, labels)
     account.warnings += filter(None, [_dvc_warning(raw)])
@@ -100,13 +100,13 @@ def _fill(account: Account, raw: Path, params: Params, labels: Path | None, fold
         max_quarantined=None,
         workers=worker_count(params.runtime.workers),
     )
-    crop_images(listed, ignored, job)
+    account.warnings += crop_images(listed, ignored, job).warnings
     manifest, images = read_manifest(folder / "manifest.csv"), read_table(folder / "images.csv")
     unusable = read_table(folder / "quarantined.csv")
     account.quarantined = _records(unusable)
     _accept(account, manifest)
     copies = find_copies(manifest, images, CropStore(folder / "store").__getitem__, params.audit)
-    account.duplicates, account.label_conflicts = _sets_of_copies(manifest, images, copies)
+    account.duplicates, account.label_conflicts = _list_copies(manifest, images, copies)
     if copies.faint:
         account.warnings.append(
             f"too faint to be compared, so that near duplicates among them go unseen: {len(copies.faint)}, the first "
@@ -176,7 +176,7 @@ def _accept(account: Account, manifest: Manifest) -> None:
     account.groups = len(set(manifest["group"]))
 
 
-def _sets_of_copies(manifest: Manifest, images: Images, copies: Copies) -> tuple[list[dict[str, Any]], list[list[str]]]:
+def _list_copies(manifest: Manifest, images: Images, copies: Copies) -> tuple[list[dict[str, Any]], list[list[str]]]:
     """Returns the sets of copies by kind, and the pictures under several labels.
 
     A set of equal files is not repeated among equal pixels or near duplicates, unless these add files to it.

@@ -2,13 +2,13 @@
 
 import json
 import os
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache as cached
 from functools import lru_cache, partial
 from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import mkstemp
 from typing import Any, NamedTuple
@@ -18,20 +18,19 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 from tqdm import tqdm
-from xxhash import xxh3_128
 
 from tumorboard.base.errors import ImageError, InputError
 from tumorboard.base.files import write_table
 from tumorboard.base.params import Crop, Frames
 from tumorboard.base.tables import MANIFEST, Images, Manifest, check_manifest
-from tumorboard.data import crop_cache, sources
+from tumorboard.data import crop_cache, grey_ranges, image_facts, sources
 from tumorboard.data.crop_cache import CachedCrop, CropCache, CropLocation, read_crops
+from tumorboard.data.image_facts import IMAGE_COLUMNS, ImageFacts, count_images, facts_of
 from tumorboard.data.quarantine import QuarantinedFiles, check_usable_images
 from tumorboard.data.sources import IgnoredFiles, ListedImages
 from tumorboard.data.store import writing_store_in_parallel
-from tumorboard.data.workers import ParallelMap, open_workers
+from tumorboard.data.workers import LARGE_MEMORY, SMALL_MEMORY, ParallelMap, limit_workers, open_workers
 from tumorboard.images.crop import crop_file
-from tumorboard.images.dicom import open_dicom
 
 MIN_WORKER_FILES = 32  # files per process; with fewer a process costs more to start than it saves
 MAX_CHUNK_FILES = 128  # files that a process takes at a time
@@ -39,7 +38,11 @@ MAX_CHUNK_BYTES = 1 << 22  # bytes of image files that a process takes at a time
 MIN_CHUNK_FILES = 8  # files that a process takes at a time towards the end
 PACK_BYTES = 1 << 23  # bytes of new crops that a process holds before it writes them
 
-IMAGE_COLUMNS = ("id", "pixels", "width", "height", "bytes", "format", "red", "green", "blue", "border")
+# A file beyond either is decoded after the others, by as many processes as the memory allows.
+LARGE_PIXELS = 1 << 25
+LARGE_BYTES = 1 << 26
+DICOM_PACKAGES = ("pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "python-gdcm", "pyjpegls")
+ROUND_FILES = 4  # large files that a process takes at a time
 
 
 @dataclass(frozen=True)
@@ -59,25 +62,11 @@ class CropJob:
 class CropSummary(NamedTuple):
     """What `crop_images` has done."""
 
-    counts: dict[str, Any]  # metrics: images, classes, groups, quarantined, ignored, equal_files, equal_pixels
+    counts: dict[str, Any]  # metrics, see `image_facts.count_images`
     listed: int  # files, usable or not
     decoded: int  # files decoded in this run
     cached: int  # files whose crop was in the cache
-
-
-class ImageFacts(NamedTuple):
-    """What is known of an image file after it was decoded."""
-
-    pixels: str  # XXH3-128 of the shape and values of the decoded picture; a large picture is reduced before
-    width: int  # of the upright picture at full size, pixels
-    height: int  # of the upright picture at full size, pixels
-    bytes: int  # size of the file
-    format: str  # such as 'JPEG', see images.header.Header
-    patient: str  # PatientID of a DICOM file, else ''
-    red: float  # mean level of the channel, 0 to 255
-    green: float  # the same of green
-    blue: float  # the same of blue
-    border: float  # share of the pixels in the dark border, 0 to 1, whether or not crop.border cuts it off
+    warnings: tuple[str, ...] = ()  # about ranges of grey that differ, and about what decoders reported
 
 
 class CachedFile(NamedTuple):
@@ -121,10 +110,13 @@ def crop_images(images: ListedImages, ignored: IgnoredFiles, job: CropJob) -> Cr
         # Workers on a cluster have another working directory.
         raw=job.raw.absolute(),
         out=job.out.absolute(),
-        cache=job.cache.absolute() / _cache_key(job.crop, job.frames),
-        workers=min(job.workers, -(-len(images) // MIN_WORKER_FILES)),
+        cache=job.cache.absolute(),
+        workers=limit_workers(min(job.workers, -(-len(images) // MIN_WORKER_FILES)), SMALL_MEMORY),
     )
     with open_workers(job.workers, job.scheduler) as parallel_map:
+        window = job.crop.window
+        if window == grey_ranges.SET:
+            job = _with_common_range(images["path"].tolist(), job, parallel_map)
         results = _crop_files(images["path"].tolist(), job, parallel_map)
         usable = np.array([isinstance(result, CachedFile) for result in results], dtype=bool)
         quarantined = _quarantined_table(images["path"][~usable], results)
@@ -136,18 +128,28 @@ def crop_images(images: ListedImages, ignored: IgnoredFiles, job: CropJob) -> Cr
             job.out / "store",
             images["path"].tolist(),
             keys=[file.location for file in files],
-            load_crops=partial(read_crops, job.cache, size=job.crop.side),
+            load_crops=partial(read_crops, _cache_folder(job), size=job.crop.side),
             shards=job.crop.shards,
             parallel_map=parallel_map,
         ):
             manifest, facts = _manifest_and_facts(images, files)
-            write_table(facts, job.out / "images.csv")
+            write_table(facts[list(IMAGE_COLUMNS)], job.out / "images.csv")
             write_table(quarantined, job.out / "quarantined.csv")
             write_table(ignored, job.out / "ignored.csv")
             write_table(manifest, job.out / "manifest.csv")
+        if window == grey_ranges.SET:
+            grey_ranges.write_window(job.out / "store", job.crop.fixed_window)
+    warnings = (*grey_ranges.describe_ranges(facts), *grey_ranges.describe_decoder_warnings(facts))
     decoded = sum(file.decoded for file in files)
-    counts = _count(manifest, facts, len(quarantined), len(ignored))
-    return CropSummary(counts, listed=len(results), decoded=decoded, cached=len(files) - decoded)
+    counts = count_images(manifest, facts, len(quarantined), len(ignored))
+    return CropSummary(counts, listed=len(results), decoded=decoded, cached=len(files) - decoded, warnings=warnings)
+
+
+def _with_common_range(paths: Sequence[str], job: CropJob, parallel_map: ParallelMap) -> CropJob:
+    """Returns the job with `crop.window` as the range of all files' grey values, which are decoded once to find it."""
+    results = _crop_files(paths, replace(job, crop=grey_ranges.measuring(job.crop)), parallel_map, "measure")
+    levels = [result.facts.levels for result in results if isinstance(result, CachedFile)]
+    return replace(job, crop=job.crop.model_copy(update={"window": grey_ranges.common_range(levels)}))
 
 
 def _quarantined_table(paths: "pd.Series[str]", results: Sequence[CachedFile | QuarantinedFile]) -> QuarantinedFiles:
@@ -166,38 +168,49 @@ def _manifest_and_facts(images: ListedImages, files: Sequence[CachedFile]) -> tu
     manifest["group"] = manifest["group"].mask(manifest["group"] == "", own_group)
     check_manifest(manifest, "the listed images")
     facts.insert(0, "id", manifest["id"])
-    return manifest, facts[list(IMAGE_COLUMNS)]
+    return manifest, facts
 
 
-def _count(manifest: Manifest, facts: Images, quarantined: int, ignored: int) -> dict[str, Any]:
-    return {
-        "images": len(manifest),
-        "classes": dict(sorted(Counter(manifest["label"]).items())),
-        "groups": len(set(manifest["group"])),
-        "quarantined": quarantined,
-        "ignored": ignored,
-        # Images beyond the first one with the same bytes, and with the same pixels, which equal files are among.
-        "equal_files": len(manifest) - manifest["sha256"].nunique(),
-        "equal_pixels": len(facts) - facts["pixels"].nunique(),
-    }
-
-
-def _crop_files(paths: Sequence[str], job: CropJob, parallel_map: ParallelMap) -> list[CachedFile | QuarantinedFile]:
+def _crop_files(
+    paths: Sequence[str], job: CropJob, parallel_map: ParallelMap, heading: str = "crop"
+) -> list[CachedFile | QuarantinedFile]:
     """Crops files into the cache and returns one result per path, in their order."""
-    chunks = _cut_chunks(paths, job.raw, job.workers)
-    results: list[CachedFile | QuarantinedFile] = []
+    job = replace(job, cache=_cache_folder(job))
+    cropped: dict[str, CachedFile | QuarantinedFile] = {}
     with (
         _marker_file(job.cache) as marker,
-        tqdm(desc="crop", total=len(paths), unit="image", disable=None) as bar,
+        tqdm(desc=heading, total=len(paths), unit="image", disable=None) as bar,
     ):
-        for cropped in parallel_map(partial(_crop_chunk, job=job, marker=marker), chunks):
-            results += cropped
-            bar.update(len(cropped))
-    for path, result in zip(paths, results, strict=True):
+        large: list[str] = []
+        for chunk in parallel_map(
+            partial(_crop_chunk, job=job, marker=marker, crop=_without_large(job.crop)),
+            _cut_chunks(paths, job.raw, job.workers),
+        ):
+            cropped |= {path: result for path, result in chunk.items() if result is not None}
+            large += [path for path, result in chunk.items() if result is None]
+            bar.update(len(chunk) - sum(result is None for result in chunk.values()))
+        lanes = job.workers if job.scheduler else limit_workers(job.workers, LARGE_MEMORY)
+        for start in range(0, len(large), ROUND_FILES * lanes):
+            files = large[start : start + ROUND_FILES * lanes]
+            task = partial(_crop_chunk, job=job, marker=marker, crop=job.crop)
+            for chunk in parallel_map(task, [files[lane::lanes] for lane in range(min(lanes, len(files)))]):
+                cropped |= chunk
+                bar.update(len(chunk))
+    for path, result in cropped.items():
         # A machine that sees another folder under the name of `raw` must not have the user's files quarantined.
         if isinstance(result, QuarantinedFile) and result.reason == "unreadable" and _is_readable(job.raw, path):
             raise InputError(f"{path}: can be read here, but not by the worker that tried ({result.detail})")
-    return results
+    return [cropped[path] for path in paths]
+
+
+def _cache_folder(job: CropJob) -> Path:
+    return job.cache / _cache_key(job.crop, job.frames)
+
+
+def _without_large(crop: Crop) -> Crop:
+    """Returns `crop` with limits that leave large files for later."""
+    limits = {"max_pixels": min(crop.max_pixels, LARGE_PIXELS), "max_bytes": min(crop.max_bytes, LARGE_BYTES)}
+    return crop.model_copy(update=limits)
 
 
 def _cut_chunks(paths: Sequence[str], raw: Path, workers: int) -> list[Sequence[str]]:
@@ -234,26 +247,36 @@ def _marker_file(cache: Path) -> Iterator[Path]:
         Path(name).unlink()
 
 
-def _crop_chunk(paths: Sequence[str], job: CropJob, marker: Path) -> list[CachedFile | QuarantinedFile]:
-    """Crops files in a worker, and first checks that it has the same code and folders, as it may be another machine."""
+def _crop_chunk(
+    paths: Sequence[str], job: CropJob, marker: Path, crop: Crop
+) -> dict[str, CachedFile | QuarantinedFile | None]:
+    """Crops files in a worker, and first checks that it has the same code and folders, as it may be another machine.
+
+    Returns:
+        The result of each path; None if the file is within the limits of `job.crop`, but not within those of `crop`.
+    """
     if job.cache.name != _cache_key(job.crop, job.frames):
-        raise InputError("has other versions of tumorboard, OpenCV or Pillow than this machine: install the same ones")
+        raise InputError(
+            "has other versions of tumorboard, OpenCV, Pillow or pydicom than this machine: install the same ones"
+        )
     for needed, name in ((marker, f"the crop cache {job.cache}"), (job.raw, f"the raw folder {job.raw}")):
         if not needed.exists():
             raise InputError(f"does not see {name}: all workers must see it under this name")
     cache = _open_cache(job.cache, job.crop.side, marker)
-    results: list[tuple[str, ImageFacts, bool] | QuarantinedFile] = []
+    results: dict[str, tuple[str, ImageFacts, bool] | QuarantinedFile | None] = {}
     new: dict[str, CachedCrop] = {}
     for path in paths:
-        results.append(_crop_file(path, job, cache, new))
+        results[path] = _crop_file(path, job, crop, cache, new)
         if len(new) * 3 * job.crop.side**2 >= PACK_BYTES:
             cache.write_pack(new)
             new = {}
     cache.write_pack(new)
-    return [
-        result if isinstance(result, QuarantinedFile) else CachedFile(*result, cache.location(result[0]))
-        for result in results
-    ]
+    return {
+        path: result
+        if result is None or isinstance(result, QuarantinedFile)
+        else CachedFile(*result, cache.location(result[0]))
+        for path, result in results.items()
+    }
 
 
 @lru_cache(maxsize=1)
@@ -263,37 +286,29 @@ def _open_cache(folder: Path, size: int, _marker: Path) -> CropCache:
 
 
 def _crop_file(
-    path: str, job: CropJob, cache: CropCache, new: dict[str, CachedCrop]
-) -> tuple[str, ImageFacts, bool] | QuarantinedFile:
+    path: str, job: CropJob, crop: Crop, cache: CropCache, new: dict[str, CachedCrop]
+) -> tuple[str, ImageFacts, bool] | QuarantinedFile | None:
     """Crops one file, unless its crop is in the cache or among the new ones.
 
     Returns:
-        The file's SHA-256, its facts, and whether it was decoded, in which case its crop is added to `new`.
+        The file's SHA-256, its facts, and whether it was decoded, in which case its crop is added to `new`. None if
+        the file exceeds limits of `crop` that are lower than those of `job.crop`.
     """
     try:
-        content = sources.read_content(job.raw, path)
+        content = sources.read_content(job.raw, path, crop.max_bytes)
         digest = sha256(content).hexdigest()
         if known_facts := new[digest].facts if digest in new else cache.facts(digest):
             return digest, ImageFacts(**known_facts), False
-        picture, header, border, square = crop_file(content, job.crop, job.frames)
+        cropped = crop_file(content, crop, job.frames)
+        facts = facts_of(content, cropped)
     except ImageError as error:
-        return QuarantinedFile(error.reason, error.detail)
-    pixels = xxh3_128(str(picture.shape).encode())
-    pixels.update(np.ascontiguousarray(picture).data)
-    levels = [round(level, 2) for level in cv2.mean(picture)]
-    facts = ImageFacts(
-        pixels=pixels.hexdigest(),
-        width=header.width,
-        height=header.height,
-        bytes=len(content),
-        format=header.format,
-        patient=open_dicom(content).patient if header.format == "DICOM" else "",
-        red=levels[0],
-        green=levels[1] if picture.ndim == 3 else levels[0],
-        blue=levels[2] if picture.ndim == 3 else levels[0],
-        border=round(border, 4),
-    )
-    new[digest] = CachedCrop(facts._asdict(), square)
+        is_large = (error.reason == "too many pixels" and crop.max_pixels < job.crop.max_pixels) or (
+            error.reason == "too many bytes" and crop.max_bytes < job.crop.max_bytes
+        )
+        return None if is_large else QuarantinedFile(error.reason, error.detail)
+    except MemoryError:
+        return QuarantinedFile("not enough memory", "memory ran out while it was read: lower crop.max_pixels")
+    new[digest] = CachedCrop(facts._asdict(), cropped.square)
     return digest, facts, True
 
 
@@ -305,11 +320,23 @@ def _is_readable(raw: Path, path: str) -> bool:
     return True
 
 
+def _version_of(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
 @cached
 def _cache_key(crop: Crop, frames: Frames) -> str:
     """Returns 16 hexadecimal digits that name the parameters, the code and the libraries that crops are made by."""
     made_by = [crop.model_dump_json(exclude={"shards"}), str(frames), cv2.__version__, PIL.__version__]
+    made_by += [f"{package} {_version_of(package)}" for package in DICOM_PACKAGES]
     package = Path(__file__).parents[1]
-    modules = [*sorted((package / "images").glob("*.py")), Path(crop_cache.__file__), Path(__file__)]
+    modules = [
+        *sorted((package / "images").glob("*.py")),
+        *(Path(str(each.__file__)) for each in (crop_cache, image_facts)),
+        Path(__file__),
+    ]
     made_by += [module.read_text(encoding="utf-8") for module in modules]
     return sha256(json.dumps(made_by).encode()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""Keeps crops of earlier runs in a folder, found by the digest of the image file that each was made of."""
+"""Keeps crops of earlier runs in a folder, by the digest of the image file that each was made from."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,7 +25,7 @@ class CropLocation(NamedTuple):
 
 
 class CachedCrop(NamedTuple):
-    """A crop and what is to be known of its image without decoding it again."""
+    """A crop and the facts of its image file, which need no second decoding."""
 
     facts: Mapping[str, Any]  # values that JSON can hold
     crop: Pixels  # uint8[S, S] or uint8[S, S, 3]

@@ -1,16 +1,17 @@
 """Reads a label table (CSV): keeps every value as it is written and reports errors with their line number."""
 
-import codecs
-import csv
 import difflib
-import io
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
 
+from tumorboard.base.data_params import Columns, Data
 from tumorboard.base.errors import InputError
+from tumorboard.data.links import ALLOWED_BY, LinkRule, link_rule
+from tumorboard.data.table_text import read_table_text
 
 LABEL_COLUMNS = ("path", "label", "group", "split", "fold")
 
@@ -28,18 +29,54 @@ SPLIT_NAMES = {
 Row: TypeAlias = dict[str, str]  # one row of a table: the text of each column
 
 
-def read_label_table(table: Path, raw: Path) -> list[Row]:
+@dataclass(frozen=True, kw_only=True)
+class TableForm:
+    """How a table names the images and their classes; the default is this project's own form."""
+
+    columns: Columns = field(default_factory=Columns)
+    prefix: str = ""  # as `data.prefix`
+    extension: str = ""  # as `data.extension`
+    values: Collection[str] | None = None  # labels to use, as the table has them; None: all
+
+    @property
+    def is_own(self) -> bool:
+        """Whether the columns have this project's own names, so that a line that occurs twice is a mistake."""
+        return not self.columns.model_fields_set
+
+
+def table_form(data: Data) -> TableForm:
+    """Returns the form of tables that the section `data` of params.yaml describes."""
+    return TableForm(
+        columns=data.columns or Columns(),
+        prefix=data.prefix or "",
+        extension=data.extension or "",
+        values=None if data.classes is None else data.classes.keys(),
+    )
+
+
+class ColumnsError(InputError):
+    """A table lacks a column that is needed."""
+
+
+def read_label_table(
+    table: Path, raw: Path, *, form: TableForm = TableForm(), rule: LinkRule | None = None, files: Sequence[str] = ()
+) -> list[Row]:
     r"""Reads a label table in UTF-8 or UTF-16, with columns separated by commas, semicolons or tabs.
 
     Args:
         table: the CSV file; path and label are required columns, group, split and fold optional ones.
         raw: the folder that the paths are relative to. Every path must name a file in it.
+        form: the names of the columns, and how paths and labels are written.
+        rule: where links may lead; None: only inside `raw` and to DVC's cache.
+        files: the POSIX paths of all files in `raw`; needed for a prefix with `*`.
 
     Returns:
         One row per image with the columns LABEL_COLUMNS: path in its shortest POSIX form; split as 'train', 'val' or
-        'test'; the other values as they are written; '' where a column is missing.
+        'test'; the other values as they are written; '' where a column is missing. A label is not checked if
+        `form.values` lacks it.
 
     Raises:
+        ColumnsError: a column is missing.
         InputError: the table cannot be read, or a line is wrong; the message names the line.
 
     >>> from tempfile import TemporaryDirectory
@@ -50,125 +87,185 @@ def read_label_table(table: Path, raw: Path) -> list[Row]:
     ...     read_label_table(raw / "labels.csv", raw)
     [{'path': '1.png', 'label': '001', 'group': '', 'split': 'train', 'fold': ''}]
     """
-    root = raw.resolve()
+    rule = rule or link_rule(raw)
+    text = read_table_text(table)
+    columns = _resolve_columns(text.header, form.columns, f"{table}: line {text.header_line}")
+    places = _Places(form, rule, files)
     rows: list[Row] = []
-    seen: dict[str, tuple[int, str]] = {}
-    for line, values in _read_lines(table):
-        row = {column: values.get(column, "") for column in LABEL_COLUMNS}
+    seen: dict[str, tuple[int, Row]] = {}
+    for line, cells in text.rows:
         where = f"{table}: line {line}"
-        row["path"] = check_path(row["path"], root, where)
-        check_text("label", row["label"], where)
-        if "group" in values:
-            check_text("group", row["group"], where)
+        row = {key: "/".join(cells[name] for name in columns.get(key, ())) for key in LABEL_COLUMNS}
+        row["path"] = places.find(row["path"], where)
+        if len(columns["label"]) > 1:
+            row["label"] = _one_hot_label({name: cells[name] for name in columns["label"]}, row["path"], where)
+        _check_values(row, columns, form, where)
         if row["path"] in seen:
-            first, label = seen[row["path"]]
+            first, known = seen[row["path"]]
+            if row == known and not form.is_own:  # such as one line per box in the picture
+                continue
             raise InputError(
                 f"{table}: lines {first} and {line} have the same path {row['path']!r}, "
-                f"labelled '{label}' and '{row['label']}': keep one of them"
+                f"labeled '{known['label']}' and '{row['label']}': keep one of them"
             )
-        seen[row["path"]] = line, row["label"]
-        if row["split"] and row["split"].lower() not in SPLIT_NAMES:
-            raise InputError(
-                f"{where}: split is {row['split']!r}, expected {', '.join(SPLIT_NAMES)}, or an empty value in all lines"
-            )
-        row["split"] = SPLIT_NAMES[row["split"].lower()] if row["split"] else ""
         if rows and bool(row["split"]) != bool(rows[0]["split"]):
             raise InputError(f"{where}: split is filled in some lines and empty in others: fill all or none")
-        if row["fold"] and (not re.fullmatch("[0-9]+", row["fold"]) or row["split"] in ("val", "test")):
-            raise InputError(
-                f"{where}: fold is '{row['fold']}' and split '{row['split']}', expected a whole number from 0 in "
-                "training rows, and an empty value in the others"
-            )
+        seen[row["path"]] = line, row
         rows.append(row)
     return rows
 
 
-def _read_lines(table: Path) -> Iterator[tuple[int, Row]]:
-    """Yields the line number and the values of each row that is not empty."""
-    text = _decode(table)
-    start, named = _find_header(text)
-    before = len(re.findall(r"\r\n|\r|\n", text[:start]))
-    delimiter = named or _guess_delimiter(re.split(r"[\r\n]", text[start:], maxsplit=1)[0])
-    reader = csv.reader(io.StringIO(text[start:], newline=""), delimiter=delimiter, strict=True)
-    try:
-        header = next(reader, [])
-        _check_header(header, f"{table}: line {before + 1}")
-        line = before + reader.line_num + 1
-        for values in reader:
-            empty = not any(value.strip() for value in values)
-            if not empty and len(values) != len(header):
-                raise InputError(f"{table}: line {line}: {len(values)} values for {len(header)} columns")
-            if not empty:
-                yield line, dict(zip(header, values, strict=True))
-            line = before + reader.line_num + 1
-    except csv.Error as error:
-        raise InputError(f"{table}: line {before + reader.line_num}: not readable as CSV: {error}") from None
-
-
-def _decode(table: Path) -> str:
-    """Returns the text of a table in UTF-8, or in UTF-16 with a byte-order mark.
-
-    Bytes that are not UTF-8 become surrogates, because a file's name may contain them; `check_text` refuses them in
-    labels and groups.
-    """
-    try:
-        content = table.read_bytes()
-    except OSError as error:
-        raise InputError(f"{table}: cannot be read: {error.strerror}") from None
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        try:
-            text = content.decode("utf-16")
-        except UnicodeDecodeError as error:
-            line = content[: error.start].decode("utf-16", "ignore").count("\n") + 1
-            raise InputError(
-                f"{table}: line {line}: not readable as UTF-16: {error.reason}; save it as UTF-8"
-            ) from None
-    else:
-        text = content.decode("utf-8-sig", "surrogateescape")
-    if "\0" in text:
-        line = text[: text.index("\0")].count("\n") + 1
+def _check_values(row: Row, columns: Mapping[str, Sequence[str]], form: TableForm, where: str) -> None:
+    """Checks label, group, split and fold of a row, and gives the split its own name; raises InputError."""
+    if form.values is None or row["label"] in form.values:
+        check_text("label", row["label"], where)
+    if "group" in columns:
+        check_text("group", row["group"], where)
+    if row["split"] and row["split"].lower() not in SPLIT_NAMES:
         raise InputError(
-            f"{table}: line {line}: a zero byte, as in UTF-16 or UTF-32 without a byte-order mark: save it as UTF-8"
+            f"{where}: split is {row['split']!r}, expected {', '.join(SPLIT_NAMES)}, or an empty value in all lines"
         )
-    return text
+    row["split"] = SPLIT_NAMES[row["split"].lower()] if row["split"] else ""
+    if row["fold"] and (not re.fullmatch("[0-9]+", row["fold"]) or row["split"] in ("val", "test")):
+        raise InputError(
+            f"{where}: fold is '{row['fold']}' and split '{row['split']}', expected a whole number from 0 in "
+            "training rows, and an empty value in the others"
+        )
 
 
-def _find_header(text: str) -> tuple[int, str]:
-    """Returns the offset of the header line, and the delimiter if Excel's line `sep=` names one before it, else ''."""
-    content = len(text) - len(text.lstrip(' \t\r\n,;"'))
-    start = max(text.rfind(end, 0, content) for end in "\r\n") + 1
-    named = re.compile(r'"?sep=(.)"?(?:\r\n|\r|\n)', re.IGNORECASE).match(text, start)
-    return (named.end(), named[1]) if named else (start, "")
+def _one_hot_label(cells: Mapping[str, str], path: str, where: str) -> str:
+    """Returns the column with the 1; raises InputError unless exactly one column has it and the others 0 or nothing.
 
-
-def _guess_delimiter(header: str) -> str:
-    """Returns the delimiter, comma, semicolon or tab, that splits the header line into the most columns."""
-    return max(",;\t", key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter), [])))
-
-
-def _check_header(header: list[str], where: str) -> None:
-    """Raises InputError if a required column is missing, a column is misspelled, or one is there twice."""
-    for column in LABEL_COLUMNS:
-        near = difflib.get_close_matches(column, [name.strip().lower() for name in header], n=1, cutoff=0.85)
-        misspelled = [name for name in header if name.strip().lower() in near]
-        same = [name for name in header if name.strip().casefold() == column]
-        if len(same) > 1:
-            raise InputError(f"{where}: the column '{column}' is there twice: {', '.join(map(repr, same))}")
-        if column not in header and (misspelled or column in ("path", "label")):
-            nearest = misspelled or difflib.get_close_matches(column, header, n=1, cutoff=0)
+    >>> _one_hot_label({"MEL": "0.0", "NV": "1.0"}, "1.jpg", "")
+    'NV'
+    """
+    for name, cell in cells.items():
+        if one_hot_value(cell) is None:
             raise InputError(
-                f"{where}: no column '{column}'; path and label are required, group, split and fold are optional; "
-                + (f"nearest: {nearest[0]!r}" if nearest else "the file is empty")
+                f"{where}: column {name!r} is {cell!r}, expected 1 or 0: with uncertain values, take one column as "
+                "data.columns.label and list the values to use in data.classes"
             )
+    ones = [name for name, cell in cells.items() if one_hot_value(cell)]
+    if len(ones) > 1:
+        raise InputError(
+            f"{where}: {path!r} has several classes, {', '.join(map(repr, ones))}: images with several labels "
+            "(multi-label) are not supported; take one column as data.columns.label and list its values in data.classes"
+        )
+    if not ones:
+        raise InputError(f"{where}: {path!r} has none of the classes {', '.join(cells)}: add its column, or remove it")
+    return ones[0]
 
 
-def check_path(path: str, root: Path, where: str) -> str:
+def one_hot_value(cell: str) -> bool | None:
+    """Returns whether a cell is 1 (True), 0 or empty (False), or anything else (None).
+
+    >>> [one_hot_value(cell) for cell in ("1.0", "0", "", "True", "-1.0", "U")]
+    [True, False, False, True, None, None]
+    """
+    text = cell.strip().lower()
+    if text in ("true", "false", ""):
+        return text == "true"
+    try:
+        return {0.0: False, 1.0: True}.get(float(text))
+    except ValueError:
+        return None
+
+
+def _resolve_columns(header: list[str], columns: Columns, where: str) -> dict[str, tuple[str, ...]]:
+    """Returns the names of the table's columns for each of LABEL_COLUMNS that it has; raises ColumnsError."""
+    resolved: dict[str, tuple[str, ...]] = {}
+    for key in LABEL_COLUMNS:
+        named = getattr(columns, key)
+        if key not in columns.model_fields_set or (named is None and key in ("path", "label")):
+            _check_own_name(key, header, where)
+            names: tuple[str, ...] = (key,) if key in header else ()
+        else:
+            names = (named,) if isinstance(named, str) else named or ()
+        for name in names:
+            if name not in header:
+                nearest = difflib.get_close_matches(name, header, n=1, cutoff=0)
+                raise ColumnsError(
+                    f"{where}: no column {name!r}, which data.columns.{key} names; nearest: {nearest[0]!r}"
+                    if nearest
+                    else f"{where}: no column {name!r}, which data.columns.{key} names; the file is empty"
+                )
+            if header.count(name) > 1:
+                raise InputError(f"{where}: the column {name!r} is there twice")
+        if names:
+            resolved[key] = names
+    return resolved
+
+
+def _check_own_name(column: str, header: list[str], where: str) -> None:
+    """Raises InputError if a required column is missing, the column is misspelled, or there twice."""
+    near = difflib.get_close_matches(column, [name.strip().lower() for name in header], n=1, cutoff=0.85)
+    misspelled = [name for name in header if name.strip().lower() in near]
+    same = [name for name in header if name.strip().casefold() == column]
+    if len(same) > 1:
+        raise InputError(f"{where}: the column '{column}' is there twice: {', '.join(map(repr, same))}")
+    if column not in header and (misspelled or column in ("path", "label")):
+        nearest = misspelled or difflib.get_close_matches(column, header, n=1, cutoff=0)
+        raise ColumnsError(
+            f"{where}: no column '{column}'; path and label are required, group, split and fold are optional; "
+            + (f"nearest: {nearest[0]!r}" if nearest else "the file is empty")
+        )
+
+
+class _Places:
+    """Finds the files that a table names.
+
+    Args:
+        form: prefix and extension of the paths count.
+        rule: of the raw folder's links.
+        files: all files of the raw folder; used for a prefix with `*`.
+    """
+
+    def __init__(self, form: TableForm, rule: LinkRule, files: Sequence[str]) -> None:
+        self.rule = rule
+        self.extension = form.extension
+        self.prefix = form.prefix
+        if self.prefix and not self.prefix.endswith("/") and (rule.root / self.prefix).is_dir():
+            self.prefix += "/"
+        self.pattern = re.compile(".*".join(map(re.escape, self.prefix.split("*"))), re.DOTALL)
+        self.files_by_name: dict[str, list[str]] = {}
+        for file in files if "*" in self.prefix else ():
+            self.files_by_name.setdefault(posixpath.basename(file), []).append(file)
+
+    def find(self, cell: str, where: str) -> str:
+        """Returns the POSIX path of the file that a cell names; raises InputError if there is none, or several."""
+        if not cell:
+            raise InputError(f"{where}: path is empty")
+        name = cell + self.extension
+        if "*" in self.prefix:
+            return self._find_by_pattern(name, where)
+        path = self.prefix + name
+        if self.prefix and name.startswith(self.prefix) and not (self.rule.root / path).exists():
+            path = name.removeprefix(self.prefix)
+        return check_path(path, self.rule.root, where, self.rule)
+
+    def _find_by_pattern(self, name: str, where: str) -> str:
+        matching = [
+            file
+            for file in self.files_by_name.get(posixpath.basename(name), [])
+            if file.endswith(name) and self.pattern.fullmatch(file.removesuffix(name))
+        ]
+        if len(matching) != 1:
+            several = f": {matching[0]!r} and {matching[1]!r}" if matching else ""
+            raise InputError(
+                f"{where}: {len(matching) or 'no'} files in data.raw are {self.prefix + name!r} (with data.prefix and "
+                f"data.extension){several}; exactly one is expected"
+            )
+        return check_path(matching[0], self.rule.root, where, self.rule)
+
+
+def check_path(path: str, root: Path, where: str, rule: LinkRule | None = None) -> str:
     """Returns the shortest POSIX form of a path to a file in `root`.
 
     Args:
         path: relative to `root`.
         root: a resolved folder.
         where: the file and line or the parameter that gives the path; begins the error message.
+        rule: where links may lead; None: only inside `root`.
 
     Raises:
         InputError: `path` is empty, absolute, no file, or outside `root`.
@@ -186,11 +283,13 @@ def check_path(path: str, root: Path, where: str) -> str:
         elif _has_invalid_utf8(path):
             hint = "; its bytes are not UTF-8"
         raise InputError(f"{where}: there is no file {path!r} in data.raw{hint}") from None
-    if not target.is_relative_to(root):
-        raise InputError(f"{where}: path {path!r} leads out of data.raw (by '..' or a link)")
+    shortest = posixpath.normpath(path)
+    if shortest.startswith("../"):
+        raise InputError(f"{where}: path {path!r} leads out of data.raw by '..'")
+    if not target.is_relative_to(root) and not (rule and rule.allows(target)):
+        raise InputError(f"{where}: path {path!r} leads out of data.raw by a link; {ALLOWED_BY}")
     if target.is_dir():
         raise InputError(f"{where}: path {path!r} is a folder, not a file")
-    shortest = posixpath.normpath(path)
     if shortest != path and (root / shortest).resolve() != target:
         raise InputError(f"{where}: path {path!r} goes through a link and back by '..': write it without '..'")
     return shortest

@@ -24,6 +24,8 @@ from tumorboard.base.tables import SPLITS
 
 PREFIX = "medmnist:"  # begins the name of a downloaded set, such as medmnist:bloodmnist_224
 
+MAX_PART_IMAGES = 10_000_000  # of a part; the largest MedMNIST set has 236,386
+
 CHUNK_BYTES = 1 << 20  # read at once while a checksum is compared
 
 EXPECTED_ARRAYS = (
@@ -50,11 +52,11 @@ def list_npz_images(file: Path) -> Iterator[tuple[str, str, str]]:
     """
     try:
         with zipfile.ZipFile(file) as archive:
-            parts = {
-                split: (_count_images(archive, f"{split}_images"), _read_labels(archive, f"{split}_labels"))
-                for split in SPLITS
-                if f"{split}_images.npy" in archive.namelist()
-            }
+            parts = {}
+            for split in SPLITS:
+                if f"{split}_images.npy" in archive.namelist():
+                    count = _count_images(archive, f"{split}_images")
+                    parts[split] = count, _read_labels(archive, f"{split}_labels", count)
     except Exception as error:  # damaged bytes raise many kinds of exceptions
         raise InputError(f"data.raw: {file}: {error}; {EXPECTED_ARRAYS}") from error
     if "train" not in parts:
@@ -64,8 +66,6 @@ def list_npz_images(file: Path) -> Iterator[tuple[str, str, str]]:
     if not numbers_used <= set(names):
         names = {number: str(number) for number in numbers_used}
     for split, (count, numbers) in parts.items():
-        if count != len(numbers):
-            raise InputError(f"data.raw: {file}: {count} {split}_images, but {len(numbers)} {split}_labels")
         # As many digits as the last number has, so that sorted paths are in the order of the file.
         width = max(5, len(str(count - 1)))
         yield from ((f"{split}/{row:0{width}d}", names[number], split) for row, number in enumerate(numbers))
@@ -132,6 +132,10 @@ def download(name: str, target: Path) -> None:
         shutil.copyfile(Path(dataset.root) / f"{name}.npz", temporary)
 
 
+class _RefusedError(ValueError):
+    """An array is refused by its header, so that it need not be read to its end."""
+
+
 @contextmanager
 def _open_checked(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
     """Opens an array and reads it to its end on exit, where its checksum is compared; raises ValueError."""
@@ -140,11 +144,13 @@ def _open_checked(archive: zipfile.ZipFile, name: str) -> Iterator[IO[bytes]]:
             yield stream
             while stream.read(CHUNK_BYTES):
                 pass
+    except _RefusedError:
+        raise
     except Exception as error:  # damaged, encrypted or oddly compressed bytes raise many kinds of exceptions
         raise ValueError(f"{name}: {error}") from error
 
 
-def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+def _read_array_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Returns the shape, whether the order is Fortran's, and the dtype of an array."""
     return npy.read_array_header_1_0(stream) if npy.read_magic(stream) == (1, 0) else npy.read_array_header_2_0(stream)
 
@@ -152,24 +158,36 @@ def _read_header(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any
 def _count_images(archive: zipfile.ZipFile, name: str) -> int:
     """Returns the number of images in an array; raises ValueError if it holds no images or too few bytes."""
     with _open_checked(archive, name) as stream:
-        shape, fortran, dtype = _read_header(stream)
+        shape, fortran, dtype = _read_array_header(stream)
         start = stream.tell()
-    if dtype != np.uint8 or fortran or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 3):
-        raise ValueError(f"{name} is {dtype}{list(shape)}")
-    if archive.getinfo(f"{name}.npy").file_size - start < math.prod(shape):
-        raise ValueError(f"{name} ends before its {shape[0]} images do")
+        if dtype != np.uint8 or fortran or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] != 3):
+            raise _RefusedError(f"{name} is {dtype}{list(shape)}")
+        size = archive.getinfo(f"{name}.npy").file_size - start
+        if size < math.prod(shape):
+            raise _RefusedError(f"{name} ends before its {shape[0]} images do")
+        if size > math.prod(shape):
+            raise _RefusedError(f"{name} holds {size} bytes, more than its {shape[0]} images have")
+        if shape[0] > MAX_PART_IMAGES:
+            raise _RefusedError(f"{name} holds {shape[0]} images, more than {MAX_PART_IMAGES}")
     return shape[0]
 
 
-def _read_labels(archive: zipfile.ZipFile, name: str) -> list[int]:
-    """Returns the labels of a part; raises ValueError if they are not one whole number per image."""
+def _read_labels(archive: zipfile.ZipFile, name: str, count: int) -> list[int]:
+    """Returns the labels of a part, and reads them only if their header states one whole number per image.
+
+    Raises:
+        ValueError: they are of another kind, or not as many as the `count` images.
+    """
     with _open_checked(archive, name) as stream:
-        labels = npy.read_array(stream, allow_pickle=False)
-    if labels.ndim == 2 and labels.shape[1] > 1:
-        raise ValueError(f"{name} is {list(labels.shape)}, several labels per image, but only one is supported")
-    if labels.dtype.kind not in "ui":
-        raise ValueError(f"{name} is {labels.dtype}")
-    return [int(number) for number in labels.ravel()]
+        shape, _, dtype = _read_array_header(stream)
+        if len(shape) == 2 and shape[1] > 1:
+            raise _RefusedError(f"{name} is {list(shape)}, several labels per image, but only one is supported")
+        if dtype.kind not in "ui":
+            raise _RefusedError(f"{name} is {dtype}")
+        if math.prod(shape) != count:
+            raise _RefusedError(f"{count} {name.removesuffix('_labels')}_images, but {math.prod(shape)} {name}")
+        data = stream.read(count * dtype.itemsize)
+    return [int(number) for number in np.frombuffer(data, dtype, count)]
 
 
 @lru_cache(maxsize=3)
@@ -186,7 +204,7 @@ def _open_images(file: str, name: str, _version: tuple[int, ...]) -> tuple[IO[by
         The stream, the offset of the first value, and the shape of one image.
     """
     stream = zipfile.ZipFile(file).open(f"{name}.npy")  # noqa: SIM115 - closed when the cache drops it
-    shape, _, _ = _read_header(stream)
+    shape, _, _ = _read_array_header(stream)
     return stream, stream.tell(), shape[1:]
 
 

@@ -1,6 +1,7 @@
 """Finds near duplicates: images of one picture, re-saved, resized, shifted, cropped, brightened or mirrored."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import cv2
@@ -11,6 +12,7 @@ from tqdm import tqdm
 
 from tumorboard.base.params import Audit
 from tumorboard.base.randomness import keys_of, order
+from tumorboard.data.chains import select_copies
 from tumorboard.data.grouping import connected_sets
 
 SIDE = 48  # pixels: side of a thumbnail
@@ -32,7 +34,7 @@ Thumbnails: TypeAlias = NDArray[np.uint8]  # [N, SIDE, SIDE], grey
 Floats: TypeAlias = NDArray[np.float32]
 Rows: TypeAlias = NDArray[np.int64]  # row numbers of thumbnails
 Flags: TypeAlias = NDArray[np.bool_]
-Window: TypeAlias = tuple[float, float, float, float]  # top, bottom, left, right as shares of the side
+PictureWindow: TypeAlias = tuple[float, float, float, float]  # top, bottom, left, right as shares of the side
 ReadCrops: TypeAlias = Callable[[Sequence[str]], NDArray[np.uint8]]  # ids -> their crops uint8[N, S, S, 3]
 Pairs: TypeAlias = pd.DataFrame  # one row per pair of copies: first, second (ids), correlation, mirrored, and more
 
@@ -52,6 +54,7 @@ def find_near_duplicates(ids: Sequence[str], read_crops: ReadCrops, audit: Audit
        several slightly smaller windows. An inverted file of sqrt(N) cells finds them in time N * sqrt(N).
     2. Verification: after shift and scale are aligned by least squares, the details (a thumbnail minus its blur) must
        correlate by `audit.near` or more.
+    3. Chains of similar but different pictures are taken apart (`chains.select_copies`).
 
     Needs about 3 kB of memory per image, 7 kB at the peak (benchmarks/audit.py). No candidate is skipped in a full
     cell: its time grows with the square of its size, its memory is bounded.
@@ -74,6 +77,10 @@ def find_near_duplicates(ids: Sequence[str], read_crops: ReadCrops, audit: Audit
     for candidates in _candidates(thumbs, keys_of(clear.tolist()), audit):
         verifier.add(*candidates)
     first, second, correlation, flipped = verifier.finish()
+    copies = select_copies(
+        first, second, correlation, near=audit.near, correlate=partial(_correlate_either_way, thumbs, audit.mirror)
+    )
+    first, second, correlation, flipped = first[copies], second[copies], correlation[copies], flipped[copies]
     pairs = pd.DataFrame({"first": clear[first], "second": clear[second]}, dtype=object)
     pairs = pairs.assign(correlation=correlation.astype(np.float64), mirrored=flipped)
     return NearDuplicates(pairs, names[faint].tolist())
@@ -120,7 +127,7 @@ def _candidates(
     basis = _principal_components(thumbs[np.sort(drawn[:4096])], min(DIMENSIONS, count // 16))
     whole = _descriptors(thumbs, WINDOWS[0], False, basis)
     centers = whole[np.sort(drawn[: int(np.ceil(np.sqrt(count)))])]
-    cell_of = np.concatenate([(part @ centers.T).argmax(1) for part in _blocks(whole, len(centers))])
+    cell_of = np.concatenate([(part @ centers.T).argmax(1) for part in _row_blocks(whole, len(centers))])
     members = np.split(np.argsort(cell_of, kind="stable"), np.cumsum(np.bincount(cell_of, minlength=len(centers)))[:-1])
     for mirrored in flips:
         for window in tqdm(WINDOWS, "mirrored" if mirrored else "near duplicates", unit="window", disable=None):
@@ -138,7 +145,9 @@ def _search(
     Only the PROBES cells whose centers are nearest to a query are searched; `members` lists the rows of each cell.
     """
     probes = min(PROBES, len(centers))
-    nearest = [np.argpartition(-(part @ centers.T), probes - 1)[:, :probes] for part in _blocks(queries, len(centers))]
+    nearest = [
+        np.argpartition(-(part @ centers.T), probes - 1)[:, :probes] for part in _row_blocks(queries, len(centers))
+    ]
     cells = np.concatenate(nearest).ravel()
     by_cell = np.argsort(cells, kind="stable") // probes
     limits = np.cumsum(np.bincount(cells, minlength=len(centers)))[:-1]
@@ -151,13 +160,13 @@ def _search(
             yield some[row], held[column], cosine[row, column]
 
 
-def _blocks(rows: Floats, width: int) -> list[Floats]:
+def _row_blocks(rows: Floats, width: int) -> list[Floats]:
     """Cuts rows into blocks whose product with `width` others has BLOCK numbers at most."""
     size = max(1, BLOCK // width)
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def _windows() -> tuple[Window, ...]:
+def _windows() -> tuple[PictureWindow, ...]:
     """Returns the parts of a picture that a cropped or shifted copy may show; the first is the whole picture."""
     ends = ((0.0, 1.0), (MARGIN, 1.0), (0.0, 1 - MARGIN))
     return (*((*rows, *columns) for rows in ends for columns in ends), (MARGIN / 2, 1 - MARGIN / 2) * 2)
@@ -166,7 +175,7 @@ def _windows() -> tuple[Window, ...]:
 WINDOWS = _windows()
 
 
-def _coarse(thumbs: Thumbnails, window: Window, mirrored: bool) -> Floats:
+def _coarse(thumbs: Thumbnails, window: PictureWindow, mirrored: bool) -> Floats:
     """Returns a window of each thumbnail as float32[N, COARSE**2] of mean 0 and standard deviation 1."""
     rows, columns = _averaging(*window[:2]), _averaging(*window[2:])
     # Reversed columns of the averaging matrix mirror the picture.
@@ -194,7 +203,7 @@ def _principal_components(thumbs: Thumbnails, dimensions: int) -> tuple[Floats, 
     return mean, (vectors / np.sqrt(np.maximum(values, 1e-6 * values[0]))).astype(np.float32)
 
 
-def _descriptors(thumbs: Thumbnails, window: Window, mirrored: bool, basis: tuple[Floats, Floats]) -> Floats:
+def _descriptors(thumbs: Thumbnails, window: PictureWindow, mirrored: bool, basis: tuple[Floats, Floats]) -> Floats:
     """Returns the whitened components of a window, float32[N, D] of length 1."""
     mean, projection = basis
     parts = [
@@ -287,6 +296,14 @@ def correlate(thumbs: Thumbnails, first: Rows, second: Rows, mirrored: Flags) ->
         moved[mirrored[part]] = moved[mirrored[part]][:, :, ::-1]
         parts.append(_align(_detail(moved), _detail(thumbs[second[part]].astype(np.float32))))
     return np.concatenate(parts)
+
+
+def _correlate_either_way(thumbs: Thumbnails, mirror: bool, first: Rows, second: Rows) -> Floats:
+    """Returns the larger correlation float32[P] of moving the first or the second one, with `mirror` mirrored too."""
+    ends = ((first, second), (second, first))
+    flips = (False, True) if mirror else (False,)
+    ways = [correlate(thumbs, *pair, np.full(len(first), flip)) for pair in ends for flip in flips]
+    return np.asarray(np.max(ways, axis=0))
 
 
 def _align(moved: Floats, fixed: Floats) -> Floats:

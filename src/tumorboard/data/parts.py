@@ -10,6 +10,7 @@ from tumorboard.base.tables import Manifest
 
 SHARE_COLUMNS = ("part", "label", "wanted", "got", "why")
 
+PartCounts: TypeAlias = pd.DataFrame  # one row per part and class: part, label, images, groups
 Shares: TypeAlias = pd.DataFrame  # one row per part and class: SHARE_COLUMNS; label '' is the size of the part
 
 
@@ -20,7 +21,7 @@ def rows_by_part(manifest: Manifest) -> dict[str, Manifest]:
     return parts | {f"fold_{fold}": manifest[manifest["fold"].eq(fold).fillna(False)] for fold in folds}
 
 
-def count_table(manifest: Manifest) -> pd.DataFrame:
+def count_table(manifest: Manifest) -> PartCounts:
     """Counts the images and groups of each class in each part: columns part, label, images, groups."""
     labels = sorted(set(manifest["label"]))
     counts = []
@@ -72,7 +73,7 @@ def class_shares(manifest: Manifest, before: Manifest, split: Split) -> Shares:
         for label, aim in wanted.items():
             why = ""
             if abs(got[label] - aim) > split.tolerance + 1e-9:
-                why = "given with the data" if given else _explain(rows, whole, label, split.tolerance)
+                why = "given with the data" if given else _explain_share(rows, whole, label, split.tolerance)
             entries.append((part, label, aim, got[label], why))
     return pd.DataFrame(entries, columns=list(SHARE_COLUMNS))
 
@@ -118,7 +119,7 @@ def shares_warning(shares: Shares, tolerance: float) -> str:
     )
 
 
-def _explain(rows: Manifest, whole: Manifest, label: str, tolerance: float) -> str:
+def _explain_share(rows: Manifest, whole: Manifest, label: str, tolerance: float) -> str:
     """Explains why a draw of whole groups did not come closer: groups too large for the part, or chance."""
     own = [(f"class {label!r}", whole[whole["label"] == label])] if label else []
     for subject, images in [*own, ("all classes", whole)]:

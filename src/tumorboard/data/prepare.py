@@ -13,8 +13,9 @@ from tumorboard.data.audit import PAIR_COLUMNS, Copies, audit_manifest
 from tumorboard.data.near_duplicates import Pairs
 from tumorboard.data.parts import SHARE_COLUMNS, Shares, class_shares, shares_warning, summarize_shares
 from tumorboard.data.quarantine import QuarantinedFiles, check_quarantine_limit
-from tumorboard.data.shortcuts import PROBE_COLUMNS, Probe, count_shortcuts, probe_shortcuts, shortcuts_warning
+from tumorboard.data.shortcuts import PROBE_COLUMNS, ShortcutScores, count_shortcuts, probe_shortcuts, shortcuts_warning
 from tumorboard.data.split import (
+    LeftOutImages,
     check_given_parts,
     check_split,
     left_out,
@@ -31,10 +32,10 @@ class Prepared:
     audited: Manifest  # without the images of label conflicts, before the split; as given where the audit failed
     pairs: Pairs  # the copies that the audit joined
     label_conflicts: QuarantinedFiles  # the images that the audit quarantined
-    left_out: pd.DataFrame  # images that the split leaves out of given parts: path, reason
+    left_out: LeftOutImages  # images that the split leaves out of given parts: path, reason
     manifest: Manifest  # after the split
     shares: Shares  # of each class in each part
-    shortcuts: Probe  # every probed fact of the files with its scores
+    shortcuts: ShortcutScores  # every probed fact of the files with its scores
     audit_metrics: dict[str, Any]  # of the audit and the probe, flat
     split_metrics: dict[str, Any]  # of the split: counts and shares by part
     warnings: tuple[str, ...]  # sentences for the user, each with its step in front, such as "audit: ..."
@@ -62,7 +63,7 @@ def prepare_data(
     """
     prepared = _before_all_steps(manifest)
     try:
-        for known in _steps(prepared, images, copies, unusable=unusable, params=params):
+        for known in _run_steps(prepared, images, copies, unusable=unusable, params=params):
             prepared = known
     except InputError as error:
         prepared = replace(prepared, error=error)
@@ -85,7 +86,7 @@ def _before_all_steps(manifest: Manifest) -> Prepared:
     )
 
 
-def _steps(
+def _run_steps(
     known: Prepared, images: Images, copies: Copies, *, unusable: QuarantinedFiles, params: Params
 ) -> Iterator[Prepared]:
     """Yields all that is known after each step."""

@@ -48,7 +48,7 @@ def check_usable_images(quarantined: QuarantinedFiles, images: pd.DataFrame, max
 
 
 def _list_first(quarantined: QuarantinedFiles) -> str:
-    """Returns one line per file for the first files, and '...' if there are more."""
+    """Returns one line per file for the first files, then '...' if there are more."""
     first = quarantined[:_SHOWN]
     lines = [
         f"  {path!r}: {reason} ({printable(detail)})"

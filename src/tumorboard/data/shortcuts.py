@@ -26,41 +26,41 @@ SCORES = ("accuracy", "majority", "skill", "error")
 PROBE_COLUMNS = ("facts", "images", *SCORES, *(f"test_{score}" for score in SCORES))
 FOLDS = 5  # of the cross-validation
 TREES = 10  # of the random forest
-MAX_IMAGES = 10_000  # images that are probed
+MAX_PROBED_IMAGES = 10_000  # images that are probed
 # Standard errors that a skill must lie above guessing. The 16 skills of a probe would need 2.9; but in noise two
 # neighbors decide for each other, which counts one piece of luck twice: times the square root of two.
 MIN_ERRORS = 4.0
 
 Features: TypeAlias = NDArray[np.float64]  # [N, D]
 Codes: TypeAlias = NDArray[np.int64]  # [N]
-Probe: TypeAlias = pd.DataFrame  # one row per fact: PROBE_COLUMNS
+ShortcutScores: TypeAlias = pd.DataFrame  # one row per fact: PROBE_COLUMNS
 
 
-def probe_shortcuts(manifest: Manifest, images: Images, seed: int) -> Probe:
+def probe_shortcuts(manifest: Manifest, images: Images, seed: int) -> ShortcutScores:
     """Scores a random forest per fact that predicts the label from this fact of the files alone.
 
     Args:
         manifest: after the split.
         images: one row per image with id, width, height, bytes, format, red, green, blue, border, as text or numbers.
-        seed: of the folds, of the forests, and of the draw where there are more than MAX_IMAGES rows.
+        seed: of the folds, of the forests, and of the draw where there are more than MAX_PROBED_IMAGES rows.
 
     Returns:
         One row per fact of FACTS and one for EVERYTHING. `images`: rows that are not 'test'. `accuracy`, `majority`
         (the accuracy of always predicting the most frequent class), `skill` (balanced accuracy rescaled so that
         guessing is 0 and perfect is 1) and `error` (the standard error of the skill for independent images): of a
         cross-validation over whole groups of these rows. The same four as `test_<score>`: trained on these rows, scored
-        on the 'test' rows. NaN where a score cannot be computed: a class in one group, no test part.
+        on the 'test' rows. NaN where a score cannot be computed: a class in one group, no test set.
 
     Source: scikit-learn's RandomForestClassifier and `balanced_accuracy_score(adjusted=True)`.
     """
     rows = manifest.sort_values("id", ignore_index=True)
-    rows = rows.iloc[np.sort(order(seed, keys_of(rows["id"].tolist()), 0)[:MAX_IMAGES])]
+    rows = rows.iloc[np.sort(order(seed, keys_of(rows["id"].tolist()), 0)[:MAX_PROBED_IMAGES])]
     facts = images.set_index("id").loc[rows["source_id"]]
-    numbers = facts.drop(columns=["format", "pixels"], errors="ignore").astype(np.float64)
+    every_column = dict.fromkeys(column for columns in FACTS.values() for column in columns)
+    numbers = facts[[column for column in every_column if column != "format"]].astype(np.float64)
     numbers["format"] = factorize(facts["format"])[1]
     labels, groups = factorize(rows["label"])[1], factorize(rows["group"])[1]
     test = (rows["split"] == "test").to_numpy()
-    every_column = dict.fromkeys(column for columns in FACTS.values() for column in columns)
     scores = []
     for name, columns in (FACTS | {EVERYTHING: list(every_column)}).items():
         features = numbers[columns].to_numpy()
@@ -70,8 +70,8 @@ def probe_shortcuts(manifest: Manifest, images: Images, seed: int) -> Probe:
     return pd.DataFrame(scores, columns=list(PROBE_COLUMNS))
 
 
-def select_shortcuts(probe: Probe, threshold: float) -> Probe:
-    """Returns the rows of a probe whose skill, cross-validated or on the test part, reaches `threshold`.
+def select_shortcuts(probe: ShortcutScores, threshold: float) -> ShortcutScores:
+    """Returns the rows of a probe whose skill, cross-validated or on the test set, reaches `threshold`.
 
     The skill must also be more than MIN_ERRORS standard errors above guessing, because among few images any fact may
     predict the class by chance.
@@ -84,7 +84,7 @@ def select_shortcuts(probe: Probe, threshold: float) -> Probe:
     return probe[validated | tested]
 
 
-def count_shortcuts(probe: Probe, threshold: float) -> dict[str, Any]:
+def count_shortcuts(probe: ShortcutScores, threshold: float) -> dict[str, Any]:
     """Returns a probe for the metrics, flat: the number of shortcuts, skill and accuracies per fact, the baselines."""
     counts: dict[str, Any] = {"shortcuts": len(select_shortcuts(probe, threshold))}
     for row in probe.to_dict("records"):
@@ -96,14 +96,14 @@ def count_shortcuts(probe: Probe, threshold: float) -> dict[str, Any]:
     return counts
 
 
-def shortcuts_warning(probe: Probe, threshold: float) -> str:
+def shortcuts_warning(probe: ShortcutScores, threshold: float) -> str:
     """Returns a sentence that names the shortcuts with their accuracies, or '' where there are none."""
     shortcuts = select_shortcuts(probe, threshold)
     if shortcuts.empty:
         return ""
     listed = ", ".join(
         f"{row['facts']} {row['accuracy']:.1%}"
-        + ("" if np.isnan(row["test_accuracy"]) else f" ({row['test_accuracy']:.1%} on the test part)")
+        + ("" if np.isnan(row["test_accuracy"]) else f" ({row['test_accuracy']:.1%} on the test set)")
         for row in shortcuts.to_dict("records")
     )
     return (

@@ -1,7 +1,7 @@
-"""Splits a Manifest into a test part and validation folds by whole groups, so that no patient is on two sides."""
+"""Splits a Manifest into a test set and validation folds by whole groups, so that no patient is on two sides."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -17,8 +17,11 @@ from tumorboard.data.grouping import connected_sets, factorize
 from tumorboard.data.near_duplicates import Pairs
 from tumorboard.data.parts import count_tree
 
-PART_RANK = {"train": 0, "val": 1, "test": 2}  # a group in two given parts stays in the one of the higher rank
-ATTEMPTS = 2000  # groups visited in search of a test part, beyond one visit of each
+LeftOutImages: TypeAlias = pd.DataFrame  # one row per image: path, reason
+JoinedRows: TypeAlias = pd.DataFrame  # a Manifest sorted by id with the column `picture`; groups are merged by picture
+
+PART_RANK = {"train": 0, "val": 1, "test": 2}  # a group in two given parts stays in the higher-ranked one
+ATTEMPTS = 2000  # groups visited in search of a test set, beyond one visit of each
 
 
 def split_manifest(
@@ -26,16 +29,16 @@ def split_manifest(
 ) -> tuple[Manifest, dict[str, Any]]:
     """Gives every row its part and fold; the order of the rows does not matter.
 
-    Groups that share a picture become one, named by the smallest name. A given test part is kept, else one is drawn. A
-    given validation part becomes fold 0; given folds are kept; else folds are drawn. Where given parts share a group,
+    Groups that share a picture become one, named by the smallest name. A given test set is kept, else one is drawn. A
+    given validation set becomes fold 0; given folds are kept; else folds are drawn. Where given parts share a group,
     its rows stay only in the part that ranks highest (test, then validation); `left_out` lists the others.
 
     Args:
         manifest: of originals, with the given parts and folds.
         pictures: name of each image's picture, by id.
-        split: size of the test part, number of folds and their seed.
+        split: size of the test set, number of folds and their seed.
         folds: the folds that will be validated on; each must have rows.
-        seed: of the test part, and of the folds where `split.fold_seed` is None.
+        seed: of the test set, and of the folds where `split.fold_seed` is None.
 
     Returns:
         The Manifest, sorted by id, and the counts for the metrics.
@@ -52,7 +55,7 @@ def split_manifest(
     draws_test = "test" not in given
     draws_folds = "val" not in given and bool(rows["fold"].isna().all())
     classes = sorted(set(manifest["label"]))
-    _check_classes(whole, rows, classes, split, draws_test=draws_test, draws_folds=draws_folds)
+    _check_enough_groups(whole, rows, classes, split, draws_test=draws_test, draws_folds=draws_folds)
 
     if draws_test:
         rows["split"] = rows["split"].replace("", "train")
@@ -61,7 +64,7 @@ def split_manifest(
     rows.loc[rows["split"] == "test", "fold"] = pd.NA
     if "val" in given:
         if rows["fold"].notna().any():
-            raise InputError("the data gives both a validation part (split val) and folds: give one of them")
+            raise InputError("the data gives both a validation set (split val) and folds: give one of them")
         rows.loc[rows["split"] == "val", ["split", "fold"]] = "train", 0
     training = (rows["split"] == "train").to_numpy()
     if draws_folds:
@@ -78,36 +81,41 @@ def check_given_parts(manifest: Manifest) -> None:
         raise InputError("split is given for some images and empty for others: give it for all or for none")
 
 
-def left_out(manifest: Manifest, pictures: Pictures) -> pd.DataFrame:
+def left_out(manifest: Manifest, pictures: Pictures) -> LeftOutImages:
     """Returns the images that `split_manifest` leaves out of given parts: columns path, reason; sorted by id."""
     rows = _join_groups(manifest, pictures)
     names = {"val": "validation", "test": "test"}
     reasons = [
-        f"{'picture' if same else 'patient'} in the given {names[part]} part" if part else ""
+        f"{'picture' if same else 'patient'} in the given {names[part]} set" if part else ""
         for part, same in zip(*_higher_parts(rows), strict=True)
     ]
     table = pd.DataFrame({"path": rows["path"], "reason": reasons}, dtype=object)
     return table[table["reason"] != ""]
 
 
-def left_out_warning(images: pd.DataFrame) -> str:
+def left_out_warning(images: LeftOutImages) -> str:
     """Returns a sentence that counts the rows of `left_out`, or '' where there are none."""
     if images.empty:
         return ""
     same_picture = int(images["reason"].str.startswith("picture").sum())
     return (
-        f"{len(images)} images are left out of the given training and validation parts: {same_picture} have the same "
+        f"{len(images)} images are left out of the given training and validation sets: {same_picture} have the same "
         f"picture, {len(images) - same_picture} the same group (patient) as an image on the other side; the first: "
         f"{images['path'].iloc[0]!r}"
     )
 
 
 def missing_class_warning(manifest: Manifest) -> str:
-    """Returns a sentence that names the classes that a given test part lacks, or '' where it has all."""
+    """Returns a sentence that names the classes that a given test set lacks, or '' where it has all."""
     test = manifest["split"] == "test"
     missing = sorted(set(manifest["label"]) - set(manifest["label"][test]))
     names = ", ".join(map(repr, missing))
-    return f"the given test part has no image of {names}: how well that is recognized stays unknown" if missing else ""
+    return (
+        f"the given test set has no image of {names}: test scores that need one (recall, means over the classes) are "
+        "undefined"
+        if missing
+        else ""
+    )
 
 
 def merge_groups(rows: pd.DataFrame, through: Sequence[str]) -> pd.Series:
@@ -135,20 +143,20 @@ def merge_groups(rows: pd.DataFrame, through: Sequence[str]) -> pd.Series:
 
 
 def draw_test(rows: Manifest, share: float, keep: int, seed: int) -> set[str]:
-    """Draws the groups of a test part with about `share` of the images of every class.
+    """Draws the groups of a test set with about `share` of the images of every class.
 
-    Groups are visited in an order that depends on (seed, name). A group is taken where it brings the test part closer
+    Groups are visited in an order that depends on (seed, name). A group is taken where it brings the test set closer
     to the aim, by the squared differences of the classes' shares. Where groups are few, several orders are tried and
     the closest part is returned.
 
     Args:
         rows: from which groups are drawn.
         share: wanted share of each class, in (0, 1).
-        keep: groups that each class keeps outside the test part.
+        keep: groups that each class keeps outside the test set.
         seed: of the orders.
 
     Raises:
-        InputError: a class has no group that fits into the test part.
+        InputError: a class has no group that fits into the test set.
     """
     (names, groups), (classes, labels) = factorize(rows["group"]), factorize(rows["label"])
     counts = np.zeros((len(names), len(classes)))
@@ -162,8 +170,8 @@ def draw_test(rows: Manifest, share: float, keep: int, seed: int) -> set[str]:
     best = int(np.lexsort((((shares - aim) ** 2).sum(1), (shares == 0).sum(1)))[0])
     if (none := shares[best] == 0).any():
         raise InputError(
-            f"no group fits into a test part of {share:.0%} (split.test) that has class {classes[none][0]!r}: "
-            "raise split.test, lower split.folds, or give the test part with the data"
+            f"no group fits into a test set of {share:.0%} (split.test) that has class {classes[none][0]!r}: "
+            "raise split.test, lower split.folds, or give the test set with the data"
         )
     return set(names[draws[best]])
 
@@ -206,7 +214,7 @@ def check_split(manifest: Manifest, images: Images, pairs: Pairs, *, copies: boo
     Args:
         manifest: after the split; altered copies may be among its rows.
         images: one row per original, with `id` and `pixels`.
-        pairs: near duplicates (first, second); a pair of which the Manifest lacks one image is ignored.
+        pairs: near duplicates (first, second); a pair with an image that the Manifest lacks is ignored.
         copies: whether they must share no file, no pixels and no pair either.
 
     Raises:
@@ -247,7 +255,7 @@ def _pictures_of(rows: Manifest, pictures: Pictures) -> pd.Series:
     return pd.Series(pictures.reindex(rows["source_id"]).to_numpy(object), index=rows.index, dtype=object)
 
 
-def _join_groups(manifest: Manifest, pictures: Pictures) -> pd.DataFrame:
+def _join_groups(manifest: Manifest, pictures: Pictures) -> JoinedRows:
     """Returns the rows sorted by id, with a column `picture`, and groups that share a picture merged."""
     rows = manifest.sort_values("id", ignore_index=True)
     rows["picture"] = _pictures_of(rows, pictures)
@@ -255,7 +263,7 @@ def _join_groups(manifest: Manifest, pictures: Pictures) -> pd.DataFrame:
     return rows
 
 
-def _higher_parts(rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+def _higher_parts(rows: JoinedRows) -> tuple[pd.Series, pd.Series]:
     """Compares each row's given part with those of its group.
 
     Returns:
@@ -268,7 +276,7 @@ def _higher_parts(rows: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
     return higher_part, (higher_part != "") & picture.isin(picture[higher_part == ""])
 
 
-def _count_dropped(rows: pd.DataFrame, higher_part: pd.Series, same_picture: pd.Series) -> dict[str, int]:
+def _count_dropped(rows: JoinedRows, higher_part: pd.Series, same_picture: pd.Series) -> dict[str, int]:
     """Counts the rows that leave each part because of their picture (twins) or only their group (patients)."""
     counts = {}
     for part in ("train", "val"):
@@ -278,7 +286,7 @@ def _count_dropped(rows: pd.DataFrame, higher_part: pd.Series, same_picture: pd.
     return counts
 
 
-def _check_classes(
+def _check_enough_groups(
     whole: Manifest, rows: Manifest, classes: Sequence[str], split: Split, *, draws_test: bool, draws_folds: bool
 ) -> None:
     """Raises InputError where a class has fewer groups in `rows`, those kept of `whole`, than the drawn parts need."""
@@ -295,9 +303,9 @@ def _check_classes(
         none = "all are in another given part: add some, or take the class out"
         raise InputError(f"class {few[0]!r} has no images to train on: {dropped if given else none}")
     uses = [f"{split.folds} validation folds (split.folds)"] if draws_folds else ["training"]
-    uses += ["a test part (split.test)"] if draws_test else []
+    uses += ["a test set (split.test)"] if draws_test else []
     cures = ["lower split.folds"] if draws_folds else []
-    cures += ["give the test part with the data"] if draws_test else []
+    cures += ["give the test set with the data"] if draws_test else []
     count = groups[few[0]]
     grouped = (
         f". Its {len(own)} images are grouped by data.group_pattern, a table's column group, the PatientID of DICOM "
@@ -314,13 +322,11 @@ def _check_folds(
 ) -> None:
     """Raises InputError where a fold cannot be validated on, or a given fold is out of range or splits a group.
 
-    `validated` are the folds to validate on; with `given_part` the data gives its validation part, which is fold 0.
+    `validated` are the folds to validate on; with `given_part` the data gives its validation set, which is fold 0.
     """
     present = training["fold"].dropna()
     if given_part and set(validated) != {0}:
-        raise InputError(
-            f"the data gives its validation part, which is fold 0: set folds to [0], not {list(validated)}"
-        )
+        raise InputError(f"the data gives its validation set, which is fold 0: set folds to [0], not {list(validated)}")
     if ((present < 0) | (present >= folds)).any():
         raise InputError(f"the data gives fold {present.max()}, but split.folds makes 0 to {folds - 1}: set it higher")
     spread = training["fold"].fillna(-1).groupby(factorize(training["group"])[1]).transform("nunique") > 1
@@ -334,9 +340,7 @@ def _check_folds(
     for fold in validated:
         if not (present == fold).any():
             if given_part:
-                raise InputError(
-                    "no image of the given validation part is left: their pictures or patients are in test"
-                )
+                raise InputError("no image of the given validation set is left: their pictures or patients are in test")
             known = sorted(present.unique().tolist())
             raise InputError(f"folds lists {fold}, but no image is left in that fold; those with images: {known}")
         left = set(training["label"][(training["fold"] != fold).fillna(True)])

@@ -1,4 +1,4 @@
-"""Writes and reads the crop store: uint8 crops in a few .npy files, found by id and read through memory maps."""
+"""Writes and reads the crop store: uint8 crops in a few .npy files, looked up by id and read through memory maps."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -19,7 +19,7 @@ CropArray: TypeAlias = NDArray[np.uint8]  # one crop, uint8[S, S, 3]
 CropBatch: TypeAlias = NDArray[np.uint8]  # N crops, uint8[N, S, S, 3]
 Index: TypeAlias = pd.DataFrame  # one row per crop, sorted by id: id, shard, row in the shard
 
-Key = TypeVar("Key")  # whatever tells load_crops which crop to load
+Key = TypeVar("Key")  # identifies a crop for load_crops
 
 
 def write_store(folder: Path | str, ids: Sequence[str], crops: Iterable[CropArray] | CropBatch, shards: int) -> None:
@@ -251,3 +251,15 @@ def _open_shard(path: Path, count: int) -> CropBatch:
     if array.dtype != np.uint8 or len(shape) != 4 or shape[0] != count or shape[1] != shape[2] or shape[3] != 3:
         raise InputError(f"{path}: holds {array.dtype}{list(shape)}, expected uint8[{count}, S, S, 3]")
     return np.asarray(array)
+
+
+def check_side(store: CropStore, side: int, where: str) -> None:
+    """Raises InputError unless the crops have this side in pixels.
+
+    Args:
+        store: not empty.
+        side: `crop.side` of params.yaml or of a model card.
+        where: folder of the store, for the message.
+    """
+    if store.size != side:
+        raise InputError(f"{where}: holds crops of {store.size} pixels, but crop.side is {side}: run `dvc repro crop`")

@@ -12,9 +12,11 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import cv2
+import psutil
 
 from tumorboard.base.errors import InputError
 
@@ -25,6 +27,10 @@ R = TypeVar("R")
 ParallelMap: TypeAlias = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
 
 QUEUED_PER_WORKER = 8  # items that are submitted before their results are asked for
+# Bytes that a process which decodes images takes at most, measured (docs/quarantine.md): with images of up to
+# data.crop.LARGE_PIXELS and LARGE_BYTES, and with any image within the default limits.
+SMALL_MEMORY = 1 << 29
+LARGE_MEMORY = 3 << 29
 CONNECT_SECONDS = 20  # time in which a scheduler must answer and its first worker must be there
 
 
@@ -37,6 +43,27 @@ def worker_count(workers: Literal["auto"] | int) -> int:
     if workers != "auto":
         return workers
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def limit_workers(workers: int, memory: int) -> int:
+    """Returns how many of the processes may run at the same time, so that all of them fit into the free memory.
+
+    Args:
+        workers: number of processes that are wanted.
+        memory: bytes that one of them takes at most.
+    """
+    return max(1, min(workers, free_memory() // memory))
+
+
+def free_memory() -> int:
+    """Returns the bytes of memory that are free on this machine, or in this process's control group if fewer."""
+    free = int(psutil.virtual_memory().available)
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = ((group / name).read_text().strip() for name in ("memory.max", "memory.current"))
+        return free if limit == "max" else max(0, min(free, int(limit) - int(used)))
+    except (OSError, ValueError):  # no control groups, or those of version 1
+        return free
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""From Predictions to Scores, figures and the vote."""
+"""Computes scores, their intervals and the tables of curves from Predictions."""

@@ -97,7 +97,7 @@ def _resampled_auc(
     step = max(1, CHUNK_CELLS // len(order))
     for first in range(0, len(counts), step):
         row_counts = counts[first : first + step, group[order]].astype(np.float64)
-        # Rows of equal probability are summed first, so that a tie counts half whatever the order within it.
+        # Rows of equal probability are summed first, so that each tie counts half, in any order of the rows.
         positives = np.add.reduceat(row_counts * positive[order], starts, axis=1)
         negatives = np.add.reduceat(row_counts * ~positive[order], starts, axis=1)
         below = np.cumsum(negatives, axis=1) - negatives / 2

@@ -1,8 +1,8 @@
 """Scores of Predictions as one flat dict, and the tables behind the confusion, ROC and precision-recall figures.
 
 A score that cannot be computed is nan ('undefined'), never 0: the recall of a class without images, the precision of a
-class that is never predicted (scikit-learn's zero_division=nan), the AUC where all images are of one side. A mean over
-classes is undefined as soon as one class is: a mean over fewer classes would flatter a model that never predicts the
+class that is never predicted (scikit-learn's zero_division=nan), the AUC of images of one class. A mean over classes is
+undefined if it is undefined for one of them: a mean over fewer classes would flatter a model that never predicts the
 hard class.
 """
 
@@ -33,7 +33,7 @@ def scores(predictions: Predictions) -> dict[str, float]:
     The predicted class of a row is its most probable class; at a tie it is the first of them.
 
     Args:
-        predictions: rows that all have a label; select one split beforehand.
+        predictions: rows of one split, all with a label.
 
     Returns:
         By name, nan where undefined:
@@ -88,8 +88,8 @@ def labels_and_probabilities(predictions: Predictions) -> tuple[NDArray[np.int64
     """
     if predictions.empty:
         raise InputError("no predictions to score: the table has no rows")
-    if (unlabelled := predictions["label"].eq("")).any():
-        raise InputError(f"id '{predictions['id'][unlabelled].iloc[0]}' has no label, so it cannot be scored")
+    if (unlabeled := predictions["label"].eq("")).any():
+        raise InputError(f"id '{predictions['id'][unlabeled].iloc[0]}' has no label, so it cannot be scored")
     index = {name: column for column, name in enumerate(classes_of(predictions))}
     return np.array([index[label] for label in predictions["label"]], dtype=np.int64), probabilities_of(predictions)
 

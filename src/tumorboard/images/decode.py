@@ -16,7 +16,7 @@ from PIL.TiffImagePlugin import IMAGEDESCRIPTION, PHOTOMETRIC_INTERPRETATION, Ti
 from tumorboard.base.errors import ImageError
 from tumorboard.base.params import Crop, Frames
 from tumorboard.images import jpeg, png
-from tumorboard.images.decoder_messages import catching_messages, judge_messages
+from tumorboard.images.decoder_messages import catching_messages, check_messages
 from tumorboard.images.dicom import decode_dicom
 from tumorboard.images.dicom_file import is_dicom
 from tumorboard.images.formats import FORMATS, HEAD_BYTES, check_whole_slide, explain_foreign, whole_slide
@@ -79,13 +79,10 @@ def decode(content: bytes, crop: Crop, frames: Frames, least_side: float | None 
     try:
         pixels, header = _decode_any(content, crop, frames, least_side)
         return one_channel_if_grey(pixels), header
-    except MemoryError:
-        raise ImageError("not enough memory", "memory ran out while it was decoded: lower crop.max_pixels") from None
-    except cv2.error as error:
-        if error.code == cv2.Error.StsNoMem:
-            raise ImageError(
-                "not enough memory", "memory ran out while it was decoded: lower crop.max_pixels"
-            ) from None
+    except (MemoryError, cv2.error) as error:
+        if isinstance(error, MemoryError) or error.code == cv2.Error.StsNoMem:
+            lower = "memory ran out while it was decoded: lower crop.max_pixels"
+            raise ImageError("not enough memory", lower) from None
         raise ImageError("corrupt", f"OpenCV cannot decode it: {' '.join(str(error).split())}") from error
 
 
@@ -179,14 +176,14 @@ def _decode_with_opencv(content: bytes, picture: Image.Image, least_side: float 
     flags = _reduction(picture, least_side) | (cv2.IMREAD_GRAYSCALE if is_grey else cv2.IMREAD_COLOR_RGB)
     with catching_messages() as messages:
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-    return pixels, judge_messages(messages)  # type: ignore[return-value]
+    return pixels, check_messages(messages)  # type: ignore[return-value]
 
 
 def _check_with_opencv(content: bytes) -> str:
-    """Returns libjpeg's warning about a JPEG that Pillow decodes, without a word: one of CMYK; '' if there is none."""
+    """Returns libjpeg's warning about a CMYK JPEG, which Pillow decodes without reporting it; '' if there is none."""
     with catching_messages() as messages:
         cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
-    return judge_messages(messages)
+    return check_messages(messages)
 
 
 def _reduction(picture: Image.Image, least_side: float | None) -> int:

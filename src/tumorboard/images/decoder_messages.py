@@ -17,14 +17,14 @@ _LIBJPEG = re.compile(
     r"Corrupt JPEG data|Premature end|Warning: unknown JFIF|Inconsistent progression|Unknown Adobe color|Invalid SOS|"
     r"Application transferred too many"
 )
-_lock = threading.Lock()  # the descriptor belongs to the whole process
+_descriptor_lock = threading.Lock()  # the descriptor belongs to the whole process
 _file: BinaryIO | None = None
 
 
 def _forget() -> None:
     """Gives a forked process its own file and lock."""
-    global _file, _lock
-    _file, _lock = None, threading.Lock()
+    global _file, _descriptor_lock
+    _file, _descriptor_lock = None, threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
@@ -40,7 +40,7 @@ def catching_messages() -> Iterator[list[str]]:
     """
     global _file
     lines: list[str] = []
-    with _lock:
+    with _descriptor_lock:
         try:
             kept = os.dup(_STANDARD_ERROR)
         except OSError:
@@ -72,7 +72,7 @@ def _take_lines() -> list[str]:
     return [line.strip() for line in lines if _LIBJPEG.search(line)]
 
 
-def judge_messages(lines: list[str]) -> str:
+def check_messages(lines: list[str]) -> str:
     """Returns libjpeg's harmless messages about a file as one text, '' if there are none.
 
     Raises:

@@ -176,10 +176,11 @@ def _as_stored(value: int, dataset: "Dataset") -> int:
     >>> _as_stored(63536, SimpleNamespace(PixelRepresentation=1, BitsAllocated=16))
     -2000
     """
-    bits = int(dataset.BitsAllocated)
-    if dataset.PixelRepresentation and value >= 2 ** (bits - 1):
-        return value - 2**bits
-    return value + 2**bits if not dataset.PixelRepresentation and value < 0 else value
+    bits: int = int(dataset.BitsAllocated)
+    span = 1 << bits
+    if dataset.PixelRepresentation and value >= span // 2:
+        return value - span
+    return value + span if not dataset.PixelRepresentation and value < 0 else value
 
 
 def _functional_group(dataset: "Dataset", index: int, macro: str) -> "Dataset":

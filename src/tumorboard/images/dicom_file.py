@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 INSTALL = "pip install 'tumorboard[dicom]'"
 
 _FIRST_GROUPS = (0x0002, 0x0008)  # of a file without preamble: the file meta information, or the data set itself
-_LAST_FIRST_ELEMENT = 0x0100  # of these groups, with which a data set may begin
-_LAST_SECOND_GROUP = 0x0040  # to which the second element may belong
+_LAST_FIRST_ELEMENT = 0x0100  # the highest element of these groups that a data set may begin with
+_LAST_SECOND_GROUP = 0x0040  # the highest group of the second element
 _LARGEST_FIRST = 1024  # bytes that the value of a data set's first element may take
 _DEFLATED = b"1.2.840.10008.1.2.1.99"  # the UID of Deflated Explicit VR Little Endian
 _ITEM = b"\xfe\xff\x00\xe0"  # the tag with which encapsulated pixels begin
@@ -69,6 +69,7 @@ def open_dataset(content: bytes, max_bytes: int | None) -> "Dataset":
     try:
         from pydicom import dcmread
         from pydicom.dataset import FileMetaDataset
+        from pydicom.uid import UID
     except ModuleNotFoundError:
         raise ImageError("unsupported", f"DICOM needs pydicom: {INSTALL}") from None
     if max_bytes is not None:
@@ -77,7 +78,7 @@ def open_dataset(content: bytes, max_bytes: int | None) -> "Dataset":
     if not hasattr(dataset, "file_meta") or dataset.file_meta is None:
         dataset.file_meta = FileMetaDataset()
     if dataset and "TransferSyntaxUID" not in dataset.file_meta:
-        dataset.file_meta.TransferSyntaxUID = _find_syntax(dataset)
+        dataset.file_meta.TransferSyntaxUID = UID(_find_syntax(dataset))
     return dataset
 
 

@@ -83,7 +83,7 @@ def _coded_size(frame: bytes) -> tuple[int, int] | None:
 
 def _missing_decoder(dataset: "Dataset", frame: bytes, error: str) -> str:
     """Returns which package to install if no installed decoder reads this compression in full, else ''."""
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
 
     syntax = dataset.file_meta.TransferSyntaxUID
     if not _is_compressed(syntax):

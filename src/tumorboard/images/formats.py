@@ -15,6 +15,7 @@ _READ = re.compile(
     re.DOTALL,
 )
 
+_SLICES, _PICTURES = "save slices as PNG or .npy", "save the pictures as PNG or .npy"
 # Images that are not read here: their first bytes, what they are, and what reads them.
 _IMAGES = (
     (
@@ -28,26 +29,26 @@ _IMAGES = (
     (rb"....ftyp(?:he|mif1|msf1)", "a HEIC picture", "save it as PNG, such as with pillow-heif"),
     (rb"8BPS", "a Photoshop document", "save it as PNG or TIFF"),
     (rb"v/1\x01", "an OpenEXR picture", "save it as TIFF"),
-    (rb"SIMPLE  =", "a FITS file", "read it with astropy and save slices as PNG or .npy"),
-    (rb".{344}(?:n[i+]1\0)", "a NIfTI volume", "read it with nibabel and save slices as PNG or .npy"),
+    (rb"SIMPLE  =", "a FITS file", f"read it with astropy and {_SLICES}"),
+    (rb".{344}(?:n[i+]1\0)", "a NIfTI volume", f"read it with nibabel and {_SLICES}"),
     (
         rb"(?:\x1c\x02\0\0|\0\0\x02\x1c)n[i+]2\0",
         "a NIfTI volume",
-        "read it with nibabel and save slices as PNG or .npy",
+        f"read it with nibabel and {_SLICES}",
     ),
-    (rb"(?:\x5c\x01\0\0|\0\0\x01\x5c)", "an Analyze header", "read it with nibabel and save slices as PNG or .npy"),
+    (rb"(?:\x5c\x01\0\0|\0\0\x01\x5c)", "an Analyze header", f"read it with nibabel and {_SLICES}"),
     (
         rb"\s*(?:ObjectType|NDims)\s*=",
         "a MetaImage (MHA, MHD)",
-        "read it with SimpleITK and save slices as PNG or .npy",
+        f"read it with SimpleITK and {_SLICES}",
     ),
-    (rb"NRRD000", "an NRRD volume", "read it with SimpleITK or pynrrd and save slices as PNG or .npy"),
+    (rb"NRRD000", "an NRRD volume", f"read it with SimpleITK or pynrrd and {_SLICES}"),
     (
         rb"\x89HDF\r\n\x1a\n",
         "an HDF5 file (also MINC, NeXus)",
-        "read it with h5py and save the pictures as PNG or .npy",
+        f"read it with h5py and {_PICTURES}",
     ),
-    (rb"MATLAB 5\.0 MAT", "a MATLAB file", "read it with scipy.io.loadmat and save the pictures as PNG or .npy"),
+    (rb"MATLAB 5\.0 MAT", "a MATLAB file", f"read it with scipy.io.loadmat and {_PICTURES}"),
     (rb"ZISRAWFILE", "a Zeiss CZI picture", "cut tiles with bioio or pylibCZI and save them as PNG"),
     (rb"\xda\xce\xbe\n", "a Nikon ND2 picture", "read it with nd2 and save it as PNG or TIFF"),
     (rb"\x70\0\0\0....\x2a", "a Leica LIF picture", "read it with readlif and save it as PNG or TIFF"),

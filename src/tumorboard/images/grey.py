@@ -19,7 +19,7 @@ GREY_DEPTHS = (8, 10, 12, 14, 16)  # bits per pixel that cameras and scanners pr
 LEVELS = 100  # values that stand for the distribution of a file's grey values
 _BLOCK_BYTES = 1 << 19  # bytes of a picture that are compared at a time: they fit into a processor's cache
 _BLOCK_VALUES = 1 << 18  # grey values that are computed at a time, so that a large picture needs no second copy
-_SAMPLE_VALUES = 1 << 16  # grey values of which the levels are computed
+_SAMPLE_VALUES = 1 << 16  # grey values that the levels are computed from
 _PADDING_SHARE = 0.001  # of all pixels, from which a lowest value far below all others is padding
 
 

@@ -8,7 +8,7 @@ from tumorboard.images.grey import GreyRange
 
 
 class Header(NamedTuple):
-    """An image file's format and full size, and what is to be known of its decoding."""
+    """An image file's format and full size, and how it was decoded."""
 
     format: str  # one of formats.FORMATS, "MPO", "DICOM" or "NPY"
     width: int  # pixels of the upright image

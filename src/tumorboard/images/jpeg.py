@@ -1,4 +1,4 @@
-"""Recognizes JPEG files that are proved grey by their header, although saved in color, and those of too many scans."""
+"""Recognizes JPEG files in color whose header proves them grey, and refuses JPEG files with too many scans."""
 
 import re
 

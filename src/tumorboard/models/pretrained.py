@@ -1,4 +1,4 @@
-"""Loads pre-trained weights into a backbone and checks beforehand that they can exist."""
+"""Loads pre-trained weights into a backbone, and checks before any training that they exist."""
 
 import logging
 import re

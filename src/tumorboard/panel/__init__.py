@@ -1,1 +1,1 @@
-"""The models together: votes, evaluation, prediction on new images."""
+"""Uses trained models together: evaluates them, lets them vote, and predicts new images."""

@@ -4,18 +4,21 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Evaluate, Runtime
 from tumorboard.base.tables import Manifest, Predictions, make_predictions, manifest_digest
-from tumorboard.data.store import CropStore
+from tumorboard.data.store import CropStore, check_side
 from tumorboard.evaluation.intervals import bootstrap_intervals
 from tumorboard.evaluation.metrics import scores
 from tumorboard.models.device import choose_device
 from tumorboard.models.inference import predict_logits, softmax
 from tumorboard.models.model_file import ModelCard, load_model
+from tumorboard.models.registry import Classifier
 
 
 class Evaluation(NamedTuple):
@@ -50,29 +53,20 @@ def evaluate_model(
         seed: of the bootstrap intervals.
 
     Raises:
-        InputError: where the file is no model, or of another model, fold or manifest.
+        InputError: where the file is no model, or of another model, fold, manifest or side of the crops.
     """
     digest = manifest_digest(manifest)
-    device = choose_device(runtime)
+    device = torch.device(choose_device(runtime))
     network, card = load_model(weights, device)
     _check_card(card, {"model": model, "fold": fold, "manifest": digest}, weights)
+    check_side(crops, card.crop.side, f"the crop store for {weights}")
     rows_by_split = {
         "val": manifest[manifest["fold"].eq(fold).fillna(False)].assign(split="val"),
         "test": manifest[manifest["split"] == "test"],
     }
     start = time.perf_counter()
     logits = {
-        split: predict_logits(
-            network,
-            crops,
-            rows["id"].tolist(),
-            precision=card.recipe.precision,
-            channels_last=card.recipe.channels_last,
-            device=torch.device(device),
-            batch_size=card.recipe.batch_size,
-            progress=True,
-        )
-        for split, rows in rows_by_split.items()
+        split: _predict_rows(network, card, rows, crops=crops, device=device) for split, rows in rows_by_split.items()
     }
     seconds = time.perf_counter() - start
     val, test = (
@@ -86,6 +80,22 @@ def evaluate_model(
         "epoch": card.epoch,
     }
     return Evaluation(pd.concat([val, test]), metrics, (len(val) + len(test)) / seconds)
+
+
+def _predict_rows(
+    network: Classifier, card: ModelCard, rows: Manifest, *, crops: CropStore, device: torch.device
+) -> NDArray[np.float32]:
+    """Returns the logits float32[N, K] of the images of N rows, by the precision and batch size of the recipe."""
+    return predict_logits(
+        network,
+        crops,
+        rows["id"].tolist(),
+        precision=card.recipe.precision,
+        channels_last=card.recipe.channels_last,
+        device=device,
+        batch_size=card.recipe.batch_size,
+        progress=True,
+    )
 
 
 def _check_card(card: ModelCard, expected: dict[str, Any], weights: Path) -> None:

@@ -33,13 +33,13 @@ def join_members(folds: FoldPredictions) -> dict[str, Predictions]:
     first_fold = next(iter(folds[first_model]))
     for model, tables in folds.items():
         for fold, table in tables.items():
-            name, same_fold = _describe(model, fold), folds[first_model][fold]
-            _check_same_data(name, table, _describe(first_model, first_fold), folds[first_model][first_fold])
-            _check_same_rows(name, table, _describe(first_model, fold), same_fold)
+            name, same_fold = _describe_member(model, fold), folds[first_model][fold]
+            _check_same_data(name, table, _describe_member(first_model, first_fold), folds[first_model][first_fold])
+            _check_same_rows(name, table, _describe_member(first_model, fold), same_fold)
     return {model: _join_folds(model, tables) for model, tables in folds.items()}
 
 
-def _describe(model: str, fold: int) -> str:
+def _describe_member(model: str, fold: int) -> str:
     return f"model {model}, fold {fold}"
 
 
@@ -50,11 +50,13 @@ def _join_folds(model: str, tables: Mapping[int, Predictions]) -> Predictions:
     for fold, table in tables.items():
         tests.append(_sorted_split(table, "test"))
         validations.append(_sorted_split(table, "val"))
-        _check_same_rows(_describe(model, fold), tests[-1], _describe(model, next(iter(tables))), tests[0])
+        _check_same_rows(
+            _describe_member(model, fold), tests[-1], _describe_member(model, next(iter(tables))), tests[0]
+        )
         for id_ in validations[-1]["id"]:
             if fold_of.setdefault(id_, fold) != fold:
                 raise InputError(
-                    f"{_describe(model, fold)}: id '{id_}' is a validation image of fold {fold_of[id_]} as well"
+                    f"{_describe_member(model, fold)}: id '{id_}' is a validation image of fold {fold_of[id_]} as well"
                 )
     validation = pd.concat(validations, ignore_index=True).sort_values("id", ignore_index=True)
     mean = np.mean([probabilities_of(test) for test in tests], axis=0)

@@ -23,7 +23,7 @@ from tumorboard.base.tables import (
     read_predictions,
 )
 from tumorboard.data import sources
-from tumorboard.data.workers import open_workers
+from tumorboard.data.workers import LARGE_MEMORY, limit_workers, open_workers
 from tumorboard.images.crop import crop_file
 from tumorboard.images.grey import Pixels, three_channels
 from tumorboard.models.inference import crop_logits, softmax
@@ -32,10 +32,11 @@ from tumorboard.panel.panel import Panel, TrainedModel
 from tumorboard.panel.votes import VOTES
 
 Decisions: TypeAlias = pd.DataFrame  # one row per image file; `predict_images` states the columns
-Probabilities: TypeAlias = NDArray[np.float64]
+NewFiles: TypeAlias = pd.DataFrame  # one row per image file: path, known, problem
+Probabilities: TypeAlias = NDArray[np.float64]  # [N, K]
 
 CHUNK = 32  # image files that are decoded, and then classified, at a time
-NEW = "new"  # the split of rows in Predictions that are of no run
+NEW = "new"  # the split of the rows of new images in Predictions
 SHOWN_PROBLEMS = 10  # files that `summarize_decisions` lists at most
 
 
@@ -111,21 +112,7 @@ def predict_images(
         InputError: where no file can be used, a network's output is not finite, or the weighted vote lacks its rows.
     """
     validation = _read_validation(panel, joined) if vote == "weighted" else {}
-    rows: list[dict[str, str]] = []
-    probabilities: dict[str, list[Probabilities]] = {model: [] for model in panel.models}
-    chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
-    crop_chunk = partial(_crop_chunk, crop=panel.card.crop, frames=frames)
-    # The bar comes first: beside its thread open_workers spawns processes, which is safe where torch has threads too.
-    bar = tqdm(desc="predict", total=len(files), unit="image", disable=None)
-    with bar, open_workers(min(workers, len(chunks)), None) as run:
-        for chunk in run(crop_chunk, chunks):
-            rows += [
-                {"path": str(new.file), "known": known.get(new.sha256, ""), "problem": new.problem} for new in chunk
-            ]
-            if crops := [new.crop for new in chunk if new.crop is not None]:
-                for model, folds in panel.models.items():
-                    probabilities[model].append(_mean_probabilities(folds, np.stack(crops)))
-            bar.update(len(chunk))
+    rows, probabilities = _crop_and_classify(panel, files, frames=frames, known=known, workers=workers)
     table = pd.DataFrame(rows, dtype=object)
     usable = table["problem"] == ""
     if not usable.any():
@@ -139,14 +126,38 @@ def predict_images(
     return _join_decisions(table, usable, members, _vote_on_new(members, validation, vote))
 
 
+def _crop_and_classify(
+    panel: Panel, files: Sequence[Path], *, frames: Frames, known: Mapping[str, str], workers: int
+) -> tuple[list[dict[str, str]], dict[str, list[Probabilities]]]:
+    """Returns one row per file (path, known, problem), and per model the probabilities of the usable files by chunk."""
+    rows: list[dict[str, str]] = []
+    probabilities: dict[str, list[Probabilities]] = {model: [] for model in panel.models}
+    chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
+    crop_chunk = partial(_crop_new_files, crop=panel.card.crop, frames=frames)
+    # The bar comes first: beside its thread open_workers spawns processes, which is safe where torch has threads too.
+    bar = tqdm(desc="predict", total=len(files), unit="image", disable=None)
+    with bar, open_workers(limit_workers(min(workers, len(chunks)), LARGE_MEMORY), None) as parallel_map:
+        for chunk in parallel_map(crop_chunk, chunks):
+            rows += [
+                {"path": str(new.file), "known": known.get(new.sha256, ""), "problem": new.problem} for new in chunk
+            ]
+            if crops := [new.crop for new in chunk if new.crop is not None]:
+                for model, folds in panel.models.items():
+                    probabilities[model].append(_mean_probabilities(folds, np.stack(crops)))
+            bar.update(len(chunk))
+    return rows, probabilities
+
+
 class _NewFile(NamedTuple):
+    """What was read and cropped of one image file."""
+
     file: Path
     sha256: str  # empty where the file cannot be read
     crop: Pixels | None  # uint8[S, S, 3], or None where there is a problem
     problem: str  # empty where there is none
 
 
-def _crop_chunk(files: Sequence[Path], crop: Crop, frames: Frames) -> list[_NewFile]:
+def _crop_new_files(files: Sequence[Path], crop: Crop, frames: Frames) -> list[_NewFile]:
     return [_read_and_crop(file, crop, frames) for file in files]
 
 
@@ -155,7 +166,7 @@ def _read_and_crop(file: Path, crop: Crop, frames: Frames) -> _NewFile:
         return _NewFile(file, "", None, "unreadable: not a regular file" if file.exists() else "broken or outward link")
     digest = ""
     try:
-        content = file.read_bytes()
+        content = sources.read_image_bytes(file, crop.max_bytes)
         digest = sha256(content).hexdigest()
         return _NewFile(file, digest, three_channels(crop_file(content, crop, frames).square), "")
     except ImageError as error:
@@ -211,7 +222,7 @@ def _vote_on_new(members: Members, validation: Members, vote: str) -> Prediction
     return voted[voted["split"] == NEW].reset_index(drop=True)
 
 
-def _join_decisions(table: pd.DataFrame, usable: pd.Series, members: Members, voted: Predictions) -> Decisions:
+def _join_decisions(table: NewFiles, usable: pd.Series, members: Members, voted: Predictions) -> Decisions:
     """Adds the columns of the vote to the rows of the usable files; the other rows get missing values."""
     names = np.array(classes_of(voted), dtype=object)
     probabilities = probabilities_of(voted)

@@ -32,7 +32,7 @@ from tumorboard.panel.members import FoldPredictions, join_members
 Vote: TypeAlias = Callable[[Members], Predictions]  # same rows, same order, same manifest as the members
 
 LARGEST_GAP = 1e-4  # nats by which the loss of fitted weights may exceed the least possible loss
-EM_STEPS = 20_000  # after so many steps of expectation-maximization the weights are taken as they are
+EM_STEPS = 20_000  # the most steps of expectation-maximization
 
 
 def hard_vote(members: Members) -> Predictions:
@@ -68,7 +68,7 @@ def weighted_vote(members: Members) -> Predictions:
     return _vote_predictions(members, pooled)
 
 
-# By the name that `ensemble.vote` in params.yaml takes.
+# By the value of `ensemble.vote` in params.yaml.
 VOTES: dict[str, Vote] = {
     "hard": hard_vote,
     "soft": soft_vote,
@@ -112,7 +112,7 @@ def fit_weights(members: Members) -> dict[str, float]:
     validation = {model: table[table["split"] == "val"] for model, table in members.items()}
     actual, _ = labels_and_probabilities(next(iter(validation.values())))
     of_label = _stack_probabilities(validation)[:, np.arange(len(actual)), actual]
-    # Where every member gives the label probability 0, the logarithm would be minus infinity whatever the weights.
+    # Where every member gives the label probability 0, the logarithm would be minus infinity for all weights.
     of_label = np.maximum(of_label, np.finfo(np.float64).eps)
     weights = _minimize_cross_entropy(of_label)
     if _gains(weights, of_label).max() > 1 + LARGEST_GAP:

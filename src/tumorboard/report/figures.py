@@ -1,6 +1,7 @@
-"""Selects what a report shows and draws it: the tables of its charts and its figures."""
+"""Selects the data of a report's charts and pictures, and draws them."""
 
 from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -10,14 +11,17 @@ from tumorboard.base.randomness import keys_of, order
 from tumorboard.base.tables import Predictions, classes_of, probabilities_of
 from tumorboard.evaluation.metrics import confusion_table, precision_recall_table, roc_table
 from tumorboard.report import plots
-from tumorboard.report.results import Pairs, Results
+from tumorboard.report.results import Duplicates, Results
+
+ChartTable: TypeAlias = pd.DataFrame  # one row per point or bar of a chart, with the column model; see `plot_tables`
+Mistakes: TypeAlias = pd.DataFrame  # one row per misclassified image: id, label, decided, probability
 
 _IMAGES_PER_CLASS = 12  # in the figure of the data
 _PAIRS = 24  # pairs of duplicates shown at most
 _MISTAKES = 24  # mistakes shown at most
 
 
-def plot_tables(results: Results) -> dict[str, pd.DataFrame]:
+def plot_tables(results: Results) -> dict[str, ChartTable]:
     """Returns the tables of the charts, all of which name the member or vote in their column `model`.
 
     Returns:
@@ -33,9 +37,9 @@ def plot_tables(results: Results) -> dict[str, pd.DataFrame]:
     }
 
 
-def _curves_table(results: Results) -> pd.DataFrame:
+def _curves_table(results: Results) -> ChartTable:
     """Returns all histories in one table, with model, fold and whether the weights of the epoch were kept."""
-    tables: list[pd.DataFrame] = []
+    tables: list[ChartTable] = []
     for model, folds in results.histories.items():
         for fold, history in folds.items():
             numbers = history.apply(pd.to_numeric)
@@ -45,12 +49,12 @@ def _curves_table(results: Results) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
-def _concat_per_model(results: Results, table_of: Callable[[Predictions], pd.DataFrame]) -> pd.DataFrame:
+def _concat_per_model(results: Results, table_of: Callable[[Predictions], ChartTable]) -> ChartTable:
     tables = [table_of(predictions).assign(model=name) for name, predictions in results.test_predictions.items()]
     return pd.concat(tables, ignore_index=True)
 
 
-def _scores_table(results: Results) -> pd.DataFrame:
+def _scores_table(results: Results) -> ChartTable:
     rows = [
         {"model": name, "kind": kind, "accuracy_low": None, "accuracy_high": None} | scores["test"]
         for kind in ("member", "vote")
@@ -59,7 +63,7 @@ def _scores_table(results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index(["model", "kind"]).astype(np.float64).reset_index()
 
 
-def draw_figures(results: Results, tables: Mapping[str, pd.DataFrame]) -> dict[str, Figure]:
+def draw_figures(results: Results, tables: Mapping[str, ChartTable]) -> dict[str, Figure]:
     """Draws the figures of a report.
 
     Args:
@@ -70,7 +74,7 @@ def draw_figures(results: Results, tables: Mapping[str, pd.DataFrame]) -> dict[s
         The figures by name; 'duplicates' and 'mistakes' only where there are any.
     """
     confusions = {name: confusion_table(predictions) for name, predictions in results.test_predictions.items()}
-    shares = label_shares(results.test_vote)
+    shares = base_rates(results.test_vote)
     figures = {
         "scores": plots.score_intervals(tables["scores"], results.vote, max(shares.values())),
         "curves": plots.learning_curves(tables["curves"]),
@@ -87,19 +91,19 @@ def draw_figures(results: Results, tables: Mapping[str, pd.DataFrame]) -> dict[s
     return figures
 
 
-def label_shares(predictions: Predictions) -> dict[str, float]:
+def base_rates(predictions: Predictions) -> dict[str, float]:
     """Returns each class's share of the labels, in the order of the classes.
 
-    >>> label_shares(pd.DataFrame({"label": ["b", "a", "b", "b"], "p_a": 0.5, "p_b": 0.5}))
+    >>> base_rates(pd.DataFrame({"label": ["b", "a", "b", "b"], "p_a": 0.5, "p_b": 0.5}))
     {'a': 0.25, 'b': 0.75}
     """
     return {name: float((predictions["label"] == name).mean()) for name in classes_of(predictions)}
 
 
-def pairs_to_review(duplicates: Pairs) -> Pairs:
+def pairs_to_review(duplicates: Duplicates) -> Duplicates:
     """Returns the 24 pairs of duplicates that most need a look, most urgent first.
 
-    Pairs with different labels precede the others; then near duplicates precede exact ones; then pairs across parts
+    Duplicates with different labels precede the others; then near duplicates precede exact ones; then pairs across parts
     that the data gives precede the others; then a lower correlation precedes a higher one.
 
     Args:
@@ -118,7 +122,7 @@ def pairs_to_review(duplicates: Pairs) -> Pairs:
     return pairs.sort_values(keys, ignore_index=True).head(_PAIRS)
 
 
-def worst_mistakes(predictions: Predictions) -> pd.DataFrame:
+def worst_mistakes(predictions: Predictions) -> Mistakes:
     """Returns the 24 misclassified rows with the highest probability, highest first: id, label, decided, probability.
 
     >>> rows = {"id": ["x", "y", "z"], "label": ["a", "a", "b"], "p_a": [0.4, 0.1, 0.3], "p_b": [0.6, 0.9, 0.7]}
@@ -130,7 +134,7 @@ def worst_mistakes(predictions: Predictions) -> pd.DataFrame:
         decided=np.array(classes_of(predictions), dtype=object)[probabilities.argmax(1)],
         probability=probabilities.max(1),
     )
-    wrong: pd.DataFrame = rows[rows["decided"] != rows["label"]]
+    wrong: Mistakes = rows[rows["decided"] != rows["label"]]
     # Equal probabilities are ordered by id, so that the figure does not depend on the order of the rows.
     return wrong.sort_values(["probability", "id"], ascending=[False, True], ignore_index=True).head(_MISTAKES)
 
@@ -148,7 +152,7 @@ def draw_classes(results: Results) -> Figure:
     return plots.contact_sheet(np.concatenate(crops), captions, _IMAGES_PER_CLASS)
 
 
-def _draw_pairs(results: Results, pairs: Pairs) -> Figure:
+def _draw_pairs(results: Results, pairs: Duplicates) -> Figure:
     """Draws four pairs per row, each image below its label and, where the data gives one, its part."""
     ids = pairs[["first", "second"]].to_numpy(object).ravel().tolist()
     captions = []
@@ -161,7 +165,7 @@ def _draw_pairs(results: Results, pairs: Pairs) -> Figure:
     return plots.contact_sheet(results.load_crops(ids), captions, 8)
 
 
-def _draw_mistakes(results: Results, mistakes: pd.DataFrame) -> Figure:
+def _draw_mistakes(results: Results, mistakes: Mistakes) -> Figure:
     captions = [
         f"label {plots.shorten(row['label'], 14)}\nvote {plots.shorten(row['decided'], 12)} {row['probability']:.2f}"
         for row in mistakes.to_dict("records")

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from tumorboard.evaluation.metrics import scores
-from tumorboard.report.figures import label_shares, pairs_to_review, worst_mistakes
+from tumorboard.report.figures import base_rates, pairs_to_review, worst_mistakes
 from tumorboard.report.results import Counts, Results, Shortcuts
 
 # The page states the installed version of each.
@@ -39,7 +39,7 @@ def render_page(results: Results, pictures: Mapping[str, bytes]) -> str:
         results=results,
         headline=results.comparison["votes"][results.vote]["test"],
         class_scores=scores(test),
-        shares=label_shares(test),
+        shares=base_rates(test),
         groups=test["group"].nunique(),
         parts=list(dict.fromkeys(results.counts["part"])),
         count_rows=_count_rows(results.counts),

@@ -5,7 +5,7 @@ A model has the same color in all figures; the chosen vote is black.
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import matplotlib as mpl
 import numpy as np
@@ -15,6 +15,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import NDArray
+
+from tumorboard.evaluation.metrics import Confusion, Curves
+
+LearningCurves: TypeAlias = pd.DataFrame  # one row per epoch of each model and fold
+LrCurve: TypeAlias = pd.DataFrame  # one row per step: lr, loss, smoothed (the debiased running mean of the losses)
+ScoreIntervals: TypeAlias = pd.DataFrame  # one row per member and vote
 
 _STYLE: Any = {
     "font.size": 9.5,
@@ -62,7 +68,7 @@ def shorten(name: str, width: int) -> str:
 
 
 @mpl.rc_context(_STYLE)  # type: ignore[untyped-decorator]
-def learning_curves(curves: pd.DataFrame) -> Figure:
+def learning_curves(curves: LearningCurves) -> Figure:
     """Draws loss (log scale) and accuracy per epoch: one color per model, one line per fold, a dot at the kept epoch.
 
     Training is dashed, validation solid.
@@ -96,8 +102,8 @@ def learning_curves(curves: pd.DataFrame) -> Figure:
 
 
 @mpl.rc_context(_STYLE)  # type: ignore[untyped-decorator]
-def learning_rate_curve(curve: pd.DataFrame, marks: Mapping[str, float], title: str) -> Figure:
-    """Draws loss over the learning rate, as measured and smoothed, with a labelled line at each marked rate.
+def learning_rate_curve(curve: LrCurve, marks: Mapping[str, float], title: str) -> Figure:
+    """Draws loss over the learning rate, as measured and smoothed, with a labeled line at each marked rate.
 
     The axis ends as far above the first smoothed loss as the lowest loss is below it: where the loss explodes, the
     curve is cut off.
@@ -121,7 +127,7 @@ def learning_rate_curve(curve: pd.DataFrame, marks: Mapping[str, float], title: 
     return figure
 
 
-def roc_curves(curves: pd.DataFrame, vote: str) -> Figure:
+def roc_curves(curves: Curves, vote: str) -> Figure:
     """Draws ROC curves: one panel per class, one line per model.
 
     Args:
@@ -136,7 +142,7 @@ def roc_curves(curves: pd.DataFrame, vote: str) -> Figure:
     return figure
 
 
-def precision_recall_curves(curves: pd.DataFrame, vote: str, base_rates: Mapping[str, float]) -> Figure:
+def precision_recall_curves(curves: Curves, vote: str, base_rates: Mapping[str, float]) -> Figure:
     """Draws precision over recall: one panel per class, one line per model.
 
     Args:
@@ -153,7 +159,7 @@ def precision_recall_curves(curves: pd.DataFrame, vote: str, base_rates: Mapping
 
 
 @mpl.rc_context(_STYLE)  # type: ignore[untyped-decorator]
-def _class_panels(curves: pd.DataFrame, vote: str, x: str, y: str) -> tuple[Figure, dict[str, Axes]]:
+def _class_panels(curves: Curves, vote: str, x: str, y: str) -> tuple[Figure, dict[str, Axes]]:
     """Draws the column `y` over the column `x` with one panel per class; returns the panels by class."""
     models = [model for model in dict.fromkeys(curves["model"]) if model != vote]
     styles = dict(zip(models, map(_style, range(len(models))), strict=True)) | {vote: {"color": _VOTE_COLOR}}
@@ -175,7 +181,7 @@ def _class_panels(curves: pd.DataFrame, vote: str, x: str, y: str) -> tuple[Figu
 
 
 @mpl.rc_context(_STYLE)  # type: ignore[untyped-decorator]
-def confusion_matrices(tables: Mapping[str, pd.DataFrame], *, normalized: bool) -> Figure:
+def confusion_matrices(tables: Mapping[str, Confusion], *, normalized: bool) -> Figure:
     """Draws one confusion matrix per model; the color of a cell is its share of the actual class.
 
     Args:
@@ -215,7 +221,7 @@ def confusion_matrices(tables: Mapping[str, pd.DataFrame], *, normalized: bool) 
 
 
 @mpl.rc_context(_STYLE)  # type: ignore[untyped-decorator]
-def score_intervals(scores: pd.DataFrame, vote: str, base_rate: float) -> Figure:
+def score_intervals(scores: ScoreIntervals, vote: str, base_rate: float) -> Figure:
     """Draws accuracy with its interval, one row per member and vote, the chosen vote in black.
 
     Args:

@@ -1,6 +1,5 @@
 """Reads the files of a finished run that its report shows."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tumorboard.base.errors import InputError
-from tumorboard.base.files import read_table
+from tumorboard.base.files import read_json, read_table
 from tumorboard.base.params import Evaluate, Params
 from tumorboard.base.tables import Manifest, Members, Predictions, manifest_digest, read_manifest, read_predictions
 from tumorboard.data.store import CropStore
@@ -19,7 +18,7 @@ from tumorboard.panel.votes import VOTES
 
 Counts: TypeAlias = pd.DataFrame  # one row per part and class: part, label, images, groups; text
 Quarantined: TypeAlias = pd.DataFrame  # one row per excluded file: path, reason, detail; text
-Pairs: TypeAlias = pd.DataFrame  # one row per pair of duplicates: first, second, kind, correlation, mirrored, ...; text
+Duplicates: TypeAlias = pd.DataFrame  # one row per pair of copies: first, second, kind, correlation, ...; text
 Shortcuts: TypeAlias = pd.DataFrame  # one row per set of facts: facts, accuracy, majority, skill, test_..., ...; text
 History: TypeAlias = pd.DataFrame  # one row per epoch: epoch, lr, train_<score>, val_<score>; text
 
@@ -37,7 +36,7 @@ class Results:
     quarantined: Quarantined  # files that the crop stage excluded, then those that the audit excluded
     split_metrics: Mapping[str, Any]  # metrics of the split: images dropped, class shares outside the tolerance
     audit_metrics: Mapping[str, Any]  # metrics of the audit: numbers of duplicates, label conflicts, shortcuts
-    duplicates: Pairs  # all pairs that the audit found
+    duplicates: Duplicates  # all pairs that the audit found
     shortcuts: Shortcuts  # scores of the models that see only facts of the files
     recipes: Mapping[str, Mapping[str, Any]]  # by model: the resolved training recipe
     histories: Mapping[str, Mapping[int, History]]  # by model and fold
@@ -45,7 +44,7 @@ class Results:
     evaluations: Mapping[str, Mapping[int, Mapping[str, Any]]]  # by model and fold: parameters, epoch (kept), ...
     members: Members  # by model: the Predictions of its folds, merged
     votes: Members  # by vote: its Predictions
-    comparison: Mapping[str, Any]  # scores of members and votes, weights, spreads: of `panel.comparison.compare`
+    comparison: Mapping[str, Any]  # as `panel.comparison.compare_scores` returns it: scores, weights
     load_crops: Callable[[Sequence[str]], NDArray[np.uint8]]  # N ids to their crops, uint8[N, S, S, 3]
 
     @property
@@ -79,28 +78,36 @@ def read_results(
         metrics: folder with split.json, audit.json, votes.json and `evaluate/<model>/<fold>.json`.
 
     Raises:
-        InputError: where a file is missing or is not a table of the expected form.
+        InputError: a file is missing or has another form than expected, or the predictions are of another split.
     """
     manifest = read_manifest(split / "manifest.csv")
+    digest = manifest_digest(manifest)
+    members = {model: read_predictions(predictions / "joined" / f"{model}.csv") for model in params.models}
+    votes = {vote: read_predictions(predictions / "votes" / f"{vote}.csv") for vote in VOTES}
+    for name, table in (members | votes).items():
+        if (table["manifest"] != digest).any():
+            raise InputError(
+                f"{predictions}: the predictions of {name} are of another split than {split}: run `dvc repro`"
+            )
     return Results(
         seed=params.seed,
         vote=params.ensemble.vote,
         evaluate=params.evaluate,
         manifest=manifest,
-        digest=manifest_digest(manifest),
+        digest=digest,
         counts=read_table(split / "counts.csv"),
         quarantined=pd.concat([read_table(folder / "quarantined.csv") for folder in (crop, split)]),
-        split_metrics=_read_json(metrics / "split.json"),
-        audit_metrics=_read_json(metrics / "audit.json"),
+        split_metrics=read_json(metrics / "split.json"),
+        audit_metrics=read_json(metrics / "audit.json"),
         duplicates=read_table(split / "duplicates.csv"),
         shortcuts=read_table(split / "shortcuts.csv"),
-        recipes={model: _read_json(recipes / f"{model}.json") for model in params.models},
+        recipes={model: read_json(recipes / f"{model}.json") for model in params.models},
         histories=_per_fold(params, lambda model, fold: read_table(training / model / fold / "history.csv")),
-        timings=_per_fold(params, lambda model, fold: _read_json(training / model / fold / "timings.json")),
-        evaluations=_per_fold(params, lambda model, fold: _read_json(metrics / "evaluate" / model / f"{fold}.json")),
-        members={model: read_predictions(predictions / "joined" / f"{model}.csv") for model in params.models},
-        votes={vote: read_predictions(predictions / "votes" / f"{vote}.csv") for vote in VOTES},
-        comparison=_read_json(metrics / "votes.json"),
+        timings=_per_fold(params, lambda model, fold: read_json(training / model / fold / "timings.json")),
+        evaluations=_per_fold(params, lambda model, fold: read_json(metrics / "evaluate" / model / f"{fold}.json")),
+        members=members,
+        votes=votes,
+        comparison=read_json(metrics / "votes.json"),
         load_crops=CropStore(crop / "store").__getitem__,
     )
 
@@ -112,10 +119,3 @@ def select_test(predictions: Predictions) -> Predictions:
 
 def _per_fold(params: Params, read: Callable[[str, str], Any]) -> dict[str, dict[int, Any]]:
     return {model: {fold: read(model, str(fold)) for fold in params.folds} for model in params.models}
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None

@@ -1,1 +1,1 @@
-"""From a Manifest to weights."""
+"""Trains one model: epochs, steps, checkpoints, several processes."""

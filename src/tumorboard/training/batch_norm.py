@@ -1,4 +1,4 @@
-"""Batch norm in training: the fewest images that it needs, and statistics over all processes."""
+"""Finds the fewest images that batch norm needs, and averages its statistics over all processes."""
 
 from collections.abc import Mapping
 from typing import cast
@@ -17,8 +17,8 @@ def fewest_images(model: Classifier, side: int) -> int:
     """Returns the fewest images that a forward pass in the model's present modes accepts: 1 or 2.
 
     In training mode batch norm needs more than one value per channel. A single image has one value per channel where
-    the feature map has shrunk to one pixel. The answer is found by a pass over one blank image; the model's buffers
-    and torch's random state are restored after it.
+    the feature map has shrunk to one pixel. A pass over one blank image decides; the model's buffers and torch's
+    random state are restored after it.
 
     Args:
         side: of the images, in pixels.

@@ -1,7 +1,7 @@
-"""Checkpoints of a running training, kept outside DVC's outputs, in a folder named by all that decides the result.
+"""Writes and reads checkpoints of a running training, outside DVC's outputs, in one folder per job key.
 
-A problem with checkpoints never ends a training. It is logged as a warning, which Python prints to standard error
-unless the program sets up logging otherwise.
+A problem with checkpoints never ends a training. It is logged as a warning, which Python by default prints to standard
+error.
 """
 
 import fcntl
@@ -140,8 +140,8 @@ def open_checkpoints(
 ) -> Iterator[Checkpoints]:
     """Opens the checkpoints of one job, locked against other runs of the same job.
 
-    There are no checkpoints without a folder or with `runtime.checkpoint_seconds` 0; nor, with a warning, if the folder
-    cannot be used or another run holds the lock.
+    No checkpoints are written without a folder or with `runtime.checkpoint_seconds` 0. If the folder cannot be used or
+    another run holds the lock, none are written and a warning is logged.
 
     Args:
         group: the processes of the training.
@@ -156,7 +156,7 @@ def open_checkpoints(
         own_folder = folder / name
         try:
             _delete_old(folder, runtime.checkpoint_days, own_folder)
-            lock = _lock(own_folder)
+            lock = _lock_folder(own_folder)
             if lock is None:
                 _warn(f"{own_folder}: in use by another run of the same job; this one trains without checkpoints")
                 own_folder = None
@@ -175,7 +175,7 @@ def open_checkpoints(
             lock.close()
 
 
-def _lock(folder: Path) -> BinaryIO | None:
+def _lock_folder(folder: Path) -> BinaryIO | None:
     """Locks a folder, which is created if missing; returns None if another process holds the lock.
 
     The lock lasts until the returned file is closed or the process ends.
@@ -201,7 +201,7 @@ def _delete_old(folder: Path, days: float, own_folder: Path) -> None:
     for old in folder.iterdir() if folder.is_dir() else ():
         with suppress(OSError):
             if old != own_folder and old.is_dir() and _last_written(old) < now - days * _SECONDS_PER_DAY:
-                lock = _lock(old)
+                lock = _lock_folder(old)
                 if lock is not None:
                     shutil.rmtree(old)
                     lock.close()
@@ -218,7 +218,7 @@ def _warn(message: str) -> None:
 def _to_tree(
     state: State, model: Mapping[str, Tensor], average: Mapping[str, Tensor] | None, totals: list[float]
 ) -> Tree:
-    """A copy of the state on the CPU that later steps do not change.
+    """Returns a copy of the state on the CPU that later steps do not change.
 
     `model`, `average` and `totals` replace the state's own values by those of all processes together.
     """
@@ -262,7 +262,7 @@ def _copy(value: Any) -> Any:
 
 
 def _plain(epoch: Tree) -> Tree:
-    """NumPy numbers as Python's own, because a file that is read without running code holds no others."""
+    """Turns NumPy numbers into Python's, because a file that is read without running code can hold no others."""
     return {
         key: {name: float(score) for name, score in value.items()} if isinstance(value, Mapping) else value
         for key, value in epoch.items()

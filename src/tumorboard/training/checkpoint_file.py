@@ -1,4 +1,4 @@
-"""The file format of a checkpoint: written whole or not at all, and read only if its digest is right."""
+"""Writes a checkpoint file, which appears only when it is complete, and reads it, only if its digest matches."""
 
 import os
 from hashlib import sha256
@@ -17,7 +17,7 @@ _DIGEST_BYTES = 32
 def write_checkpoint(path: Path, key: str, tree: Tree) -> None:
     """Writes a checkpoint: the bytes of torch.save, followed by their SHA-256.
 
-    The file gets its name only when all of it is on the disk.
+    The file is renamed to its name when all of it is on the disk.
 
     Args:
         path: of the file.
@@ -93,7 +93,7 @@ def read_checkpoint(path: Path, key: str) -> Tree:
     try:
         loaded = torch.load(BytesIO(payload), map_location="cpu", weights_only=True)
         owner, tree = loaded["key"], loaded["tree"]
-    except Exception as error:  # any kind: the file has a right digest, but another content
+    except Exception as error:  # of many kinds: the digest matches, but the content is not a checkpoint's
         reason = str(error).partition("\n")[0]
         raise UnusableError(f"is no checkpoint: {type(error).__name__}: {reason}") from None
     if owner != key:

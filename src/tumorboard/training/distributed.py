@@ -67,7 +67,7 @@ class Group:
                 tensor /= self.size
 
     def gather(self, part: NDArray[Any], rows: int) -> NDArray[Any]:
-        """Puts together on rank 0 an array whose rows the processes share out.
+        """Assembles on rank 0 an array whose rows are distributed over the processes.
 
         Args:
             part: rows [rank::size] of the whole array.
@@ -169,7 +169,7 @@ def _check_restarts() -> None:
 
 
 def _device_of(kind: str, local_rank: int) -> torch.device:
-    """The device of a process; a CUDA device becomes torch's current one."""
+    """Returns the device of a process and makes a CUDA device torch's current one."""
     if kind == "cpu":
         return torch.device("cpu")
     torch.cuda.set_device(local_rank)
@@ -221,7 +221,7 @@ def _start_processes(work: Work, callback: Callback, *, device: str, size: int, 
 
 
 def _pass_on(events: "SimpleQueue[Any]", callback: Callback) -> None:
-    """Gives the waiting values to the callback; raises the InputError of a child."""
+    """Passes the waiting values to the callback; raises the InputError of a child."""
     while not events.empty():
         event = events.get()
         if isinstance(event, InputError):

@@ -19,7 +19,8 @@ from tumorboard.base.files import read_json
 from tumorboard.base.params import Crop, Recipe
 from tumorboard.base.schema import parse
 from tumorboard.base.tables import Manifest, manifest_digest, read_manifest
-from tumorboard.data.store import CropStore
+from tumorboard.data.grey_ranges import resolve_window
+from tumorboard.data.store import CropStore, check_side
 from tumorboard.models.registry import Classifier
 from tumorboard.models.tensors import file_digest
 from tumorboard.training.distributed import Group
@@ -38,7 +39,7 @@ CODE = (
 )
 # Libraries whose version may change a training's result.
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn")
-# To be raised when what a key covers changes without a change in CODE.
+# Raise this number when what a key covers changes without a change in CODE.
 _KEY_FORMAT = 1
 
 
@@ -85,22 +86,39 @@ def read_job(
         out: folder that history.csv will be written to.
 
     Raises:
-        InputError: a table or a store is missing or damaged.
+        InputError: a table or a store is missing or damaged, or they do not belong together.
     """
     split = read_manifest(manifest)
+    rows = read_manifest(balance / "manifest.csv")
+    crops = CropStore(store, balance / "store")
+    check_side(crops, crop.side, str(store))
+    _check_balance(rows, split, fold, balance)
     return Job(
         name=name,
         fold=fold,
         recipe=recipe,
-        rows=read_manifest(balance / "manifest.csv"),
+        rows=rows,
         val_rows=split[split["fold"].eq(fold).fillna(False)],
-        store=CropStore(store, balance / "store"),
+        store=crops,
         classes=tuple(sorted(split["label"].unique())),
-        crop=crop,
+        crop=resolve_window(crop, store),
         digest=manifest_digest(split),
         weights=weights,
         out=out,
     )
+
+
+def _check_balance(rows: Manifest, split: Manifest, fold: int, balance: Path) -> None:
+    """Raises InputError unless the originals among the balanced rows are the training rows of the fold."""
+    training = split[(split["split"] == "train") & split["fold"].ne(fold).fillna(True)]
+    originals = rows[rows["id"] == rows["source_id"]]
+    expected, given = (dict(zip(table["id"], table["sha256"], strict=True)) for table in (training, originals))
+    if expected != given:
+        differing = min(expected.items() ^ given.items())[0]
+        raise InputError(
+            f"{balance / 'manifest.csv'}: was not made from this split, the first difference is {differing!r}: "
+            f"run `dvc repro balance@{fold}`"
+        )
 
 
 def read_recipe(path: Path) -> Recipe:
@@ -159,7 +177,7 @@ class Setup:
 
 @dataclass
 class State:
-    """What changes from step to step; all else follows from the job and the number of the step.
+    """What changes from step to step; everything else follows from the job and the number of the step.
 
     A new field must be added to a checkpoint as well (training/checkpoint.py).
     """
@@ -178,9 +196,9 @@ class State:
 
 
 def job_key(job: Job, initial: Mapping[str, Tensor]) -> str:
-    """Returns 32 hexadecimal digits that change with all that decides a job's result.
+    """Returns 32 hexadecimal digits that change with everything that decides a job's result.
 
-    Covered are recipe, crop, rows and their pixels, initial weights, code and library versions. Not covered are the
+    They cover recipe, crop, rows and their pixels, initial weights, code and library versions. They do not cover the
     device and the number of processes, which change a result by rounding only. Every image is read once.
 
     Args:

@@ -1,4 +1,4 @@
-"""Writes what is seen of a training while it runs: learning curves, metrics and timings."""
+"""Writes the learning curves, metrics and timings of a training while it runs."""
 
 from functools import cached_property
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The layers of a network in order of depth, for learning rates that differ by layer."""
+"""Groups the parameters of a network into layers in order of depth, for learning rates that differ per layer."""
 
 from collections import Counter
 
@@ -33,7 +33,7 @@ def layers_of(backbone: Module) -> list[list[Parameter]]:
     classes = Counter(type(module) for module in backbone.modules())
     loose: list[Parameter] = []
     layers = []
-    for block in _blocks(backbone, classes, loose):
+    for block in _layer_blocks(backbone, classes, loose):
         if layers and all(parameter.ndim <= 1 for parameter in block):
             layers[-1] += block
         else:
@@ -41,10 +41,10 @@ def layers_of(backbone: Module) -> list[list[Parameter]]:
     return [loose + layers[0], *layers[1:]] if layers else [loose] * bool(loose)
 
 
-def _blocks(module: Module, classes: Counter[type[Module]], loose: list[Parameter]) -> list[list[Parameter]]:
-    """The parameters of each block of a module; those that opened modules hold themselves are added to `loose`."""
+def _layer_blocks(module: Module, classes: Counter[type[Module]], loose: list[Parameter]) -> list[list[Parameter]]:
+    """Returns the parameters of each block of a module; adds those that opened modules hold themselves to `loose`."""
     is_opened = type(module) in _CONTAINERS or classes[type(module)] == 1
     if not (is_opened and any(True for _ in module.children())):
         return [own] if (own := list(module.parameters())) else []
     loose += module.parameters(recurse=False)
-    return [block for child in module.children() for block in _blocks(child, classes, loose)]
+    return [block for child in module.children() for block in _layer_blocks(child, classes, loose)]

@@ -15,17 +15,19 @@ from tumorboard.base.params import Augment
 from tumorboard.base.randomness import keys_of, order, uniforms
 from tumorboard.data.store import CropStore
 
-Rows: TypeAlias = NDArray[np.int64]  # [N]: positions of rows in the training manifest
+RowNumbers: TypeAlias = NDArray[np.int64]  # [N]: positions of rows in the training manifest
 Draws: TypeAlias = NDArray[np.int64]  # [N, 2]: a row, and how often it was drawn before in this training
 A = TypeVar("A")
 B = TypeVar("B")
 
 
 # From labels int64[N] to strata int64[N]. An epoch draws equally often from each stratum: all rows, or each class.
-SAMPLERS: dict[str, Callable[[Rows], Rows]] = {"shuffle": np.zeros_like, "balanced": np.asarray}
+SAMPLERS: dict[str, Callable[[RowNumbers], RowNumbers]] = {"shuffle": np.zeros_like, "balanced": np.asarray}
 
 
-def epoch_batches(keys: NDArray[np.uint64], strata: Rows, *, seed: int, epoch: int, batch_size: int) -> list[Draws]:
+def epoch_batches(
+    keys: NDArray[np.uint64], strata: RowNumbers, *, seed: int, epoch: int, batch_size: int
+) -> list[Draws]:
     """Returns the draws of each step's batch, over all processes, for one epoch.
 
     There are ceil(N / batch_size) batches, whose sizes differ by at most one; no row is dropped. An epoch has N draws,
@@ -55,8 +57,8 @@ def epoch_batches(keys: NDArray[np.uint64], strata: Rows, *, seed: int, epoch: i
     return np.array_split(mixed, -(-len(keys) // batch_size))
 
 
-def _draw(keys: NDArray[np.uint64], strata: Rows, seed: int, epoch: int) -> Draws:
-    """The draws of an epoch, stratum by stratum."""
+def _draw(keys: NDArray[np.uint64], strata: RowNumbers, seed: int, epoch: int) -> Draws:
+    """Returns the draws of an epoch, stratum by stratum."""
     names = np.unique(strata)
     parts = []
     for place, name in enumerate(names):
@@ -99,7 +101,7 @@ class Loader:
         store: CropStore,
         *,
         ids: list[str],
-        labels: Rows,
+        labels: RowNumbers,
         sampler: str,
         augment: Augment,
         seed: int,
@@ -123,7 +125,7 @@ class Loader:
     def load(self, batches: Sequence[Draws]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields the images and labels of each batch; a thread reads the next batch meanwhile.
 
-        Images are float32[n, 3, S, S] in 0..255, altered anew at each draw; labels are int64[n].
+        Images are float32[n, 3, S, S] in 0..255, altered differently at each draw; labels are int64[n].
         """
         for (rows, times), (images, labels) in zip(
             (draws.T for draws in batches), _one_ahead(self._read, batches), strict=True

@@ -1,4 +1,4 @@
-"""Trains one model: epochs, a validation after each, and the weights of the epoch that is kept."""
+"""Trains one model: runs its epochs, validates after each, and saves the weights of the kept epoch."""
 
 import math
 import os
@@ -203,14 +203,14 @@ def _train_and_validate(setup: Setup, state: State, checkpoints: Checkpoints) ->
 
 
 def _validated_weights(state: State) -> Mapping[str, Tensor]:
-    """The weights that validation used and that may be kept: the average, where there is one."""
+    """Returns the weights that validation used and that may be kept: the average, where there is one."""
     return state.average or state.model.state_dict()
 
 
 def _validate(setup: Setup, model: Classifier) -> dict[str, float]:
-    """The headline scores of the validation rows, by the inference that the stage `evaluate` uses.
+    """Returns the headline scores of the validation rows, by the inference that the stage `evaluate` uses.
 
-    The processes share out the images; rank 0 computes the scores, and all processes return them.
+    The images are distributed over the processes; rank 0 computes the scores, and all processes return them.
     """
     job, group, recipe = setup.job, setup.group, setup.job.recipe
     ids = job.val_rows["id"].tolist()
@@ -238,7 +238,7 @@ def _validate(setup: Setup, model: Classifier) -> dict[str, float]:
 
 
 def _is_better(select: str, new: Mapping[str, float], old: Mapping[str, float] | None) -> bool:
-    """Whether scores beat older ones by the selected score: a lower loss, or more of another; nan never does."""
+    """Returns whether the selected score is better than before: a lower loss, else a higher score; nan never is."""
     if not math.isfinite(new[select]):
         return False
     return old is None or (new[select] < old[select] if select == "loss" else new[select] > old[select])

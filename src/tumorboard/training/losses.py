@@ -1,4 +1,4 @@
-"""Losses per image, and class weights."""
+"""Computes losses per image, and class weights."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
@@ -64,7 +64,7 @@ def make_loss(recipe: Recipe, weights: Tensor) -> Loss:
 
 
 def _cross_entropy(recipe: Recipe, weights: Tensor) -> Loss:
-    """Cross-entropy with label smoothing (Szegedy et al. 2016)."""
+    """Returns the cross-entropy with label smoothing (Szegedy et al. 2016)."""
 
     def loss(logits: Tensor, labels: Tensor) -> Tensor:
         return F.cross_entropy(logits, labels, weights, reduction="none", label_smoothing=recipe.label_smoothing)
@@ -73,7 +73,7 @@ def _cross_entropy(recipe: Recipe, weights: Tensor) -> Loss:
 
 
 def _focal(recipe: Recipe, weights: Tensor) -> Loss:
-    """Focal loss for several classes: -alpha_y (1 - p_y)^gamma log p_y (Lin et al. 2017), with p by softmax."""
+    """Returns the focal loss for K classes, -alpha_y (1 - p_y)^gamma log p_y (Lin et al. 2017), with p by softmax."""
     if recipe.focal_alpha is not None:
         weights = weights * _one_per_class("focal_alpha", recipe.focal_alpha, len(weights)).to(weights.device)
 

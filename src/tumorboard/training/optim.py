@@ -22,8 +22,8 @@ def make_optimizer(backbone: Module, head: Module, recipe: Recipe) -> Optimizer:
 
     The head learns at `lr`, the backbone at `lr * backbone_lr_scale`. With a `layer_decay` below 1, the last of the
     backbone's layers (`layers_of`) learns at `layer_decay` times the backbone's rate, and each layer before it at
-    `layer_decay` times the rate of the next one. Weight decay acts on parameters with two or more dimensions, that
-    is neither on biases nor on the scales of normalization layers.
+    `layer_decay` times the rate of the next one. Weight decay acts on parameters with two or more dimensions only:
+    not on biases, not on the scales of normalization layers.
 
     Source:
         Layer decay: Clark et al. 2020, counted as in BEiT and timm.
@@ -91,7 +91,7 @@ def _cosine(first: float, last: float, share: float) -> float:
 
 
 def _onecycle(step: int, steps: int) -> float:
-    """The factor of one cycle (Smith & Topin 2018), as in torch's OneCycleLR with constant momentum.
+    """Returns the factor of one cycle (Smith & Topin 2018), as in torch's OneCycleLR with constant momentum.
 
     It rises from 1/25 to 1 over the first 30 % of the steps, then falls to 1/250,000.
     """
@@ -102,7 +102,7 @@ def _onecycle(step: int, steps: int) -> float:
 
 
 def _plateaus(val_losses: Sequence[float], patience: int) -> int:
-    """How often torch's ReduceLROnPlateau reduces the rate: after `patience` + 1 epochs not 0.01 % below the best."""
+    """Counts the reductions of torch's ReduceLROnPlateau: after `patience` + 1 epochs not 0.01 % below the best."""
     best, waited, plateaus = math.inf, 0, 0
     for loss in val_losses:
         if loss < best * (1 - 1e-4):

@@ -1,4 +1,4 @@
-"""The steps of one epoch, whose result does not depend on the number of processes but for rounding."""
+"""Carries out the steps of one epoch; the number of processes changes their result by rounding only."""
 
 import itertools
 from collections import deque
@@ -23,7 +23,7 @@ from tumorboard.training.batch_norm import average_batch_norm
 from tumorboard.training.checkpoint import Checkpoints
 from tumorboard.training.ema import average_decay, update_average
 from tumorboard.training.job import Job, Setup, State
-from tumorboard.training.loader import Draws, Rows, epoch_batches, micro_batches
+from tumorboard.training.loader import Draws, RowNumbers, epoch_batches, micro_batches
 from tumorboard.training.optim import scheduled_lr, set_lr
 
 T = TypeVar("T")
@@ -32,8 +32,8 @@ T = TypeVar("T")
 class StepPlan(NamedTuple):
     """One process's part of a step."""
 
-    batch: Rows  # of all processes
-    rows: Rows  # of this process
+    batch: RowNumbers  # of all processes
+    rows: RowNumbers  # of this process
     micro_batches: list[Draws]  # of this process; where images are mixed, partners follow the images themselves
     mixtures: list[Mixture]  # how each micro-batch is mixed; empty without mixup and cutmix
     weight: float  # summed class weights of this process's images
@@ -43,7 +43,7 @@ class StepPlan(NamedTuple):
 class StepResult(NamedTuple):
     """The outcome of a step for one process's images; empty if the step was skipped."""
 
-    rows: Rows
+    rows: RowNumbers
     outcomes: Tensor  # float32[2, n] on the device: loss per image; 1 for a correct prediction and 0 for a wrong one
     weight: float  # summed class weights
 
@@ -53,7 +53,7 @@ def train_epoch(setup: Setup, state: State, epoch: int, checkpoints: Checkpoints
 
     Args:
         setup: of this process.
-        state: is updated; its `step` says how many steps of the epoch are already done.
+        state: is updated; its `step` is the number of steps of the epoch that are already done.
         epoch: counted from 0.
         checkpoints: is called after each step.
 
@@ -121,7 +121,7 @@ def _steps(setup: Setup, state: State, epoch: int, batches: list[Draws]) -> Iter
     start = state.step
     plans = [plan_step(setup, batch) for batch in batches[start:]]
     loaded = setup.loader.load([draws for plan in plans for draws in plan.micro_batches])
-    wrapped = setup.group.wrap(state.model)  # anew each epoch, because other parameters may be frozen now
+    wrapped = setup.group.wrap(state.model)  # again in each epoch, because other parameters may be frozen now
     for step, plan in enumerate(plans, start):
         # Dropout and other randomness in the model follows from the step's number, so that a resumed run repeats it.
         torch.manual_seed(int(keys_of([f"{recipe.seed}/{epoch}/{step}/{setup.group.rank}"])[0]))
@@ -206,7 +206,7 @@ def optimizer_step(recipe: Recipe, state: State) -> None:
 
 
 def _all_finite(setup: Setup, state: State, outcomes: Tensor) -> bool:
-    """Whether a step's losses are finite in all processes, and the gradients, which the processes share.
+    """Returns whether a step's losses are finite in all processes, and so are the gradients, which they share.
 
     Under fp16 only the losses are checked: the scaler checks the gradients itself and skips steps whose scale was too
     large. The optimizer's step has to wait for the answer, so a CUDA device idles for a moment at every step.
@@ -235,7 +235,7 @@ def _skip(setup: Setup, state: State, *, where: str, plan: StepPlan, losses: Ten
         )
 
 
-def _describe_fault(setup: Setup, state: State, *, where: str, rows: Rows, losses: NDArray[np.float64]) -> str:
+def _describe_fault(setup: Setup, state: State, *, where: str, rows: RowNumbers, losses: NDArray[np.float64]) -> str:
     """Names the step, up to three images whose loss is not finite (if none: the gradient is not), and fp16's scale."""
     wrong = rows[~np.isfinite(losses)]
     ids = setup.job.rows["id"].to_numpy()

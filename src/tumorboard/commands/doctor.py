@@ -1,0 +1,107 @@
+"""The command `tumorboard doctor`: looks at machine and project, and names the command that cures what is wrong."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
+
+from tumorboard.commands.errors import reports_user_errors
+from tumorboard.commands.findings import Finding
+from tumorboard.commands.machine_checks import check_code, check_disk, check_links, check_processor, check_torch
+from tumorboard.commands.project_checks import (
+    check_data,
+    check_git,
+    check_identity,
+    check_leftovers,
+    check_path,
+    check_remote,
+    check_uncommitted,
+)
+from tumorboard.commands.stale_locks import check_queue
+from tumorboard.commands.start_checks import START_CHECKS, Check, run_checks
+
+MACHINE_CHECKS: dict[str, Check] = {
+    "code": check_code,
+    "torch": check_torch,
+    "processor": check_processor,
+    "disk": check_disk,
+    "links": check_links,
+}
+PROJECT_CHECKS: dict[str, Check] = {
+    "git": check_git,
+    "git identity": check_identity,
+    "path": check_path,
+    **START_CHECKS,
+    "queue": check_queue,
+    "data": check_data,
+    "uncommitted": check_uncommitted,
+    "remote": check_remote,
+    "leftovers": check_leftovers,
+}
+MARKS = {"ok": "ok      ", "note": "note    ", "problem": "PROBLEM "}
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command("doctor", epilog="Example: tumorboard doctor --fix")
+@reports_user_errors
+def doctor(
+    fix: Annotated[
+        bool, typer.Option("--fix", help="Do what is harmless: remove stale locks, restore torn files of DVC.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Looks at this machine and project, and names the one command that cures each problem.
+
+    Nothing is changed without --fix, and no file of yours with it: a torn file is moved to .dvc/tmp/torn.
+
+    Exit status 1: a problem remains.
+    """
+    project = Path()
+    checks = MACHINE_CHECKS | (PROJECT_CHECKS if (project / "dvc.yaml").is_file() else {})
+    findings = run_checks(checks, project)
+    fixed = [finding.fix() for finding in findings if finding.fix] if fix else []
+    if fixed:
+        findings = run_checks(checks, project)
+    if (project / "dvc.yaml").is_file():
+        findings += check_dvc_loads(project, findings)
+    if as_json:
+        typer.echo(json.dumps({"findings": [to_json(finding) for finding in findings], "fixed": fixed}))
+    else:
+        print_findings(findings, fixed)
+    raise typer.Exit(int(any(finding.level == "problem" for finding in findings)))
+
+
+def check_dvc_loads(project: Path, findings: list[Finding]) -> list[Finding]:
+    """Checks that DVC can load dvc.yaml and all it names; what DVC says counts only if nothing else explains it."""
+    try:
+        with Repo(str(project)) as repo:
+            count = len(repo.index.stages)
+    except (DvcException, OSError, ValueError, TypeError) as error:
+        explained = {"params.yaml", "files of DVC", "git"}
+        if any(finding.level == "problem" and finding.check in explained for finding in findings):
+            return []
+        return [Finding("dvc", "problem", f"DVC cannot load the project: {error}", "dvc status")]
+    return [Finding("dvc", "ok", f"DVC loads {count} stages")]
+
+
+def to_json(finding: Finding) -> dict[str, Any]:
+    """Returns a finding as plain values; `fixable` says whether --fix mends it."""
+    plain = {field.name: getattr(finding, field.name) for field in dataclasses.fields(finding) if field.name != "fix"}
+    return plain | {"fixable": finding.fix is not None}
+
+
+def print_findings(findings: list[Finding], fixed: list[str]) -> None:
+    """Prints one line per finding, with its cure below, and what --fix did."""
+    for done in fixed:
+        typer.echo(f"fixed   {done}")
+    for finding in findings:
+        typer.echo(f"{MARKS[finding.level]}{finding}")
+    problems = sum(finding.level == "problem" for finding in findings)
+    fixable = sum(finding.fix is not None for finding in findings)
+    hint = f"; `tumorboard doctor --fix` mends {fixable} of them" if fixable else ""
+    typer.echo(f"\n{problems or 'no'} problem{'' if problems == 1 else 's'}{hint}")

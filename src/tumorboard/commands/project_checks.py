@@ -1,0 +1,175 @@
+"""Checks of a project's folder: what git knows, what params.yaml says, what would surprise a run or a colleague."""
+
+import configparser
+import os
+import shlex
+from pathlib import Path
+
+from tumorboard.base.errors import InputError, printable
+from tumorboard.base.params import Params, load_params
+from tumorboard.base.versioning import commit_command, explain_missing, explain_unversioned, run_git
+from tumorboard.commands.findings import Finding
+from tumorboard.commands.image_guard import large_images
+
+FEW = 3  # names in a message
+
+
+def check_identity(project: Path) -> list[Finding]:
+    """Checks that git knows a name and an e-mail address, which every experiment of DVC is committed with."""
+    known = {key: (run_git(project, "config", f"user.{key}") or "").strip() for key in ("name", "email")}
+    both = known if all(known.values()) else dict.fromkeys(known, "")  # DVC takes the configuration whole or not at all
+    missing = [
+        key
+        for key, value in both.items()
+        if not all(os.environ.get(f"GIT_{role}_{key.upper()}", value) for role in ("AUTHOR", "COMMITTER"))
+    ]
+    if not missing:
+        return [Finding("git identity", "ok", "git knows a name and an e-mail address")]
+    return [
+        Finding(
+            "git identity",
+            "problem",
+            "git knows no name or no e-mail address of yours: `git commit` and `dvc exp run` fail",
+            'git config --global user.name "Your Name" && git config --global user.email you@example.org',
+        )
+    ]
+
+
+def check_git(project: Path) -> list[Finding]:
+    """Checks that the folder is a repository of git that git agrees to read, with a commit."""
+    if run_git(project, "rev-parse", "--git-dir") is None:
+        if any((folder / ".git").exists() for folder in (project, *project.resolve().parents)):
+            message = "git refuses the folder, which belongs to another account (or git is not installed)"
+            cure = f"git config --global --add safe.directory {shlex.quote(str(project.resolve()))}"
+            return [Finding("git", "problem", message, cure)]
+        cure = "git init && git add -A && git commit -m Begin"
+        return [Finding("git", "problem", "the folder is no repository of git, which DVC needs", cure)]
+    if run_git(project, "rev-parse", "HEAD") is None:
+        message = "there is no commit yet, which every experiment starts from"
+        return [Finding("git", "problem", message, "git add -A && git commit -m Begin")]
+    return [Finding("git", "ok", "the folder is a repository of git")]
+
+
+def check_params(project: Path) -> list[Finding]:
+    """Checks params.yaml, of which DVC would report a wrong `models` as "'Value' object is not iterable"."""
+    try:
+        load_params(project / "params.yaml")
+    except InputError as error:
+        return [Finding("params.yaml", "problem", str(error), _cure_of_params(str(error)))]
+    return [Finding("params.yaml", "ok", "all keys are known, all values of the right type")]
+
+
+def _cure_of_params(message: str) -> str:
+    for key, example in {"models": "[linear, cnn]", "folds": "[0]", "medmnist": "[]"}.items():
+        if f": {key}: is " in message:
+            return f"write a list in params.yaml, as in `{key}: {example}`; in a command: -S '{key}={example}'"
+    return "correct the key in params.yaml; `git diff params.yaml` shows your changes"
+
+
+def check_path(project: Path) -> list[Finding]:
+    """Checks the folder's own path, which DVC's experiments in a copy need in ASCII."""
+    path = str(project.resolve())
+    if path.isascii():
+        return [Finding("path", "ok", "the path of the project is plain ASCII")]
+    message = f"the path {printable(path)} is not ASCII: `dvc exp run --queue` and `--temp` fail in DVC"
+    return [Finding("path", "note", message, "move the project to a folder without accents in its path")]
+
+
+def check_data(project: Path) -> list[Finding]:
+    """Checks that `data.raw` is there, and that a queued experiment would have it."""
+    params = _params(project)
+    if params is None:
+        return []
+    raw = params.data.raw
+    if missing := explain_missing(raw, project):
+        return [Finding("data", "problem", f"data.raw: there is no '{printable(raw)}': {missing}", "dvc checkout")]
+    if unversioned := explain_unversioned(raw, project):
+        message, _, cure = unversioned.partition(": `")
+        return [Finding("data", "note", f"data.raw: {message}", cure.rstrip("`"))]
+    return [Finding("data", "ok", f"data.raw is {printable(raw)}")]
+
+
+def check_uncommitted(project: Path) -> list[Finding]:
+    """Checks for `.dvc` files that the last commit lacks, and for images that git would take or has."""
+    findings = []
+    status = run_git(project, "status", "--porcelain", "-z", "--no-renames", "-uall", "--", "*.dvc", "*.gitignore")
+    names = [line[3:] for line in (status or "").split("\0") if line]
+    if files := [name for name in names if name.endswith(".dvc")]:
+        ignoring = [name for name in names if name.endswith(".gitignore")]
+        message = f"{_list(files)}: not committed; `git reset --hard` would lose it, and a queued experiment lacks it"
+        findings.append(Finding("uncommitted", "problem", message, commit_command([*files, *ignoring], "Add data")))
+    hidden = run_git(project, "ls-files", "-z", "-o", "-i", "--exclude-standard", "--", "*.dvc") or ""
+    if names := [name for name in hidden.split("\0") if name and not name.startswith((".venv/", ".dvc/"))]:
+        message = f"{_list(names)}: git ignores it, so that DVC does not see it"
+        findings.append(Finding("uncommitted", "problem", message, f"git check-ignore -v {shlex.quote(names[0])}"))
+    listed = run_git(project, "ls-files", "-z", "-co", "--exclude-standard") or ""
+    if images := large_images(project, [name for name in listed.split("\0") if name]):
+        folder = Path(images[0]).parent.as_posix()
+        message = f"git has or would take {len(images)} images: {_list(images)}"
+        cure = f"git rm -r -q --cached --ignore-unmatch {shlex.quote(folder)} && dvc add {shlex.quote(folder)}"
+        findings.append(Finding("uncommitted", "problem", message, cure))
+    return findings or [Finding("uncommitted", "ok", "every .dvc file is committed; git has no images")]
+
+
+def check_remote(project: Path) -> list[Finding]:
+    """Checks that a colleague's clone would know the remote and the run that `dvc push` uploads."""
+    shared, own = (_remotes(project / ".dvc" / name) for name in ("config", "config.local"))
+    if not shared and not own:
+        return [Finding("remote", "ok", "no remote, so that results are on this machine only")]
+    if not shared:
+        message = f"the remote {_list(sorted(own))} is only in .dvc/config.local, which no clone has"
+        return [Finding("remote", "note", message, "dvc remote add without --local, then git commit .dvc/config")]
+    changed = (run_git(project, "status", "--porcelain", "-z", "--", ".dvc/config", "dvc.lock") or "").split("\0")
+    names = [line[3:] for line in changed if line]
+    if ".dvc/config" in names:
+        message = f"the remote {_list(sorted(shared))} is not committed: a clone would not know it"
+        return [Finding("remote", "problem", message, commit_command([".dvc/config"], "Add the remote"))]
+    if names:
+        message = "dvc.lock is not committed: `dvc pull` in a clone would fetch the run of the last commit"
+        return [Finding("remote", "note", message, "git add -A && git commit -m Run")]
+    return [Finding("remote", "ok", f"the remote {_list(sorted(shared))} is committed")]
+
+
+def _remotes(config: Path) -> set[str]:
+    parser = configparser.ConfigParser(interpolation=None, strict=False)
+    try:
+        parser.read(config, encoding="utf-8")
+    except (configparser.Error, UnicodeDecodeError):
+        return set()  # DVC itself names a damaged configuration
+    return {name.split('"')[1] for name in parser.sections() if name.startswith("'remote \"") and name.count('"') == 2}
+
+
+def check_leftovers(project: Path) -> list[Finding]:
+    """Checks for files of models that params.yaml does not list, as `dvc exp apply` leaves them."""
+    params = _params(project)
+    if params is None:
+        return []
+    listed = {f"{model}/{fold}" for model in params.models for fold in params.folds}
+    places = {
+        "metrics/train": "*/*.json",
+        "metrics/evaluate": "*/*.json",
+        "training": "*/[0-9]*",
+        "predictions/members": "*/*.csv",
+    }
+    stale = [
+        file.relative_to(project).as_posix()
+        for folder, pattern in places.items()
+        for file in sorted((project / folder).glob(pattern))
+        if file.relative_to(project / folder).with_suffix("").as_posix() not in listed
+    ]
+    if not stale:
+        return [Finding("leftovers", "ok", "no files of models that params.yaml does not list")]
+    message = f"{_list(stale)}: of models or folds that params.yaml does not list, as `dvc exp apply` leaves them"
+    return [Finding("leftovers", "note", message, "dvc repro")]
+
+
+def _params(project: Path) -> Params | None:
+    try:
+        return load_params(project / "params.yaml")
+    except InputError:
+        return None  # check_params names what is wrong
+
+
+def _list(names: list[str]) -> str:
+    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
+    return ", ".join(printable(name) for name in names[:FEW]) + more

@@ -1,0 +1,51 @@
+"""What DVC would fail on before any stage runs, with a message that names neither file nor cure."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from tumorboard.base.errors import InputError
+from tumorboard.commands.findings import Finding
+from tumorboard.commands.project_checks import check_identity, check_params
+from tumorboard.commands.stale_locks import check_locks
+from tumorboard.commands.torn_files import check_torn_files
+
+Check = Callable[[Path], list[Finding]]  # from the folder of the project
+
+START_CHECKS: dict[str, Check] = {"params.yaml": check_params, "files of DVC": check_torn_files, "locks": check_locks}
+
+
+def run_checks(checks: Mapping[str, Check], project: Path) -> list[Finding]:
+    """Runs checks one after another; one that the machine does not allow is a finding itself.
+
+    Args:
+        checks: by name.
+        project: folder that they look at.
+    """
+    findings = []
+    for name, check in checks.items():
+        try:
+            findings += check(project)
+        except OSError as error:
+            cure = f"ls -ld {error.filename or '.'}"
+            findings.append(Finding(name, "problem", f"could not be checked: {error}", cure))
+    return findings
+
+
+def prepare_start(project: Path) -> list[str]:
+    """Removes stale locks and restores torn files of DVC.
+
+    Args:
+        project: folder with dvc.yaml.
+
+    Returns:
+        What was done, and a warning if experiments cannot be committed.
+
+    Raises:
+        InputError: a problem remains that DVC would fail on; the message has the cure.
+    """
+    findings = run_checks(START_CHECKS, project)
+    done = [finding.fix() for finding in findings if finding.fix]
+    problems = [finding for finding in findings if finding.level == "problem" and not finding.fix]
+    if problems:
+        raise InputError("\n".join(map(str, problems)))
+    return done + [str(finding) for finding in check_identity(project) if finding.level != "ok"]

@@ -1,0 +1,78 @@
+"""Finds the files of DVC that a kill or a power cut left half-written, and restores their last whole version."""
+
+import shutil
+from pathlib import Path
+
+from dvc.exceptions import DvcException
+from dvc.schema import COMPILED_LOCKFILE_SCHEMA, COMPILED_SINGLE_STAGE_SCHEMA
+from dvc.utils.serialize import parse_yaml
+from voluptuous import Invalid
+
+from tumorboard.base.errors import printable
+from tumorboard.base.versioning import run_git
+from tumorboard.commands.findings import Finding
+
+LOCK = "dvc.lock"
+KEPT = ".dvc/tmp/torn"  # folder below the project for the damaged files
+COMMITS = 50  # latest commits of a file that are searched for a whole version
+FIX = "tumorboard doctor --fix"
+
+
+def check_torn_files(project: Path) -> list[Finding]:
+    """Checks dvc.lock and the `.dvc` files; with one of them torn, every command of DVC fails."""
+    listed = run_git(project, "ls-files", "-z", "-co", "--", "*.dvc") or ""
+    names = [LOCK, *sorted(set(filter(None, listed.split("\0"))))]
+    findings = [_check_file(project, name) for name in names if (project / name).is_file()]
+    return [finding for finding in findings if finding] or [
+        Finding("files of DVC", "ok", "dvc.lock and .dvc are whole")
+    ]
+
+
+def is_whole(name: str, text: str) -> bool:
+    """Returns whether DVC accepts the content of dvc.lock or of a `.dvc` file, and its last line is complete."""
+    schema = COMPILED_LOCKFILE_SCHEMA if Path(name).name == LOCK else COMPILED_SINGLE_STAGE_SCHEMA
+    try:
+        schema(parse_yaml(text, name))
+    except (DvcException, Invalid, ValueError):
+        return False
+    return text.endswith("\n")  # DVC ends both with a line break; what is cut within a line may be valid all the same
+
+
+def last_whole_version(project: Path, name: str) -> tuple[str, str] | None:
+    """Returns the content of the last whole version that git has, and where it is from; None if there is none."""
+    log = run_git(project, "log", f"-{COMMITS}", "--format=%h", "--", name) or ""
+    places = {":": "git's index"} | {f"{commit}:": f"commit {commit}" for commit in log.split()}
+    for revision, place in places.items():
+        text = run_git(project, "show", f"{revision}./{name}")
+        if text is not None and is_whole(name, text):
+            return text, place
+    return None
+
+
+def _check_file(project: Path, name: str) -> Finding | None:
+    text = (project / name).read_text(encoding="utf-8", errors="surrogateescape")
+    if is_whole(name, text):
+        return None
+    shown = printable(name)
+    if any(line.startswith("<<<<<<< ") for line in text.splitlines()):
+        cure = f"git checkout --ours {name} && dvc repro" if name == LOCK else f"git mergetool {name}"
+        return Finding("files of DVC", "problem", f"{shown} has the marks of an unresolved merge", cure)
+    version = last_whole_version(project, name)
+    if version is None and name != LOCK:
+        path = name.removesuffix(".dvc")
+        return Finding("files of DVC", "problem", f"{shown} is torn, and git has no whole version", f"dvc add {path}")
+    message = f"{shown} is torn: a kill or a power cut while DVC wrote it"
+    return Finding("files of DVC", "problem", message, FIX, lambda: _restore(project, name, version))
+
+
+def _restore(project: Path, name: str, version: tuple[str, str] | None) -> str:
+    """Moves the torn file aside and writes the whole version in its place."""
+    kept = project / KEPT / name
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(project / name, kept)
+    note = f"the torn one is {KEPT}/{name}; `dvc repro` takes what it lacks from the run cache"
+    if version is None:
+        return f"moved {name} away, of which git has no whole version; {note}"
+    content, place = version
+    (project / name).write_text(content, encoding="utf-8", errors="surrogateescape")
+    return f"restored {name} from {place}; {note}"

@@ -1,0 +1,100 @@
+"""Compares the ranges over which the files of a set are scaled, and finds one range for all of them."""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tumorboard.base.errors import InputError, printable
+from tumorboard.base.files import read_json, write_json
+from tumorboard.base.params import Crop
+from tumorboard.images.grey import Window
+
+SET = "set"  # the value of crop.window by which all files share one range
+SET_SHARES = (0.005, 0.995)  # the range's ends, as shares of the set's grey values; each file counts the same
+BY_VALUES = ("depth", "own range")  # kinds of a GreyRange that the file's own values decide
+_WINDOW_FILE = "window.json"  # beside the crops: the range that `set` became
+_MEASURING: Window = (0.0, 1.0)  # any range serves to decode the files whose values are measured
+
+
+def measuring(crop: Crop) -> Crop:
+    """Returns parameters by which every file's values can be measured, floating-point ones included."""
+    return crop.model_copy(update={"window": _MEASURING})
+
+
+def common_range(levels: Iterable[Sequence[float]]) -> Window | None:
+    """Returns the range from SET_SHARES of all files' grey values, None if there are none.
+
+    Args:
+        levels: each file's `GreyRange.levels`.
+
+    >>> common_range([range(100), range(100)])
+    (0.0, 99.0)
+    """
+    pooled = [np.asarray(each, np.float64) for each in levels if len(each)]
+    if not pooled:
+        return None
+    low, high = (float(end) for end in np.quantile(np.concatenate(pooled), SET_SHARES))
+    if high - low >= 10:  # whole numbers are easier to read and to write
+        low, high = float(math.floor(low)), float(math.ceil(high))
+    return (low, high) if low < high else (low, low + 1.0)
+
+
+def describe_ranges(facts: pd.DataFrame) -> list[str]:
+    """Returns a warning if files are scaled by different ranges, so that equal values get different grey levels.
+
+    Args:
+        facts: one row per usable file, with the columns id, scaling, low, high and levels, as ImageFacts explains.
+    """
+    deep = facts[facts["scaling"] != ""]
+    ranges = set(zip(deep["low"], deep["high"], strict=True))
+    if len(ranges) < 2:
+        return []
+    by_values = int(deep["scaling"].isin(BY_VALUES).sum())
+    by_header = int((deep["scaling"] == "header").sum())
+    kinds = [f"{by_values} files are scaled each by its own range"] if by_values else []
+    kinds += [f"{by_header} files by the window in their header"] if by_header else []
+    if not kinds:  # stored bits alone
+        kinds = [f"{len(deep)} files are scaled by the bits that their headers state"]
+    proposal = common_range(deep["levels"])
+    assert proposal is not None
+    low, high = (f"{end:g}" for end in proposal)
+    return [
+        f"{', '.join(kinds)}: {len(ranges)} different ranges in this set, so that the same value becomes different "
+        f"grey levels: set crop.window, for example to [{low}, {high}], or to {SET}, one range for all from "
+        f"{SET_SHARES[0]:.1%} to {SET_SHARES[1]:.1%} of the set's values"
+    ]
+
+
+def describe_decoder_warnings(facts: pd.DataFrame) -> list[str]:
+    """Returns a warning that counts the files whose decoder reported passed-over data, and names the first ones."""
+    warned = facts[facts["warning"] != ""]
+    if warned.empty:
+        return []
+    first = "; ".join(
+        f"{printable(name)} ({text})" for name, text in zip(warned["id"][:5], warned["warning"][:5], strict=True)
+    )
+    return [f"{len(warned)} files were read, but may be damaged, as the decoder reports (column warning): {first}"]
+
+
+def write_window(store: Path, window: Window | None) -> None:
+    """Writes the range that `crop.window: set` became beside the crops."""
+    write_json({"window": None if window is None else list(window)}, store / _WINDOW_FILE)
+
+
+def resolve_window(crop: Crop, store: Path) -> Crop:
+    """Returns `crop` with the range that `crop.window: set` became in a crop store; other windows stay.
+
+    A model's card needs it: a new image is scaled over the range of the images that the model was trained on.
+
+    Raises:
+        InputError: the store was made with another `crop.window`.
+    """
+    if crop.window != SET:
+        return crop
+    if not (store / _WINDOW_FILE).is_file():
+        raise InputError(f"{store}: was not made with crop.window: {SET}: run `dvc repro`")
+    window = read_json(store / _WINDOW_FILE)["window"]
+    return crop.model_copy(update={"window": None if window is None else tuple(window)})
