@@ -4,7 +4,7 @@ SHELL := /bin/bash -o pipefail
 PYTHON ?= python3
 BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
-# Every number of a run comes from params.yaml; what a user's site-packages hold is not among them.
+# A run must not depend on packages that the user has installed outside the environment.
 export PYTHONNOUSERSITE := 1
 
 .PHONY: all env test lint format lock plots clean help
@@ -19,7 +19,7 @@ $(BIN)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "tumorboard needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
 	       "Name another: make PYTHON=python3.12"; exit 1; }
-	@echo "Making the environment .venv: some 210 packages, 6.6 GB, most of it the CUDA libraries that torch brings"
+	@echo "Making the environment .venv: about 210 packages, 6.6 GB, most of it the CUDA libraries of torch"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.lock | awk \
 	  '/^(Collecting|Processing) / { printf "\r\033[K%d: %s", ++n, $$2; fflush() } \
@@ -28,10 +28,10 @@ $(BIN)/.installed: requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
-test: env ## run the tests, a file at a time on each core
+test: env ## run the tests, one file at a time per core
 	pytest -n logical --maxprocesses 8 --dist loadfile
 
-lint: env ## check style, types and the floors of the architecture
+lint: env ## check style, types and the directions of imports
 	ruff check .
 	ruff format --check .
 	mypy

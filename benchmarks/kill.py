@@ -36,18 +36,19 @@ RESULTS = ("weights", "history", "Predictions")
 LONGEST_DELAY = 1 / 3
 
 
-def start_stage(name: str, *options: str, log: Path | None = None) -> subprocess.Popen[bytes]:
-    """Starts a stage in the current folder; its output is appended to the log or dropped."""
-    output = log.open("ab") if log else subprocess.DEVNULL
+def start_stage(name: str, *options: str, log: Path) -> subprocess.Popen[bytes]:
+    """Starts a stage in the current folder and appends its output to the log."""
     command = [sys.executable, "-m", f"stages.{name}", *options]
     environment = stage_environment() | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
+    with log.open("ab") as output:
+        return subprocess.Popen(command, env=environment, stdout=output, stderr=subprocess.STDOUT)
 
 
 def run_stage(name: str, *options: str) -> None:
-    """Runs a stage in the current folder to its end."""
-    if status := start_stage(name, *options).wait():
-        sys.exit(f"stages.{name} ended with status {status}")
+    """Runs a stage in the current folder to its end; exits with its output if it fails."""
+    log = Path(f"{name}.log")
+    if status := start_stage(name, *options, log=log).wait():
+        sys.exit(f"stages.{name} ended with status {status}:\n{log.read_text(encoding='utf-8')}")
 
 
 def prepare_data() -> None:

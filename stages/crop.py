@@ -9,6 +9,7 @@ from tumorboard.base.params import Params
 from tumorboard.base.stage import Output, run_stage
 from tumorboard.base.versioning import explain_missing, explain_unversioned
 from tumorboard.data.crop import CropJob, crop_images
+from tumorboard.data.label_warnings import describe_listing
 from tumorboard.data.sources import list_images
 from tumorboard.data.workers import worker_count
 
@@ -35,13 +36,18 @@ def main(params: Params, *, out: Output, metrics: Output) -> None:
         max_quarantined=params.data.max_quarantined,
         workers=worker_count(params.runtime.workers),
         scheduler=params.runtime.scheduler,
+        links=params.data.links,
     )
     summary = crop_images(images, ignored, job)
     print(
         f"crop: {summary.listed} files, {summary.decoded} decoded, {summary.cached} from the crop cache",
         file=sys.stderr,
     )
-    for warning in [*summary.warnings, explain_unversioned(params.data.raw)]:
+    for warning in [
+        *describe_listing(images, raw, params.data),
+        *summary.warnings,
+        explain_unversioned(params.data.raw),
+    ]:
         if warning:
             print(f"Warning: {warning}", file=sys.stderr)
     write_json(summary.counts, metrics)

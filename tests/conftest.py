@@ -13,7 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 ROOT = Path(__file__).resolve().parents[1]
 
 # Minutes long: begun first, so that no process is left alone with one at the end.
-LONG = ("test_pipeline.py", "test_run.py", "test_elastic.py", "test_loop.py")
+LONG = ("test_pipeline.py", "test_links.py", "test_run.py", "test_elastic.py", "test_loop.py")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,7 +1,7 @@
 #!/bin/bash
 # Runs one training on two nodes of a SLURM cluster. Submit it in the project folder, on a file system of both nodes:
 #   dvc repro recipe && dvc repro balance@0 && sbatch docs/slurm/train.sh resnet18 0
-# After the job has ended: dvc commit train@resnet18-0
+# After the job has ended: dvc commit --force train@resnet18-0 (without --force it asks, and fails without a terminal)
 # A job that is requeued or submitted again resumes from the latest checkpoint.
 #SBATCH --job-name=tumorboard
 #SBATCH --nodes=2

@@ -95,7 +95,7 @@ def test_zoom_and_shift_alone_are_torchvisions(setting: dict[str, object]) -> No
         torch.testing.assert_close(results[row], expected, atol=0.05, rtol=0)
 
 
-def test_a_shift_of_half_a_pixel_weighs_four_neighbours() -> None:
+def test_a_shift_of_half_a_pixel_weighs_four_neighbors() -> None:
     """Keys' kernel with a = -0.75 at distances 0.5 and 1.5: 19/32 and -3/32; bilinear's weights are halves."""
     ones, nothing = np.ones(1), np.zeros(1)
     drawn = Alterations(

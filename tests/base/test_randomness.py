@@ -34,7 +34,7 @@ def test_seed_counter_and_column_give_unrelated_uniform_numbers() -> None:
         assert abs(np.corrcoef(base[:, 0], other)[0, 1]) < 0.06
 
 
-def test_neighbouring_seeds_and_counters_do_not_repeat_each_other() -> None:
+def test_neighboring_seeds_and_counters_do_not_repeat_each_other() -> None:
     keys = keys_of(IDS[:50])
     draws = np.concatenate([uniforms(seed, keys, counter, 3).ravel() for seed in range(5) for counter in range(5)])
     assert len(np.unique(draws)) == draws.size

@@ -38,6 +38,9 @@ def test_help_imports_no_command_and_nothing_slow() -> None:
     slow = {"torch", "torchvision", "timm", "pandas", "numpy", "sklearn", "scipy", "cv2", "PIL", "dvc", "pydantic"}
     assert modules & slow == set()
     assert {name for name in modules if name.startswith("tumorboard.")} == {
+        "tumorboard.base",
+        "tumorboard.base.errors",
+        "tumorboard.base.interrupts",
         "tumorboard.commands",
         "tumorboard.commands.app",
     }
@@ -132,3 +135,31 @@ def test_a_users_error_is_one_message_and_any_other_a_traceback() -> None:
     done = CliRunner().invoke(tried, ["input"])
     assert (done.exit_code, done.stdout, done.stderr) == (1, "", "lr-find: params.yaml: no such file\n")
     assert isinstance(CliRunner().invoke(tried, ["other"]).exception, KeyError)
+
+
+def test_ctrl_c_is_one_line_and_status_130() -> None:
+    tried = typer.Typer(add_completion=False)
+
+    @tried.command()
+    @reports_user_errors
+    def lr_find() -> None:
+        raise KeyboardInterrupt
+
+    done = CliRunner().invoke(tried, [])
+    assert (done.exit_code, done.stdout, done.stderr) == (130, "", "\nlr-find: interrupted\n")
+
+
+def test_the_code_of_another_checkout_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "src/tumorboard").mkdir(parents=True)
+    (tmp_path / "src/tumorboard/__init__.py").touch()
+    monkeypatch.chdir(tmp_path)
+    tried = typer.Typer(add_completion=False)
+
+    @tried.command()
+    @reports_user_errors
+    def lr_find() -> None:
+        raise AssertionError
+
+    done = CliRunner().invoke(tried, [])
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"lr-find: the running code is {ROOT}/src/tumorboard, not {tmp_path}/src/tumorboard")

@@ -274,3 +274,18 @@ def test_the_text_of_warnings_and_of_images_left_out() -> None:
     assert text.rstrip().endswith("A run would accept this; see the warnings.")
     assert printed(Account(), 200).rstrip().endswith("A run would accept this.")
     assert "Left out of training" not in printed(Account(classes={"a": 1}), 200)
+
+
+def test_a_folder_that_a_queued_experiment_would_lack_is_told(
+    raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    (tmp_path / ".dvc").mkdir()
+    git = ("git", "-c", "user.name=t", "-c", "user.email=t@localhost")
+    for command in (("init", "--quiet"), ("commit", "--quiet", "--allow-empty", "-m", "begin")):
+        subprocess.run([*git, *command], check=True)
+    warnings = json.loads(CliRunner().invoke(app, ["check", raw.name, "--json"]).stdout)["warnings"]
+    assert any("'raw' is not known to git" in warning and "`dvc add raw && git" in warning for warning in warnings)
+    warnings = json.loads(CliRunner().invoke(app, ["check", str(raw), "--json"]).stdout)["warnings"]
+    assert not any("git" in warning for warning in warnings)

@@ -1,5 +1,9 @@
 """The command `predict`: its table, its exit status, and the project's own panel."""
 
+import os
+import re
+import subprocess
+import sys
 from hashlib import sha256
 from pathlib import Path
 
@@ -14,7 +18,7 @@ from tumorboard.base.params import Params, resolve_recipe
 from tumorboard.base.tables import make_predictions
 from tumorboard.commands.app import app
 from tumorboard.commands.paths import JOINED, MODELS, SPLIT
-from tumorboard.models.model_file import ModelCard, save_model
+from tumorboard.models.model_file import ModelCard, load_model, save_model
 from tumorboard.models.registry import build_model
 
 ROOT = Path(__file__).parents[2]
@@ -86,7 +90,7 @@ def test_the_table_goes_to_a_file_or_to_standard_output(files: list[Path]) -> No
     assert (done.exit_code, done.stdout) == (0, written)
 
 
-def test_a_file_that_was_not_judged_is_named_and_the_status_is_1(files: list[Path]) -> None:
+def test_a_file_that_was_not_classified_is_named_and_the_status_is_1(files: list[Path]) -> None:
     done = CliRunner().invoke(app, ["predict", "new", *named(files), "--vote", "hard"])
     assert done.exit_code == 1
     assert len(done.stdout.splitlines()) == 1 + 12
@@ -122,6 +126,57 @@ def test_without_model_files_the_projects_panel_votes_as_params_say(files: list[
     assert done.stdout.splitlines()[1].endswith(",,")  # not known: other models may have other data
 
 
+def run_program(*arguments: str | bytes, **environment: str) -> subprocess.CompletedProcess[bytes]:
+    """Runs the command in a process of its own, whose streams have an encoding."""
+    command = [sys.executable, "-m", "tumorboard.commands.app", *arguments]
+    return subprocess.run(command, capture_output=True, check=False, env={**os.environ, **environment})
+
+
+def test_names_of_files_and_classes_are_no_formulas_for_a_spreadsheet(files: list[Path], tmp_path: Path) -> None:
+    network, card = load_model(files[0], "cpu")
+    names = ("=cmd|' /C calc'!A0", "+1", "normal")
+    save_model(tmp_path / "evil.safetensors", network, card.model_copy(update={"classes": names}))
+    source = next(path for path in Path("new/deeper").iterdir())
+    given = ["=1+1.png", "+2.png", "-3.png", "@SUM(1).png", "\t=4.png", "\uff1d5.png", "plain.png", "a=b.png"]
+    for name in given:
+        Path(name).write_bytes(source.read_bytes())
+    done = CliRunner().invoke(app, ["predict", "--model", "evil.safetensors", "--out", "new.csv", "--", *given])
+    assert done.exit_code == 0, done.output
+    table = pd.read_csv("new.csv", dtype=str)
+    assert table["path"].tolist() == [f"./{name}" for name in given[:6]] + given[6:]
+    assert all(Path(path).is_file() for path in table["path"])
+    assert set(table["decided"]) <= {"'=cmd|' /C calc'!A0", "'+1", "normal"}
+    texts = table[["path", "decided", "agreeing"]].to_numpy().ravel().tolist() + list(table)
+    assert not [text for text in texts if text[0] in "=+-@\t\r"]
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-16"])
+def test_the_table_is_utf_8_whatever_the_terminal_and_the_names_are(files: list[Path], encoding: str) -> None:
+    source = next(path for path in Path("new/deeper").iterdir())
+    raw = b"new/caf\xe9.png"  # not UTF-8
+    given = [b"new/\xe8\x83\xb6.png", raw]  # a Chinese name
+    for name in given:
+        Path(os.fsdecode(name)).write_bytes(source.read_bytes())
+    done = run_program("predict", "--model", str(files[0]), *given, PYTHONIOENCODING=encoding)
+    assert b"Traceback" not in done.stderr
+    assert done.returncode == 0, done.stderr
+    assert [line.split(b",")[0] for line in done.stdout.splitlines()] == [b"path", *given]
+    bad = run_program("predict", "--model", str(files[0]), b"caf\xe9 \xe8\x83\xb6.png", PYTHONIOENCODING=encoding)
+    assert bad.returncode == 1
+    assert b"Traceback" not in bad.stderr
+
+
+def test_the_limits_of_the_study_hold_for_somebody_elses_model(files: list[Path], tmp_path: Path) -> None:
+    network, card = load_model(files[0], "cpu")
+    crop = card.crop.model_copy(update={"max_pixels": 10**15, "max_bytes": 10**15})
+    save_model(tmp_path / "open.safetensors", network, card.model_copy(update={"crop": crop}))
+    text = Path("params.yaml").read_text(encoding="utf-8")
+    Path("params.yaml").write_text(re.sub("max_pixels: [0-9]+", "max_pixels: 2999", text), encoding="utf-8")
+    done = CliRunner().invoke(app, ["predict", "new/deeper", "--model", "open.safetensors"])
+    assert done.exit_code == 1
+    assert "too many pixels" in done.stderr
+
+
 def test_mistakes_are_one_message_each(files: list[Path]) -> None:
     files[2].unlink()
     for arguments, message in (
@@ -135,7 +190,7 @@ def test_mistakes_are_one_message_each(files: list[Path]) -> None:
         assert done.stderr.startswith(message)
 
 
-def test_an_output_that_cannot_be_written_is_refused_before_anything_is_judged(
+def test_an_output_that_cannot_be_written_is_refused_before_anything_is_classified(
     files: list[Path], tmp_path: Path
 ) -> None:
     (tmp_path / "a_file").write_text("")
@@ -144,3 +199,11 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_judged(
         assert done.exit_code == 1
         assert done.stderr.startswith(f"predict: {out}: {message}")
         assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_folder_without_a_study_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["predict", "new"])
+    assert done.exit_code == 1
+    assert done.stderr.startswith(f"predict: {tmp_path} is no study: it has no params.yaml")
+    assert "--model FILE" in done.stderr

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tumorboard.base.data_params import Columns
 from tumorboard.base.params import Params, load_params
 from tumorboard.data.check import check_folder, params_for
 
@@ -76,6 +77,9 @@ def test_a_pattern_and_table_of_params_count_for_their_own_folder_only(
     assert params_for(mine, raw, "(Q)").data == data.model_copy(update={"group_pattern": "(Q)"})
     other = params_for(mine, tmp_path, None).data
     assert (other.raw, other.table, other.group_pattern) == (str(tmp_path), None, None)
+    described = data.model_copy(update={"columns": Columns(path="x"), "prefix": "a/", "layout": "folders"})
+    other = params_for(params.model_copy(update={"data": described}), tmp_path, None).data
+    assert (other.columns, other.prefix, other.layout) == (None, None, "auto")
     assert other.max_quarantined == data.max_quarantined
 
 
@@ -148,7 +152,7 @@ def test_a_shortcut_is_listed_with_null_where_there_is_no_score(tmp_path: Path, 
     assert "height" not in {fact["facts"] for fact in account.shortcuts}
 
 
-def test_images_that_a_given_test_part_takes_from_training_are_listed(tmp_path: Path, params: Params) -> None:
+def test_images_that_a_given_test_set_takes_from_training_are_listed(tmp_path: Path, params: Params) -> None:
     raw = tmp_path / "raw"
     for number in range(8):
         save(raw / f"Training/blast/P{number}_x.png", number)
@@ -165,7 +169,8 @@ def test_images_that_a_given_test_part_takes_from_training_are_listed(tmp_path: 
     assert account.warnings == [
         "too faint to be compared, so that near duplicates among them go unseen: 1, the first "
         "'Training/normal/P30_x.png'",
-        "the given test set has no image of 'normal': test scores that need one (recall, means over the classes) are undefined",
+        "the given test set has no image of 'normal': test scores that need one (recall, means over the classes) are "
+        "undefined",
     ]
 
 
@@ -194,3 +199,36 @@ def test_the_real_images_pass_with_their_known_copies(shared: Path) -> None:
     sets = [entry["paths"] for entry in account.duplicates if entry["kind"] == "bytes"]
     assert sets == [paths for paths in digests.values() if len(paths) > 1]
     assert sets
+
+
+def test_a_given_validation_part_of_a_handful_and_a_shared_placeholder_are_told(tmp_path: Path, params: Params) -> None:
+    raw = tmp_path / "raw"
+    lines = ["path,label,split,group"]
+    for number in range(24):
+        save(raw / f"{number}.png", number)
+        part = "val" if number < 2 else "test" if number < 8 else "train"
+        lines.append(f"{number}.png,{'ab'[number % 2]},{part},{'unknown' if number > 19 else f'P{number}'}")
+    (raw / "labels.csv").write_text("\n".join(lines))
+    account = check_folder(raw, params_for(params, raw, None))
+    placeholder, validation = account.warnings
+    assert placeholder.startswith("4 of 24 images have the patient 'unknown'")
+    assert "of fold 0 has 2 images" in validation
+    assert "write train instead of val" in validation
+
+
+def test_folders_that_look_like_parts_are_refused_with_the_lines_to_write(tmp_path: Path, params: Params) -> None:
+    raw = tmp_path / "ham"
+    rows = ["lesion_id,image_id,dx"]
+    for number in range(12):
+        save(raw / f"images_part_{1 + number // 6}/ISIC_{number}.png", number)
+        rows.append(f"HAM_{number},ISIC_{number},{('nv', 'mel')[number % 2]}")
+    (raw / "metadata.csv").write_text("\n".join(rows))
+    account = check_folder(raw, params_for(params, raw, None))
+    assert account.refused is not None
+    assert "    path: image_id\n    label: dx\n" in account.refused["message"]
+    columns = Columns(path="image_id", label="dx")
+    data = params.data.model_copy(
+        update={"raw": str(raw), "table": "metadata.csv", "columns": columns, "prefix": "*/", "extension": ".png"}
+    )
+    told = check_folder(raw, params_for(params.model_copy(update={"data": data}), raw, "(.+)"))
+    assert told.classes == {"mel": 6, "nv": 6}

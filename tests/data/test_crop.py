@@ -179,9 +179,7 @@ def test_a_patient_of_dicom_files_is_their_group_unless_another_is_given(tmp_pat
             (tmp_path / f"raw/{label}/{number}.dcm").write_bytes(content)
     groups = []
     for pattern in (None, r"(\d)\.dcm", "(.*)"):
-        rows, ignored = list_images(
-            tmp_path / "raw", data_section(group_pattern=pattern)
-        )
+        rows, ignored = list_images(tmp_path / "raw", data_section(group_pattern=pattern))
         for _ in range(2):  # the second time from the crop cache
             crop_images(rows, ignored, job_of(tmp_path / "raw", crop, tmp_path))
             groups.append(read_manifest(tmp_path / "out/manifest.csv")["group"].tolist())

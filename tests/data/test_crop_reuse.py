@@ -96,7 +96,8 @@ def test_the_cache_key_covers_all_code_that_makes_crops(crop: Crop, monkeypatch:
     package = Path(crop_module.__file__).parents[1]
     modules = {f"images/{file.name}" for file in (package / "images").glob("*.py")}
     assert {"images/crop.py", "images/decode.py", "images/grey.py", "images/jpeg.py"} < modules
-    assert sorted(read) == sorted([*modules, "data/crop.py", "data/crop_cache.py", "data/image_facts.py"])
+    code = [name for name in read if name.endswith(".py")]  # the versions of packages are read from other files
+    assert sorted(code) == sorted([*modules, "data/crop.py", "data/crop_cache.py", "data/image_facts.py"])
 
 
 def test_a_damaged_cached_crop_is_made_again(

@@ -24,9 +24,7 @@ def test_groups_are_those_of_re_for_each_path() -> None:
 @pytest.mark.parametrize(
     "pattern", [r"(a+)+b$", r"(?:x|a|aa)*(b)\d", r"^((a|a)*)*$\d", r"(\w+\s?)*$!", r"(a*)*(a*)*(a*)*b(c)"]
 )
-def test_a_pattern_that_takes_without_end_is_named_with_the_path(
-    pattern: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_pattern_that_takes_without_end_is_named_with_the_path(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(group_pattern, "MATCH_SECONDS", 1.0)
     slow = "a" * 60 + "/1.png"
     began = time.monotonic()

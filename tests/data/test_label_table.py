@@ -4,8 +4,18 @@ from pathlib import Path
 
 import pytest
 
+from tumorboard.base.data_params import Columns
 from tumorboard.base.errors import InputError
-from tumorboard.data.label_table import LABEL_COLUMNS, SPLIT_NAMES, Row, check_path, check_text, read_label_table
+from tumorboard.data.label_table import (
+    LABEL_COLUMNS,
+    SPLIT_NAMES,
+    Row,
+    TableForm,
+    check_path,
+    check_text,
+    read_label_table,
+)
+from tumorboard.data.sources import list_files
 
 
 def touch(raw: Path, *paths: str) -> None:
@@ -189,3 +199,78 @@ def test_spaces_inside_a_text_and_letters_of_any_script_are_allowed() -> None:
     for text in ("", " a", "a\t", "a\nb", "a\x1b[31m", "\udcff"):
         with pytest.raises(InputError, match=r"^here: label "):
             check_text("label", text, "here")
+
+
+def read_as(raw: Path, content: str, **form: object) -> list[Row]:
+    """Reads labels.csv with this content in a form of published tables."""
+    (raw / "labels.csv").write_text(content)
+    columns = form.pop("columns", {})
+    described = TableForm(columns=Columns(**columns), **form)  # type: ignore[arg-type]
+    return read_label_table(raw / "labels.csv", raw, form=described, files=list_files(raw))
+
+
+def test_columns_of_other_names_with_prefix_and_extension(tmp_path: Path) -> None:
+    touch(tmp_path, "part_1/img/a.jpg", "part_2/img/b.jpg", "c.d.jpg", "own/img/a.jpg")
+    columns = {"path": "image", "label": "dx", "group": "Patient ID"}
+    rows = read_as(
+        tmp_path, "image,dx,Patient ID\na,x,1\nb,y,1\n", columns=columns, prefix="part_*/img/", extension=".jpg"
+    )
+    assert [row["path"] for row in rows] == ["part_1/img/a.jpg", "part_2/img/b.jpg"]
+    assert [row["group"] for row in rows] == ["1", "1"]
+    for prefix in ("own/img/", "own/img"):  # with the slash or without
+        assert read_as(tmp_path, "path,label\na,x\n", prefix=prefix, extension=".jpg")[0]["path"] == "own/img/a.jpg"
+    removed = read_as(tmp_path, "path,label\nset/v1/own/img/a.jpg,x\n", prefix="set/v1/")
+    assert removed[0]["path"] == "own/img/a.jpg"
+    assert read_as(tmp_path, "path,label\nc.d,x\n", extension=".jpg")[0]["path"] == "c.d.jpg"
+    joined = read_as(
+        tmp_path, "site,kind,id,label\nown,img,a,x\n", columns={"path": ("site", "kind", "id")}, extension=".jpg"
+    )
+    assert joined[0]["path"] == "own/img/a.jpg"
+    for prefix, words in (("*/img/", r"2 files in data\.raw are '\*/img/a\.jpg'"), ("x*/", "no files in data.raw")):
+        with pytest.raises(InputError, match=words):
+            read_as(tmp_path, "path,label\na,x\n", prefix=prefix, extension=".jpg")
+    with pytest.raises(InputError, match=r"no column 'image_id', which data\.columns\.path names; nearest: 'image'"):
+        read_as(tmp_path, "image,label\na,x\n", columns={"path": "image_id"})
+    with pytest.raises(InputError, match="path is empty"):
+        read_as(tmp_path, "path,label,y\n,x,\n", extension=".jpg")
+
+
+def test_one_hot_columns(tmp_path: Path) -> None:
+    touch(tmp_path, "1.png", "2.png")
+    columns = {"label": ("MEL", "NV", "BCC")}
+    for row, words in (
+        ("1,0,0", "MEL"),
+        ("0.0,1.0,0.0", "NV"),
+        (",,1", "BCC"),
+        ("False,True,False", "NV"),
+        ("1,1,0", r"line 2: '1\.png' has several classes, 'MEL', 'NV': images with several labels \(multi-label\)"),
+        ("0,0,0", r"line 2: '1\.png' has none of the classes MEL, NV, BCC"),
+        ("1,U,0", "line 2: column 'NV' is 'U', expected 1 or 0"),
+        ("-1.0,1,0", r"line 2: column 'MEL' is '-1\.0', expected 1 or 0: with uncertain values, take one column"),
+        ("0.3,0.7,0", r"line 2: column 'MEL' is '0\.3'"),
+    ):
+        content = f"path,MEL,NV,BCC\n1.png,{row}\n"
+        if words in columns["label"]:
+            assert labels(read_as(tmp_path, content, columns=columns)) == [("1.png", words)]
+        else:
+            with pytest.raises(InputError, match=words):
+                read_as(tmp_path, content, columns=columns)
+
+
+def test_equal_lines_are_one_image_in_a_published_table_only(tmp_path: Path) -> None:
+    touch(tmp_path, "1.png")
+    boxes = "id,x,Target\n1.png,5,1\n1.png,7,1\n"
+    columns = {"path": "id", "label": "Target"}
+    assert labels(read_as(tmp_path, boxes, columns=columns)) == [("1.png", "1")]
+    with pytest.raises(InputError, match="lines 2 and 3 have the same path"):
+        read_as(tmp_path, boxes.replace("7,1", "7,0"), columns=columns)
+    with pytest.raises(InputError, match="lines 2 and 3 have the same path"):
+        read_as(tmp_path, "path,label\n1.png,1\n1.png,1\n")
+
+
+def test_values_that_are_not_used_may_be_empty(tmp_path: Path) -> None:
+    touch(tmp_path, "1.png", "2.png")
+    content = "path,label\n1.png,1.0\n2.png,\n"
+    assert labels(read_as(tmp_path, content, values=["1.0", "0.0"])) == [("1.png", "1.0"), ("2.png", "")]
+    with pytest.raises(InputError, match="line 3: label is empty"):
+        read_as(tmp_path, content)

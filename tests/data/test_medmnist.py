@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.lib import format as npy
 
 from tests.data.cropping import data_section
 from tumorboard.base.errors import ImageError, InputError
@@ -148,7 +149,8 @@ def test_the_pipeline_crops_an_npz_as_it_crops_files(tmp_path: Path, params: Par
         ({"test_images": np.zeros((6, 8, 8, 1), np.uint8)}, r"test_images is uint8\[6, 8, 8, 1\]"),
         ({"test_images": np.zeros((6, 8, 9), np.uint8, order="F")}, r"test_images is uint8\[6, 8, 9\]"),
         ({"test_images": np.zeros((6, 8, 8))}, "test_images is float64"),
-        ({"val_labels": np.array([{}] * 4)}, "allow_pickle"),
+        ({"val_labels": np.array([{}] * 4)}, "val_labels is object"),
+        ({"val_labels": np.zeros((4, 2, 2), np.uint8)}, r"4 val_images, but 16 val_labels"),
         ({f"{part}_labels": np.zeros(n, np.uint8) for part, n in COUNTS.items()}, "only one class, '0'"),
     ],
 )
@@ -156,6 +158,38 @@ def test_other_arrays_are_refused(tmp_path: Path, changes: dict[str, Any], words
     with pytest.raises(InputError, match=words) as caught:
         list_images(write(tmp_path / "a.npz", **changes), DATA)
     assert str(tmp_path / "a.npz") in str(caught.value)
+
+
+def header_of(shape: tuple[int, ...], kind: str = "|u1") -> bytes:
+    """Returns the start of a .npy file that states a shape, whatever follows."""
+    text = str({"descr": kind, "fortran_order": False, "shape": shape}).ljust(117) + "\n"
+    return b"\x93NUMPY\1\0" + len(text).to_bytes(2, "little") + text.encode()
+
+
+@pytest.mark.parametrize(
+    ("member", "shape", "words"),
+    [
+        ("train_labels", (400_000_000,), "12 train_images, but 400000000 train_labels"),
+        ("train_labels", (400_000_000, 1), "12 train_images, but 400000000 train_labels"),
+        ("train_images", (400_000_000, 1, 1), "train_images holds 400000000 images, more than 10000000"),
+        ("train_images", (12, 20, 20), "train_images holds 400000000 bytes, more than its 12 images have"),
+    ],
+)
+def test_a_small_file_that_states_millions_of_images_is_refused_by_its_headers(
+    tmp_path: Path, member: str, shape: tuple[int, ...], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(tmp_path / "a.npz", **{member: None})
+    with (
+        zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED, compresslevel=1) as archive,
+        archive.open(f"{member}.npy", "w", force_zip64=True) as stream,
+    ):
+        stream.write(header_of(shape))
+        for _ in range(400):
+            stream.write(bytes(1_000_000))
+    assert file.stat().st_size < 3_000_000
+    monkeypatch.delattr(npy, "read_array")  # nothing of the array is to be read
+    with pytest.raises(InputError, match=words):
+        list_images(file, DATA)
 
 
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\3\4"])

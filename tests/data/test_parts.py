@@ -11,7 +11,14 @@ import stages.split
 from tumorboard.base.files import write_table
 from tumorboard.base.params import Params, Split
 from tumorboard.base.tables import MANIFEST
-from tumorboard.data.parts import class_shares, count_tree, rows_by_part, shares_warning, summarize_shares
+from tumorboard.data.parts import (
+    class_shares,
+    count_tree,
+    few_validation_warning,
+    rows_by_part,
+    shares_warning,
+    summarize_shares,
+)
 from tumorboard.data.store import write_store
 
 SPLIT = Split(test=0.25, folds=2, fold_seed=None, tolerance=0.1)
@@ -131,6 +138,31 @@ def test_the_summary_has_every_explanation_and_the_warning_names_the_farthest_sh
     assert shares_warning(table, SPLIT.tolerance) == ""
 
 
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ((1, 1, 400, 400), "fold 0 has 2 images, 1 of them of class 'a'"),
+        ((25, 4, 400, 400), "fold 0 has 29 images, 4 of them of class 'b'"),
+        ((26, 4, 400, 400), "fold 0 has 30 images, 4 of them of class 'b'"),
+        ((40, 0, 400, 400), "fold 0 has 40 images, 0 of them of class 'b'"),
+        ((25, 5, 400, 400), ""),
+    ],
+)
+def test_a_validation_part_of_a_handful_is_told_with_the_cure(counts: tuple[int, ...], words: str) -> None:
+    parts = [("a", 0), ("b", 0), ("a", None), ("b", None)]
+    images = [(label, f"{label}{fold}", "train", fold, n) for (label, fold), n in zip(parts, counts, strict=True) if n]
+    given = few_validation_warning(manifest_of([*images, ("a", "T", "test", None, 1)]), [0])
+    assert words in given
+    assert bool(words) == bool(given)
+    if words:
+        assert "write train instead of val in the table's column split" in given
+    drawn = [(label, group, split, 1 if fold is None else fold, n) for label, group, split, fold, n in images]
+    told = few_validation_warning(manifest_of(drawn), [0])
+    assert words in told
+    assert bool(words) == ("lower split.folds, or add images" in told)
+    assert few_validation_warning(manifest_of(drawn), [1]) == ""
+
+
 def test_counts_of_the_parts_by_hand() -> None:
     manifest = manifest_of(DRAWN)
     assert {part: len(rows) for part, rows in rows_by_part(manifest).items()} == {
@@ -187,7 +219,7 @@ def test_stage_writes_shares_and_explanations(tmp_path: Path, params: Params) ->
     assert any("'Alarge', has 40" in entry["why"] for entry in summary["explanations"])
 
 
-def test_folds_alone_are_drawn_anew_by_their_own_seed(params: Params, tmp_path: Path) -> None:
+def test_folds_alone_are_drawn_again_by_their_own_seed(params: Params, tmp_path: Path) -> None:
     manifest = manifest_of([(label, f"{label}{n}", "", None, 1) for label in "ab" for n in range(60)])
     write_crops(tmp_path / "crop", manifest)
     tables = []

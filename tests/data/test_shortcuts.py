@@ -51,7 +51,7 @@ def test_a_planted_size_is_found_by_its_fact_and_by_all_of_them() -> None:
     assert all(not isinstance(value, dict) for value in counts.values())
 
 
-def test_the_format_and_the_colour_count_too() -> None:
+def test_the_format_and_the_color_count_too() -> None:
     labels = ["a", "b"] * 40
     made = tables(labels, format=["PNG" if label == "a" else "JPEG" for label in labels], green=[len(labels)] * 80)
     assert probe_shortcuts(*made, 0).set_index("facts").loc["format", "skill"] == 1
@@ -89,7 +89,7 @@ def test_groups_are_kept_whole() -> None:
     assert grouped.loc["width", "skill"] < 0.4
 
 
-def test_a_test_part_is_scored_and_not_trained_on() -> None:
+def test_a_test_set_is_scored_and_not_trained_on() -> None:
     labels = ["a", "b"] * 50
     manifest, images = tables(
         labels, bytes=[(1 if label == "a" else 2) * (1 if n < 80 else -1) + 2 for n, label in enumerate(labels)]

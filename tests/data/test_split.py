@@ -178,7 +178,7 @@ def _check_given(result: pd.DataFrame, manifest: pd.DataFrame) -> None:
         assert set(fold) == set(range(FOLDS))
 
 
-def test_the_drawn_test_part_has_its_share_of_every_class() -> None:
+def test_the_drawn_test_set_has_its_share_of_every_class() -> None:
     labels = ["a"] * 400 + ["b"] * 100 + ["c"] * 12
     manifest, images = tables(labels)
     result, counts = split_manifest(manifest, pictures_of(images), split=SPLIT, folds=[0], seed=7)
@@ -191,7 +191,7 @@ def test_the_drawn_test_part_has_its_share_of_every_class() -> None:
     assert (result["split"] != other["split"]).sum() > 50
 
 
-def test_large_groups_bring_the_test_part_as_close_as_they_can() -> None:
+def test_large_groups_bring_the_test_set_as_close_as_they_can() -> None:
     labels = ["a"] * 200 + ["b"] * 100
     groups = [f"{n // 10}" for n in range(300)]
     manifest, _ = tables(labels, groups)
@@ -209,7 +209,7 @@ def test_of_few_groups_the_closest_of_many_draws_is_taken() -> None:
         assert draw_test(manifest, 0.25, 1, seed) in ({"P5"}, {"P3", "P2"})
 
 
-def test_the_test_part_leaves_a_group_for_each_fold() -> None:
+def test_the_test_set_leaves_a_group_for_each_fold() -> None:
     manifest, _ = tables(["a"] * 4 + ["b"] * 40)
     for seed in range(20):
         drawn = draw_test(manifest, 0.5, FOLDS, seed)
@@ -282,7 +282,7 @@ def test_twins_and_patients_across_given_parts_leave_the_training_side() -> None
     )
 
 
-def test_a_given_validation_part_is_fold_0_and_a_test_part_is_drawn_beside_it() -> None:
+def test_a_given_validation_set_is_fold_0_and_a_test_set_is_drawn_beside_it() -> None:
     manifest, images = tables(GIVEN, None, ["train"] * 20 + ["val"] * 4)
     result, counts = split_manifest(manifest, pictures_of(images), split=SPLIT, folds=[0], seed=0)
     assert result["id"][(result["fold"] == 0).fillna(False)].tolist() == ["020", "021", "022", "023"]
@@ -293,7 +293,7 @@ def test_a_given_validation_part_is_fold_0_and_a_test_part_is_drawn_beside_it() 
         split_manifest(manifest, pictures_of(images), split=SPLIT, folds=[0, 1], seed=0)
 
 
-def test_a_given_validation_part_of_which_nothing_is_left_is_refused() -> None:
+def test_a_given_validation_set_of_which_nothing_is_left_is_refused() -> None:
     pixels = [f"x{n}" for n in range(24)]
     pixels[18:21] = pixels[21:]
     manifest, images = tables(GIVEN, None, ["train"] * 18 + ["val"] * 3 + ["test"] * 3, None, pixels)
@@ -370,7 +370,7 @@ def test_a_way_out_is_named_only_where_it_is_one() -> None:
         split_manifest(manifest, pictures_of(images), split=SPLIT, folds=[0], seed=0)
 
 
-def test_a_class_that_a_given_test_part_lacks_is_warned_of() -> None:
+def test_a_class_that_a_given_test_set_lacks_is_warned_of() -> None:
     manifest, images = tables([*"ab" * 10, *"aaaa"], splits=["train"] * 20 + ["test"] * 4)
     result, _ = split_manifest(manifest, pictures_of(images), split=SPLIT, folds=[0], seed=0)
     assert missing_class_warning(result).startswith("the given test set has no image of 'b': ")

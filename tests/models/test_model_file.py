@@ -1,17 +1,22 @@
 """The model file: a model is read as it was written, equal models give equal bytes, foreign files are refused."""
 
 import json
+import resource
 import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Params, resolve_recipe
 from tumorboard.models.model_file import ModelCard, load_model, save_model
-from tumorboard.models.registry import Classifier, build_model
+from tumorboard.models.registry import Classifier, build_model, outline_model
 
 
 def make_model(params: Params, architecture: str = "cnn", **changes: object) -> tuple[Classifier, ModelCard]:
@@ -104,3 +109,118 @@ def test_the_file_holds_the_normalization(tmp_path, params: Params) -> None:
     loaded, _ = load_model(tmp_path / "model", "cpu")
     np.testing.assert_allclose(loaded.mean.flatten().numpy(), [0.1, 0.2, 0.3], rtol=1e-6)
     np.testing.assert_allclose(loaded.std.flatten().numpy(), [0.4, 0.5, 0.6], rtol=1e-6)
+
+
+def rewrite_card(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Changes the card of a model file and leaves its tensors."""
+    with safe_open(path, framework="pt") as file:
+        card = json.loads(file.metadata()["tumorboard"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    change(card)
+    save_file(tensors, path, metadata={"tumorboard": json.dumps(card)})
+
+
+def wide_head(card: dict[str, Any]) -> None:
+    card["recipe"] |= {"head": "mlp", "head_widths": [10**7, 10**7]}
+
+
+def wide_first_layer(card: dict[str, Any]) -> None:
+    card["recipe"] |= {"head": "mlp", "head_widths": [10**12]}
+
+
+def many_layers(card: dict[str, Any]) -> None:
+    card["recipe"] |= {"head": "mlp", "head_widths": [1] * 10**6}
+
+
+def many_classes(card: dict[str, Any]) -> None:
+    card["classes"] = [str(number) for number in range(10**6)]
+
+
+def large_linear(card: dict[str, Any]) -> None:
+    card["recipe"]["architecture"] = "linear"
+    card["crop"]["side"] = 2048
+
+
+def large_network(card: dict[str, Any]) -> None:
+    card["recipe"]["architecture"] = "regnet_y_128gf"
+
+
+def giant_of_timm(card: dict[str, Any]) -> None:
+    card["recipe"]["architecture"] = "timm/vit_giant_patch14_224"
+    card["crop"]["side"] = 2016
+
+
+def endless_name(card: dict[str, Any]) -> None:
+    card["recipe"]["architecture"] = "x" * 10**6
+
+
+def long_card(card: dict[str, Any]) -> None:
+    card["intended_use"] = "x" * 10**7
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (wide_head, r"tensor 'head\.0\.weight' \[10000000, 256\] is missing"),
+        (wide_first_layer, r"tensor 'head\.0\.weight' \[1000000000000, 256\] is missing"),
+        (many_layers, r"its card names 1,000,000 head_widths, but the file has [0-9]+ tensors"),
+        (many_classes, r"tensor 'head\.weight' has the shape \[2, 256\], expected \[1000000, 256\]"),
+        (large_linear, r"tensor 'backbone\.1\.weight' has the shape .* expected \[1000, 12582912\]"),
+        (large_network, r"tensor 'backbone.* is missing"),
+        (giant_of_timm, r"tensor 'backbone.* is missing"),
+        (endless_name, r"unknown architecture 'x{99}…'\."),
+        (long_card, r"its model card has [0-9,]+ characters, more than 10,000,000"),
+    ],
+)
+def test_the_network_of_a_card_is_compared_with_the_file_before_it_takes_memory(
+    tmp_path: Path, params: Params, change: Callable[[dict[str, Any]], None], message: str
+) -> None:
+    file = tmp_path / "model.safetensors"
+    save_model(file, *make_model(params))
+    rewrite_card(file, change)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError, match=message) as raised:
+        load_model(file, "cpu")
+    assert len(str(raised.value)) < 1000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 700_000, "KiB"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"classes": ["a", "a"]}, "its classes are not two or more different names"),
+        ({"classes": ["a"]}, "its classes are not two or more different names"),
+        ({"classes": ["a", "b\x1b[2J"]}, r"a name that cannot be printed: 'b\\x1b\[2J'"),
+        ({"name": "two\nlines"}, r"a name that cannot be printed: 'two\\nlines'"),
+        ({"manifest": "\u202eabc"}, r"a name that cannot be printed: '\\u202eabc'"),
+        ({"name": "../../secret"}, "names a path, expected a model's name"),
+        ({"\x1b[31mred": 1}, r"its model card cannot be read: '\\x1b\[31mred': Extra inputs"),
+    ],
+)
+def test_a_card_whose_texts_would_deceive_is_refused(
+    tmp_path: Path, params: Params, changes: dict[str, object], message: str
+) -> None:
+    file = tmp_path / "model.safetensors"
+    save_model(file, *make_model(params))
+    rewrite_card(file, lambda card: card.update(changes))
+    with pytest.raises(InputError, match=message):
+        load_model(file, "cpu")
+
+
+@pytest.mark.parametrize("architecture", ["regnet_y_400mf", "swin_t", "lstm_resnet18"])
+def test_every_kind_of_network_is_outlined_as_it_is_built(params: Params, architecture: str) -> None:
+    recipe = resolve_recipe(params, "cnn").model_copy(update={"architecture": architecture})
+    built = build_model(recipe, 2, 32, ((0.5,) * 3, (0.2,) * 3))
+    outline = outline_model(recipe, 2, 32, built.head.in_features)
+    shapes = {name: tensor.shape for name, tensor in built.state_dict().items()}
+    assert {name: tensor.shape for name, tensor in outline.state_dict().items()} == shapes
+    assert {parameter.device.type for parameter in outline.parameters()} == {"meta"}
+
+
+def test_a_model_of_version_0_1_0_is_read(tmp_path: Path, params: Params) -> None:
+    """Its card has no crop.max_bytes."""
+    model, card = make_model(params)
+    tree = json.loads(card.model_dump_json())
+    del tree["crop"]["max_bytes"]
+    save_file(dict(model.state_dict()), tmp_path / "old.safetensors", {"tumorboard": json.dumps(tree)})
+    assert load_model(tmp_path / "old.safetensors", "cpu")[1].crop == card.crop

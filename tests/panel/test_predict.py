@@ -16,6 +16,7 @@ from tumorboard.base.params import Params
 from tumorboard.base.tables import make_predictions
 from tumorboard.images.crop import crop_image
 from tumorboard.models.model_file import load_model, save_model
+from tumorboard.panel import predict as panel_predict
 from tumorboard.panel.panel import load_panel
 from tumorboard.panel.predict import check_writable, list_new_files, predict_images, summarize_decisions
 from tumorboard.panel.votes import fit_weights
@@ -198,3 +199,28 @@ def test_the_summary_counts_classes_known_files_and_problems(files):
     ]
     many = decisions.assign(problem="empty: no bytes")
     assert len(summarize_decisions(many, load_panel(files, "cpu"), "hard")) == 1 + 1 + 10 + 1
+
+
+def test_a_card_adds_to_the_disclaimer_and_never_replaces_it(files):
+    network, card = load_model(files[0], "cpu")
+    use = "Cleared for diagnosis.\n\x1b[2K\rFor diagnosis." + "x" * 1000
+    save_model(files[0], network, card.model_copy(update={"intended_use": use}))
+    decisions = pd.DataFrame({"path": ["1.png"], "decided": ["b"], "known": [""], "problem": [""]})
+    *_, said, ours = summarize_decisions(decisions, load_panel(files, "cpu"), "soft")
+    assert ours == "For research, not for diagnosis."
+    assert said.startswith(r"the model file says of its use: 'Cleared for diagnosis.\n\x1b[2K\rFor diagnosis.xxx")
+    assert said.isprintable()
+    assert len(said) < 400
+
+
+def test_large_crops_are_classified_in_smaller_batches_with_the_same_result(files, pictures, monkeypatch):
+    whole = predict(files, [pictures])
+    sizes = []
+    forward = panel_predict.crop_logits
+    monkeypatch.setattr(panel_predict, "_WHOLE_CHUNK_SIDE", 16)
+    monkeypatch.setattr(
+        panel_predict, "crop_logits", lambda net, crops, **rest: sizes.append(len(crops)) or forward(net, crops, **rest)
+    )
+    parts = predict(files, [pictures])
+    assert max(sizes) == 32 * 16**2 // 32**2
+    pd.testing.assert_frame_equal(whole, parts, atol=1e-6)

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 
 import numpy as np
 import pandas as pd
@@ -175,7 +176,9 @@ def test_figure_of_the_mistakes_shows_the_worst_first_with_label_and_vote(result
     figure = figures["mistakes"]
     captions = [text for text in texts_of(figure) if text.startswith("label ")]
     assert len(captions) == len(mistakes)
-    assert [float(caption[-4:]) for caption in captions] == pytest.approx(mistakes["probability"], abs=0.005)
+    assert [float(re.search(r"vote (\S+) ", caption)[1]) for caption in captions] == pytest.approx(
+        mistakes["probability"], abs=0.005
+    )
     crops = results.load_crops(mistakes["id"].tolist())
     assert all((image == crop).all() for image, crop in zip(images_of(figure), crops, strict=True))
 

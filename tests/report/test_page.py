@@ -12,6 +12,7 @@ from tumorboard.base.files import write_json
 from tumorboard.base.params import Params
 from tumorboard.base.tables import read_predictions
 from tumorboard.evaluation.metrics import scores
+from tumorboard.panel.votes import VOTES
 from tumorboard.report.figures import draw_figures, plot_tables
 from tumorboard.report.page import render_page, summarize_scores
 from tumorboard.report.plots import to_png
@@ -53,7 +54,7 @@ def test_summary_lists_the_scores_with_the_chosen_vote_last(run, results):
     lines = summarize_scores(results).splitlines()
     assert lines[0] == "36 test images of 12 groups:"
     names = [re.split(r"\s{2,}", line.strip())[0] for line in lines[1:]]
-    assert names == ["linear", "cnn", "hard vote", "product vote", "weighted vote", "soft vote"]
+    assert names == ["linear", "cnn", *(f"{vote} vote" for vote in VOTES if vote != "soft"), "soft vote"]
     low, high = headline["accuracy_low"], headline["accuracy_high"]
     interval = f"({100 * low:.1f} to {100 * high:.1f})"
     assert lines[-1] == (

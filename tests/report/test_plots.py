@@ -1,4 +1,5 @@
 import io
+import itertools
 import warnings
 
 import numpy as np
@@ -138,6 +139,27 @@ def test_long_names_leave_room_for_the_figures(count, models):
             assert area > 0.3 * figure.bbox.width * figure.bbox.height
     labels = [label.get_text() for label in plots.confusion_matrices(tables, normalized=True).axes[0].get_yticklabels()]
     assert len(set(labels)) == count
+
+
+def test_sixty_long_names_do_not_overlap():
+    names = [f"a long name of a disease, number {number:02d} xyz" for number in range(60)]
+    figure = plots.confusion_matrices({m: confusion(names, np.eye(60, dtype=int)) for m in "mn"}, normalized=True)
+    plots.to_png(figure)
+    for axes in figure.axes:
+        boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
+        assert all(upper.y0 >= lower.y1 for upper, lower in itertools.pairwise(boxes))
+    boxes = [label.get_window_extent() for label in figure.axes[-1].get_xticklabels()]
+    assert all(left.x1 <= right.x0 for left, right in itertools.pairwise(boxes))
+
+
+def test_captions_end_before_the_next_picture():
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    figure = plots.contact_sheet(images, ["W" * 60, "", "W" * 60, "short"], 4)
+    plots.to_png(figure)
+    first, _, third, last = (text.get_window_extent() for text in figure.axes[0].texts)
+    assert first.x1 <= third.x0
+    assert third.x1 <= last.x0
+    assert figure.axes[0].texts[3].get_fontsize() == 8
 
 
 def test_intervals_are_drawn_where_there_are_any_and_the_chosen_vote_in_black():

@@ -1,6 +1,8 @@
 """The stage crop: what it writes, and the line that it prints, which `tumorboard check` does not."""
 
 import json
+import shutil
+import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from PIL import Image
 
 from stages import crop
+from tumorboard.base.errors import InputError
 from tumorboard.base.params import Params
 from tumorboard.data.check import check_folder
 from tumorboard.data.store import CropStore
@@ -43,6 +46,8 @@ def test_the_stage_writes_the_outs_and_prints_what_it_decoded(
         "ignored": 0,
         "equal_files": 1,
         "equal_pixels": 1,
+        "own_range": 0,
+        "decoder_warnings": 0,
     }
     assert CropStore(tmp_path / "out/store").ids == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]
     names = {path.name for path in (tmp_path / "out").iterdir()}
@@ -54,3 +59,26 @@ def test_a_check_of_the_same_folder_prints_nothing(project: Params, capfd: pytes
     account = check_folder(Path("raw"), project)
     assert account.accepted == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]
     assert capfd.readouterr() == ("", "")
+
+
+def test_the_stage_warns_of_a_folder_that_a_queued_experiment_lacks(
+    project: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".dvc").mkdir()
+    git = ("git", "-c", "user.name=t", "-c", "user.email=t@localhost")
+    for command in (("init", "--quiet"), ("commit", "--quiet", "--allow-empty", "-m", "begin")):
+        subprocess.run([*git, *command], check=True)
+    crop.main(project, out=tmp_path / "out", metrics=tmp_path / "crop.json")
+    assert "Warning: 'raw' is not known to git" in capsys.readouterr().err
+    (tmp_path / "raw.dvc").touch()
+    subprocess.run([*git, "add", "raw.dvc"], check=True)
+    subprocess.run([*git, "commit", "--quiet", "-m", "data"], check=True)
+    crop.main(project, out=tmp_path / "out", metrics=tmp_path / "crop.json")
+    assert "Warning" not in capsys.readouterr().err
+
+
+def test_a_missing_folder_that_dvc_tracks_is_told_with_the_command(project: Params, tmp_path: Path) -> None:
+    shutil.rmtree(tmp_path / "raw")
+    (tmp_path / "raw.dvc").touch()
+    with pytest.raises(InputError, match=r"there is no 'raw': 'raw\.dvc' tracks it: `dvc checkout raw\.dvc`"):
+        crop.main(project, out=tmp_path / "out", metrics=tmp_path / "crop.json")

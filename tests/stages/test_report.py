@@ -75,8 +75,11 @@ def test_files_of_models_and_folds_no_longer_listed_are_deleted(tmp_path, panel)
     write_finished_run(tmp_path, panel, ["a", "b"], groups=18)
     own = tmp_path / "training" / "mine.safetensors"
     own.write_bytes(b"a user's file")
+    for name in ("linear/1", "cnn/0", "cnn/1"):  # of the stage train; no stage reads them
+        (tmp_path / "metrics/train" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "metrics/train" / f"{name}.json").write_text("{}", encoding="utf-8")
     run_stages(tmp_path, panel.model_copy(update={"models": ("cnn",), "folds": (1,)}))
-    for folder in ("training", "predictions/members", "metrics/evaluate"):
+    for folder in ("training", "predictions/members", "metrics/evaluate", "metrics/train"):
         assert not (tmp_path / folder / "linear").exists()
         assert {path.stem for path in (tmp_path / folder / "cnn").iterdir()} == {"1"}
     assert own.exists()

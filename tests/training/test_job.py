@@ -17,6 +17,7 @@ from tumorboard.base.errors import InputError
 from tumorboard.base.files import write_json, write_table
 from tumorboard.base.params import Params, Recipe
 from tumorboard.base.tables import manifest_digest, read_manifest
+from tumorboard.data.grey_ranges import write_window
 from tumorboard.data.store import CropStore, write_store
 from tumorboard.training import job as job_module
 from tumorboard.training.job import (
@@ -94,8 +95,11 @@ def test_the_key_covers_the_code_that_trains() -> None:
         "tumorboard",
         "tumorboard.base.data_params",
         "tumorboard.base.errors",
+        "tumorboard.base.faults",
         "tumorboard.base.files",
+        "tumorboard.base.interrupts",
         "tumorboard.base.params",
+        "tumorboard.base.processes",
         "tumorboard.base.schema",
         "tumorboard.base.tables",
         "tumorboard.data.grey_ranges",
@@ -255,3 +259,27 @@ def test_a_recipe_is_read_with_the_digest_of_its_weights(
     write_json(tree | {"lr": "fast"}, file)
     with pytest.raises(InputError, match=r"recipe\.json: lr: is 'fast'"):
         read_recipe(file)
+
+
+def test_a_job_resolves_the_window_of_the_set(tmp_path: Path, params: Params) -> None:
+    store, balance = tmp_path / "store", tmp_path / "balance"
+    write_store(store, ["a", "b"], np.zeros((2, params.crop.side, params.crop.side, 3), np.uint8), 1)
+    write_store(balance / "store", ["c"], np.zeros((1, params.crop.side, params.crop.side, 3), np.uint8), 1)
+    ids = pd.DataFrame({"id": ["a", "b"]})
+    rest = {"path": ids["id"], "label": ["x", "y"], "group": ids["id"], "split": "train", "fold": [0, 1]}
+    rows = ids.assign(**rest, source_id=ids["id"], sha256="0")
+    write_table(rows, tmp_path / "manifest.csv")
+    write_table(rows[rows["fold"] != 0], balance / "manifest.csv")
+    write_window(store, (-50.0, 300.0))
+    job = read_job(
+        "cnn",
+        fold=0,
+        recipe=Recipe(**dict(params.train), architecture="cnn", seed=0),
+        crop=params.crop.model_copy(update={"window": "set"}),
+        store=store,
+        manifest=tmp_path / "manifest.csv",
+        balance=balance,
+        weights=tmp_path / "weights",
+        out=tmp_path / "out",
+    )
+    assert job.crop == params.crop.model_copy(update={"window": (-50.0, 300.0)})  # as the model's card records it

@@ -47,8 +47,8 @@ def test_processes_and_micro_batches_change_a_result_by_rounding_only(
         device=CPU,
         batch_size=50,
     )
-    judged = make_predictions(job.val_rows.assign(split="val"), softmax(logits), CLASSES, "0" * 16)
-    expected_scores = scores(judged)
+    predictions = make_predictions(job.val_rows.assign(split="val"), softmax(logits), CLASSES, "0" * 16)
+    expected_scores = scores(predictions)
     assert epochs[-1].val == pytest.approx(
         {name: expected_scores[name] for name in HEADLINE_SCORES}, abs=1e-4, nan_ok=True
     )
@@ -94,7 +94,9 @@ def test_two_colors_are_learned_to_the_last_image(
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     assert lines[0].startswith("fold 0  m  epoch 1/4  lr 0.01  train loss ")
-    assert [line.endswith(" *") for line in lines] == [epoch.best for epoch in epochs]
+    assert ["  *" in line for line in lines] == [epoch.best for epoch in epochs]
+    meaning = "  * (* marks the best epoch so far, by val loss)"
+    assert [line.endswith(meaning) for line in lines] == [True, False, False, False], "explained once"
 
 
 def test_the_balanced_sampler_draws_equally_from_each_class_and_is_recorded_in_the_card(
@@ -214,8 +216,8 @@ def test_averaged_weights_are_validated_and_kept(
     logits = predict_logits(
         model, job.store, job.val_rows["id"].tolist(), precision="off", channels_last=True, device=CPU, batch_size=16
     )
-    judged = scores(make_predictions(job.val_rows.assign(split="val"), softmax(logits), CLASSES, "0" * 16))
-    assert epochs[kept - 1].val["loss"] == pytest.approx(judged["loss"], rel=1e-5)
+    validation_scores = scores(make_predictions(job.val_rows.assign(split="val"), softmax(logits), CLASSES, "0" * 16))
+    assert epochs[kept - 1].val["loss"] == pytest.approx(validation_scores["loss"], rel=1e-5)
 
 
 def test_with_an_undefined_score_the_last_epoch_is_kept_and_a_line_says_so(

@@ -15,7 +15,7 @@ from tumorboard.augment.mixing import draw_mixture, mix_images
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Runtime
 from tumorboard.models.normalization import normalization
-from tumorboard.training import loop, steps
+from tumorboard.training import journal, loop, steps
 from tumorboard.training.checkpoint import Checkpoints
 from tumorboard.training.distributed import Group
 from tumorboard.training.job import Epoch, Job, Setup, State
@@ -228,3 +228,25 @@ def test_processes_skip_together(make_job: MakeJob, alone: Runtime) -> None:
     message = r"after 1 skipped steps \(nonfinite_budget\) the loss of epoch 1, step 3 of 3 \(16 of 16 images: \d+"
     with pytest.raises(InputError, match=message):
         train_model(job, alone.model_copy(update={"processes": 2}), epochs.append)
+
+
+def test_without_a_terminal_an_epoch_prints_a_line_per_minute(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(journal.time, "monotonic", lambda: now)
+    lines = journal.MinuteLines("fold 0  m  epoch 1/2", 9)
+    for step in range(1, 10):
+        now = 25.0 * step
+        lines.after_step(step, 0.5, 0.75)
+    printed = capsys.readouterr().out.splitlines()
+    assert printed == [f"fold 0  m  epoch 1/2  step {step}/9  train loss 0.5000 accuracy 0.7500" for step in (3, 6)]
+
+
+def test_the_lines_within_an_epoch_have_its_steps(
+    make_job: MakeJob, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(journal, "MINUTE", 0.0)
+    _train_epoch(*_prepare(make_job(48)), 0)
+    printed = capsys.readouterr().out.splitlines()
+    assert [line.split("  ")[2:4] for line in printed] == [["epoch 1/1", "step 1/3"], ["epoch 1/1", "step 2/3"]]

@@ -61,6 +61,6 @@ def output_files(job: Job) -> list[bytes]:
     logits = predict_logits(
         model, job.store, job.val_rows["id"].tolist(), precision="bf16", channels_last=True, device=CPU, batch_size=16
     )
-    judged = make_predictions(job.val_rows.assign(split="val"), softmax(logits), CLASSES, "0" * 16)
-    write_table(judged, job.out / "predictions.csv")
+    predictions = make_predictions(job.val_rows.assign(split="val"), softmax(logits), CLASSES, "0" * 16)
+    write_table(predictions, job.out / "predictions.csv")
     return [(job.out / name).read_bytes() for name in ("model.safetensors", "history.csv", "predictions.csv")]

@@ -69,9 +69,9 @@ def augment_images(
 ) -> Tensor:
     """Returns randomly altered images; the input stays as it is.
 
-    Each result is, to the bit, a function of its image, the seed, its key and its counter; the rest of the batch
-    does not change it. In order: crop, rotation and zoom about the center, shift, flips (one resampling for all of these), then
-    brightness, contrast, saturation, Gaussian blur, noise.
+    Each result is, to the bit, a function of its image, the seed, its key and its counter: the rest of the batch does
+    not change it. In order: crop, rotation and zoom about the center, shift, flips (one resampling for all of these),
+    then brightness, contrast, saturation, Gaussian blur, noise.
 
     Args:
         images: [N, 3, S, S] with pixel values from 0 to 255, uint8 or float.

@@ -1,5 +1,7 @@
 """The exceptions for input that cannot be used, and the reasons for which an image file is quarantined."""
 
+import io
+import sys
 from typing import Literal
 
 # All reasons for a quarantine; docs/quarantine.md explains each one.
@@ -30,6 +32,21 @@ def printable(text: str) -> str:
     'two\\nlines.png'
     """
     return text if text.isprintable() and text == text.strip() else ascii(text)
+
+
+def clip(text: str, width: int = 100) -> str:
+    """Returns a text of any length with at most `width` characters; a longer one ends with '…'.
+
+    >>> clip("pigmented keratosis", 10)
+    'pigmented…'
+    """
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
+def escape_unprintable() -> None:
+    r"""Lets standard output write what its encoding lacks as an escape, such as \u80f6, instead of failing."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 class InputError(ValueError):

@@ -17,6 +17,9 @@ import pandas as pd
 
 from tumorboard.base.errors import InputError
 
+# pyarrow, which pandas uses for text where it is installed, cannot hold file names that are not UTF-8.
+pd.set_option("mode.string_storage", "python")
+
 
 def read_table(path: Path | str) -> pd.DataFrame:
     """Reads a CSV that this project wrote.
@@ -37,10 +40,33 @@ def read_table(path: Path | str) -> pd.DataFrame:
 
 def write_table(table: pd.DataFrame, path: Path | str) -> None:
     """Writes a table as CSV, atomically."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(table_bytes(table))
+
+
+def table_bytes(table: pd.DataFrame) -> bytes:
+    """Returns a table as the bytes of a CSV file in UTF-8; of a file's name that is not UTF-8 its own bytes."""
     buffer = _Lines()
     table.to_csv(buffer, index=False, lineterminator="\r\n", quoting=csv.QUOTE_MINIMAL)
-    with replacing(path) as temporary:
-        temporary.write_bytes(buffer.getvalue().encode("utf-8", "surrogateescape"))
+    return buffer.getvalue().encode("utf-8", "surrogateescape")
+
+
+def safe_cell(text: str, prefix: str = "'") -> str:
+    """Returns a text that a spreadsheet shows as it is, with a prefix where it would compute it as a formula.
+
+    Args:
+        text: of a cell, from a name that somebody else chose.
+        prefix: is put before a text that begins with = + - @, one of their full-width forms, or a control character.
+
+    Source: OWASP, CSV Injection.
+
+    >>> safe_cell("glioma"), safe_cell("=1+1"), safe_cell("-1.png", "./")
+    ('glioma', "'=1+1", './-1.png')
+    """
+    return prefix + text if text[:1] in _FORMULA_BEGINS and text else text
+
+
+_FORMULA_BEGINS = frozenset("=+-@\t\r\n\0\uff1d\uff0b\uff0d\uff20")
 
 
 class _Lines(io.StringIO):

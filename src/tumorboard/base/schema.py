@@ -159,7 +159,7 @@ def _load_yaml(text: str) -> Any:
         node = loader.get_single_node()
         if node is None:
             return None
-        if (count := _count_values(node, {})) > MAX_YAML_VALUES:
+        if _count_values(node, {}) > MAX_YAML_VALUES:
             raise yaml.YAMLError(
                 f"more than {MAX_YAML_VALUES:,} values, once its aliases (*name) are replaced by what they stand for"
             )

@@ -1,27 +1,22 @@
 """Runs a stage: reads params.yaml, passes the options of the command line, turns user errors into one message."""
 
 import argparse
-import errno
 import inspect
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 from tumorboard.base.checkout import check_checkout
-from tumorboard.base.errors import InputError
+from tumorboard.base.errors import InputError, escape_unprintable
+from tumorboard.base.faults import reported_errors
 from tumorboard.base.inputs import check_unchanged, take_snapshot
 from tumorboard.base.params import Params, load_params
 
 # The types of a stage's options: what it reads, and what it writes.
 Input = Annotated[Path, "input"]
 Output = Annotated[Path, "output"]
-
-# Errors of the machine, which the user can mend. Any other OSError is an error of this program and keeps its traceback.
-MACHINE_ERRORS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE}
-INTERRUPTED = 128 + signal.SIGINT  # exit status after Ctrl-C, the same as in a shell
 
 
 def run_stage(
@@ -30,8 +25,8 @@ def run_stage(
     """Calls `main(params, **options)` with params.yaml and the options of the command line.
 
     If an input or a parameter of the stage changes while it runs, its outputs are deleted and the stage fails: DVC
-    would record them beside the new input. The user's errors, a full disk, a folder without write permission and too
-    many open files are printed to standard error as one message, with exit status 1. Ctrl-C is one line, status 130.
+    would record them beside the new input. The user's errors and the machine's faults, such as a full disk, are one
+    message on standard error and status 1. Ctrl-C is one line and status 130.
 
     Args:
         main: takes Params, then keyword-only parameters of type Input, Output, int or str; each is a required option.
@@ -39,7 +34,8 @@ def run_stage(
     """
     name = Path(sys.argv[0]).stem
     options = parse_options(main, name, sys.argv[1:])
-    try:
+    escape_unprintable()
+    with reported_errors(name):
         check_checkout()
         params = load_params("params.yaml")
         paths = [*further_inputs(params, options), *(options[key] for key in _options_of(main, "input"))]
@@ -50,14 +46,6 @@ def run_stage(
         except InputError:
             _delete([options[key] for key in _options_of(main, "output")])
             raise
-    except KeyboardInterrupt:
-        _exit(name, "interrupted", INTERRUPTED)
-    except MemoryError as error:
-        _exit(name, f"out of memory{f' ({error})' if str(error) else ''}: free some, or lower runtime.workers", 1)
-    except (InputError, OSError) as error:
-        if isinstance(error, OSError) and error.errno not in MACHINE_ERRORS:
-            raise
-        _exit(name, str(error), 1)
 
 
 def parse_options(main: Callable[..., None], name: str, words: Sequence[str]) -> dict[str, Any]:
@@ -98,8 +86,3 @@ def _delete(outputs: list[Path]) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-def _exit(name: str, message: str, status: int) -> NoReturn:
-    print(f"\n{name}: {message}", file=sys.stderr)
-    sys.exit(status)

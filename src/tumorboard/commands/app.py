@@ -1,12 +1,20 @@
 """The command `tumorboard`. It imports the module of a subcommand only when that subcommand is called."""
 
-import signal
+import sys
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Annotated, Any
+
+from tumorboard.base.interrupts import handle_signals
+
+if __name__ == "__main__" or Path(sys.argv[0]).stem == "tumorboard":  # not where another program imports this module
+    handle_signals("tumorboard")
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+from tumorboard.base.errors import escape_unprintable
 
 # The subcommands in the order of `tumorboard --help`, each with the first line of its own help. The module of
 # `lr-find` is tumorboard.commands.lr_find, and so on; each has a typer.Typer named `app` with one command.
@@ -27,14 +35,6 @@ class LazyGroup(TyperGroup):
         super().__init__(**settings)
         for name, summary in SUMMARIES.items():
             self.add_command(TyperCommand(name, help=summary))
-
-    def invoke(self, ctx: Any) -> Any:
-        """Runs the subcommand; Ctrl-C while its module is imported is one line and status 130, as within it."""
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            typer.echo("\ntumorboard: interrupted", err=True)
-            raise typer.Exit(128 + signal.SIGINT) from None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         """Returns the name, the command itself in place of its stub, and the arguments that remain for it."""
@@ -69,7 +69,7 @@ app = typer.Typer(
 
 @app.callback(epilog="Example: tumorboard check path/to/images")
 def main(
-    show_version: Annotated[
+    show_version: Annotated[  # noqa: ARG001 - its callback uses it
         bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
@@ -77,6 +77,7 @@ def main(
 
     The pipeline itself is run by `dvc repro`.
     """
+    escape_unprintable()
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ LARGEST_MEASURED = 64  # images; larger steps on the CPU are estimated from smal
 app = typer.Typer(add_completion=False)
 
 
-@app.command("batch-size", epilog="Example: tumorboard batch-size resnet18 --memory 8")
+@app.command("batch-size", epilog="Example: tumorboard batch-size resnet18")
 @reports_user_errors
 def batch_size(
     model: ModelArgument,

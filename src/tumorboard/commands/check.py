@@ -1,8 +1,6 @@
 """The command `tumorboard check`: what a run would make of a folder, as text or as JSON."""
 
 import json
-import signal
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import groupby
@@ -16,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tumorboard.base.errors import InputError, printable
+from tumorboard.base.faults import PLACES
 from tumorboard.base.params import find_params, load_params
 from tumorboard.base.versioning import explain_unversioned
 from tumorboard.commands.errors import reports_user_errors
@@ -56,12 +55,13 @@ def check(
     Exit status 2: a run would refuse RAW.
     """
     params_file = find_params()
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # so that temporary files are removed
     try:
         account = check_folder(raw, params_for(load_params(params_file), raw, group_pattern), labels)
     except InputError as error:
         account = Account(refused={"message": str(error)})
     except OSError as error:
+        if error.errno not in PLACES:
+            raise
         raise InputError(
             f"{error}; temporary files are written to {gettempdir()}: free some space, or set TMPDIR to another folder"
         ) from None

@@ -17,7 +17,7 @@ from tumorboard.commands.project_checks import (
     check_git,
     check_identity,
     check_leftovers,
-    check_path,
+    check_project_path,
     check_remote,
     check_uncommitted,
 )
@@ -34,7 +34,7 @@ MACHINE_CHECKS: dict[str, Check] = {
 PROJECT_CHECKS: dict[str, Check] = {
     "git": check_git,
     "git identity": check_identity,
-    "path": check_path,
+    "path": check_project_path,
     **START_CHECKS,
     "queue": check_queue,
     "data": check_data,

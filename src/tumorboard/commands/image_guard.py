@@ -11,8 +11,22 @@ from pathlib import Path
 
 LIMIT = 1024  # bytes; an image file that is larger is refused
 ALLOWED = ("docs/", "plots/", "tests/")  # folders for drawn pictures
-PICTURES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff", ".webp", ".bmp", ".gif", ".jp2", ".heic", ".avif")
-SCANS = (".dcm", ".dicom", ".ima", ".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".svs", ".ndpi", ".mrxs")
+PICTURES = (
+    ".jpg",
+    ".jpeg",
+    ".jpe",
+    ".jfif",
+    ".png",
+    ".tif",
+    ".tiff",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".jp2",
+    ".heic",
+    ".avif",
+)
+SCANS = (".jp2", ".dcm", ".dicom", ".ima", ".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".svs", ".ndpi", ".mrxs")
 ARCHIVES = (".npz", ".npy", ".h5", ".hdf5", ".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")
 # The first bytes of image files, whatever their name: JPEG, PNG, TIFF, GIF, BMP, WebP, JPEG 2000, HEIC and AVIF, DICOM
 # with its preamble, and DICOM without (group 2 or 8, its length of two letters of the value representation).

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tumorboard.base.errors import InputError
-from tumorboard.base.files import write_table
+from tumorboard.base.files import replacing, safe_cell, table_bytes
 from tumorboard.base.params import Params, find_params, load_params
 from tumorboard.base.tables import read_manifest
 from tumorboard.commands.errors import reports_user_errors
@@ -14,7 +14,13 @@ from tumorboard.commands.paths import JOINED, MODELS, SPLIT
 from tumorboard.data.workers import worker_count
 from tumorboard.models.device import choose_device
 from tumorboard.panel.panel import load_panel
-from tumorboard.panel.predict import check_writable, list_new_files, predict_images, summarize_decisions
+from tumorboard.panel.predict import (
+    Decisions,
+    check_writable,
+    list_new_files,
+    predict_images,
+    summarize_decisions,
+)
 from tumorboard.panel.votes import VOTES
 
 app = typer.Typer(add_completion=False)
@@ -33,7 +39,7 @@ def predict(
     ] = None,
     vote: Annotated[
         str | None,
-        typer.Option(help="hard, soft, product or weighted; default: `ensemble.vote`; with --model: soft."),
+        typer.Option(help=f"One of {', '.join(VOTES)}; default: `ensemble.vote`; with --model: soft."),
     ] = None,
 ) -> None:
     """Classifies new images by the panel's vote: one row per file. For research, not for diagnosis.
@@ -41,7 +47,9 @@ def predict(
     Columns: path; decided (the class); probability (the vote's, of that class);
     agreeing (how many models choose that class); p_<class> for each class; known
     (the split of the panel's own data that has this very file); problem (why the
-    file was not classified).
+    file was not classified). In UTF-8. A path that begins with = + - @ is
+    written as ./=..., such a class in `decided` as '=..., so that no
+    spreadsheet computes it.
 
     Exit status 1: a file was not classified.
     """
@@ -59,12 +67,21 @@ def predict(
     joined = None if model else JOINED
     workers = worker_count(params.runtime.workers)
     table = predict_images(
-        panel, files, frames=params.data.frames, vote=vote, joined=joined, known=known, workers=workers
+        panel,
+        files,
+        frames=params.data.frames,
+        vote=vote,
+        joined=joined,
+        known=known,
+        workers=workers,
+        limits=params.crop,
     )
+    content = table_bytes(for_spreadsheet(table))
     if out:
-        write_table(table, out)
+        with replacing(out) as temporary:
+            temporary.write_bytes(content)
     else:
-        typer.echo(table.to_csv(index=False), nl=False)
+        typer.echo(content, nl=False)  # bytes, since the terminal's encoding need not have all characters
     for line in summarize_decisions(table, panel, vote):
         typer.echo(line, err=True)
     raise typer.Exit(int((table["problem"] != "").any()))
@@ -77,6 +94,17 @@ def check_study() -> None:
             f"{Path.cwd()} is no study: it has no params.yaml, and thus no panel. Change into the folder of a trained "
             "study, or name model files: --model FILE (repeatable)"
         )
+
+
+def for_spreadsheet(decisions: Decisions) -> Decisions:
+    """Returns the table with names that no spreadsheet takes for a formula.
+
+    A path such as =1.png becomes ./=1.png, which is the same file; a class such as +1 becomes '+1.
+    """
+    return decisions.assign(
+        path=[safe_cell(path, "./") for path in decisions["path"]],
+        decided=[safe_cell(name) if isinstance(name, str) else name for name in decisions["decided"]],
+    )
 
 
 def project_models(params: Params) -> list[Path]:

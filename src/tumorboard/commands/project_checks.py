@@ -66,7 +66,7 @@ def _cure_of_params(message: str) -> str:
     return "correct the key in params.yaml; `git diff params.yaml` shows your changes"
 
 
-def check_path(project: Path) -> list[Finding]:
+def check_project_path(project: Path) -> list[Finding]:
     """Checks the folder's own path, which DVC's experiments in a copy need in ASCII."""
     path = str(project.resolve())
     if path.isascii():

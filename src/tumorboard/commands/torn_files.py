@@ -20,7 +20,7 @@ FIX = "tumorboard doctor --fix"
 
 def check_torn_files(project: Path) -> list[Finding]:
     """Checks dvc.lock and the `.dvc` files; with one of them torn, every command of DVC fails."""
-    listed = run_git(project, "ls-files", "-z", "-co", "--", "*.dvc") or ""
+    listed = run_git(project, "ls-files", "-z", "-co", "--exclude-standard", "--", "*.dvc") or ""
     names = [LOCK, *sorted(set(filter(None, listed.split("\0"))))]
     findings = [_check_file(project, name) for name in names if (project / name).is_file()]
     return [finding for finding in findings if finding] or [

@@ -146,12 +146,12 @@ def _refuse(sets: list[Manifest], conflicts: list[Manifest], audit: Audit) -> No
     if conflicts and audit.label_conflicts == "refuse":
         raise InputError(
             f"{len(conflicts)} pictures have two labels; correct the labels, or set audit.label_conflicts to "
-            f"quarantine or keep:\n{_list(conflicts)}"
+            f"quarantine or keep:\n{_list_sets(conflicts)}"
         )
     if sets and audit.policy == "refuse":
         raise InputError(
             f"{len(sets)} pictures appear more than once; remove the copies, or set audit.policy to regroup or "
-            f"report:\n{_list(sets)}"
+            f"report:\n{_list_sets(sets)}"
         )
 
 
@@ -202,7 +202,7 @@ def _warnings(sets: list[Manifest], conflicts: list[Manifest], audit: Audit) -> 
     return warnings
 
 
-def _list(sets: list[Manifest]) -> str:
+def _list_sets(sets: list[Manifest]) -> str:
     more = [f"  … and {len(sets) - SHOWN_SETS} more"] if len(sets) > SHOWN_SETS else []
     return "\n".join([f"  {_describe_copies(rows)}" for rows in sets[:SHOWN_SETS]] + more)
 

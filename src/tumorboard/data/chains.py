@@ -14,7 +14,7 @@ NOISE = 0.002  # distance (1 minus correlation) that saving a picture again may 
 CLOSEST = 1 - NOISE / GAP  # correlation beyond which a chain is not searched for copies
 
 Rows: TypeAlias = NDArray[np.int64]  # row numbers of pictures
-Floats: TypeAlias = NDArray[np.float32]
+Floats: TypeAlias = NDArray[np.float32]  # of any shape
 
 
 class Correlate(Protocol):

@@ -17,15 +17,18 @@ from tumorboard.base.params import Params
 from tumorboard.base.tables import Images, Manifest, read_manifest
 from tumorboard.data.audit import Copies, find_copies, picture_names
 from tumorboard.data.crop import CropJob, crop_images
-from tumorboard.data.prepare import Prepared, prepare_data
+from tumorboard.data.label_warnings import describe_listing, describe_placeholders
+from tumorboard.data.prepare import Prepared, given_validation_warning, prepare_data
 from tumorboard.data.quarantine import check_usable_images
 from tumorboard.data.shortcuts import select_shortcuts
 from tumorboard.data.sources import list_images
 from tumorboard.data.split import missing_class_warning
 from tumorboard.data.store import CropStore
+from tumorboard.data.unlabelled_ranges import describe_unlabelled
 from tumorboard.data.workers import worker_count
 
 FEW = 5  # files named per message
+OF_ONE_FOLDER = ("table", "columns", "prefix", "extension", "classes")  # entries of the section `data`
 SKIPPED_BY_DVC = {".git", ".hg", ".dvc"}  # folders that DVC does not hash
 
 
@@ -52,14 +55,14 @@ class Account:
 def params_for(params: Params, raw: Path, group_pattern: str | None) -> Params:
     """Returns params with `data.raw` set to another folder.
 
-    The label table and the group pattern of params count only where `raw` is their own folder.
+    What params say about the table, the layout and the groups counts only where `raw` is their own folder.
 
     Args:
         params: of the project.
         raw: the folder to check.
         group_pattern: replaces `data.group_pattern`; None: it is not replaced.
     """
-    data = {"raw": str(raw), "table": None, "group_pattern": group_pattern}
+    data = {"raw": str(raw), **dict.fromkeys(OF_ONE_FOLDER), "layout": "auto", "group_pattern": group_pattern}
     if Path(params.data.raw).resolve() == raw.resolve():
         data = {"raw": str(raw)} if group_pattern is None else {"raw": str(raw), "group_pattern": group_pattern}
     return params.model_copy(update={"data": params.data.model_copy(update=data)})
@@ -81,13 +84,15 @@ def check_folder(raw: Path, params: Params, labels: Path | None = None) -> Accou
             _fill(account, raw, params, labels=labels, folder=Path(temporary))
         except InputError as error:
             account.refused = {"message": str(error)}
+            if not account.classes and raw.is_dir():  # no label is known, but the pictures can be compared
+                account.warnings += describe_unlabelled(raw, params.crop, params.data.frames)
     return account
 
 
 def _fill(account: Account, raw: Path, params: Params, *, labels: Path | None, folder: Path) -> None:
     """Fills the account step by step; raises the InputError with which a run would stop."""
     listed, ignored = list_images(raw, params.data, labels)
-    account.warnings += filter(None, [_dvc_warning(raw)])
+    account.warnings += filter(None, [_dvc_warning(raw), *describe_listing(listed, raw, params.data, labels)])
     account.classes = dict.fromkeys(sorted(set(listed["label"])), 0)
     account.ignored = _records(ignored)
     # No limit: the account needs the crops even where a run would stop. The limit is checked below.
@@ -99,6 +104,7 @@ def _fill(account: Account, raw: Path, params: Params, *, labels: Path | None, f
         frames=params.data.frames,
         max_quarantined=None,
         workers=worker_count(params.runtime.workers),
+        links=params.data.links,
     )
     account.warnings += crop_images(listed, ignored, job).warnings
     manifest, images = read_manifest(folder / "manifest.csv"), read_table(folder / "images.csv")
@@ -123,7 +129,9 @@ def _add_prepared(account: Account, prepared: Prepared, threshold: float) -> Non
     _accept(account, prepared.audited)
     account.left_out = _records(prepared.left_out)
     # The other warnings of audit and split repeat what the account lists.
-    account.warnings += filter(None, [missing_class_warning(prepared.manifest)])
+    divided = prepared.manifest
+    account.warnings += filter(None, [describe_placeholders(prepared.audited), missing_class_warning(divided)])
+    account.warnings += filter(None, [given_validation_warning(prepared.audited, divided)])
     account.shortcuts = [
         {str(key): None if value != value else value for key, value in row.items()}  # JSON has no NaN
         for row in select_shortcuts(prepared.shortcuts, threshold).to_dict("records")

@@ -19,6 +19,7 @@ import pandas as pd
 import PIL.Image
 from tqdm import tqdm
 
+from tumorboard.base.data_params import Links
 from tumorboard.base.errors import ImageError, InputError
 from tumorboard.base.files import write_table
 from tumorboard.base.params import Crop, Frames
@@ -57,6 +58,7 @@ class CropJob:
     max_quarantined: int | None  # more unusable files are an error; None: any number is accepted
     workers: int = 1  # local processes; with a scheduler they only decide how many files a worker takes at a time
     scheduler: str | None = None  # address of a Dask scheduler, whose workers all see the three paths under these names
+    links: Links = "inside"  # as `data.links`
 
 
 class CropSummary(NamedTuple):
@@ -198,7 +200,7 @@ def _crop_files(
                 bar.update(len(chunk))
     for path, result in cropped.items():
         # A machine that sees another folder under the name of `raw` must not have the user's files quarantined.
-        if isinstance(result, QuarantinedFile) and result.reason == "unreadable" and _is_readable(job.raw, path):
+        if isinstance(result, QuarantinedFile) and result.reason == "unreadable" and _is_readable(job, path):
             raise InputError(f"{path}: can be read here, but not by the worker that tried ({result.detail})")
     return [cropped[path] for path in paths]
 
@@ -222,7 +224,7 @@ def _cut_chunks(paths: Sequence[str], raw: Path, workers: int) -> list[Sequence[
     Source: guided self-scheduling (Polychronopoulos & Kuck 1987).
     """
     sample = paths[:: len(paths) // 100 + 1] if raw.is_dir() else []
-    sizes = [os.lstat(raw / path).st_size for path in sample if os.path.lexists(raw / path)]
+    sizes = [(raw / path).stat().st_size for path in sample if (raw / path).exists()]
     largest = MAX_CHUNK_FILES
     if sizes:
         largest = min(largest, max(1, MAX_CHUNK_BYTES * len(sizes) // max(1, sum(sizes))))
@@ -295,7 +297,7 @@ def _crop_file(
         the file exceeds limits of `crop` that are lower than those of `job.crop`.
     """
     try:
-        content = sources.read_content(job.raw, path, crop.max_bytes)
+        content = sources.read_content(job.raw, path, crop.max_bytes, job.links)
         digest = sha256(content).hexdigest()
         if known_facts := new[digest].facts if digest in new else cache.facts(digest):
             return digest, ImageFacts(**known_facts), False
@@ -312,9 +314,9 @@ def _crop_file(
     return digest, facts, True
 
 
-def _is_readable(raw: Path, path: str) -> bool:
+def _is_readable(job: CropJob, path: str) -> bool:
     try:
-        sources.read_content(raw, path)
+        sources.read_content(job.raw, path, links=job.links)
     except ImageError:
         return False
     return True

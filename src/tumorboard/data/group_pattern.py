@@ -68,8 +68,8 @@ def _match_in_process(paths: Sequence[str], pattern: str) -> list[str]:
     except subprocess.TimeoutExpired as error:
         path = paths[min((error.output or b"").count(b"\n"), len(paths) - 1)]
         raise InputError(
-            f"data.group_pattern: '{pattern}' was not done after {seconds:g} seconds, at the path {path!r}: a repetition "
-            "inside a repetition, as in (a+)+, takes time without end; write it with one, such as a+"
+            f"data.group_pattern: '{pattern}' was not done after {seconds:g} seconds, at the path {path!r}: a "
+            "repetition inside a repetition, as in (a+)+, takes time without end; write it with one, such as a+"
         ) from None
     if done.returncode:
         last = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]

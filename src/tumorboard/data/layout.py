@@ -1,8 +1,232 @@
-"""Tells folders of classes from folders of parts, archives or splits."""
+"""Tells folders that look like parts, archives or splits of a download from folders that are classes."""
 
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+from tumorboard.base.errors import printable
+from tumorboard.data.class_folders import parse_part
+from tumorboard.data.label_table import Row
+from tumorboard.data.published_tables import describe_table, propose_lines
+from tumorboard.data.tables_beside import agrees_with_folders, find_tables
+
+SHOWN = 4  # names in a message
 
 
-def explain_layout(raw: Path, files: list[str], rows: list[dict[str, str]]) -> str:
-    """Returns why the folders look like something else than classes."""
-    return ""
+def _word_set(words: str) -> set[str]:
+    return set(words.split())
+
+
+_SPLIT_WORDS = {
+    **dict.fromkeys(("train", "training", "trn", "trainset"), "train"),
+    **dict.fromkeys(("test", "testing", "tst", "testset", "holdout"), "test"),
+    **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "valset"), "val"),
+}
+# Words that say nothing about what a picture shows.
+_EMPTY_WORDS = _word_set(
+    """
+    data dataset datasets database image images img imgs picture pictures photo photos scan scans set phase final
+    prelim preliminary input inputs groundtruth gt ground truth label labels mask masks annotation annotations
+    segmentation segmentations public private release version stage task archive raw original processed preprocessed
+    cropped resized png jpg jpeg jpgs pngs dicom dcm tif tiff bmp nifti files folder folders download downloads
+    unzipped extracted copy backup of and the zip tar gz rar 7z v
+    """
+)
+_PART_WORDS = _word_set(
+    """
+    part parts pt batch chunk shard archive disc disk volume vol fold split section download zip series images image
+    imgs img data dataset set subset patient patients pat subject case site center centre hospital clinic scanner
+    slide session study visit
+    """
+)
+# Words with a number behind that are classes: grade 1, stage 2, BI-RADS 3.
+_GRADE_WORDS = _word_set(
+    """
+    grade grad gr stage stadium class classe klasse cls label type typ subtype level lvl score category cat severity
+    degree birads rads pirads tirads lirads gleason isup figo cin kl who mayo mes nyha asa bethesda fitzpatrick
+    fazekas aspects dr pt pn group cluster covid hpv
+    """
+)
+# Names of folders below a class that tell views and sides apart.
+_VIEWS = _word_set(
+    """
+    left right l r od os ou ap pa lateral lat frontal axial coronal sagittal cc mlo t1 t2 flair dwi adc male female
+    pre post venous arterial portal
+    """
+)
+
+
+def explain_layout(raw: Path, files: Sequence[str], rows: Sequence[Row]) -> str:
+    """Returns why the folders of classes look like something else, and what was probably meant; '' if they do not.
+
+    Args:
+        raw: the folder.
+        files: the POSIX paths of all its files.
+        rows: the images of its class folders.
+    """
+    labels = sorted({row["label"] for row in rows})
+    below, roots = _explain_folders_below(raw, labels, rows)
+    why = [*_explain_names(labels), *below]
+    meant = [
+        f"Probably meant: data.raw: {root}, with the classes {_listed(classes)}" for root, classes in roots.items()
+    ]
+    if len(labels) > 1 or why:
+        for table in find_tables(raw, files):
+            beside = "/" not in table.file.relative_to(raw).as_posix()
+            if beside and propose_lines(raw, table)[0] and not agrees_with_folders(table, rows):
+                why += [f"{printable(table.file.name)} lies beside them and names their files"]
+                meant += [f"Probably meant: {describe_table(raw, table)}"]
+                break
+    if not why:
+        return ""
+    meant = meant or ["Set data.raw to a folder whose own folders are the classes, or data.table to a table of labels"]
+    return "\n".join([": " + "; ".join(why) + ".", *meant])
+
+
+def _explain_names(labels: Sequence[str]) -> list[str]:
+    """Returns why the names of folders are those of parts, archives or splits, in at most one sentence."""
+    words = {label: _words(label) for label in labels}
+    if archives := [label for label in labels if re.search(r"\.(zip|tar|t?gz|rar|7z)\b", label, re.IGNORECASE)]:
+        return [f"{_listed(archives)} has the name of an archive"]
+    if splits := _split_like(words):
+        return [f"{_listed(splits)} look like parts for training and test, by their names"]
+    if len(labels) > 1 and (alike := _alike_but_for_a_number(words)):
+        return [f"{_listed(alike)} are alike but for a number, like parts of a download, or patients"]
+    named = [set(each) - {word for word in each if word.isdigit()} for each in words.values()]
+    if len(labels) > 1 and all(each and each <= _EMPTY_WORDS for each in named) and not _are_grades(words.values()):
+        return [f"{_listed(labels)} are no names of classes"]
+    return []
+
+
+def _split_like(words: Mapping[str, Sequence[str]]) -> list[str]:
+    """Returns the folders that are named as parts for training and test.
+
+    One is if nothing but empty words is left of its name; all that have such a word are if there are two kinds.
+
+    >>> _split_like({"set_training_data": ["set", "training", "data"], "glioma": ["glioma"]})
+    ['set_training_data']
+    >>> _split_like({"test_positive": ["test", "positive"], "test_negative": ["test", "negative"]})
+    []
+    """
+    kinds = {label: {_SPLIT_WORDS[word] for word in each if word in _SPLIT_WORDS} for label, each in words.items()}
+    marked = [label for label, kind in kinds.items() if kind]
+    if len({kind for label in marked for kind in kinds[label]}) > 1:
+        return marked
+    common = set.intersection(*map(set, words.values())) if len(words) > 1 else set()
+    ignored = _EMPTY_WORDS | _SPLIT_WORDS.keys() | common
+    return [label for label in marked if all(word in ignored or word.isdigit() for word in words[label])]
+
+
+def _alike_but_for_a_number(words: Mapping[str, Sequence[str]]) -> list[str]:
+    """Returns the folders whose names differ by a number only; grades, stages and short codes such as G1 are none.
+
+    All folders have to be alike, or two with a word such as 'part'.
+
+    >>> _alike_but_for_a_number({"part 1": ["part", "1"], "part 2": ["part", "2"], "x": ["x"]})
+    ['part 1', 'part 2']
+    >>> _alike_but_for_a_number({"grade 1": ["grade", "1"], "grade 2": ["grade", "2"]})
+    []
+    """
+    by_stem: dict[tuple[str, ...], list[str]] = {}
+    for label, each in words.items():
+        # A letter behind a word of parts counts like a number: part A, part B.
+        counted = [
+            word.isdigit() or (len(word) == 1 and index > 0 and each[index - 1] in _PART_WORDS)
+            for index, word in enumerate(each)
+        ]
+        stem = tuple(word for word, number in zip(each, counted, strict=True) if not number)
+        by_stem.setdefault(stem, []).append(label)
+    for stem, alike in by_stem.items():
+        if len(alike) < 2 or not stem or stem[-1] in _GRADE_WORDS or _are_codes(stem, alike):
+            continue
+        if len(alike) == len(words) or _PART_WORDS & set(stem):
+            return alike
+    return []
+
+
+def _are_codes(stem: Sequence[str], labels: Sequence[str]) -> bool:
+    """Returns whether names are short codes with one digit, such as G1 to G4."""
+    return len("".join(stem)) <= 2 and all(sum(letter.isdigit() for letter in label) <= 1 for label in labels)
+
+
+def _are_grades(words: Iterable[Sequence[str]]) -> bool:
+    return all(any(word in _GRADE_WORDS for word in each) and any(word.isdigit() for word in each) for each in words)
+
+
+class _Below(NamedTuple):
+    """What lies below one class folder."""
+
+    top: str  # path of the class folder, relative to the raw folder
+    subfolders: dict[str, set[str]]  # with the names of the folders in each
+    has_files: bool  # of its own
+
+
+def _explain_folders_below(
+    raw: Path, labels: Sequence[str], rows: Sequence[Row]
+) -> tuple[list[str], dict[str, list[str]]]:
+    """Returns why folders below look like classes or parts, and the folders to use instead, with their classes."""
+    below = {label: _look_below([row for row in rows if row["label"] == label]) for label in labels}
+    why: list[str] = []
+    roots: dict[str, list[str]] = {}
+    for label, (top, subfolders, _) in below.items():
+        inner = {name for name in subfolders if name in below and name != label}
+        classes = set().union(*subfolders.values())
+        if all(parse_part(name) for name in subfolders) and (len(subfolders) > 1 or len(classes) > 1):
+            why.append(f"{label!r} contains the parts {_listed(subfolders)}")
+            if len(classes) > 1:
+                roots[str(raw / top)] = sorted(classes)
+        elif inner:
+            why.append(f"{label!r} contains folders with the names of classes beside it, {_listed(inner)}")
+    if why:
+        return why, roots
+    closed = {label: each for label, each in below.items() if not each.has_files}
+    if len(labels) == 1 and closed and len(below[labels[0]].subfolders) > 1:
+        return ["the classes seem to lie one level down"], {
+            str(raw / each.top): sorted(each.subfolders) for each in closed.values()
+        }
+    names = Counter(name for each in closed.values() for name in each.subfolders)
+    shared = {name for name, count in names.items() if count > 1 and _may_be_class(name)}
+    holders = [label for label, each in closed.items() if len(each.subfolders.keys() & shared) > 1]
+    if len(holders) < 2:
+        return [], {}
+    if not shared <= _EMPTY_WORDS:
+        roots = {str(raw / below[label].top): sorted(below[label].subfolders) for label in holders[:SHOWN]}
+    return [f"{_listed(holders)} contain the same folders {_listed(shared)}"], roots
+
+
+def _look_below(rows: Sequence[Row]) -> _Below:
+    """Returns what lies below the class folder of some rows."""
+    subfolders: dict[str, set[str]] = {}
+    top, has_files = "", False
+    for row in rows:
+        start = 1 if row["split"] or row["fold"] else 0
+        steps = row["path"].split("/")
+        top = "/".join(steps[: start + 1])
+        if len(steps) == start + 2:
+            has_files = True
+        elif len(steps) > start + 2:
+            subfolders.setdefault(steps[start + 1], set()).update(steps[start + 2 : -1][:1])
+    return _Below(top, subfolders, has_files)
+
+
+def _may_be_class(name: str) -> bool:
+    """Returns whether a folder's name may be a class: it has no number, as patients have, and is no view or part."""
+    return not re.search(r"\d", name) and name.lower() not in _VIEWS and not parse_part(name)
+
+
+def _words(name: str) -> list[str]:
+    """Returns the words and numbers of a name in lower case.
+
+    >>> _words("C-NMC_trainingData2")
+    ['c', 'nmc', 'training', 'data', '2']
+    """
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    return [word.lower() for word in re.findall(r"[^\W\d_]+|\d+", spaced)]
+
+
+def _listed(names: Iterable[str]) -> str:
+    ordered = sorted(names)
+    more = f" and {len(ordered) - SHOWN} more" if len(ordered) > SHOWN else ""
+    return ", ".join(repr(name) for name in ordered[:SHOWN]) + more

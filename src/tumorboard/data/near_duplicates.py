@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from tumorboard.base.params import Audit
 from tumorboard.base.randomness import keys_of, order
-from tumorboard.data.chains import select_copies
+from tumorboard.data.chains import Floats, Rows, select_copies
 from tumorboard.data.grouping import connected_sets
 
 SIDE = 48  # pixels: side of a thumbnail
@@ -31,8 +31,6 @@ BATCH = 4096  # candidates verified at a time
 PENDING = 1 << 20  # candidates that are collected before they are verified
 
 Thumbnails: TypeAlias = NDArray[np.uint8]  # [N, SIDE, SIDE], grey
-Floats: TypeAlias = NDArray[np.float32]
-Rows: TypeAlias = NDArray[np.int64]  # row numbers of thumbnails
 Flags: TypeAlias = NDArray[np.bool_]
 PictureWindow: TypeAlias = tuple[float, float, float, float]  # top, bottom, left, right as shares of the side
 ReadCrops: TypeAlias = Callable[[Sequence[str]], NDArray[np.uint8]]  # ids -> their crops uint8[N, S, S, 3]

@@ -1,5 +1,6 @@
 """Counts the images of each class in each part of a split, and explains shares that are not as wanted."""
 
+from collections.abc import Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -7,6 +8,9 @@ import pandas as pd
 
 from tumorboard.base.params import Split
 from tumorboard.base.tables import Manifest
+
+FEWEST_VALIDATION = 30  # images of a validation fold; with fewer, an accuracy is uncertain by 9 points or more
+FEWEST_VALIDATION_PER_CLASS = 5  # images
 
 SHARE_COLUMNS = ("part", "label", "wanted", "got", "why")
 
@@ -42,6 +46,37 @@ def count_tree(manifest: Manifest) -> dict[str, Any]:
         },
         "groups": {part: len(set(rows["group"])) for part, rows in rows_by_part(manifest).items()},
     }
+
+
+def few_validation_warning(manifest: Manifest, folds: Sequence[int]) -> str:
+    """Returns a sentence about the first fold that has too few validation images to choose by, else ''.
+
+    Too few are less than FEWEST_VALIDATION in all, or less than FEWEST_VALIDATION_PER_CLASS of a class.
+
+    Args:
+        manifest: after the split.
+        folds: those that are trained.
+    """
+    train = manifest[manifest["split"] == "train"]
+    for fold in folds:
+        rows = train[train["fold"].eq(fold).fillna(False)]
+        counts = {label: int((rows["label"] == label).sum()) for label in sorted(set(train["label"]))}
+        rarest = min(counts, key=lambda label: counts[label], default="")
+        if len(rows) >= FEWEST_VALIDATION and counts[rarest] >= FEWEST_VALIDATION_PER_CLASS:
+            continue
+        # Rows of no fold are there only where the validation set was given: drawn folds share out all of train.
+        cure = (
+            "to merge the given validation set into training, write train instead of val in the table's column "
+            "split, or move its files into the training folder; split.folds folds are then drawn"
+            if train["fold"].isna().any()
+            else "lower split.folds, or add images"
+        )
+        return (
+            f"the validation set of fold {fold} has {len(rows)} images, {counts.get(rarest, 0)} of them of class "
+            f"{rarest!r}: it chooses the epoch and the vote's weights, and fewer than {FEWEST_VALIDATION} images, or "
+            f"{FEWEST_VALIDATION_PER_CLASS} of a class, choose by chance; {cure}"
+        )
+    return ""
 
 
 def class_shares(manifest: Manifest, before: Manifest, split: Split) -> Shares:

@@ -10,8 +10,16 @@ from tumorboard.base.errors import InputError
 from tumorboard.base.params import Params
 from tumorboard.base.tables import MANIFEST, Images, Manifest
 from tumorboard.data.audit import PAIR_COLUMNS, Copies, audit_manifest
+from tumorboard.data.label_warnings import describe_placeholders
 from tumorboard.data.near_duplicates import Pairs
-from tumorboard.data.parts import SHARE_COLUMNS, Shares, class_shares, shares_warning, summarize_shares
+from tumorboard.data.parts import (
+    SHARE_COLUMNS,
+    Shares,
+    class_shares,
+    few_validation_warning,
+    shares_warning,
+    summarize_shares,
+)
 from tumorboard.data.quarantine import QuarantinedFiles, check_quarantine_limit
 from tumorboard.data.shortcuts import PROBE_COLUMNS, ShortcutScores, count_shortcuts, probe_shortcuts, shortcuts_warning
 from tumorboard.data.split import (
@@ -97,7 +105,7 @@ def _run_steps(
         audited=audit.manifest,
         pairs=audit.pairs,
         label_conflicts=audit.quarantined,
-        warnings=_named("audit", *audit.warnings),
+        warnings=_named("audit", *audit.warnings, describe_placeholders(audit.manifest)),
     )
     yield known
 
@@ -120,7 +128,8 @@ def _run_steps(
         manifest=divided,
         shares=shares,
         split_metrics=counts | summarize_shares(shares),
-        warnings=known.warnings + _named("split", missing_class_warning(divided)),
+        warnings=known.warnings
+        + _named("split", missing_class_warning(divided), given_validation_warning(audit.manifest, divided)),
     )
     yield known
 
@@ -135,6 +144,17 @@ def _run_steps(
         | count_shortcuts(probe, params.audit.shortcut),
         warnings=known.warnings + facts + _named("split", shares_warning(shares, params.split.tolerance)),
     )
+
+
+def given_validation_warning(before: Manifest, divided: Manifest) -> str:
+    """Returns a sentence if a validation set or folds that are given with the data are too small, else ''.
+
+    Args:
+        before: the Manifest before the split.
+        divided: after it.
+    """
+    given = bool((before["split"] == "val").any() or before["fold"].notna().any())
+    return few_validation_warning(divided, sorted(divided["fold"].dropna().unique())) if given else ""
 
 
 def _named(step: str, *warnings: str) -> tuple[str, ...]:

@@ -1,8 +1,188 @@
-"""Recognizes the tables of published sets."""
+"""Recognizes the tables of published sets beside their images, and proposes the lines for params.yaml to use them.
 
+The columns are recognized by what they contain (the names of files, 0 and 1, the names of parts) and by what they are
+called in HAM10000, ISIC, CheXpert, C-NMC, NIH ChestX-ray14, RSNA, PAD-UFES and alike.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
+import yaml
 
-def propose_table(raw: Path, files: list[str], table: Path | None = None) -> str:
-    """Returns the lines for params.yaml by which a table can be used."""
+from tumorboard.base.errors import printable
+from tumorboard.data.label_table import SPLIT_NAMES, one_hot_value
+from tumorboard.data.table_text import SAVE_AS_CSV, WORKBOOKS
+from tumorboard.data.tables_beside import Table, find_tables
+
+MAX_CLASSES = 30  # in a proposal of classes
+
+
+def _ranked(patterns: str) -> tuple[str, ...]:
+    return tuple(patterns.split())
+
+
+# Patterns of columns' names without case, spaces and signs; the first one that a column has is taken.
+_LABELS = _ranked(
+    """
+    labels? class dx diagnos(is|tic) finding(labels|s)? benignmalignant target class(name|label) category pathology
+    disease level grade severity outcome result cancer malignant status type
+    """
+)
+_LABEL_WORDS = re.compile("label|class|diagn|target|finding|categor|pathol|grade|disease|malignan|cancer|tumou?r")
+_SPLITS = ("split", "set", "subset", "partition", "datasettype", "phase", "part")
+_UNCERTAIN = ("-1", "-1.0", "u")  # in CheXpert's tables
+_NO_FINDING = ("nofinding", "normal", "none", "healthy")
+_PATIENTS = _ranked(
+    """
+    patient(id|number|no|name)? (subject|participant|person|individual)(id)? mrn|pid case(id)? lesion(id)?
+    (slide|specimen|donor|animal|eye)(id)?
+    """
+)
+_PATIENT_IN_PATH = re.compile(r"(?<![a-z])((?:patient|subject|participant|case)[ _-]?\d+)", re.IGNORECASE)
+
+
+def propose_table(raw: Path, files: Sequence[str], table: Path | None = None) -> str:
+    """Returns the lines for params.yaml by which a table that names the files can be used, or ''.
+
+    Args:
+        raw: the folder of the images.
+        files: the POSIX paths of its files.
+        table: the table to use; None: one that lies in the folder.
+    """
+    named = next(find_tables(raw, files, table), None)
+    workbooks = [file for file in files if file.lower().endswith(WORKBOOKS) and file.count("/") <= 1]
+    if named is None and workbooks:
+        return f"\n{printable(workbooks[0])} is a spreadsheet's workbook, which is not read: {SAVE_AS_CSV}"
+    return "" if named is None else f"\n{describe_table(raw, named)}"
+
+
+def describe_table(raw: Path, table: Table) -> str:
+    """Returns what a table is, and the lines for params.yaml to use it."""
+    lines, notes = propose_lines(raw, table)
+    name = printable(table.file.name)
+    if not lines:
+        return f"{name} names the files, but {notes[0]}"
+    return "\n".join([f"{name} names the files. To use it, write in params.yaml:", lines.rstrip(), *notes])
+
+
+def propose_lines(raw: Path, table: Table) -> tuple[str, list[str]]:
+    """Returns the lines for params.yaml by which a table can be used, and sentences about them.
+
+    The lines are '' if there are none; the first sentence says why.
+    """
+    if table.prefix is None:
+        return "", [f"by other folders than there are: {table.columns[table.path][0]!r} is {table.paths[0]!r} here"]
+    label, classes, notes = _propose_label(table)
+    if not label:
+        return "", ["has no column with classes"]
+    columns: dict[str, object] = {"path": table.path, "label": label}
+    if group := find_patient_column(table.columns, {table.path}):
+        columns["group"] = group
+    if split := _named_column(
+        table.columns, _SPLITS, lambda cells: {cell.lower() for cell in cells} <= set(SPLIT_NAMES)
+    ):
+        columns["split"] = split
+    table_name = table.file.relative_to(raw).as_posix() if table.file.is_relative_to(raw) else str(table.file)
+    data: dict[str, object] = {"raw": str(raw), "table": table_name}
+    if own := {key: name for key, name in columns.items() if key != name}:
+        data["columns"] = own
+    data |= {key: value for key, value in (("prefix", table.prefix), ("extension", table.extension)) if value}
+    if classes:
+        data["classes"] = classes
+    if not group:
+        in_path = all(_PATIENT_IN_PATH.search(path) for path in table.paths if path)
+        data["group_pattern"] = _PATIENT_IN_PATH.pattern.replace("(?<![a-z])", "(?i)", 1) if in_path else None
+    missing = sum(not path for path in table.paths)
+    if missing:
+        notes.append(
+            f"{missing} of its {len(table.paths)} rows name no file here: remove these rows from a copy of it."
+        )
+    text = yaml.safe_dump({"data": data}, sort_keys=False, allow_unicode=True, width=1000)
+    return text.replace(": null\n", ":\n"), notes
+
+
+def _propose_label(table: Table) -> tuple[str | list[str], dict[str, str], list[str]]:
+    """Returns the column or one-hot columns of the classes, the classes of its values if needed, and sentences."""
+    others = {name: cells for name, cells in table.columns.items() if name != table.path and len(set(cells)) > 1}
+    others.pop(find_patient_column(table.columns, {table.path}), None)
+    label = _named_column(others, _LABELS, lambda cells: len(set(cells)) < max(len(cells), 3))
+    if not label and len(marks := _mark_columns(others)) > 1:
+        return _propose_marks({name: others[name] for name in marks})
+    few = {name: cells for name, cells in others.items() if len(set(cells)) <= max(2, len(cells) // 2)}
+    label = label or next((name for name in few if _LABEL_WORDS.search(_plain(name))), "")
+    label = label or (next(iter(few)) if len(table.columns) == 2 and len(few) == 1 else "")
+    if not label:
+        return "", {}, []
+    combined = [value for value in set(others[label]) if "|" in value]
+    if not combined:
+        return label, {}, []
+    counts = Counter(value for value in others[label] if value and "|" not in value)
+    classes = {value: value for value, _ in sorted(counts.most_common(MAX_CLASSES))}
+    note = (
+        f"Rows with several findings, such as {min(combined)!r}, are left out: images with several labels are not "
+        "supported."
+    )
+    return label, classes, [note]
+
+
+def _propose_marks(marks: Mapping[str, Sequence[str]]) -> tuple[str | list[str], dict[str, str], list[str]]:
+    """Returns the one-hot columns if each row has one 1, else the column with most of them as two classes."""
+    values = [[one_hot_value(cell) for cell in cells] for cells in marks.values()]
+    if all(row.count(True) == 1 and None not in row for row in zip(*values, strict=True)):
+        return list(marks), {}, []
+    ones = {
+        name: sum(mark is True for mark in column)
+        for (name, cells), column in zip(marks.items(), values, strict=True)
+        if _plain(name) not in _NO_FINDING and False in [one_hot_value(cell) for cell in set(cells) - {""}]
+    }
+    if not ones:
+        return "", {}, []
+    label = max(ones, key=ones.__getitem__)
+    seen = sorted({cell for cell in marks[label] if cell and one_hot_value(cell) is not None})
+    classes = {cell: label if one_hot_value(cell) else f"no {label}" for cell in seen}
+    note = (
+        f"Its {len(marks)} columns {', '.join(marks)} mark several findings, or none, per image; images with several "
+        "labels are not supported, so that one column is proposed. Rows with another value in it are left out."
+    )
+    return label, classes, [note]
+
+
+def _mark_columns(columns: Mapping[str, Sequence[str]]) -> list[str]:
+    """Returns the columns of 0 and 1 (or empty, or uncertain) with at least one 1."""
+    return [
+        name
+        for name, cells in columns.items()
+        if all(one_hot_value(cell) is not None or cell.lower() in _UNCERTAIN for cell in set(cells))
+        and any(one_hot_value(cell) for cell in set(cells))
+    ]
+
+
+def find_patient_column(columns: Mapping[str, Sequence[str]], used: Collection[str]) -> str:
+    """Returns the column that names patients, by its name and because rows share its values; '' if there is none."""
+
+    def shared(cells: Sequence[str]) -> bool:
+        return all(cells) and 1 < len(set(cells)) < len(cells)
+
+    return _named_column({name: cells for name, cells in columns.items() if name not in used}, _PATIENTS, shared)
+
+
+def _named_column(
+    columns: Mapping[str, Sequence[str]], patterns: Iterable[str], fits: Callable[[Sequence[str]], bool]
+) -> str:
+    """Returns the first column whose plain name matches a pattern and whose cells fit, '' if there is none."""
+    for wanted in patterns:
+        for name, cells in columns.items():
+            if re.fullmatch(wanted, _plain(name)) and fits(cells):
+                return name
     return ""
+
+
+def _are_splits(cells: Sequence[str]) -> bool:
+    return {cell.lower() for cell in cells} <= SPLIT_NAMES.keys()
+
+
+def _plain(name: str) -> str:
+    """Returns a column's name without case, spaces and signs: 'Patient ID' becomes 'patientid'."""
+    return re.sub(r"[\W_]", "", name.lower())

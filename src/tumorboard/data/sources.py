@@ -26,6 +26,7 @@ from tumorboard.data.label_table import (
 from tumorboard.data.layout import explain_layout
 from tumorboard.data.links import link_rule, resolve_link
 from tumorboard.data.published_tables import propose_table
+from tumorboard.data.unlabelled import explain_unlabelled
 from tumorboard.data.walk import IgnoreReason, walk_folder
 from tumorboard.images.formats import HEAD_BYTES, explain_foreign, is_readable
 
@@ -256,7 +257,8 @@ def _check_class_names(rows: list[Row], source: Path) -> None:
                 f"'{source}': give them one name (data.classes), or clearly different ones"
             )
     if not rows:
-        raise _ShortOfClassesError(f"data.raw: no images in '{source}'; {LAYOUT}")
+        unlabelled = explain_unlabelled(source) or f"no images in '{source}'"
+        raise _ShortOfClassesError(f"data.raw: {unlabelled}; {LAYOUT}")
     if len(labels) < 2:
         raise _ShortOfClassesError(
             f"data.raw: only one class, {_quote(labels)}, in '{source}', but two are needed; {LAYOUT}"

@@ -5,20 +5,24 @@ import multiprocessing.context
 import os
 import socket
 import sys
-import threading
+import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Literal, TypeAlias, TypeVar
 
 import cv2
 import psutil
 
 from tumorboard.base.errors import InputError
+from tumorboard.base.interrupts import is_single_threaded
+from tumorboard.base.processes import Child, running_children
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -82,8 +86,8 @@ def open_workers(workers: int, scheduler: str | None) -> Iterator[ParallelMap]:
         parallel_map(task, items), where `task` is a module-level function or a partial of one.
 
     Raises:
-        InputError: the scheduler cannot be used, a local process is killed, or an item loses several workers of a
-            cluster.
+        InputError: the scheduler cannot be used, a local process is killed or cannot be started, or an item loses
+            several workers of a cluster.
 
     >>> with open_workers(1, None) as parallel_map:
     ...     list(parallel_map(abs, [-2, 1, -3]))
@@ -98,24 +102,10 @@ def open_workers(workers: int, scheduler: str | None) -> Iterator[ParallelMap]:
         threads = cv2.getNumThreads()
         cv2.setNumThreads(1)  # ends OpenCV's thread pool, for which forked processes would wait forever
         try:
-            with ProcessPoolExecutor(workers, _process_context(), _initialize_process) as pool:
-                pool.submit(int).result()  # forks all processes now, before a progress bar starts a thread
+            with running_children(_process_context(), workers, _serve) as children, _Pool(children) as pool:
                 yield partial(_map_on_pool, pool, QUEUED_PER_WORKER * workers)
         finally:
             cv2.setNumThreads(threads)
-
-
-def _initialize_process() -> None:
-    cv2.setNumThreads(1)
-    threading.Thread(target=_exit_with_parent, daemon=True).start()
-
-
-def _exit_with_parent() -> None:
-    """Ends this process when its parent is killed, which a process that waits for work does not notice by itself."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _process_context() -> multiprocessing.context.BaseContext:
@@ -123,11 +113,71 @@ def _process_context() -> multiprocessing.context.BaseContext:
 
     Forked processes are ready at once, while spawned ones import modules for a second.
     """
-    single_threaded = sys.platform == "linux" and threading.active_count() == 1
-    return multiprocessing.get_context("fork" if single_threaded else "spawn")
+    fork = sys.platform == "linux" and is_single_threaded()
+    return multiprocessing.get_context("fork" if fork else "spawn")
 
 
-def _map_on_pool(pool: Executor, ahead: int, task: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+def _serve(connection: Connection, _: int) -> None:
+    """Runs the items that come through the pipe, in a child process, and sends back each result or error."""
+    cv2.setNumThreads(1)
+    while True:
+        task, item = connection.recv()
+        try:
+            answer = ForkingPickler.dumps((True, task(item)))
+        except Exception as error:
+            error.add_note(f"In a process that decodes images:\n{traceback.format_exc()}")
+            answer = _pickled(error)
+        connection.send_bytes(answer)
+
+
+def _pickled(error: Exception) -> Any:
+    """Pickles an error, or the text of one that cannot be unpickled."""
+    try:
+        answer = ForkingPickler.dumps((False, error))
+        ForkingPickler.loads(answer)
+    except Exception:
+        return ForkingPickler.dumps((False, RuntimeError(f"{type(error).__name__}: {error}")))
+    return answer
+
+
+class _Pool:
+    """Distributes items to child processes, by one thread for each."""
+
+    def __init__(self, children: Sequence[Child]) -> None:
+        self._idle = SimpleQueue[Child]()
+        for child in children:
+            self._idle.put(child)
+        self._threads = ThreadPoolExecutor(len(children))
+
+    def __enter__(self) -> "_Pool":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        # The threads end when the children are ended.
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def submit(self, task: Callable[[T], R], item: T) -> "Future[R]":
+        """Runs `task(item)` in the child that is free first."""
+        return self._threads.submit(self._run, task, item)
+
+    def _run(self, task: Callable[[T], R], item: T) -> R:
+        child = self._idle.get()
+        try:
+            child.connection.send((task, item))
+            succeeded, value = child.connection.recv()
+        except (EOFError, OSError):
+            raise InputError(
+                f"a process that decodes images {child.cause_of_end()}, most likely because memory ran out: "
+                "lower runtime.workers or crop.max_pixels"
+            ) from None
+        finally:
+            self._idle.put(child)  # one that has ended too: its next items end at once
+        if not succeeded:
+            raise value
+        return value  # type: ignore[no-any-return]
+
+
+def _map_on_pool(pool: _Pool, ahead: int, task: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     """Submits the first `ahead` items now, and another one whenever a result is asked for."""
     waiting, submitted = deque(items), deque[Future[R]]()
 
@@ -136,26 +186,13 @@ def _map_on_pool(pool: Executor, ahead: int, task: Callable[[T], R], items: Sequ
             submitted.append(pool.submit(task, waiting.popleft()))
 
     def results() -> Iterator[R]:
-        with _explain_killed_process():
-            while submitted:
-                result = submitted.popleft().result()
-                submit()
-                yield result
+        while submitted:
+            result = submitted.popleft().result()
+            submit()
+            yield result
 
-    with _explain_killed_process():
-        submit()
+    submit()
     return results()
-
-
-@contextmanager
-def _explain_killed_process() -> Iterator[None]:
-    try:
-        yield
-    except BrokenProcessPool:
-        raise InputError(
-            "a process that decodes images was killed, most likely because memory ran out: "
-            "lower runtime.workers or crop.max_pixels"
-        ) from None
 
 
 @contextmanager

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 
+_BIT_RANGES = ("depth", "stored bits")  # kinds of a GreyRange; from 0 to 255 they leave 8 bits as they are
 _GREY = ("MONOCHROME1", "MONOCHROME2")  # photometric interpretations
 
 
@@ -117,7 +118,7 @@ def decode_dicom(content: bytes, crop: Crop, frames: Frames) -> tuple[Pixels, Gr
     if scan.inverted:
         for rows, _, padding in Grey(stored, is_padding=grey.is_padding).blocks():
             pixels[rows] = 255 - pixels[rows] if padding is None else np.where(padding, 0, 255 - pixels[rows])
-    is_plain = stored.dtype.itemsize == 1 and (chosen.kind, chosen.low, chosen.high) == ("depth", 0, 255)
+    is_plain = stored.dtype.itemsize == 1 and chosen.kind in _BIT_RANGES and (chosen.low, chosen.high) == (0, 255)
     return pixels, None if is_plain else chosen
 
 
@@ -138,24 +139,30 @@ def choose_dicom_range(dataset: "Dataset", stored: Values, index: int, window: W
     rescaling = _functional_group(dataset, index, "PixelValueTransformationSequence")
     rescale = partial(apply_modality_lut, ds=rescaling)
     grey = Grey(stored, rescale, _padding_test(dataset))
+    extent = measure(grey)
+    visible, trimmed = _without_undeclared_padding(grey, extent)
+    levels = sample_levels(visible)
     if window is not None:
-        measure(grey)
-        return grey, GreyRange("params", *window, sample_levels(grey))
+        return grey, GreyRange("params", *window, levels)
     look, shown = _header_window(_functional_group(dataset, index, "FrameVOILUTSequence"))
     if shown is not None:
         seen = grey if look is None else Grey(stored, lambda block: look(rescale(block)), grey.is_padding)
-        return seen, GreyRange("header", *shown, sample_levels(grey))
-    extent = measure(grey)
+        return seen, GreyRange("header", *shown, levels)
     if bits := _stored_range(dataset, rescaling, extent):
-        return grey, GreyRange("stored bits", *bits, sample_levels(grey))
+        return grey, GreyRange("stored bits", *bits, levels)
     if extent.low >= 0 and extent.high <= 65535 and extent.whole:
-        return grey, GreyRange("depth", *depth_range(extent.high), sample_levels(grey))
-    if grey.is_padding is None:
-        trimmed = without_undeclared_padding(grey, extent)
-        if trimmed != extent:
-            grey = Grey(stored, rescale, lambda block: rescale(block) < trimmed.low)
-        extent = trimmed
-    return grey, GreyRange("own range", extent.low, extent.high, sample_levels(grey))
+        return grey, GreyRange("depth", *depth_range(extent.high), levels)
+    return visible, GreyRange("own range", trimmed.low, trimmed.high, levels)
+
+
+def _without_undeclared_padding(grey: Grey, extent: Extent) -> tuple[Grey, Extent]:
+    """Returns grey values and their extent without padding that the header does not declare; see the same in `grey`."""
+    if grey.is_padding is not None or extent.low >= 0:
+        return grey, extent
+    trimmed = without_undeclared_padding(grey, extent)
+    if trimmed == extent:
+        return grey, extent
+    return Grey(grey.stored, grey.compute, lambda stored: grey.compute(stored) < trimmed.low), trimmed
 
 
 def _padding_test(dataset: "Dataset") -> Callable[[Values], NDArray[np.bool_]] | None:

@@ -104,10 +104,12 @@ def _check_inflated_size(content: bytes, max_bytes: int) -> None:
 def _meta_end(content: bytes) -> int:
     """Returns where the file meta information ends, by its group length (0002,0000), which comes first."""
     start = 132 if content[128:132] == b"DICM" else 0
+    if len(content) < start + 12:
+        return len(content)
     if content[start : start + 6] == b"\2\0\0\0UL":
         return start + 12 + int(struct.unpack_from("<I", content, start + 8)[0])
     position = start
-    while content[position : position + 2] == b"\2\0":
+    while content[position : position + 2] == b"\2\0" and len(content) >= position + 12:
         is_long = content[position + 4 : position + 6] in (b"OB", b"UN", b"OW")
         length = struct.unpack_from("<I" if is_long else "<H", content, position + (8 if is_long else 6))[0]
         position += (12 if is_long else 8) + length

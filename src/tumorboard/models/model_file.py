@@ -1,16 +1,23 @@
 """Reads and writes the file of a trained model: safetensors, with a ModelCard as JSON in the header, and no code."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import save
+from torch import Tensor
 
-from tumorboard.base.errors import InputError
+from tumorboard.base.errors import InputError, clip, printable
 from tumorboard.base.files import replacing
 from tumorboard.base.params import Crop, Recipe
-from tumorboard.models.registry import Classifier, build_model
-from tumorboard.models.tensors import CARD_KEY, copy_tensors, read_safetensors
+from tumorboard.models.registry import Classifier, build_model, outline_model
+from tumorboard.models.tensors import CARD_KEY, check_tensors, copy_tensors, read_safetensors
+
+MAX_CARD = 10_000_000  # characters; the names of 100,000 classes fit
+MAX_BYTES = 500_000_000  # crop.max_bytes of models that were trained before this parameter existed
+DISCLAIMER = "For research, not for diagnosis."
 
 
 class ModelCard(BaseModel):
@@ -31,7 +38,7 @@ class ModelCard(BaseModel):
     score: dict[str, float | None]  # of the validation fold at that epoch; None where undefined
     versions: dict[str, str]  # of the libraries by package name
     seed: int  # of weights, batches and alterations
-    intended_use: str = "For research, not for diagnosis."
+    intended_use: str = DISCLAIMER
 
 
 def save_model(path: Path | str, model: Classifier, card: ModelCard) -> None:
@@ -56,15 +63,54 @@ def load_model(path: Path | str, device: torch.device | str) -> tuple[Classifier
     """
     path = Path(path)
     tensors, card_text = read_safetensors(path)
-    if card_text is None:
-        raise InputError(f"{path}: holds weights, but no model card: not a model of this project")
-    try:
-        card = ModelCard.model_validate_json(card_text)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        field = ".".join(map(str, fault["loc"]))
-        raise InputError(f"{path}: its model card cannot be read: {field}: {fault['msg']}") from None
+    card = _read_card(path, card_text)
     recipe = card.recipe.model_copy(update={"pretrained": "none"})  # the file has all weights
+    # Before the network is built: the card may describe one of any size, and its texts are somebody else's.
+    _check_size(path, recipe, card, tensors)
     model = build_model(recipe, len(card.classes), card.crop.side, (card.mean, card.std))
     copy_tensors(model, tensors, str(path))
     return model.to(device).eval(), card
+
+
+def _read_card(path: Path, text: str | None) -> ModelCard:
+    if text is None:
+        raise InputError(f"{path}: holds weights, but no model card: not a model of this project")
+    if len(text) > MAX_CARD:
+        raise InputError(f"{path}: its model card has {len(text):,} characters, more than {MAX_CARD:,}")
+    try:
+        card = ModelCard.model_validate_json(_with_later_keys(text))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        field = printable(clip(".".join(map(str, fault["loc"]))))
+        message = printable(clip(fault["msg"], 300))
+        raise InputError(f"{path}: its model card cannot be read: {field}: {message}") from None
+    if len(set(card.classes)) < max(2, len(card.classes)):
+        raise InputError(f"{path}: its classes are not two or more different names: {clip(str(card.classes))}")
+    # These are printed and compared; a run accepts no others.
+    if odd := [text for text in (card.name, card.manifest, *card.classes) if not text.isprintable() or not text]:
+        raise InputError(f"{path}: its model card has a name that cannot be printed: {clip(odd[0])!r}")
+    if "/" in card.name:
+        raise InputError(f"{path}: its model card names a path, expected a model's name: {clip(card.name)!r}")
+    return card
+
+
+def _with_later_keys(text: str) -> str:
+    """Adds the keys that cards of version 0.1.0 lack, so that their models are still read."""
+    try:
+        tree = json.loads(text)
+    except ValueError:
+        return text  # named by the validation
+    if isinstance(tree, dict) and isinstance(tree.get("crop"), dict):
+        tree["crop"].setdefault("max_bytes", MAX_BYTES)
+    return json.dumps(tree)
+
+
+def _check_size(path: Path, recipe: Recipe, card: ModelCard, tensors: Mapping[str, Tensor]) -> None:
+    """Raises InputError unless the network of a card has the tensors of its file; takes no memory for it."""
+    layers = len(recipe.head_widths) if recipe.head == "mlp" else 0
+    if layers >= len(tensors):
+        raise InputError(f"{path}: its card names {layers:,} head_widths, but the file has {len(tensors):,} tensors")
+    # What the backbone hands to the head is known only after it has run; the first layer of the file's head says it.
+    head = next((tensor for name, tensor in tensors.items() if name in ("head.weight", "head.0.weight")), None)
+    features = head.shape[1] if head is not None and head.ndim == 2 else 1
+    check_tensors(outline_model(recipe, len(card.classes), card.crop.side, features), tensors, str(path))

@@ -8,8 +8,9 @@ import timm
 import torch
 import torchvision
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
-from tumorboard.base.errors import InputError
+from tumorboard.base.errors import InputError, clip
 from tumorboard.base.params import Params, Recipe, resolve_recipe
 from tumorboard.models.heads import build_head
 from tumorboard.models.networks.cnn import cnn, cnn3
@@ -82,9 +83,7 @@ def build_model(
                 _remove_output_layer(backbone, recipe.architecture)
             features = _count_features(backbone, size)
         except (RuntimeError, AssertionError, ValueError, TypeError) as error:
-            raise InputError(
-                f"architecture {recipe.architecture} cannot take images of crop.side {size} pixels: {error}"
-            ) from error
+            raise _unfit_size(recipe.architecture, size, error) from error
         if recipe.head_input == "classifier" and not output_layer_names(backbone) and features != _OUTPUTS:
             raise InputError(
                 f"architecture {recipe.architecture} has no output layer of its own: set head_input to features"
@@ -92,6 +91,51 @@ def build_model(
         head = build_head(recipe, features, classes)
     load_pretrained(backbone, recipe.architecture, recipe.pretrained)
     return Classifier(backbone, head, *mean_std)
+
+
+def outline_model(recipe: Recipe, classes: int, size: int, features: int) -> nn.Module:
+    """Builds the network of a recipe as `build_model` does, but with tensors that have a shape and take no memory.
+
+    Args:
+        recipe: as of `build_model`.
+        classes: number K of classes.
+        size: side of the square images in pixels.
+        features: width F of the backbone's features.
+
+    Raises:
+        InputError: the architecture is unknown or cannot take images of this size.
+    """
+    check_architecture(recipe.architecture)
+    with _WithoutMemory():
+        try:
+            backbone = _build_backbone(recipe.architecture, size)
+            if recipe.head_input == "features":
+                _remove_output_layer(backbone, recipe.architecture)
+        except (RuntimeError, AssertionError, ValueError, TypeError) as error:
+            raise _unfit_size(recipe.architecture, size, error) from error
+        mean_std = ((0.0,) * 3, (1.0,) * 3)
+        return Classifier(backbone, build_head(recipe, features, classes), *mean_std)
+
+
+class _WithoutMemory(TorchFunctionMode):
+    """Puts new tensors on torch's device `meta`, except ranges: some networks compute their layout from these.
+
+    `torch.device("meta")` would put all of them there, and the RegNets of torchvision cannot be built.
+    """
+
+    _FACTORIES = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn})
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = dict(kwargs or {})
+        if func in self._FACTORIES and kwargs.get("device") is None:
+            kwargs["device"] = "meta"
+        return func(*args, **kwargs)
+
+
+def _unfit_size(architecture: str, size: int, error: Exception) -> InputError:
+    return InputError(f"architecture {architecture} cannot take images of crop.side {size} pixels: {error}")
 
 
 def check_architecture(name: str) -> None:
@@ -111,7 +155,7 @@ def check_architecture(name: str) -> None:
     if name not in known:
         close = difflib.get_close_matches(name, sorted(known), n=3)
         raise InputError(
-            f"unknown architecture '{name}'{'; did you mean ' + ', '.join(close) + '?' if close else '.'} "
+            f"unknown architecture {clip(name)!r}{'; did you mean ' + ', '.join(close) + '?' if close else '.'} "
             f"Own ones: {', '.join(ARCHITECTURES)}; beside them every classifier of torchvision by its name there "
             f"and every model of timm as {TIMM_PREFIX}<name>"
         )

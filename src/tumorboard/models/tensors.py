@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from tumorboard.base.errors import InputError
+from tumorboard.base.errors import InputError, clip
 from tumorboard.base.schema import nearest
 
 CARD_KEY = "tumorboard"  # of the ModelCard in the header of a .safetensors file
@@ -38,6 +38,15 @@ def copy_tensors(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -
     Raises:
         InputError: names the first tensor that is missing, unknown or of another shape.
     """
+    check_tensors(module, tensors, where)
+    own = module.state_dict()
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            own[name].copy_(tensor)
+
+
+def check_tensors(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Checks that `copy_tensors` can copy; raises its InputError."""
     own = module.state_dict()
     for name, tensor in own.items():
         if name not in tensors and not name.endswith("num_batches_tracked"):
@@ -48,10 +57,7 @@ def copy_tensors(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -
             )
     for name, tensor in tensors.items():
         if name not in own:
-            raise InputError(f"{where}: tensor '{name}' {list(tensor.shape)} has no place in the network")
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            own[name].copy_(tensor)
+            raise InputError(f"{where}: tensor {clip(name)!r} {list(tensor.shape)} has no place in the network")
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:

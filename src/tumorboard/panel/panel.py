@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tumorboard.base.errors import InputError
+from tumorboard.base.errors import InputError, clip
 from tumorboard.base.params import Crop
 from tumorboard.models.model_file import ModelCard, load_model
 from tumorboard.models.registry import Classifier
@@ -65,4 +65,4 @@ def _describe_difference(field: str, value: Any, other: Any) -> str:
     if isinstance(value, Crop):
         keys = [key for key in Crop.model_fields if getattr(value, key) != getattr(other, key)]
         return ", ".join(f"crop.{key} is {getattr(value, key)} and {getattr(other, key)}" for key in keys)
-    return f"their {field} {'are' if field == 'classes' else 'is'} {value} and {other}"
+    return f"their {field} {'are' if field == 'classes' else 'is'} {clip(str(value), 300)} and {clip(str(other), 300)}"

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from tumorboard.base.errors import ImageError, InputError, printable
+from tumorboard.base.errors import ImageError, InputError, clip, printable
 from tumorboard.base.params import Crop, Frames
 from tumorboard.base.tables import (
     Members,
@@ -27,7 +27,7 @@ from tumorboard.data.workers import LARGE_MEMORY, limit_workers, open_workers
 from tumorboard.images.crop import crop_file
 from tumorboard.images.grey import Pixels, three_channels
 from tumorboard.models.inference import crop_logits, softmax
-from tumorboard.models.model_file import ModelCard
+from tumorboard.models.model_file import DISCLAIMER, ModelCard
 from tumorboard.panel.panel import Panel, TrainedModel
 from tumorboard.panel.votes import VOTES
 
@@ -36,6 +36,7 @@ NewFiles: TypeAlias = pd.DataFrame  # one row per image file: path, known, probl
 Probabilities: TypeAlias = NDArray[np.float64]  # [N, K]
 
 CHUNK = 32  # image files that are decoded, and then classified, at a time
+_WHOLE_CHUNK_SIDE = 512  # pixels; of larger crops fewer are classified at a time, so that memory stays bounded
 NEW = "new"  # the split of the rows of new images in Predictions
 SHOWN_PROBLEMS = 10  # files that `summarize_decisions` lists at most
 
@@ -84,6 +85,7 @@ def predict_images(
     joined: Path | None,
     known: Mapping[str, str],
     workers: int,
+    limits: Crop | None = None,
 ) -> Decisions:
     """Predicts the class of each image file by the vote of a panel.
 
@@ -96,6 +98,7 @@ def predict_images(
             on which its weights are fitted.
         known: the split of each file of the panel's own data, by the file's SHA-256.
         workers: processes that decode and crop.
+        limits: its max_bytes and max_pixels hold beside those of the models, whose file may be somebody else's.
 
     Returns:
         One row per file, in the order of `files`, with the columns
@@ -112,7 +115,9 @@ def predict_images(
         InputError: where no file can be used, a network's output is not finite, or the weighted vote lacks its rows.
     """
     validation = _read_validation(panel, joined) if vote == "weighted" else {}
-    rows, probabilities = _crop_and_classify(panel, files, frames=frames, known=known, workers=workers)
+    rows, probabilities = _crop_and_classify(
+        panel, files, crop=_limited(panel.card.crop, limits), frames=frames, known=known, workers=workers
+    )
     table = pd.DataFrame(rows, dtype=object)
     usable = table["problem"] == ""
     if not usable.any():
@@ -127,13 +132,13 @@ def predict_images(
 
 
 def _crop_and_classify(
-    panel: Panel, files: Sequence[Path], *, frames: Frames, known: Mapping[str, str], workers: int
+    panel: Panel, files: Sequence[Path], *, crop: Crop, frames: Frames, known: Mapping[str, str], workers: int
 ) -> tuple[list[dict[str, str]], dict[str, list[Probabilities]]]:
     """Returns one row per file (path, known, problem), and per model the probabilities of the usable files by chunk."""
     rows: list[dict[str, str]] = []
     probabilities: dict[str, list[Probabilities]] = {model: [] for model in panel.models}
     chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
-    crop_chunk = partial(_crop_new_files, crop=panel.card.crop, frames=frames)
+    crop_chunk = partial(_crop_new_files, crop=crop, frames=frames)
     # The bar comes first: beside its thread open_workers spawns processes, which is safe where torch has threads too.
     bar = tqdm(desc="predict", total=len(files), unit="image", disable=None)
     with bar, open_workers(limit_workers(min(workers, len(chunks)), LARGE_MEMORY), None) as parallel_map:
@@ -146,6 +151,13 @@ def _crop_and_classify(
                     probabilities[model].append(_mean_probabilities(folds, np.stack(crops)))
             bar.update(len(chunk))
     return rows, probabilities
+
+
+def _limited(crop: Crop, limits: Crop | None) -> Crop:
+    if limits is None:
+        return crop
+    lower = {key: min(getattr(crop, key), getattr(limits, key)) for key in ("max_bytes", "max_pixels")}
+    return crop.model_copy(update=lower)
 
 
 class _NewFile(NamedTuple):
@@ -182,9 +194,18 @@ def _mean_probabilities(folds: Sequence[TrainedModel], crops: Pixels) -> Probabi
         device = network.mean.device
         # fp16 needs CUDA; on a CPU float32 is used instead, which fp16 only approximates.
         precision = "off" if card.recipe.precision == "fp16" and device.type == "cpu" else card.recipe.precision
-        logits = crop_logits(
-            network, crops, precision=precision, channels_last=card.recipe.channels_last, device=device
-        )
+        batch = max(1, CHUNK * _WHOLE_CHUNK_SIDE**2 // crops[0].shape[0] ** 2)
+        parts = [
+            crop_logits(
+                network,
+                crops[start : start + batch],
+                precision=precision,
+                channels_last=card.recipe.channels_last,
+                device=device,
+            )
+            for start in range(0, len(crops), batch)
+        ]
+        logits = np.concatenate(parts)
         if not np.isfinite(logits).all():
             raise InputError(f"{file}: the network's outputs are not finite: check whether its weights are damaged")
         by_fold.append(softmax(logits))
@@ -254,4 +275,6 @@ def summarize_decisions(decisions: Decisions, panel: Panel, vote: str) -> list[s
         lines.append(f"{int((decisions['known'] != '').sum())} files are in the panel's own data (column known)")
     problems = decisions[decisions["problem"] != ""][["path", "problem"]].head(SHOWN_PROBLEMS)
     lines += [f"not classified: {printable(path)}: {problem}" for path, problem in problems.to_numpy()]
-    return [*lines, panel.card.intended_use]
+    if (use := panel.card.intended_use) != DISCLAIMER:
+        lines.append(f"the model file says of its use: {clip(use, 300)!r}")
+    return [*lines, DISCLAIMER]

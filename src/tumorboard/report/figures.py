@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import TypeAlias
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
@@ -11,6 +12,7 @@ from tumorboard.base.randomness import keys_of, order
 from tumorboard.base.tables import Predictions, classes_of, probabilities_of
 from tumorboard.evaluation.metrics import confusion_table, precision_recall_table, roc_table
 from tumorboard.report import plots
+from tumorboard.report.lettering import font_families, is_replaced, picture_names
 from tumorboard.report.results import Duplicates, Results
 
 ChartTable: TypeAlias = pd.DataFrame  # one row per point or bar of a chart, with the column model; see `plot_tables`
@@ -73,15 +75,26 @@ def draw_figures(results: Results, tables: Mapping[str, ChartTable]) -> dict[str
     Returns:
         The figures by name; 'duplicates' and 'mistakes' only where there are any.
     """
-    confusions = {name: confusion_table(predictions) for name, predictions in results.test_predictions.items()}
-    shares = base_rates(results.test_vote)
+    # The families are taken up by each text when it is made.
+    with mpl.rc_context({"font.family": font_families(classes_of(results.test_vote))}):
+        return _draw_figures(results, tables)
+
+
+def _draw_figures(results: Results, tables: Mapping[str, ChartTable]) -> dict[str, Figure]:
+    texts = picture_names(classes_of(results.test_vote))
+    confusions = {
+        name: confusion_table(predictions).replace({"actual": texts, "predicted": texts})
+        for name, predictions in results.test_predictions.items()
+    }
+    roc, precision_recall = (tables[name].replace({"class": texts}) for name in ("roc", "precision_recall"))
+    shares = {texts[name]: share for name, share in base_rates(results.test_vote).items()}
     figures = {
         "scores": plots.score_intervals(tables["scores"], results.vote, max(shares.values())),
         "curves": plots.learning_curves(tables["curves"]),
         "confusion_normalised": plots.confusion_matrices(confusions, normalized=True),
         "confusion": plots.confusion_matrices(confusions, normalized=False),
-        "roc": plots.roc_curves(tables["roc"], results.vote_name),
-        "precision_recall": plots.precision_recall_curves(tables["precision_recall"], results.vote_name, shares),
+        "roc": plots.roc_curves(roc, results.vote_name),
+        "precision_recall": plots.precision_recall_curves(precision_recall, results.vote_name, shares),
         "data": draw_classes(results),
     }
     if not (pairs := pairs_to_review(results.duplicates)).empty:
@@ -89,6 +102,12 @@ def draw_figures(results: Results, tables: Mapping[str, ChartTable]) -> dict[str
     if not (mistakes := worst_mistakes(results.test_vote)).empty:
         figures["mistakes"] = _draw_mistakes(results, mistakes)
     return figures
+
+
+def replaced_names(results: Results) -> dict[str, str]:
+    """Returns by text the class for which this text stands in pictures, as no installed font draws its name."""
+    texts = picture_names(classes_of(results.test_vote))
+    return {text: name for name, text in texts.items() if is_replaced(name, text)}
 
 
 def base_rates(predictions: Predictions) -> dict[str, float]:
@@ -103,8 +122,8 @@ def base_rates(predictions: Predictions) -> dict[str, float]:
 def pairs_to_review(duplicates: Duplicates) -> Duplicates:
     """Returns the 24 pairs of duplicates that most need a look, most urgent first.
 
-    Duplicates with different labels precede the others; then near duplicates precede exact ones; then pairs across parts
-    that the data gives precede the others; then a lower correlation precedes a higher one.
+    The keys of the order are: different labels before equal ones, near duplicates before exact ones, pairs across the
+    parts that the data gives before others, a lower correlation before a higher one.
 
     Args:
         duplicates: all pairs, as the audit's table has them.
@@ -142,13 +161,14 @@ def worst_mistakes(predictions: Predictions) -> Mistakes:
 def draw_classes(results: Results) -> Figure:
     """Draws one row of 12 random crops per class; a class with fewer images leaves white places."""
     crops, captions = [], []
+    texts = picture_names(classes_of(results.test_vote))
     for label in classes_of(results.test_vote):
         ids = results.manifest["id"][results.manifest["label"] == label].to_numpy(object)
         drawn = ids[order(results.seed, keys_of(ids.tolist()), 0)][:_IMAGES_PER_CLASS].tolist()
         own = results.load_crops(drawn)
         white = np.full((_IMAGES_PER_CLASS - len(drawn), *own.shape[1:]), 255, dtype=np.uint8)
         crops += [own, white]
-        captions += [f"{plots.shorten(label, 60)} ({len(ids):,} images)"] + [""] * (_IMAGES_PER_CLASS - 1)
+        captions += [f"{plots.shorten(texts[label], 60)} ({len(ids):,} images)"] + [""] * (_IMAGES_PER_CLASS - 1)
     return plots.contact_sheet(np.concatenate(crops), captions, _IMAGES_PER_CLASS)
 
 
@@ -156,18 +176,24 @@ def _draw_pairs(results: Results, pairs: Duplicates) -> Figure:
     """Draws four pairs per row, each image below its label and, where the data gives one, its part."""
     ids = pairs[["first", "second"]].to_numpy(object).ravel().tolist()
     captions = []
+    texts = picture_names(classes_of(results.test_vote))
     for pair in pairs.to_dict("records"):
         kind = f"near {pair['correlation']:.3f}" if pair["kind"] == "near" else f"identical {pair['kind']}"
         notes = (kind, "mirrored" if pair["mirrored"] == "True" else "")
         for position, note in zip(("first", "second"), notes, strict=True):
             label, part = pair[f"{position}_label"], pair[f"{position}_split"]
-            captions.append(f"{note}\n{plots.shorten(label, 12 if part else 20)}{f', {part}' if part else ''}")
+            captions.append(
+                f"{note}\n{plots.shorten(texts.get(label, label), 12 if part else 20)}{f', {part}' if part else ''}"
+            )
     return plots.contact_sheet(results.load_crops(ids), captions, 8)
 
 
 def _draw_mistakes(results: Results, mistakes: Mistakes) -> Figure:
+    texts = picture_names(classes_of(results.test_vote))
     captions = [
-        f"label {plots.shorten(row['label'], 14)}\nvote {plots.shorten(row['decided'], 12)} {row['probability']:.2f}"
+        # The number comes first: behind a name that is read from right to left it would be moved.
+        f"label {plots.shorten(texts[row['label']], 14)}\n"
+        f"vote {row['probability']:.2f} {plots.shorten(texts[row['decided']], 12)}"
         for row in mistakes.to_dict("records")
     ]
     return plots.contact_sheet(results.load_crops(mistakes["id"].tolist()), captions, 8)

@@ -10,8 +10,9 @@ import jinja2
 import numpy as np
 import pandas as pd
 
+from tumorboard.data.parts import few_validation_warning
 from tumorboard.evaluation.metrics import scores
-from tumorboard.report.figures import base_rates, pairs_to_review, worst_mistakes
+from tumorboard.report.figures import base_rates, pairs_to_review, replaced_names, worst_mistakes
 from tumorboard.report.results import Counts, Results, Shortcuts
 
 # The page states the installed version of each.
@@ -45,6 +46,8 @@ def render_page(results: Results, pictures: Mapping[str, bytes]) -> str:
         count_rows=_count_rows(results.counts),
         quarantined=results.quarantined.to_dict("records"),
         training_images=int((results.manifest["split"] == "train").sum()),
+        replaced_names=replaced_names(results),
+        few_validation=few_validation_warning(results.manifest, list(next(iter(results.evaluations.values())))),
         held_out_images=int((next(iter(results.members.values()))["split"] == "val").sum()),
         pairs=pairs_to_review(results.duplicates).to_dict("records"),
         shortcut_rows=_shortcut_rows(results.shortcuts),

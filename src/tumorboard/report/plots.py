@@ -11,12 +11,15 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import NDArray
 
 from tumorboard.evaluation.metrics import Confusion, Curves
+from tumorboard.report.lettering import clusters, text_width
 
 LearningCurves: TypeAlias = pd.DataFrame  # one row per epoch of each model and fold
 LrCurve: TypeAlias = pd.DataFrame  # one row per step: lr, loss, smoothed (the debiased running mean of the losses)
@@ -46,6 +49,8 @@ _MARKERS = ("", "o", "s", "^", "x")
 _VOTE_COLOR = "#000000"
 _OTHER_VOTE_COLOR = "#7a7a7a"
 _WIDTH = 11.0  # inches, of a figure that fills the page
+_CAPTION_SIZE = 8.0  # points, of the text above a picture
+_NAME_HEIGHT = 0.13  # inches, of a name beside a confusion matrix
 
 
 def to_png(figure: Figure) -> bytes:
@@ -58,13 +63,23 @@ def to_png(figure: Figure) -> bytes:
 def shorten(name: str, width: int) -> str:
     """Returns a name on one line of at most `width` characters, with its middle replaced by '…' where it is longer.
 
-    Line breaks and tabs become spaces; characters that cannot be drawn become '?'.
+    A Chinese, Japanese or Korean letter counts twice, a combining mark not at all. Line breaks and tabs become spaces;
+    characters that cannot be drawn become '?'.
 
     >>> shorten("pigmented keratosis", 9)
     'pigm…osis'
     """
     name = " ".join(name.encode("utf-8", "replace").decode("utf-8").split())
-    return name if len(name) <= width else f"{name[: (width - 1) // 2]}…{name[len(name) - width // 2 :]}"
+    if text_width(name) <= width:
+        return name
+    letters = clusters(name)
+    return f"{_fitting(letters, (width - 1) // 2)}…{_fitting(letters[::-1], width // 2, -1)}"
+
+
+def _fitting(letters: list[str], width: int, step: int = 1) -> str:
+    """Returns the first letters that fit into a width, in reverse order with the step -1."""
+    ends = np.cumsum([text_width(letter) for letter in letters])
+    return "".join(letters[: int(np.searchsorted(ends, width, "right"))][::step])
 
 
 @mpl.rc_context(_STYLE)  # type: ignore[untyped-decorator]
@@ -193,9 +208,13 @@ def confusion_matrices(tables: Mapping[str, Confusion], *, normalized: bool) -> 
     side = _WIDTH / columns if columns > 2 else _WIDTH / 2
     names = _distinct(classes, 14 if columns > 2 else 22)
     # A character is about 0.075 inches wide, and the matrix takes three quarters of its panel.
-    longest = 0.075 * (max(map(len, names)) + 1)
+    longest = 0.075 * (max(map(text_width, names)) + 1)
     upright = longest * len(classes) > 0.75 * side
-    figure = Figure((_WIDTH, rows * (0.85 * side + 0.3) + 1.1 + longest * upright), layout="constrained")
+    width, height = _WIDTH, rows * (0.85 * side + 0.3)
+    if (needed := len(classes) * _NAME_HEIGHT) > 0.75 * side:  # many classes: one matrix per row, as large as its names
+        rows, columns, width = len(tables), 1, max(_WIDTH, needed + longest + 0.6)
+        side, height = needed, rows * (needed + 0.4)
+    figure = Figure((width, height + 1.1 + longest * upright), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for axes in grid[len(tables) :]:
         axes.set_axis_off()
@@ -207,7 +226,7 @@ def confusion_matrices(tables: Mapping[str, Confusion], *, normalized: bool) -> 
             text = f"{100 * value:.0f}" if normalized else f"{count[row, column]}"
             if np.isfinite(value) and (count[row, column] or len(classes) <= 6):
                 color = "white" if value > 0.55 else "#333333"
-                size = float(np.interp(len(classes), [2, 20], [10, 6.5]))
+                size = float(np.interp(len(classes), [2, 20, 40], [10, 6.5, 4.5]))
                 axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size)
         axes.set_xticks(range(len(classes)), names, rotation=90 if upright else 0, fontsize=8)
         axes.set_yticks(range(len(classes)), names, fontsize=8)
@@ -273,10 +292,23 @@ def contact_sheet(images: NDArray[np.uint8], captions: Sequence[str], columns: i
     for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
         left, top = index % columns * (side + gap), index // columns * (side + head) + head
         axes.imshow(image, extent=(left, left + side, top + side, top), interpolation="lanczos")
-        axes.text(left, top - side * 0.04, caption, fontsize=8, va="bottom", ha="left", linespacing=1.1)
+        axes.text(left, top - side * 0.04, caption, fontsize=_CAPTION_SIZE, va="bottom", ha="left", linespacing=1.1)
     axes.set(xlim=(0, width), ylim=(height, 0))
     axes.set_axis_off()
+    _fit_captions(figure, axes.texts, columns)
     return figure
+
+
+def _fit_captions(figure: Figure, captions: Sequence[Text], columns: int) -> None:
+    """Makes the letters of a caption smaller where it would reach the next one of its row."""
+    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
+    cell = figure.bbox.width / columns
+    for index, caption in enumerate(captions):
+        later = captions[index + 1 : index - index % columns + columns]
+        empty = next((count for count, text in enumerate(later) if text.get_text()), len(later))
+        room, width = cell * (empty + 1) * 0.98, caption.get_window_extent(renderer).width
+        if width > room:
+            caption.set_fontsize(_CAPTION_SIZE * room / width)
 
 
 def _style(index: int) -> dict[str, Any]:
@@ -303,7 +335,7 @@ def _legend(figure: Figure, handles: list[Line2D], names: Sequence[str]) -> None
     """Adds a legend above the panels."""
     names = [shorten(name, 24) for name in names]
     # A character is about 0.08 inches wide, a line sample with the space around it 0.6.
-    columns = min(len(handles), int(_WIDTH / (0.6 + 0.08 * max(map(len, names)))))
+    columns = min(len(handles), int(_WIDTH / (0.6 + 0.08 * max(map(text_width, names)))))
     legend = figure.legend(handles, ["name"] * len(handles), loc="outside upper left", ncols=columns, fontsize=9)
     # Set only now, because matplotlib leaves out labels that begin with an underscore.
     for text, name in zip(legend.get_texts(), names, strict=True):

@@ -64,7 +64,7 @@ class Checkpoints:
         """
         tree = self._group.broadcast(self._read_newest() if self._folder is not None else None)
         if tree is not None:
-            _restore(state, tree, self._group)
+            _restore_state(state, tree, self._group)
         return tree is not None
 
     def after_step(self, state: State) -> None:
@@ -229,14 +229,14 @@ def _to_tree(
         "optimizer": _copy(state.optimizer.state_dict()),
         "scaler": state.scaler.state_dict(),
         "best_weights": state.best_weights,  # not copied: it is never changed, only replaced
-        "history": [_plain(asdict(epoch)) for epoch in state.history],
+        "history": [_plain_epoch(asdict(epoch)) for epoch in state.history],
         "step": state.step,
         "totals": totals,
         "seconds": time.perf_counter() - state.began,
     }
 
 
-def _restore(state: State, tree: Tree, group: Group) -> None:
+def _restore_state(state: State, tree: Tree, group: Group) -> None:
     state.model.load_state_dict(tree["model"])
     state.optimizer.load_state_dict(tree["optimizer"])
     state.scaler.load_state_dict(tree["scaler"])
@@ -261,7 +261,7 @@ def _copy(value: Any) -> Any:
     return [_copy(entry) for entry in value] if isinstance(value, (list, tuple)) else value
 
 
-def _plain(epoch: Tree) -> Tree:
+def _plain_epoch(epoch: Tree) -> Tree:
     """Turns NumPy numbers into Python's, because a file that is read without running code can hold no others."""
     return {
         key: {name: float(score) for name, score in value.items()} if isinstance(value, Mapping) else value

@@ -1,18 +1,18 @@
 """Runs one training in several processes, started here or joined under torchrun, and passes values between them."""
 
 import ctypes
+import math
 import multiprocessing
 import os
-import signal
-import sys
+import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from multiprocessing import connection
-from multiprocessing.queues import SimpleQueue
+from multiprocessing.connection import Connection, wait
 from typing import Any, TypeAlias, TypeVar, cast
 
 import numpy as np
@@ -21,20 +21,28 @@ import torch.distributed as dist
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributed import Store, TCPStore  # type: ignore[attr-defined]
-from torch.multiprocessing.spawn import spawn
 from torch.nn import Module
 from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
 
 from tumorboard.base.errors import InputError
+from tumorboard.base.faults import explain_fault
 from tumorboard.base.params import Runtime
+from tumorboard.base.processes import Child, running_children
 from tumorboard.models.device import choose_device
 
 T = TypeVar("T")
 Callback: TypeAlias = Callable[[Any], None]  # takes one value that rank 0 sends to the process that called `launch`
 
+CAUSE_SECONDS = 2.0  # from the first lost connection, in which the process that was lost is found
+
 # Parameters of glibc's mallopt.
 _M_TRIM_THRESHOLD = -1
 _M_MMAP_MAX = -4
+
+
+class LostProcessError(InputError):
+    """Another process of the training is gone or silent."""
 
 
 @dataclass(frozen=True)
@@ -120,9 +128,9 @@ def launch(work: Work, runtime: Runtime, callback: Callback) -> None:
         callback: called in this process with each value that rank 0 passes to its own callback.
 
     Raises:
-        InputError: one was raised in any process (all processes are ended), or the device or the settings of torchrun
-            do not fit.
-        torch.multiprocessing.ProcessException: another error in a started process; it has the traceback.
+        InputError: one was raised in any process, or a process was killed or lost (all processes are ended), or the
+            device or the settings of torchrun do not fit.
+        RuntimeError: another error in a started process; it has the traceback.
     """
     device = choose_device(runtime)
     if device == "cpu":
@@ -176,22 +184,43 @@ def _device_of(kind: str, local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def _work_in_group(work: Work, group: Group, callback: Callback, *, store: Store | None, timeout: float) -> None:
-    if group.size > 1:
-        backend = "cpu:gloo,cuda:nccl" if group.device.type == "cuda" else "gloo"
-        limit = timedelta(seconds=timeout)
-        dist.init_process_group(backend, timeout=limit, store=store, rank=group.rank, world_size=group.size)
-    work(group, callback)
-    if group.size > 1:
+def _work_in_group(
+    work: Work, group: Group, callback: Callback, *, store: Callable[[], Store] | None, timeout: float
+) -> None:
+    """Runs the work within a process group of torch; a connection that is lost becomes a LostProcessError."""
+    if group.size == 1:
+        work(group, callback)
+        return
+    backend = "cpu:gloo,cuda:nccl" if group.device.type == "cuda" else "gloo"
+    limit = timedelta(seconds=timeout)
+    try:
+        meeting = store() if store else None
+        dist.init_process_group(backend, timeout=limit, store=meeting, rank=group.rank, world_size=group.size)
+        work(group, callback)
         dist.destroy_process_group()
+    except (RuntimeError, ConnectionError) as error:
+        if not _is_lost_connection(error):
+            raise
+        detail = str(error).strip().split("\n")[0]
+        raise LostProcessError(
+            f"process {group.rank} of {group.size} lost another one, which was killed, failed, or was silent for "
+            f"runtime.timeout = {timeout:g} s: look for its message or for the kernel's ('out of memory'), then run "
+            f"again, which resumes from the last checkpoint ({detail})"
+        ) from None
+
+
+def _is_lost_connection(error: Exception) -> bool:
+    """Whether an error of torch.distributed means that another process is gone or silent."""
+    if isinstance(error, (dist.DistNetworkError, dist.DistStoreError, dist.DistBackendError, ConnectionError)):
+        return True
+    return any(words in str(error) for words in ("gloo/transport", "Connection closed by peer", "Connection reset"))
 
 
 @dataclass(frozen=True)
 class _Start:
-    """What a started process is given."""
+    """What all started processes are given."""
 
     work: Work
-    events: "SimpleQueue[Any]"  # from rank 0's callback to the starting process; an InputError comes from any rank
     device: str
     size: int
     port: int  # of the store through which the processes meet
@@ -203,45 +232,76 @@ def _start_processes(work: Work, callback: Callback, *, device: str, size: int, 
     # This process holds the store through which the others meet: the system picks a free port, and no other program
     # can take it in between.
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    events: SimpleQueue[Any] = multiprocessing.get_context("spawn").SimpleQueue()
     threads = max(1, torch.get_num_threads() // size)
-    start = _Start(work, events, device, size, store.port, timeout, threads)
-    children = spawn(_run_child, (start,), nprocs=size, join=False)  # type: ignore[no-untyped-call]
+    start = _Start(work, device, size, store.port, timeout, threads)
+    with running_children(multiprocessing.get_context("spawn"), size, _run_child, start) as children:
+        _follow(children, callback)
+
+
+def _follow(children: list[Child], callback: Callback) -> None:
+    """Gives the values of rank 0 to the callback until all children have ended.
+
+    Raises:
+        InputError: a child was killed, or has sent an InputError or a fault of the machine.
+        RuntimeError: a child has sent another error; its traceback is the message.
+    """
+    ranks = {child.connection: rank for rank, child in enumerate(children)}
+    lost: list[Exception] = []  # errors that follow from that of another process
+    deadline = math.inf
+    while ranks and time.monotonic() < deadline:
+        for connection in wait(list(ranks), timeout=0.1):
+            rank = ranks[cast(Connection, connection)]
+            try:
+                kind, value = cast(Connection, connection).recv()
+            except (EOFError, OSError):
+                del ranks[cast(Connection, connection)]
+                _check_end(rank, children[rank])
+                continue
+            if kind == "value":
+                callback(value)
+            elif isinstance(value, LostProcessError):
+                lost.append(value)
+                deadline = min(deadline, time.monotonic() + CAUSE_SECONDS)
+            else:
+                raise value
+    if lost:
+        raise lost[0]
+
+
+def _check_end(rank: int, child: Child) -> None:
+    """Raises InputError unless a child whose pipe has ended has ended in order."""
+    cause = child.cause_of_end()
+    if child.process.exitcode != 0:
+        raise InputError(
+            f"training process {rank} {cause}, most likely because memory ran out: lower runtime.processes or "
+            "batch_size, or raise the recipe's accumulate; another run resumes from the last checkpoint"
+        )
+
+
+def _run_child(connection: Connection, rank: int, start: _Start) -> None:
+    tqdm.set_lock(threading.RLock())  # its own is a semaphore of the system, which a killed process leaves behind
     try:
-        ended = False
-        while not ended:
-            connection.wait(children.sentinels, timeout=0.1)
-            _pass_on(events, callback)
-            ended = children.join(timeout=0)
-        _pass_on(events, callback)
-    finally:
-        for process in children.processes:
-            process.kill()
-            process.join()
-
-
-def _pass_on(events: "SimpleQueue[Any]", callback: Callback) -> None:
-    """Passes the waiting values to the callback; raises the InputError of a child."""
-    while not events.empty():
-        event = events.get()
-        if isinstance(event, InputError):
-            raise event
-        callback(event)
-
-
-def _run_child(rank: int, start: _Start) -> None:
-    # torch sends this process a SIGINT when its parent dies; a process started in the background may ignore SIGINT.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    torch.set_num_threads(start.threads)
-    if start.device == "cpu":
-        keep_freed_memory()
-    store = TCPStore("127.0.0.1", start.port, is_master=False)
-    group = Group(rank, start.size, _device_of(start.device, rank))
-    try:
-        _work_in_group(start.work, group, start.events.put, store=store, timeout=start.timeout)
-    except InputError as error:
-        start.events.put(error)
+        torch.set_num_threads(start.threads)
+        if start.device == "cpu":
+            keep_freed_memory()
+        group = Group(rank, start.size, _device_of(start.device, rank))
+        _work_in_group(
+            start.work,
+            group,
+            lambda value: connection.send(("value", value)),
+            store=lambda: TCPStore("127.0.0.1", start.port, is_master=False),
+            timeout=start.timeout,
+        )
+    except Exception as error:
+        connection.send(("error", _error_to_send(error, rank)))
         # The starting process reads the error and ends all. If this process left first, the others would fail on the
-        # lost connection and print that instead.
-        time.sleep(60)
-        sys.exit(1)
+        # lost connection.
+        threading.Event().wait()
+
+
+def _error_to_send(error: Exception, rank: int) -> Exception:
+    if isinstance(error, InputError):
+        return error
+    if fault := explain_fault(error):
+        return InputError(f"training process {rank}: {fault}")
+    return RuntimeError(f"training process {rank}:\n{traceback.format_exc()}")

@@ -92,13 +92,15 @@ def read_job(
     rows = read_manifest(balance / "manifest.csv")
     crops = CropStore(store, balance / "store")
     check_side(crops, crop.side, str(store))
-    _check_balance(rows, split, fold, balance)
+    val_rows = split[split["fold"].eq(fold).fillna(False)]
+    if len(val_rows):  # without any the training names the fold
+        _check_balance(rows, split, fold, balance)
     return Job(
         name=name,
         fold=fold,
         recipe=recipe,
         rows=rows,
-        val_rows=split[split["fold"].eq(fold).fillna(False)],
+        val_rows=val_rows,
         store=crops,
         classes=tuple(sorted(split["label"].unique())),
         crop=resolve_window(crop, store),

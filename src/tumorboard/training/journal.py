@@ -1,5 +1,6 @@
 """Writes the learning curves, metrics and timings of a training while it runs."""
 
+import time
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,37 @@ from tumorboard.training.job import Epoch, kept_epoch
 if TYPE_CHECKING:
     from dvclive.live import Live
     from torch.utils.tensorboard import SummaryWriter
+
+
+MINUTE = 60.0  # seconds between two lines within an epoch
+
+
+class MinuteLines:
+    """Prints a line per minute within an epoch, where no terminal shows a progress bar."""
+
+    def __init__(self, title: str, steps: int) -> None:
+        """Begins the first minute.
+
+        Args:
+            title: begins each line.
+            steps: of the epoch.
+        """
+        self.title = title
+        self.steps = steps
+        self.began = time.monotonic()
+
+    def after_step(self, step: int, loss: float, accuracy: float) -> None:
+        """Prints a line if a minute has passed since the last one.
+
+        Args:
+            step: of the epoch, from 1.
+            loss: mean over the epoch until now.
+            accuracy: likewise.
+        """
+        if step < self.steps and time.monotonic() - self.began >= MINUTE:
+            self.began = time.monotonic()
+            scores = f"train loss {loss:.4f} accuracy {accuracy:.4f}"
+            print(f"{self.title}  step {step}/{self.steps}  {scores}", flush=True)
 
 
 class Journal:

@@ -99,7 +99,9 @@ def _train(
                 state.best_weights = {name: value.cpu().clone() for name, value in _validated_weights(state).items()}
             if group.rank == 0:
                 _write_history(job, state)
-                print(epoch_line(job, epoch), flush=True)
+                first = epoch is best_epoch(state.history) and not any(past.best for past in state.history[:-1])
+                meaning = f" (* marks the best epoch so far, by val {job.recipe.select})" if first else ""
+                print(epoch_line(job, epoch) + meaning, flush=True)
                 on_epoch(epoch)
         if group.rank == 0:
             _save(job, state, mean_std)

@@ -23,6 +23,7 @@ from tumorboard.training.batch_norm import average_batch_norm
 from tumorboard.training.checkpoint import Checkpoints
 from tumorboard.training.ema import average_decay, update_average
 from tumorboard.training.job import Job, Setup, State
+from tumorboard.training.journal import MinuteLines
 from tumorboard.training.loader import Draws, RowNumbers, epoch_batches, micro_batches
 from tumorboard.training.optim import scheduled_lr, set_lr
 
@@ -73,6 +74,7 @@ def train_epoch(setup: Setup, state: State, epoch: int, checkpoints: Checkpoints
     disable = None if setup.group.rank == 0 else True
     with tqdm(total=len(batches), initial=state.step, desc=title, unit="step", leave=False, disable=disable) as bar:
         results = _one_behind(_counted(_steps(setup, state, epoch, batches), state, checkpoints))
+        minutes = MinuteLines(f"fold {job.fold}  {job.name}  epoch {epoch + 1}/{recipe.epochs}", len(batches))
         for step, (result, sums, counts) in enumerate(results, state.step + 1):
             losses, correct = result.outcomes.double().cpu().numpy()
             if not (np.isfinite(losses).all() and np.isfinite(correct).all()):
@@ -81,6 +83,8 @@ def train_epoch(setup: Setup, state: State, epoch: int, checkpoints: Checkpoints
             if counts[1]:
                 loss, accuracy = sums.cpu().numpy() / counts
                 bar.set_postfix(loss=f"{loss:.4f}", accuracy=f"{accuracy:.4f}", refresh=False)
+                if bar.disable and setup.group.rank == 0:
+                    minutes.after_step(step, loss, accuracy)
             bar.update()
     # The scaler halves its scale at every gradient that is not finite, without end.
     if state.scaler.is_enabled() and state.scaler.get_scale() < 1:

@@ -1,0 +1,124 @@
+"""Faults of the machine, such as too little memory: which errors they are, and what cures them."""
+
+import errno
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+
+from tumorboard.base.errors import InputError
+from tumorboard.base.interrupts import end_interrupted, interruptible, was_interrupted
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
+# The system's errors that name their cure. An OSError that is in no list here is a fault of this program.
+PLACES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
+# What torch, OpenCV, CUDA, the loader of shared libraries and Python's threads say when they get no memory.
+MEMORY_WORDS = (
+    "can't allocate memory",
+    "cannot allocate memory",
+    "insufficient memory",
+    "failed to allocate",
+    "out of memory",
+    "std::bad_alloc",
+    "not enough memory",
+    "failed to map segment",
+    "can't start new thread",
+)
+
+
+def explain_fault(error: BaseException) -> str | None:
+    """Returns the cause and the cure of a fault of the machine; None for any other error.
+
+    Too little memory or too many files are also seen where they have led to another error, as to an ImportError.
+
+    >>> explain_fault(ValueError("no number")) is None
+    True
+    """
+    if isinstance(error, OSError) and error.errno in PLACES:
+        return str(error)
+    seen: list[BaseException] = []
+    link: BaseException | None = error
+    while link is not None and link not in seen:
+        if _is_too_many_files(link):
+            return f"{link}: {_limit_of_files()}raise it (`ulimit -n 4096`), or lower runtime.workers"
+        if _is_too_little_memory(link):
+            detail = str(link).strip().split("\n")[0]
+            cure = f"{_limit_of_memory()}free some, or lower runtime.workers, runtime.processes or batch_size"
+            return f"out of memory{f' ({detail})' if detail else ''}: {cure}"
+        seen.append(link)
+        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return None
+
+
+@contextmanager
+def reported_errors(program: str, before: str = "\n") -> Iterator[None]:
+    """Ends the program with one message on standard error for what a user can mend.
+
+    An InputError and a fault of the machine end it with status 1; Ctrl-C, SIGTERM and SIGHUP with 128 + signal. Any
+    other error stays as it is.
+
+    Args:
+        program: name that heads the message.
+        before: text that is printed before it.
+    """
+    try:
+        with interruptible(program):
+            yield
+    except KeyboardInterrupt:
+        end_interrupted(program)
+    except Exception as error:
+        if was_interrupted():  # the error is a consequence
+            end_interrupted(program)
+        message = str(error) if isinstance(error, InputError) else explain_fault(error)
+        if message is None:
+            raise
+        print(f"{before}{program}: {message}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+def report_uncaught_faults(program: str) -> None:
+    """Makes this process report an interrupt or a fault of the machine that nothing catches, as while it imports.
+
+    Args:
+        program: name that heads the message.
+    """
+
+    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if isinstance(error, KeyboardInterrupt) or was_interrupted():
+            end_interrupted(program)
+        message = explain_fault(error)
+        if message is None:
+            sys.__excepthook__(kind, error, trace)
+        else:
+            print(f"\n{program}: {message}", file=sys.stderr)
+
+    sys.excepthook = report
+
+
+def _is_too_many_files(error: BaseException) -> bool:
+    """Whether an error is that of the system, or of a library that could not be loaded for it."""
+    if isinstance(error, OSError):
+        return error.errno in TOO_MANY_FILES
+    return isinstance(error, (ImportError, RuntimeError)) and "too many open files" in str(error).lower()
+
+
+def _is_too_little_memory(error: BaseException) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    known = isinstance(error, (RuntimeError, ImportError)) or type(error).__module__ == "cv2"
+    return isinstance(error, MemoryError) or (known and any(words in str(error).lower() for words in MEMORY_WORDS))
+
+
+def _limit_of_files() -> str:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0] if resource else None
+    return "" if limit is None else f"this process may have {limit} files open (`ulimit -n`): "
+
+
+def _limit_of_memory() -> str:
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0] if resource else -1
+    return "" if limit < 0 or limit >= 1 << 60 else f"this process may have {limit >> 20} MiB (`ulimit -v`): raise it, "

@@ -1,0 +1,163 @@
+"""Ends a program at Ctrl-C, SIGTERM or SIGHUP: within seconds, with one line and status 128 + signal, at any moment.
+
+While modules are imported the program ends at once. While it works the signal is an exception in the main thread, so
+that temporary files are deleted. A thread ends the program where the exception does not do so in time, as within a long
+call of a library, or where a callback has swallowed it.
+"""
+
+import atexit
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import NoReturn
+
+GRACE_SECONDS = 2.0  # from the signal until the thread ends the program
+WATCHER = "signals"  # name of the thread
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+class _State:
+    program = ""  # heads the line; empty: the signals are not handled here
+    received = 0  # number of the first signal
+    raises = False  # whether the signal becomes an exception
+    reported = False  # whether the line was printed
+
+
+_state = _State()
+
+
+def handle_signals(program: str) -> None:
+    """Makes this process end at a signal with one line; a program calls it before its slow imports.
+
+    A signal that is ignored already stays so, as SIGHUP under nohup. Child processes of multiprocessing leave SIGINT,
+    which a terminal sends to all of them, to their parent.
+
+    Args:
+        program: name that heads the line.
+    """
+    if _state.program or "--multiprocessing-fork" in sys.orig_argv:  # a spawned child imports its parent's program
+        return
+    _state.program = program
+    # The system writes the number of a signal into this pipe even while the main thread runs a library's code.
+    read_end, write_end = os.pipe()
+    os.set_blocking(write_end, False)
+    threading.Thread(target=_watch, args=(read_end,), name=WATCHER, daemon=True).start()
+    signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+    for number in _SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _on_signal)
+    atexit.register(_ignore_signals)  # called last, because it is the first one
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_leave_to_parent)
+
+
+@contextmanager
+def interruptible(program: str) -> Iterator[None]:
+    """Makes a signal raise KeyboardInterrupt within the context, if this process handles signals.
+
+    Args:
+        program: name that heads the line.
+    """
+    if _state.program:
+        _state.program = program
+    _state.raises = True
+    try:
+        yield
+    finally:
+        _state.raises = False
+
+
+def was_interrupted() -> bool:
+    """Returns whether a signal has arrived, after which no error counts: it may be a consequence."""
+    return _state.received != 0
+
+
+def end_interrupted(program: str) -> NoReturn:
+    """Prints "<program>: interrupted" and ends with status 128 + signal; after a KeyboardInterrupt without one, 130."""
+    if not _state.reported:
+        _state.reported = _state.received != 0
+        print(f"\n{program}: interrupted", file=sys.stderr)
+    if not _state.received:
+        sys.exit(128 + signal.SIGINT)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):
+            stream.flush()
+    _end_now()  # an orderly end would wait for threads
+
+
+def is_single_threaded() -> bool:
+    """Returns whether only the main thread runs Python code; the one that waits for signals holds no lock."""
+    return all(thread.name == WATCHER or thread is threading.main_thread() for thread in threading.enumerate())
+
+
+@contextmanager
+def blocked_interrupts() -> Iterator[None]:
+    """Delays Ctrl-C to the end of the context. A process that is started within it starts with SIGINT blocked."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
+def _on_signal(number: int, _: FrameType | None) -> None:
+    if _state.received:
+        return
+    _state.received = number
+    if _state.raises:
+        raise KeyboardInterrupt
+    _end_now()
+
+
+def _watch(read_end: int) -> None:
+    while True:
+        for number in os.read(read_end, 64):
+            # `tumorboard run` has handlers of its own and more to do.
+            if number in _SIGNALS and signal.getsignal(number) is _on_signal:
+                time.sleep(GRACE_SECONDS)
+                _state.received = _state.received or number
+                _end_now()
+
+
+def _end_now() -> NoReturn:
+    if not _state.reported:
+        _state.reported = True
+        with suppress(OSError):  # not `print`, since the main thread may be within one
+            os.write(2, f"\n{_state.program}: interrupted\n".encode())
+    _kill_children()
+    os._exit(128 + _state.received)
+
+
+def _kill_children() -> None:
+    if "multiprocessing.process" not in sys.modules:  # no child was started
+        return
+    import psutil  # here, because every stage imports this module
+
+    with suppress(psutil.Error):
+        for child in psutil.Process().children(recursive=True):
+            with suppress(psutil.Error):
+                child.kill()
+
+
+def _ignore_signals() -> None:
+    """Lets a program that has ended, but for Python's own end, keep its status; Python removes the handlers there."""
+    signal.set_wakeup_fd(-1)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _leave_to_parent() -> None:
+    """Undoes the handlers in a forked child."""
+    signal.set_wakeup_fd(-1)
+    _state.program, _state.raises = "", False
+    for number in _SIGNALS:
+        if signal.getsignal(number) is _on_signal:
+            signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)

@@ -1,0 +1,166 @@
+"""Warns of labels and patients that are probably not what the user means; every sentence has its cure."""
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from statistics import median
+
+import pandas as pd
+import yaml
+
+from tumorboard.base.data_params import Data
+from tumorboard.base.errors import printable
+from tumorboard.base.tables import Manifest
+from tumorboard.data.label_table import Row
+from tumorboard.data.published_tables import describe_table, find_patient_column
+from tumorboard.data.sources import find_table
+from tumorboard.data.table_text import SAVE_AS_CSV, WORKBOOKS, read_table_text
+from tumorboard.data.tables_beside import find_tables
+
+SHOWN = 5  # values in a message
+MAX_CLASSES = 30  # in lines for params.yaml
+FREQUENT = 3  # a number such as 0 with so many times the files of the other patients is a placeholder
+
+# Values without case, spaces and signs that stand for "not known".
+_PLACEHOLDERS = re.compile(
+    "|(un|not)(known|available|applicable|specified|defined|determined|assigned|identified)|unk|na|nan|nil|none|null|"
+    "missing|empty|blank|anon(ym(ous|i[sz]ed)?)?(patient)?|deidentified|redacted|removed|noid|noname|nopatient|dummy|"
+    "default|tbd|tba|x+|unbekannt|inconnu|desconocido|sconosciuto|onbekend"
+)
+
+
+def describe_listing(images: pd.DataFrame, raw: Path, data: Data, labels: Path | None = None) -> list[str]:
+    """Returns warnings about the labels and patients of listed images, and about tables that are not used.
+
+    Args:
+        images: as `list_images` returns them.
+        raw: the folder that was listed, or an .npz file.
+        data: the section `data` of params.yaml.
+        labels: a label table that replaces `data.table`.
+    """
+    counts = Counter(images["label"])
+    patients = Counter(group for group in images["group"] if group)
+    warnings = [
+        *_several_findings(counts),
+        *_alike("labels", counts, _as_classes),
+        *_alike("patients", patients, lambda _: "give each patient one name"),
+    ]
+    if raw.is_dir():
+        rows: list[Row] = [
+            {"path": path, "label": label} for path, label in zip(images["path"], images["label"], strict=True)
+        ]
+        table = labels or find_table(raw, data)
+        files = [file.relative_to(raw).as_posix() for file in raw.iterdir() if file.is_file()]
+        if not patients:
+            warnings += _unused_patients(raw, files, rows, data, table)
+        warnings += [
+            f"{printable(file)} is a spreadsheet's workbook, which is not read: {SAVE_AS_CSV}"
+            for file in sorted(files)
+            if file.lower().endswith(WORKBOOKS)
+        ]
+    return warnings
+
+
+def describe_placeholders(manifest: Manifest) -> str:
+    """Returns a sentence about a patient's name that stands for "not known" and is shared by several images, or ''.
+
+    As one group these images would stay together in the split, though they are of many patients.
+    """
+    counts = Counter(manifest["group"])
+    named = {group: count for group, count in counts.items() if count > 1 and _is_placeholder(group, counts)}
+    if not named:
+        return ""
+    group = max(named, key=named.__getitem__)
+    return (
+        f"{named[group]} of {len(manifest)} images have the patient {group!r}, which looks like a placeholder for 'not "
+        "known': as one group they all stay on one side of the split. Give each its patient, or a value of its own "
+        "such as its path"
+    )
+
+
+def _is_placeholder(group: str, counts: Mapping[str, int]) -> bool:
+    if re.fullmatch(r"-?(0+|9+|1)(\.0*)?", group):
+        others = [count for name, count in counts.items() if name != group]
+        return bool(others) and counts[group] > FREQUENT * max(median(others), 1)
+    return _PLACEHOLDERS.fullmatch(re.sub(r"[\W_]", "", group.lower())) is not None
+
+
+def _several_findings(counts: Mapping[str, int]) -> list[str]:
+    """Returns a warning about labels that are several findings in one cell."""
+    parts = {label: [part.strip() for part in re.split(r"[|;,+&/]", label)] for label in counts}
+    names = Counter(part for each in parts.values() for part in set(each))
+    combined = [
+        label
+        for label, each in parts.items()
+        if len(each) > 1 and all(each) and ("|" in label or all(part in counts or names[part] > 1 for part in each))
+    ]
+    if not combined:
+        return []
+    single = {label: label for label in sorted(counts) if label not in combined}
+    cure = f"To leave these out, {_lines({'classes': single})}" if 1 < len(single) <= MAX_CLASSES else ""
+    return [
+        f"{sum(counts[label] for label in combined)} images have a label that looks like several findings, such as "
+        f"{combined[0]!r}. Images with several labels are not supported: each combination is a class of its own. {cure}"
+    ]
+
+
+def _alike(kind: str, counts: Mapping[str, int], cure: Callable[[Mapping[str, int]], str]) -> list[str]:
+    """Returns a warning about values that differ only in the form of a number, case, spaces or signs between words."""
+    sets: dict[str, list[str]] = {}
+    for value in sorted(counts):
+        sets.setdefault(_bare(value), []).append(value)
+    alike = [values for values in sets.values() if len(values) > 1]
+    if not alike:
+        return []
+    named = ", ".join(f"{value!r} ({counts[value]} images)" for value in alike[0][:SHOWN])
+    more = f", and so do {len(alike) - 1} more sets" if len(alike) > 1 else ""
+    return [f"the {kind} {named} differ only in the form of a number, case, spaces or signs{more}: {cure(counts)}"]
+
+
+def _as_classes(counts: Mapping[str, int]) -> str:
+    first: dict[str, str] = {}
+    classes = {label: first.setdefault(_bare(label), label) for label in sorted(counts)}
+    return _lines({"classes": classes}) if len(classes) <= MAX_CLASSES else "give them one name"
+
+
+def _bare(value: str) -> str:
+    """Returns a value without case, signs between words, and the forms of numbers.
+
+    >>> _bare("Grade_01"), _bare("grade 1.0"), _bare("-1"), _bare("1-2"), _bare("12")
+    ('grade1', 'grade1', '-1', '1 2', '12')
+    """
+    text = unicodedata.normalize("NFKC", value).casefold()
+    text = re.sub(r"(?<=\d)[\s_\u2010-\u2015-]+(?=\d)", " ", text)
+    text = re.sub(r"(?<=[^\W\d_])[\s_\u2010-\u2015-]+(?=\w)|(?<=\w)[\s_\u2010-\u2015-]+(?=[^\W\d_])", "", text)
+    return re.sub(r"(?<![\d.])0*(\d+)(\.0*)?(?![\d.])", r"\1", text)
+
+
+def _unused_patients(raw: Path, files: Sequence[str], rows: Sequence[Row], data: Data, table: Path | None) -> list[str]:
+    """Returns a warning about a column of patients that is passed over, in the table that is used or lies beside."""
+    if table is not None:
+        text = read_table_text(table)
+        cells = [values for _, values in text.rows]
+        columns = {name: [values[name] for values in cells] for name in dict.fromkeys(text.header)}
+        own = {} if data.columns is None else data.columns.model_dump(exclude_none=True)
+        if not (column := find_patient_column(columns, {str(own.get("path", "path"))})):
+            return []
+        named = {key: list(value) if isinstance(value, tuple) else value for key, value in own.items()}
+        return [
+            f"the column {column!r} of {printable(table.name)} names patients, but is not used, so that images of one "
+            f"patient may be on two sides of the split. To use it, {_lines({'columns': named | {'group': column}})}"
+        ]
+    for beside in find_tables(raw, [*files, *(row["path"] for row in rows)]):
+        if column := find_patient_column(beside.columns, {beside.path}):
+            return [
+                f"{printable(beside.file.name)} beside the folders has a column {column!r} that names patients, but is "
+                f"not used. {describe_table(raw, beside)}"
+            ]
+    return []
+
+
+def _lines(section: Mapping[str, object]) -> str:
+    """Returns lines for params.yaml."""
+    text = yaml.safe_dump({"data": dict(section)}, sort_keys=False, allow_unicode=True, width=1000)
+    return f"write in params.yaml:\n{text.rstrip()}"

@@ -1,0 +1,152 @@
+"""Finds the tables that lie beside images and name their files, whatever their columns are called."""
+
+import posixpath
+import string
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tumorboard.base.errors import InputError
+from tumorboard.data.label_table import Row
+from tumorboard.data.table_text import read_table_text
+
+TABLE_ENDINGS = (".csv", ".tsv", ".tab", ".txt", "")
+MAX_TABLES = 20  # beside the images, that are looked at
+MAX_TABLE_BYTES = 1 << 28  # of a table that is looked at
+NAMED_SHARE = 0.5  # of a table's names or of the files: with more, the table names the files
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table that names the files of a folder."""
+
+    file: Path
+    columns: Mapping[str, Sequence[str]]  # the cells of each column
+    path: str  # the column that names the files
+    paths: Sequence[str]  # of the file of each row; '' where there is none
+    prefix: str | None  # as `data.prefix`; None if no prefix leads to the files
+    extension: str  # as `data.extension`
+
+
+def find_tables(raw: Path, files: Sequence[str], table: Path | None = None) -> Iterator[Table]:
+    """Yields the tables in a folder that name its files, those at its top first.
+
+    Args:
+        raw: the folder.
+        files: the POSIX paths of its files.
+        table: the only table to look at; None: all.
+    """
+    names = sorted(
+        (file for file in files if file.count("/") <= 1 and posixpath.splitext(file)[1].lower() in TABLE_ENDINGS),
+        key=lambda file: (file.count("/"), file),
+    )
+    for file in [raw / name for name in names[:MAX_TABLES]] if table is None else [table]:
+        others = [name for name in files if raw / name != file]  # with the tables, which name nothing
+        try:
+            columns = _read_columns(file)
+        except InputError:
+            continue
+        beside = posixpath.dirname(file.relative_to(raw).as_posix()) if file.is_relative_to(raw) else ""
+        others.sort(
+            key=lambda name: not name.startswith(f"{beside}/")
+        )  # of files with one name, those beside the table
+        if (named := _find_paths(columns, others)) is not None:
+            path, paths = named
+            prefix, extension = _infer_places(columns[path], paths)
+            yield Table(file=file, columns=columns, path=path, paths=paths, prefix=prefix, extension=extension)
+
+
+def _read_columns(file: Path) -> dict[str, list[str]]:
+    """Returns the cells of each column; raises InputError if the file is no table of two columns and more."""
+    try:
+        if not file.is_file() or file.stat().st_size > MAX_TABLE_BYTES:
+            raise InputError(f"{file}: not a table")
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}") from None
+    text = read_table_text(file)
+    if len(text.header) < 2 or len(set(text.header)) < len(text.header):
+        raise InputError(f"{file}: not a table of several columns")
+    rows = [cells for _, cells in text.rows]
+    if not rows:
+        raise InputError(f"{file}: no rows")
+    return {name: [cells[name] for cells in rows] for name in text.header}
+
+
+def _find_paths(columns: Mapping[str, Sequence[str]], files: Sequence[str]) -> tuple[str, list[str]] | None:
+    """Returns the column that names most files, and the file of each of its cells ('' where there is none).
+
+    None if no column names half of the files, or files in half of its different cells.
+    """
+    files_by_name: dict[str, list[str]] = {}
+    for file in files:
+        name = posixpath.basename(file)
+        for key in {name, posixpath.splitext(name)[0]}:
+            files_by_name.setdefault(key, []).append(file)
+    best: tuple[int, str, list[str]] | None = None
+    for column, cells in columns.items():
+        paths = [_closest_file(cell, files_by_name.get(posixpath.basename(cell), ())) for cell in cells]
+        different = len(set(paths) - {""})
+        enough = NAMED_SHARE * min(len(files), len(set(cells)))
+        if different >= max(2, enough) and different >= 0.3 * len(cells) - 1 and (best is None or different > best[0]):
+            best = different, column, paths
+    return None if best is None else best[1:]
+
+
+def _closest_file(cell: str, files: Sequence[str]) -> str:
+    """Returns the file whose path has most in common with the end of a cell, '' if there are no files."""
+    if len(files) < 2:
+        return files[0] if files else ""
+    return max(files, key=lambda file: len(_common_start([_stem(file)[::-1], _stem(cell)[::-1]])))
+
+
+def _stem(path: str) -> str:
+    return path.removesuffix(posixpath.splitext(path)[1]) if posixpath.splitext(path)[1] != path else path
+
+
+def _infer_places(cells: Sequence[str], paths: Sequence[str]) -> tuple[str | None, str]:
+    """Returns prefix and extension by which the cells become the paths; the prefix is None if none does.
+
+    >>> _infer_places(["a1", "a2"], ["part_1/a1.jpg", "part_2/a2.jpg"])
+    ('part_*/', '.jpg')
+    >>> _infer_places(["set/train/1.png"], ["train/1.png"])
+    ('set/', '')
+    """
+    named = [(cell, path) for cell, path in zip(cells, paths, strict=True) if path]
+    cell, path = named[0]
+    extension = posixpath.splitext(path)[1] if posixpath.basename(path) != posixpath.basename(cell) else ""
+    fronts: set[str] = set()
+    backs: set[str] = set()
+    for cell, path in named:
+        name = cell + extension
+        if path == name or path.endswith("/" + name):
+            fronts.add(path.removesuffix(name))
+        elif name.endswith("/" + path):
+            backs.add(name.removesuffix(path))
+        elif posixpath.basename(path) == posixpath.basename(name):
+            return None, extension
+    if backs:
+        return (backs.pop() if len(backs) == 1 and not fronts else None), extension
+    if len(fronts) == 1:
+        return fronts.pop(), extension
+    start = _common_start(fronts)
+    rest = [front.removeprefix(start)[::-1] for front in fronts]
+    end = _common_start(rest)[::-1].lstrip(string.ascii_letters)  # whole words only
+    return f"{start}*{end}", extension
+
+
+def _common_start(texts: Collection[str]) -> str:
+    """Returns the longest text with which all texts begin."""
+    first, last = min(texts), max(texts)
+    return first[: next((n for n, pair in enumerate(zip(first, last, strict=False)) if len(set(pair)) > 1), len(first))]
+
+
+def agrees_with_folders(table: Table, rows: Sequence[Row]) -> bool:
+    """Returns whether a column of a table gives the same classes as the folders, perhaps by other names."""
+    label_of = {row["path"]: row["label"] for row in rows}
+    here = [(index, label_of[path]) for index, path in enumerate(table.paths) if path in label_of]
+    folders = {label for _, label in here}
+    for cells in table.columns.values():
+        pairs = {(label, cells[index]) for index, label in here}
+        if len(pairs) == len(folders) == len({cell for _, cell in pairs}) > 1:
+            return True
+    return False

@@ -1,0 +1,331 @@
+"""doctor: each fault is made in a real repository of git and DVC, found by name, and cured."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from tumorboard.base.errors import InputError
+from tumorboard.commands import machine_checks
+from tumorboard.commands.doctor import PROJECT_CHECKS, app
+from tumorboard.commands.findings import Finding
+from tumorboard.commands.start_checks import prepare_start, run_checks
+
+ROOT = Path(__file__).resolve().parents[2]
+DVC = (sys.executable, "-m", "dvc")
+STAGES = """stages:
+  phantom: {cmd: mkdir -p data/phantom && echo x > data/phantom/x, outs: [data/phantom]}
+  crop: {cmd: cp -r data/phantom data/crop, deps: [data/phantom], outs: [data/crop]}
+"""
+
+
+class Study:
+    """A small project whose current folder is its own; git and DVC are real."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        folder.mkdir()
+        self("git", "init", "--quiet")
+        self("git", "config", "user.name", "tests")
+        self("git", "config", "user.email", "tests@localhost")
+        self(*DVC, "init", "--quiet")
+        shutil.copy(ROOT / "params.yaml", folder)
+        shutil.copy(ROOT / ".gitignore", folder)
+        (folder / "dvc.yaml").write_text(STAGES, encoding="utf-8")
+        self(*DVC, "repro", "--quiet")
+        self.commit()
+
+    def __call__(self, *command: str, fails: bool = False) -> str:
+        done = subprocess.run(
+            command, cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+        )
+        assert (done.returncode != 0) == fails, done.stdout
+        return done.stdout
+
+    def commit(self) -> None:
+        self("git", "add", "-A")
+        self("git", "commit", "--quiet", "-m", "step")
+
+    def write(self, name: str, text: str) -> Path:
+        (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / name).write_text(text, encoding="utf-8")
+        return self.folder / name
+
+    def found(self, check: str) -> list[Finding]:
+        """What a check says other than ok."""
+        return [finding for finding in run_checks(PROJECT_CHECKS, Path()) if finding.check == check and finding.cure]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    return Study(tmp_path_factory.mktemp("doctor") / "study")
+
+
+@pytest.fixture
+def study(template: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """A fresh copy; no setting of the account counts."""
+    for name in [name for name in os.environ if name.startswith(("GIT_", "DVC_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    shutil.copytree(template.folder, tmp_path / "study", symlinks=True)
+    monkeypatch.chdir(tmp_path / "study")
+    copy = object.__new__(Study)
+    copy.folder = tmp_path / "study"
+    return copy
+
+
+def doctor(*options: str) -> tuple[int, dict[str, object]]:
+    done = CliRunner().invoke(app, ["--json", *options])
+    return done.exit_code, json.loads(done.stdout)
+
+
+def test_a_sound_project_has_no_problem_and_nothing_is_changed(study: Study) -> None:
+    before = study("git", "status", "--porcelain", "--ignored")
+    status, answer = doctor()
+    problems = [finding for finding in answer["findings"] if finding["level"] == "problem"]
+    assert (status, problems) == (0, [])
+    assert {finding["check"] for finding in answer["findings"]} >= {*PROJECT_CHECKS, "code", "torch", "links", "dvc"}
+    assert study("git", "status", "--porcelain", "--ignored") == before
+    text = CliRunner().invoke(app, []).stdout
+    assert text.endswith("no problems\n")
+
+
+@pytest.mark.parametrize("content", ["", "{", '{"write": {"a": {"pid"', "[]", '{"read": {"a": [{"pid": 1}]}}'])
+@pytest.mark.parametrize("name", [".dvc/tmp/rwlock", ".dvc/tmp/exps/rwlock"])
+def test_a_damaged_lock_of_dvc_is_removed(study: Study, name: str, content: str) -> None:
+    lock = study.write(name, content)
+    (finding,) = study.found("locks")
+    assert (finding.level, finding.cure) == ("problem", f"rm {name}")
+    assert lock.exists()
+    status, answer = doctor("--fix")
+    assert (status, answer["fixed"]) == (0, [f"removed {name}"])
+    study(*DVC, "repro")
+
+
+def test_a_lock_whose_number_another_program_has_now_is_removed_and_a_live_ones_is_not(study: Study) -> None:
+    entry = {"write": {"/x": {"pid": 0, "cmd": "dvc repro"}}, "read": {}}
+    with subprocess.Popen(["sleep", "60"]) as other:
+        entry["write"]["/x"]["pid"] = other.pid
+        study.write(".dvc/tmp/rwlock", json.dumps(entry))
+        (finding,) = study.found("locks")
+        assert finding.level == "problem"
+        assert f"process {other.pid} is another program now" in finding.message
+        other.kill()
+    assert study.found("locks") == []  # DVC removes the entry itself
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "dvc"]) as other:
+        entry["write"]["/x"]["pid"] = other.pid
+        study.write(".dvc/tmp/rwlock", json.dumps(entry))
+        (finding,) = study.found("locks")
+        assert (finding.level, finding.fix) == ("note", None)
+        other.kill()
+
+
+def test_an_old_lock_of_git_is_removed_and_a_fresh_one_is_not(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("psutil.process_iter", lambda _: [])
+    lock = study.write(".git/index.lock", "")
+    (finding,) = study.found("locks")
+    assert (finding.level, finding.fix) == ("note", None)
+    os.utime(lock, (time.time() - 600, time.time() - 600))
+    (finding,) = study.found("locks")
+    assert finding.cure == "rm .git/index.lock"
+    assert finding.fix() == "removed .git/index.lock"
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.37, 0.5, 0.81, 0.99])
+def test_a_torn_lock_file_is_restored_from_the_index_and_kept_aside(study: Study, share: float) -> None:
+    file = study.folder / "dvc.lock"
+    whole = file.read_text(encoding="utf-8")
+    torn = whole[: int(len(whole) * share)].rstrip("\n")
+    file.write_text(torn, encoding="utf-8")
+    (finding,) = study.found("files of DVC")
+    assert (finding.level, finding.cure) == ("problem", "tumorboard doctor --fix")
+    lines = prepare_start(Path())
+    assert any("restored dvc.lock from git's index" in line for line in lines)
+    assert file.read_text(encoding="utf-8") == whole
+    assert (study.folder / ".dvc/tmp/torn/dvc.lock").read_text(encoding="utf-8") == torn
+    assert "up to date" in study(*DVC, "status")
+
+
+def test_the_last_whole_version_may_be_an_older_commit(study: Study) -> None:
+    file = study.folder / "dvc.lock"
+    whole = file.read_text(encoding="utf-8")
+    file.write_text(whole[:70], encoding="utf-8")
+    study.commit()
+    (finding,) = study.found("files of DVC")
+    assert re.match(r"restored dvc.lock from commit [0-9a-f]{7}", finding.fix())
+    assert file.read_text(encoding="utf-8") == whole
+
+
+def test_a_torn_lock_file_that_git_does_not_have_is_moved_away(study: Study) -> None:
+    study("git", "rm", "--quiet", "--cached", "dvc.lock")
+    study("git", "commit", "--quiet", "--amend", "-m", "without")
+    shutil.rmtree(study.folder / ".git/logs")
+    study.write("dvc.lock", "schema: '2.0'\nstages:\n  phan")
+    (finding,) = study.found("files of DVC")
+    assert "moved dvc.lock away" in finding.fix()
+    study(*DVC, "repro")
+
+
+def test_a_merge_in_dvc_lock_is_not_called_torn(study: Study) -> None:
+    study.write("dvc.lock", "schema: '2.0'\n<<<<<<< HEAD\nstages: {}\n=======\nstages: {}\n>>>>>>> other\n")
+    (finding,) = study.found("files of DVC")
+    assert "unresolved merge" in finding.message
+    with pytest.raises(InputError, match=r"git checkout --ours dvc\.lock"):
+        prepare_start(Path())
+
+
+def test_a_torn_dvc_file_is_restored(study: Study) -> None:
+    study.write("datasets/mine/1.png", "image")
+    study(*DVC, "add", "--quiet", "datasets/mine")
+    study.commit()
+    whole = (study.folder / "datasets/mine.dvc").read_text(encoding="utf-8")
+    for torn in ("", whole[:20]):
+        study.write("datasets/mine.dvc", torn)
+        status, answer = doctor("--fix")
+        assert status == 0, [each for each in answer["findings"] if each["level"] != "ok"]
+        assert (study.folder / "datasets/mine.dvc").read_text(encoding="utf-8") == whole
+
+
+@pytest.mark.parametrize("key", ["models: linear", "folds: 0", "medmnist: bloodmnist_224"])
+def test_a_word_where_the_matrix_needs_a_list_is_reported_with_the_line_to_write(study: Study, key: str) -> None:
+    name = key.split(":")[0]
+    text = (study.folder / "params.yaml").read_text(encoding="utf-8")
+    study.write("params.yaml", re.sub(rf"^{name}: .*", key, text, flags=re.M))
+    (finding,) = study.found("params.yaml")
+    assert f"params.yaml: {name}: is" in finding.message
+    assert f"write a list in params.yaml, as in `{name}: [" in finding.cure
+    with pytest.raises(InputError, match=r"write a list in params\.yaml"):
+        prepare_start(Path())
+
+
+@pytest.mark.parametrize("kept", [(), ("name",), ("email",)])
+def test_an_identity_of_git_that_is_missing_or_half_is_reported(study: Study, kept: tuple[str, ...]) -> None:
+    for key in {"name", "email"} - {*kept}:
+        study("git", "config", "--unset", f"user.{key}")
+    (finding,) = study.found("git identity")
+    assert finding.level == "problem"
+    assert finding.cure.startswith("git config --global user.name")
+    assert any("git identity" in line for line in prepare_start(Path()))
+
+
+def test_an_identity_of_the_environment_counts(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    study("git", "config", "--unset", "user.name")
+    for role in ("AUTHOR", "COMMITTER"):
+        monkeypatch.setenv(f"GIT_{role}_NAME", "tests")
+        monkeypatch.setenv(f"GIT_{role}_EMAIL", "tests@localhost")
+    assert study.found("git identity") == []
+
+
+def test_a_data_folder_that_git_does_not_know_and_its_dvc_file_are_reported(study: Study) -> None:
+    study.write("datasets/mine/1.png", "image")
+    text = (study.folder / "params.yaml").read_text(encoding="utf-8")
+    study.write("params.yaml", re.sub(r"^  raw: data/phantom", "  raw: datasets/mine", text, flags=re.M))
+    (finding,) = study.found("data")
+    assert finding.cure == "dvc add datasets/mine && git commit -m 'Add datasets/mine'"
+    study(*DVC, "add", "--quiet", "datasets/mine")
+    (finding,) = study.found("uncommitted")
+    assert finding.cure.startswith("git add datasets/mine.dvc")
+    study("sh", "-c", finding.cure)
+    assert study.found("data") == []
+    assert study.found("uncommitted") == []
+    shutil.rmtree(study.folder / "datasets/mine")
+    (finding,) = study.found("data")
+    assert (finding.level, finding.cure) == ("problem", "dvc checkout")
+
+
+def test_images_that_git_would_take_are_reported(study: Study) -> None:
+    study.write("mine/1.png", "image" * 1000)
+    (finding,) = study.found("uncommitted")
+    assert "mine/1.png" in finding.message
+    assert finding.cure.endswith("dvc add mine")
+    study("sh", "-c", finding.cure)
+    study.commit()
+    assert study.found("uncommitted") == []
+
+
+def test_a_remote_that_no_commit_has_is_reported(study: Study) -> None:
+    assert study.found("remote") == []
+    study(*DVC, "remote", "add", "--default", "storage", "/archive")
+    (finding,) = study.found("remote")
+    assert (finding.level, finding.cure) == ("problem", "git add .dvc/config && git commit -m 'Add the remote'")
+    study("sh", "-c", finding.cure)
+    assert study.found("remote") == []
+    study.write("dvc.lock", (study.folder / "dvc.lock").read_text(encoding="utf-8") + "\n")
+    (finding,) = study.found("remote")
+    assert "dvc.lock is not committed" in finding.message
+
+
+def test_what_dvc_exp_apply_leaves_of_other_models_is_reported(study: Study) -> None:
+    study.write("metrics/evaluate/linear/0.json", "{}")
+    assert study.found("leftovers") == []
+    study.write("metrics/evaluate/vgg16/0.json", "{}")
+    study.write("metrics/train/linear/3.json", "{}")
+    (finding,) = study.found("leftovers")
+    assert "metrics/train/linear/3.json, metrics/evaluate/vgg16/0.json" in finding.message
+    assert finding.cure == "dvc repro"
+
+
+@pytest.mark.parametrize("content", ['{"pid": 4194000, "returncode": null}', "", "{"])
+def test_a_dead_experiment_of_the_queue_is_marked_as_failed(study: Study, content: str) -> None:
+    revision = "0123456789abcdef0123456789abcdef01234567"
+    file = study.write(f".dvc/tmp/exps/run/{revision}/{revision}.json", content)
+    (finding,) = study.found("queue")
+    assert finding.cure == "tumorboard doctor --fix"
+    assert "experiment 0123456 is marked as failed" in finding.fix()
+    assert json.loads(file.read_text(encoding="utf-8"))["returncode"] == -1
+    assert study.found("queue") == []
+
+
+def test_an_accent_in_the_path_is_reported(study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.move(study.folder, tmp_path / "étude")
+    monkeypatch.chdir(tmp_path / "étude")
+    (finding,) = [finding for finding in PROJECT_CHECKS["path"](Path()) if finding.cure]
+    assert "not ASCII" in finding.message
+
+
+def test_a_folder_without_git_is_reported(study: Study) -> None:
+    shutil.rmtree(study.folder / ".git")
+    (finding,) = study.found("git")
+    assert finding.cure.startswith("git init")
+    assert doctor()[0] == 1
+
+
+def test_the_code_of_another_checkout_is_a_finding_of_doctor_and_stops_the_other_commands(study: Study) -> None:
+    study.write("src/tumorboard/__init__.py", "")
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    tumorboard = [sys.executable, "-m", "tumorboard.commands.app"]
+    for command in (["check", "data/phantom"], ["predict", "x"], ["run"], ["lr-find", "cnn"], ["batch-size", "cnn"]):
+        done = subprocess.run([*tumorboard, *command], env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"{command[0]}: the running code is {ROOT}/src/tumorboard, not {study.folder}")
+    status, answer = doctor()
+    (code,) = [finding for finding in answer["findings"] if finding["check"] == "code"]
+    assert (status, code["level"]) == (1, "problem")
+
+
+def test_little_disk_a_slow_machine_and_no_links_are_reported(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 2**29))
+    assert {finding.level for finding in machine_checks.check_disk(Path())} == {"problem"}
+    monkeypatch.setattr(os, "getloadavg", lambda: (1000.0, 0, 0))
+    assert any("1000.0 processes want" in finding.message for finding in machine_checks.check_processor(Path()))
+
+    def refuse(*_: object) -> None:
+        raise OSError(18, "Invalid cross-device link")
+
+    monkeypatch.setattr(os, "link", refuse)
+    (finding,) = machine_checks.check_links(Path())
+    assert (finding.level, finding.cure) == ("note", "dvc config --local cache.type symlink")
+    assert [path.name for path in study.folder.rglob("*.tmp")] == []
+
+
+def test_outside_of_a_project_only_the_machine_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, answer = doctor()
+    assert {finding["check"] for finding in answer["findings"]} <= {"code", "torch", "processor", "memory", "disk"}

@@ -1,0 +1,157 @@
+"""One range for all files of a set: what is told, what is proposed, what `crop.window: set` crops; values by hand."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from tests.data.cropping import build, data_section, picture, save
+from tumorboard.base.errors import InputError
+from tumorboard.base.files import read_table
+from tumorboard.base.params import Crop, Params
+from tumorboard.data.check import check_folder, params_for
+from tumorboard.data.crop import CropJob, CropSummary, crop_images
+from tumorboard.data.grey_ranges import common_range, describe_ranges, resolve_window
+from tumorboard.data.sources import list_images
+from tumorboard.data.store import CropStore
+
+
+def summary_of(raw: Path, out: Path, crop: Crop, **changes: Any) -> CropSummary:
+    data = data_section(max_quarantined=99)
+    job = CropJob(raw=raw, out=out, cache=out / "cache", crop=crop, frames=None, max_quarantined=99, **changes)
+    return crop_images(*list_images(raw, data), job)
+
+
+@pytest.fixture
+def deep(tmp_path: Path) -> Path:
+    """Six 16-bit PNGs per class; the brightest pixel of class a is 1000, of class b 1040."""
+    ramp = np.linspace(100, 900, 40 * 50).reshape(40, 50)
+    for label, brightest in (("a", 1000), ("b", 1040)):
+        for number in range(6):
+            values = np.roll(ramp, 7 * number, axis=1).astype(np.uint16)
+            values[20, 20] = brightest
+            save(tmp_path / "deep" / label / f"{number}.png", values)  # type: ignore[arg-type]
+    return tmp_path / "deep"
+
+
+def test_files_that_are_scaled_each_by_its_own_range_are_counted_and_told(
+    deep: Path, tmp_path: Path, crop: Crop
+) -> None:
+    summary = summary_of(deep, tmp_path / "out", crop)
+    assert summary.counts["own_range"] == 12
+    (warning,) = summary.warnings
+    assert warning.startswith("12 files are scaled each by its own range: 2 different ranges in this set")
+    assert "set crop.window, for example to [103, 896], or to set" in warning  # 0.5 and 99.5 % of 100 to 900
+    images = read_table(tmp_path / "out/images.csv")
+    assert set(images["scaling"]) == {"depth"}
+    assert set(zip(images["low"], images["high"], strict=True)) == {("0.0", "1023.0"), ("0.0", "4095.0")}
+
+
+def test_one_range_for_the_set_gives_equal_values_equal_levels(deep: Path, tmp_path: Path, crop: Crop) -> None:
+    summary = summary_of(deep, tmp_path / "out", crop.model_copy(update={"window": "set"}))
+    assert summary.warnings == ()
+    assert summary.counts["own_range"] == 0
+    images = read_table(tmp_path / "out/images.csv")
+    assert set(images["scaling"]) == {"params"}
+    assert set(zip(images["low"], images["high"], strict=True)) == {("103.0", "896.0")}
+    store = CropStore(tmp_path / "out/store")
+    crops = store[["a/0.png", "b/0.png"]].astype(int)
+    assert np.median(np.abs(crops[0] - crops[1])) == 0
+    fixed = summary_of(deep, tmp_path / "fixed", crop.model_copy(update={"window": (103.0, 896.0)}))
+    assert fixed.warnings == ()
+    np.testing.assert_array_equal(CropStore(tmp_path / "fixed/store")[["a/3.png"]], store[["a/3.png"]])
+
+
+def test_the_range_of_the_set_goes_with_the_store(deep: Path, tmp_path: Path, crop: Crop) -> None:
+    by_set = crop.model_copy(update={"window": "set"})
+    summary_of(deep, tmp_path / "out", by_set)
+    assert resolve_window(by_set, tmp_path / "out/store") == crop.model_copy(update={"window": (103.0, 896.0)})
+    assert resolve_window(crop, tmp_path / "out/store") == crop
+    with pytest.raises(InputError, match=r"was not made with crop\.window: set"):
+        resolve_window(by_set, tmp_path)
+
+
+def test_a_set_of_8_bits_has_no_range(raw: Path, tmp_path: Path, crop: Crop) -> None:
+    by_set = crop.model_copy(update={"window": "set"})
+    counts = build(raw, tmp_path / "out", by_set, tmp_path / "cache")
+    assert counts == build(raw, tmp_path / "plain", crop, tmp_path / "cache")
+    ids = read_table(tmp_path / "out/images.csv")["id"].tolist()
+    np.testing.assert_array_equal(CropStore(tmp_path / "out/store")[ids], CropStore(tmp_path / "plain/store")[ids])
+    assert resolve_window(by_set, tmp_path / "out/store") == crop
+
+
+def test_floating_point_files_share_the_range_of_the_set(tmp_path: Path, crop: Crop) -> None:
+    for label, factor in (("a", 1.0), ("b", 2.0)):
+        values = (np.arange(1600, dtype=np.float32).reshape(40, 40) / 1600 - 0.5) * factor
+        (tmp_path / "raw" / label).mkdir(parents=True)
+        Image.fromarray(values).save(tmp_path / "raw" / label / "1.tif")
+    with pytest.raises(InputError, match=r"floats.*set crop\.window"):
+        summary_of(tmp_path / "raw", tmp_path / "none", crop)
+    assert (
+        summary_of(tmp_path / "raw", tmp_path / "out", crop.model_copy(update={"window": "set"})).counts["quarantined"]
+        == 0
+    )
+    images = read_table(tmp_path / "out/images.csv")
+    # Half of the values are evenly spread from -0.5 to 0.5, the others from -1 to 1: 1 % of these lie below -0.98.
+    assert [float(images[end][0]) for end in ("low", "high")] == pytest.approx([-0.98, 0.98], abs=0.015)
+
+
+def facts(*rows: tuple[str, float, float]) -> pd.DataFrame:
+    table = pd.DataFrame(rows, columns=["scaling", "low", "high"])
+    return table.assign(id=[f"{row}.png" for row in table.index], levels=[tuple(range(100))] * len(table))
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([("", np.nan, np.nan), ("depth", 0, 1023)], None),
+        ([("depth", 0, 1023), ("depth", 0, 1023)], None),
+        ([("params", 5, 9), ("params", 5, 9)], None),
+        ([("own range", -53, 300), ("own range", -53, 3071)], "2 files are scaled each by its own range: 2 different"),
+        (
+            [("own range", -53, 300), ("header", 0, 80)],
+            "1 files are scaled each by its own range, 1 files by",
+        ),
+        ([("header", 0, 100), ("header", 0, 80)], "2 files by the window in their header: 2 different"),
+        ([("stored bits", 0, 4095), ("stored bits", -1024, 3071)], "2 files are scaled by the bits"),
+    ],
+)
+def test_ranges_that_differ_are_reported(rows: list[tuple[str, float, float]], words: str | None) -> None:
+    warnings = describe_ranges(facts(*rows))
+    assert [warning.split(" ranges")[0][: len(words or "")] for warning in warnings] == ([words] if words else [])
+    assert all("[0, 99], or to set" in warning for warning in warnings)
+
+
+def test_the_common_range_counts_each_file_the_same_and_has_a_width() -> None:
+    assert common_range([[0.0] * 99 + [5000.0], range(100), range(100)]) == (0.0, 99.0)
+    assert common_range([[7.0] * 100]) == (7.0, 8.0)
+    assert common_range([(), ()]) is None
+
+
+def test_check_compares_the_ranges_of_a_folder_without_labels(deep: Path, params: Params) -> None:
+    for label in "ab":
+        for file in (deep / label).iterdir():
+            file.rename(deep / f"{label}{file.name}")
+        (deep / label).rmdir()
+    (deep / "notes.txt").write_text("no image")
+    account = check_folder(deep, params_for(params, deep, None))
+    assert account.refused is not None
+    assert [warning[:50] for warning in account.warnings] == ["12 files are scaled each by its own range: 2 diffe"]
+
+
+def test_check_tells_ranges_and_decoder_warnings(deep: Path, tmp_path: Path, params: Params) -> None:
+    account = check_folder(deep, params_for(params, deep, None))
+    assert any("12 files are scaled each by its own range" in warning for warning in account.warnings)
+    jpegs = tmp_path / "jpegs"
+    for label in "ab":
+        for number in range(4):
+            save(jpegs / label / f"{number}.jpg", picture(number + 4 * (label == "b"), 64, 64))
+    content = (jpegs / "a/0.jpg").read_bytes()
+    (jpegs / "a/0.jpg").write_bytes(content[:-2] + b"\x55" * 300 + content[-2:])
+    account = check_folder(jpegs, params_for(params, jpegs, None))
+    (warning,) = [warning for warning in account.warnings if "decoder" in warning]
+    assert warning.startswith("1 files were read, but may be damaged")
+    assert "a/0.jpg (Corrupt JPEG data: " in warning

@@ -1,0 +1,133 @@
+"""describe_listing and describe_placeholders: labels and patients that are probably not meant, each with its cure."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.data.cropping import data_section
+from tumorboard.base.data_params import Columns, Data
+from tumorboard.base.errors import InputError
+from tumorboard.data.label_warnings import describe_listing, describe_placeholders
+from tumorboard.data.sources import list_images
+
+
+def table(raw: Path, header: str, rows: Sequence[str], data: Data | None = None) -> list[str]:
+    """The warnings about a labels.csv whose rows are those given, each with another file in front."""
+    raw.mkdir(exist_ok=True)
+    for n in range(len(rows)):
+        (raw / f"{n}.png").write_bytes(b"x")
+    (raw / "labels.csv").write_text(f"path,{header}\n" + "".join(f"{n}.png,{row}\n" for n, row in enumerate(rows)))
+    data = data or data_section()
+    return describe_listing(list_images(raw, data)[0], raw, data)
+
+
+@pytest.mark.parametrize(
+    "labels", [("a|b", "a", "c"), ('"a,b"', "a", "b"), ("a;b", "b", "a"), ("a & b", "a", "b"), ("x|y", "z", "w")]
+)
+def test_several_findings_in_one_cell_are_reported_with_the_line_that_leaves_them_out(
+    tmp_path: Path, labels: tuple[str, ...]
+) -> None:
+    (warning,) = table(tmp_path, "label", [*labels, *labels[1:]])
+    combined, *single = (label.strip('"') for label in labels)
+    assert warning.startswith(f"1 images have a label that looks like several findings, such as {combined!r}")
+    lines = "".join(f"\n    {label}: {label}" for label in sorted(single)).replace("y:", "'y':")
+    assert warning.endswith(f"write in params.yaml:\ndata:\n  classes:{lines}")
+
+
+def test_labels_with_signs_that_are_one_finding_are_not_told(tmp_path: Path) -> None:
+    assert table(tmp_path, "label", ["squamous/basal", "ER+", '"benign, other"', "T1-T2", "normal"]) == []
+
+
+@pytest.mark.parametrize(
+    ("labels", "alike"),
+    [
+        (("1", "1.0", "01", "2"), ("01", "1", "1.0")),
+        (("grade 1", "grade_01", "grade 2"), ("grade 1", "grade_01")),
+        (("no-finding", "no finding", "x"), ("no finding", "no-finding")),
+        (("0.50", "0.5", "1"), None),  # decimals are not rounded
+        (("-1", "1", "10"), None),
+        (("1-2", "12", "1 3"), None),
+    ],
+)
+def test_labels_that_differ_only_in_their_form_are_reported(
+    tmp_path: Path, labels: tuple[str, ...], alike: tuple[str, ...] | None
+) -> None:
+    warnings = table(tmp_path, "label", labels)
+    if alike is None:
+        assert warnings == []
+        return
+    (warning,) = warnings
+    named = ", ".join(f"{label!r} (1 images)" for label in alike)
+    assert warning.startswith(f"the labels {named} differ only in the form of a number, case, spaces or signs: write")
+    classes = dict.fromkeys(sorted(labels), "")  # the proposed classes give those that are alike one name
+    lines = warning.split("classes:\n")[1].splitlines()
+    assert len(lines) == len(classes)
+    assert len({line.split(": ")[1] for line in lines}) == len(labels) - len(alike) + 1
+
+
+@pytest.mark.parametrize("labels", [("No Finding", "no finding"), ("No  Finding", "NoFinding"), ("é", "e\u0301")])
+def test_labels_that_differ_only_in_case_spaces_or_unicode_form_are_refused(
+    tmp_path: Path, labels: tuple[str, ...]
+) -> None:
+    with pytest.raises(InputError, match=r"differ only in case, spaces or spelling of letters.*\(data\.classes\)"):
+        table(tmp_path, "label", [*labels, "other"])
+
+
+def test_patients_that_differ_only_in_their_form_are_reported(tmp_path: Path) -> None:
+    (warning,) = table(tmp_path, "label,group", ["a,7", "b,007", "a,8", "b,P8"])
+    assert warning.startswith("the patients '007' (1 images), '7' (1 images) differ only in")
+
+
+@pytest.mark.parametrize("column", ["Patient ID", "patient_id", "PatientNumber", "subject", "lesion_id", "Case", "MRN"])
+def test_a_column_of_patients_that_is_passed_over_is_reported_with_the_line(tmp_path: Path, column: str) -> None:
+    rows = ["a,1", "b,1", "a,2", "b,2"]
+    (warning,) = table(tmp_path, f"label,{column}", rows)
+    assert warning.startswith(f"the column {column!r} of labels.csv names patients, but is not used")
+    assert warning.endswith(f"write in params.yaml:\ndata:\n  columns:\n    group: {column}")
+    data = data_section(columns=Columns(group=column))
+    assert table(tmp_path, f"label,{column}", rows, data) == []
+    assert list_images(tmp_path, data)[0]["group"].tolist() == ["1", "1", "2", "2"]
+    assert table(tmp_path, f"label,{column}", ["a,1", "b,2", "a,3", "b,4"]) == []  # says nothing about groups
+    assert table(tmp_path, f"label,{column}", rows, data_section(group_pattern=r"(\d)")) == []
+
+
+def test_patients_in_a_table_beside_the_class_folders_are_reported(tmp_path: Path) -> None:
+    rows = ["file,class,patient_id"]
+    for n in range(8):
+        file = tmp_path / "ab"[n % 2] / f"{n}.png"
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"x")
+        rows.append(f"{n}.png,{'ab'[n % 2]},{n // 2}")
+    (tmp_path / "meta.csv").write_text("\n".join(rows))
+    (warning,) = describe_listing(list_images(tmp_path, data_section())[0], tmp_path, data_section())
+    assert "meta.csv beside the folders has a column 'patient_id' that names patients, but is not used" in warning
+    assert "    group: patient_id\n" in warning
+    (tmp_path / "labels.xlsx").write_bytes(b"PK")
+    warnings = describe_listing(list_images(tmp_path, data_section())[0], tmp_path, data_section())
+    assert warnings[1].startswith("labels.xlsx is a spreadsheet's workbook, which is not read")
+
+
+def groups(*names: str) -> pd.DataFrame:
+    return pd.DataFrame({"group": names})
+
+
+@pytest.mark.parametrize(
+    "name", ["unknown", "NA", "n/a", "-", "?", "None", "ANONYMOUS", "Not available", "anonymized", "xxx", "unbekannt"]
+)
+def test_a_placeholder_that_images_share_is_reported(name: str) -> None:
+    warning = describe_placeholders(groups(name, name, "P1", "P2"))
+    assert warning.startswith(f"2 of 4 images have the patient {name!r}, which looks like a placeholder")
+    assert describe_placeholders(groups(name, "P1", "P2")) == ""
+
+
+@pytest.mark.parametrize("name", ["0", "000", "-1", "999", "0.0"])
+def test_a_number_is_a_placeholder_only_where_it_is_far_more_frequent_than_the_others(name: str) -> None:
+    others = ["7", "7", "8", "8", "12", "12"]
+    assert describe_placeholders(groups(*[name] * 9, *others)).startswith(f"9 of 15 images have the patient {name!r}")
+    assert describe_placeholders(groups(*[name] * 3, *others)) == ""
+
+
+def test_patients_and_paths_are_no_placeholders() -> None:
+    assert describe_placeholders(groups(*["P1"] * 50, "a/na.png", "a/na.png", "Anna", "Anna", "Nils", "Nils")) == ""

@@ -1,0 +1,136 @@
+"""explain_layout: folders that are parts, archives or splits are refused, and folders of classes are not."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.data.cropping import data_section
+from tumorboard.base.errors import InputError
+from tumorboard.data.sources import list_images
+
+
+def touch(raw: Path, *paths: str) -> None:
+    for path in paths:
+        (raw / path).parent.mkdir(parents=True, exist_ok=True)
+        (raw / path).write_bytes(b"x")
+
+
+def refusal(raw: Path) -> str:
+    with pytest.raises(InputError) as caught:
+        list_images(raw, data_section())
+    return str(caught.value)
+
+
+PARTS = {
+    "numbered": ["HAM10000_images_part_1", "HAM10000_images_part_2"],
+    "numbered without words": ["scan001", "scan002", "scan010"],
+    "one without a number": ["images", "images (2)"],
+    "lettered": ["part_a", "part_b"],
+    "two among others": ["batch1", "batch2", "normal"],
+    "patients": ["patient1", "patient02", "patient3"],
+    "splits": ["C-NMC_training_data", "C-NMC_test_prelim_phase_data", "C-NMC_test_final_phase_data"],
+    "ISIC": ["ISIC_2019_Training_Input", "ISIC_2019_Test_Input"],
+    "years": ["train2017", "val2017"],
+    "one split among classes": ["normal", "blast", "test_images"],
+    "splits and classes in one name": ["train_normal", "test_normal", "train_blast", "test_blast"],
+    "camel case": ["trainImages", "testImages"],
+    "archives": ["normal.zip", "blast.zip"],
+    "empty words": ["images", "masks"],
+}
+
+
+@pytest.mark.parametrize("names", PARTS.values(), ids=PARTS)
+def test_folders_named_as_parts_are_refused_unless_params_say_that_they_are_classes(
+    tmp_path: Path, names: list[str]
+) -> None:
+    touch(tmp_path, *(f"{name}/{n}.png" for name in names for n in "ab"))
+    message = refusal(tmp_path)
+    assert "do not look like classes" in message
+    assert message.endswith("write data.layout: folders")
+    rows, _ = list_images(tmp_path, data_section(layout="folders"))
+    assert set(rows["label"]) == set(names)
+
+
+CLASSES = {
+    "plain": ["glioma", "meningioma"],
+    "numbers": ["0", "1", "2"],
+    "grades": ["grade_1", "grade_2"],
+    "stages": ["Stage I", "Stage II"],
+    "BI-RADS": ["BIRADS_3", "BIRADS_4"],
+    "short codes": ["G1", "G2", "G3"],
+    "types": ["type A", "type B"],
+    "labels": ["label0", "label1"],
+    "a number and a name": ["0_normal", "1_benign"],
+    "a test's outcome": ["test_positive", "test_negative"],
+    "other scripts": ["正常", "異常"],
+    "viruses": ["HPV16", "HPV18"],
+}
+
+
+@pytest.mark.parametrize("names", CLASSES.values(), ids=CLASSES)
+def test_folders_named_as_classes_are_accepted(tmp_path: Path, names: list[str]) -> None:
+    touch(tmp_path, *(f"{name}/{n}.png" for name in names for n in "ab"))
+    assert set(list_images(tmp_path, data_section())[0]["label"]) == set(names)
+
+
+def test_parts_below_a_class_folder_are_named_with_the_folder_to_use(tmp_path: Path) -> None:
+    for fold in ("fold_0", "fold_1"):
+        touch(tmp_path, f"C-NMC_training_data/{fold}/all/1.bmp", f"C-NMC_training_data/{fold}/hem/2.bmp")
+    touch(tmp_path, "C-NMC_test_final_phase_data/1.bmp")
+    message = refusal(tmp_path)
+    assert "'C-NMC_training_data' contains the parts 'fold_0', 'fold_1'" in message
+    assert f"data.raw: {tmp_path}/C-NMC_training_data, with the classes 'all', 'hem'" in message
+    rows, _ = list_images(tmp_path / "C-NMC_training_data", data_section())
+    assert set(rows["label"]) == {"all", "hem"}
+
+
+def test_classes_one_level_down_are_named(tmp_path: Path) -> None:
+    touch(tmp_path / "sites", *(f"{site}/{label}/1.png" for site in ("Bonn", "Köln") for label in ("normal", "blast")))
+    message = refusal(tmp_path / "sites")
+    assert "'Bonn', 'Köln' contain the same folders 'blast', 'normal'" in message
+    assert f"data.raw: {tmp_path}/sites/Bonn, with the classes 'blast', 'normal'" in message
+    touch(tmp_path / "nested", "set/normal/1.png", "set/blast/1.png")
+    assert f"data.raw: {tmp_path}/nested/set, with the classes 'blast', 'normal'" in refusal(tmp_path / "nested")
+    touch(tmp_path / "again", "yes/1.png", "no/1.png", "set/yes/1.png", "set/no/1.png")
+    assert "'set' contains folders with the names of classes beside it, 'no', 'yes'" in refusal(tmp_path / "again")
+    touch(tmp_path / "inside", *(f"{label}/{part}/1.png" for label in ("yes", "no") for part in ("train", "test")))
+    assert "'no' contains the parts 'test', 'train'; 'yes' contains" in refusal(tmp_path / "inside")
+    touch(tmp_path / "masks", *(f"{label}/{kind}/1.png" for label in ("yes", "no") for kind in ("images", "masks")))
+    assert "contain the same folders 'images', 'masks'" in refusal(tmp_path / "masks")
+
+
+@pytest.mark.parametrize(
+    "below", [("P1", "P2"), ("left", "right"), ("40X", "100X"), ("SOB",), ("axial", "coronal", "sagittal")]
+)
+def test_patients_and_views_below_the_classes_are_accepted(tmp_path: Path, below: tuple[str, ...]) -> None:
+    touch(tmp_path, *(f"{label}/{name}/1.png" for label in ("benign", "malignant") for name in below))
+    assert set(list_images(tmp_path, data_section())[0]["label"]) == {"benign", "malignant"}
+
+
+def test_a_table_that_names_the_files_is_named_unless_it_agrees_with_the_folders(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{label}/{label}{n}.png" for label in ("left", "right") for n in range(6)))
+    names = [f"{label}{n}.png" for label in ("left", "right") for n in range(6)]
+    (tmp_path / "truth.csv").write_text(
+        "file,diagnosis\n" + "".join(f"{name},{'ab'[n % 2]}\n" for n, name in enumerate(names))
+    )
+    message = refusal(tmp_path)
+    assert "truth.csv lies beside them and names their files" in message
+    assert "    path: file\n    label: diagnosis\n  prefix: '*/'\n" in message
+    for content in (
+        "file,diagnosis\n" + "".join(f"{name},{name[0].upper()}\n" for name in names),  # the folders, by other names
+        "file,age\n" + "".join(f"{name},{n}\n" for n, name in enumerate(names)),  # no classes
+        "file,diagnosis\n" + "".join(f"other{n}.png,{'ab'[n % 2]}\n" for n in range(12)),  # other files
+        "",
+        "just a note\n",
+    ):
+        (tmp_path / "truth.csv").write_text(content)
+        assert set(list_images(tmp_path, data_section())[0]["label"]) == {"left", "right"}
+
+
+def test_named_classes_are_an_explicit_word(tmp_path: Path) -> None:
+    touch(tmp_path, "images_1/1.png", "images_2/1.png", "masks/1.png")
+    rows, ignored = list_images(tmp_path, data_section(classes={"images_1": "one", "images_2": "two"}))
+    assert list(zip(rows["path"], rows["label"], strict=True)) == [("images_1/1.png", "one"), ("images_2/1.png", "two")]
+    assert ignored.to_dict("records") == [{"path": "masks/1.png", "reason": "not in data.classes"}]
+    with pytest.raises(InputError, match=r"data\.classes: no label in .* is 'image'; there are 'images_1'"):
+        list_images(tmp_path, data_section(classes={"images_1": "one", "image": "two"}))

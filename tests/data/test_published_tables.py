@@ -1,0 +1,149 @@
+"""The tables of published sets: each is recognized, and the proposed lines for params.yaml read its images."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.data.cropping import data_section
+from tumorboard.base.data_params import Data
+from tumorboard.base.errors import InputError
+from tumorboard.base.schema import parse, read_yaml
+from tumorboard.data.sources import list_images
+
+
+def touch(raw: Path, *paths: str) -> None:
+    for path in paths:
+        (raw / path).parent.mkdir(parents=True, exist_ok=True)
+        (raw / path).write_bytes(b"x")
+
+
+def refusal(raw: Path, data: Data | None = None) -> str:
+    with pytest.raises(InputError) as caught:
+        list_images(raw, data or data_section())
+    return str(caught.value)
+
+
+def proposed(raw: Path, message: str, tmp_path: Path) -> Data:
+    """The section `data` with the lines of a message."""
+    lines = message.split("write in params.yaml:\n", 1)[1].splitlines()
+    (tmp_path / "lines.yaml").write_text("\n".join(line for line in lines if line.startswith((" ", "data:"))))
+    section = read_yaml(tmp_path / "lines.yaml")["data"]
+    assert section["raw"] == str(raw)
+    return parse(Data, data_section().model_dump() | section, "lines")
+
+
+def test_ham10000(tmp_path: Path) -> None:
+    raw = tmp_path / "ham"
+    rows = ["lesion_id,image_id,dx,dx_type,age,sex,localization"]
+    for n in range(12):
+        touch(raw, f"HAM10000_images_part_{1 + n // 6}/ISIC_{n:07}.jpg")
+        rows.append(f"HAM_{n // 2:07},ISIC_{n:07},{('nv', 'mel', 'bkl')[n // 4]},histo,45.0,male,back")
+    (raw / "HAM10000_metadata.csv").write_text("\n".join(rows))
+    data = proposed(raw, refusal(raw), tmp_path)
+    images, ignored = list_images(raw, data)
+    assert Counter(images["label"]) == {"nv": 4, "mel": 4, "bkl": 4}
+    assert images["path"][7] == "HAM10000_images_part_2/ISIC_0000007.jpg"
+    assert images["group"][7] == "HAM_0000003"
+    assert ignored.empty
+
+
+def test_isic_one_hot(tmp_path: Path) -> None:
+    raw = tmp_path / "isic"
+    classes = ("MEL", "NV", "BCC", "UNK")
+    rows = [",".join(("image", *classes))]
+    for n in range(12):
+        touch(raw, f"ISIC_2019_Training_Input/ISIC_{n:07}.jpg")
+        rows.append(",".join([f"ISIC_{n:07}", *("1.0" if index == n % 4 else "0.0" for index in range(4))]))
+    (raw / "ISIC_2019_Training_GroundTruth.csv").write_text("\n".join(rows))
+    data = proposed(raw, refusal(raw), tmp_path)
+    assert data.columns is not None
+    assert data.columns.label == classes
+    images, _ = list_images(raw, data)
+    assert images["label"].tolist() == [classes[n % 4] for n in range(12)]
+
+
+def test_chexpert(tmp_path: Path) -> None:
+    raw = tmp_path / "CheXpert-v1.0-small"
+    rows = ["Path,Sex,Age,Frontal/Lateral,AP/PA,No Finding,Cardiomegaly,Edema,Pneumonia"]
+    marks = (("1.0", "", "", ""), ("", "1.0", "1.0", ""), ("", "-1.0", "0.0", "1.0"), ("", "0.0", "1.0", ""))
+    for n in range(12):
+        path = f"train/patient{n // 2:05}/study1/view{1 + n % 2}_frontal.jpg"
+        touch(raw, path)
+        rows.append(f"CheXpert-v1.0-small/{path},Female,60,Frontal,AP,{','.join(marks[n % 4])}")
+    (raw / "train.csv").write_text("\n".join(rows))
+    message = refusal(raw)
+    assert "No Finding, Cardiomegaly, Edema, Pneumonia mark several findings" in message
+    data = proposed(raw, message, tmp_path)
+    images, ignored = list_images(raw, data)
+    assert data.prefix == "CheXpert-v1.0-small/"
+    assert Counter(images["label"]) == {"Edema": 6, "no Edema": 3}
+    assert set(ignored["reason"]) == {"not in data.classes"}
+    assert images["group"][0] == "patient00000"
+    # From the folder above, the paths are right as they are.
+    above = proposed(tmp_path, refusal(tmp_path, data_section(table="CheXpert-v1.0-small/train.csv")), tmp_path)
+    assert above.prefix is None
+    assert list_images(tmp_path, above)[0]["label"].tolist() == images["label"].tolist()
+
+
+def test_c_nmc_names_in_a_table(tmp_path: Path) -> None:
+    raw = tmp_path / "C-NMC_test_prelim_phase_data"
+    rows = ["Patient_ID,new_names,labels"]
+    for n in range(1, 11):
+        touch(raw, f"{n}.bmp")
+        rows.append(f"UID_57_{n}_1_all.bmp,{n}.bmp,{n % 2}")
+    (raw / "C-NMC_test_prelim_phase_data_labels.csv").write_text("\n".join(rows))
+    data = proposed(raw, refusal(raw), tmp_path)
+    images, _ = list_images(raw, data)
+    assert dict(zip(images["path"], images["label"], strict=True)) == {f"{n}.bmp": str(n % 2) for n in range(1, 11)}
+    assert set(images["group"]) == {""}  # Patient_ID has another value in each row
+
+
+def test_nih_with_several_findings(tmp_path: Path) -> None:
+    raw = tmp_path / "nih"
+    rows = ["Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,OriginalImage[Width,Height],"]
+    findings = ("No Finding", "Effusion", "Atelectasis|Effusion")
+    for n in range(12):
+        touch(raw, f"images_{1 + n // 6:03}/images/{n // 2:08}_{n % 2:03}.png")
+        rows.append(f"{n // 2:08}_{n % 2:03}.png,{findings[n % 3]},0,{n // 2},58,2682,2749,")
+    rows[0] = rows[0].replace("[Width,Height]", "Width,OriginalImageHeight")
+    (raw / "Data_Entry_2017.csv").write_text("\n".join(rows))
+    data = proposed(raw, refusal(raw), tmp_path)
+    images, ignored = list_images(raw, data)
+    assert Counter(images["label"]) == {"No Finding": 4, "Effusion": 4}
+    assert images["group"].tolist() == ["0", "0", "1", "2", "3", "3", "4", "5"]
+    assert ignored["path"].tolist()[0] == "images_001/images/00000001_000.png"
+
+
+def test_rsna_boxes(tmp_path: Path) -> None:
+    raw = tmp_path / "rsna"
+    rows = ["patientId,x,y,width,height,Target"]
+    for n in range(10):
+        touch(raw, f"stage_2_train_images/p{n}.dcm")
+        rows += [f"p{n},{box},2.0,3.0,4.0,1" for box in range(2)] if n % 2 else [f"p{n},,,,,0"]
+    (raw / "stage_2_train_labels.csv").write_text("\n".join(rows))
+    data = proposed(raw, refusal(raw), tmp_path)
+    images, _ = list_images(raw, data)
+    assert images["label"].tolist() == [str(n % 2) for n in range(10)]  # a picture with two boxes is one image
+
+
+def test_labels_csv_in_another_form_gets_the_lines_instead_of_the_nearest_column(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    touch(raw, *(f"{n}.png" for n in range(6)))
+    (raw / "labels.csv").write_text("img_id,diagnostic,age\n" + "".join(f"{n},{'ab'[n % 2]},{n}\n" for n in range(6)))
+    message = refusal(raw)
+    assert message.startswith(f"{raw}/labels.csv: line 1: no column 'path'")
+    images, _ = list_images(raw, proposed(raw, message, tmp_path))
+    assert images["label"].tolist() == ["a", "b"] * 3
+
+
+def test_a_workbook_is_named_with_the_cure(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{n}.png" for n in range(6)))
+    (tmp_path / "labels.xlsx").write_bytes(b"PK\x03\x04")
+    assert "labels.xlsx is a spreadsheet's workbook, which is not read: save its sheet as 'CSV UTF-8'" in refusal(
+        tmp_path
+    )
+    for name in ("labels.xlsx", "old.csv"):
+        (tmp_path / name).write_bytes(b"\xd0\xcf\x11\xe0 Excel")
+        message = refusal(tmp_path, data_section(table=name))
+        assert f"{name}: is a spreadsheet's workbook and not CSV: save its sheet as 'CSV UTF-8'" in message
