@@ -14,5 +14,5 @@ if sys.argv[0] == "-m":  # Python is about to run a stage
     from tumorboard.base.interrupts import handle_signals
 
     _stage = next((word for word in sys.orig_argv if word.startswith("stages.")), "stage").removeprefix("stages.")
-    handle_signals(_stage)
     report_uncaught_faults(_stage)
+    handle_signals(_stage)

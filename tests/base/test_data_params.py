@@ -23,7 +23,7 @@ def test_a_mapping_of_some_columns_leaves_the_others_as_they_are() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"classes": {0: "a", 1: "b"}}, "classes: the key 0 is no text: write it in quotes, as the table has it"),
+        ({"classes": {0: "a", 1: "b"}}, "classes: the key 0 is not text: write it in quotes, as the table has it"),
         ({"classes": {"size": "a", "1": "b"}}, "classes: DVC ignores changes below a key named 'size'"),
         ({"classes": {"1": "b"}}, "should have at least 2 items"),
         ({"extension": "jpg"}, "extension: is 'jpg'"),

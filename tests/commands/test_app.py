@@ -40,6 +40,7 @@ def test_help_imports_no_command_and_nothing_slow() -> None:
     assert {name for name in modules if name.startswith("tumorboard.")} == {
         "tumorboard.base",
         "tumorboard.base.errors",
+        "tumorboard.base.faults",
         "tumorboard.base.interrupts",
         "tumorboard.commands",
         "tumorboard.commands.app",

@@ -1,5 +1,6 @@
 """list_images and read_content: the folders and tables that are listed, and those that are refused with a reason."""
 
+import errno
 import os
 from pathlib import Path
 
@@ -373,3 +374,19 @@ def test_the_group_in_a_table_replaces_the_pattern(tmp_path: Path) -> None:
     write_labels(tmp_path, "path,label,group\n1.png,a,G\n2.png,b,H\n")
     rows, _ = list_images(tmp_path, data(pattern="(png)"))
     assert rows["group"].tolist() == ["G", "H"]
+
+
+def test_an_image_is_not_blamed_for_too_many_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+
+    def refuse(*_: object, **__: object) -> bytes:
+        raise OSError(number, "from the system")
+
+    monkeypatch.setattr("tumorboard.data.sources.read_image_bytes", refuse)
+    for number in (errno.EMFILE, errno.ENFILE, errno.ENOMEM):
+        with pytest.raises(OSError, match="from the system") as caught:
+            read_content(tmp_path, "a.png")
+        assert caught.value.errno == number
+    number = errno.EACCES
+    with pytest.raises(ImageError, match="unreadable: from the system"):
+        read_content(tmp_path, "a.png")

@@ -1,5 +1,6 @@
 """The crop store: crops come back as written, the bytes depend only on the content, damage is named."""
 
+import errno
 import pickle
 import tracemalloc
 from hashlib import sha256
@@ -197,3 +198,16 @@ def test_writing_holds_only_a_few_crops_in_memory(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert peak < 2_000_000 < 200 * 128 * 128 * 3
     np.testing.assert_array_equal(CropStore(tmp_path)[ids][:, 0, 0, 0], np.arange(200))
+
+
+def test_too_many_open_files_are_no_damage_of_a_shard(
+    tmp_path: Path, crops: NDArray[np.uint8], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_store(tmp_path, IDS, crops, 8)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("numpy.lib.format.open_memmap", refuse)
+    with pytest.raises(OSError, match="Too many open files"):
+        CropStore(tmp_path)[IDS]

@@ -1,13 +1,16 @@
 """open_workers: the same results in the same order in this process, in local processes and on a Dask cluster."""
 
+import errno
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -39,6 +42,32 @@ def refuse(number: int) -> int:
 def die(number: int) -> int:
     os.kill(os.getpid(), signal.SIGKILL)
     return number
+
+
+def die_within_the_answer(_: int) -> str:
+    """Lets this process be killed when it has written a quarter of its answer into its pipe."""
+
+    def send_half(connection: Connection, answer: Any) -> None:
+        os.write(connection.fileno(), struct.pack("!i", len(answer)) + bytes(answer[: len(answer) // 4]))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    Connection.send_bytes = send_half  # type: ignore[assignment,method-assign]
+    return "x" * 1000
+
+
+class TwoWordsError(Exception):
+    """Cannot be unpickled, like any exception whose arguments are not those of its constructor."""
+
+    def __init__(self, one: str, two: str) -> None:
+        super().__init__(f"{one} {two}")
+
+
+def fail(kind: str) -> None:
+    if kind == "two words":
+        raise TwoWordsError("one", "two")
+    if kind == "image":
+        raise InputError("scan.png: corrupt")
+    raise OSError(errno.EMFILE, "Too many open files", "scan.png")
 
 
 def draw(_: int) -> str:
@@ -116,6 +145,55 @@ def test_a_process_without_other_threads_forks_even_after_opencv_had_some(
 def test_a_killed_local_process_is_an_error() -> None:
     with open_workers(2, None) as parallel_map, pytest.raises(InputError, match=r"killed.*runtime\.workers"):
         list(parallel_map(die, [1]))
+
+
+def test_every_item_after_a_killed_process_is_an_error_and_none_waits() -> None:
+    with open_workers(2, None) as parallel_map:
+        for _ in range(3):
+            with pytest.raises(InputError, match=r"was killed \(SIGKILL\)"):
+                list(parallel_map(die, range(20)))
+
+
+def test_a_process_that_is_killed_while_it_sends_a_result_is_an_error() -> None:
+    """The pools of Python's library wait for the rest of the result."""
+    start = time.monotonic()
+    with open_workers(2, None) as parallel_map:
+        results = parallel_map(die_within_the_answer, range(4))
+        with pytest.raises(InputError, match=r"was killed \(SIGKILL\)"):
+            list(results)
+    assert time.monotonic() - start < 20
+
+
+@pytest.mark.parametrize(
+    ("kind", "error", "message"),
+    [
+        ("two words", RuntimeError, "TwoWordsError: one two"),
+        ("image", InputError, "^scan.png: corrupt"),
+        ("files", OSError, "Too many open files: 'scan.png'"),
+    ],
+)
+def test_an_error_in_a_local_process_is_raised_here_with_its_traceback(
+    kind: str, error: type[Exception], message: str
+) -> None:
+    with open_workers(2, None) as parallel_map, pytest.raises(error, match=message) as caught:
+        list(parallel_map(fail, [kind]))
+    assert str(caught.value).endswith(message.removeprefix("^"))
+    if kind != "two words":
+        assert "in fail" in "".join(caught.value.__notes__)
+
+
+def test_local_processes_end_at_once_where_the_results_are_no_longer_wanted(tmp_path: Path) -> None:
+    def stop_after_one() -> None:
+        with open_workers(2, None) as parallel_map:
+            next(parallel_map(partial(square_slowly, started=tmp_path), range(400)))
+            raise ZeroDivisionError
+
+    start = time.monotonic()
+    with pytest.raises(ZeroDivisionError):
+        stop_after_one()
+    assert time.monotonic() - start < 3
+    left = {int(file.name.split()[1]) for file in tmp_path.iterdir()}
+    assert not any(map(is_alive, left))
 
 
 def test_local_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:

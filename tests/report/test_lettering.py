@@ -13,7 +13,7 @@ from tests.report.finished_run import folders_of, panel_params, run_ensemble, wr
 from tumorboard.base.params import Params
 from tumorboard.report import lettering
 from tumorboard.report.figures import draw_figures, plot_tables, replaced_names
-from tumorboard.report.lettering import clusters, font_families, picture_names, text_width
+from tumorboard.report.lettering import clusters, drawable_names, font_families, text_width
 from tumorboard.report.page import render_page
 from tumorboard.report.plots import shorten, to_png
 from tumorboard.report.results import read_results
@@ -34,14 +34,14 @@ def forgotten_fonts() -> Iterator[None]:
 
 
 def test_a_name_that_no_font_draws_gets_a_number_that_is_no_other_name() -> None:
-    assert picture_names(["a", PRIVATE, "class 2", "b\x00", "\udcff"]) == {
+    assert drawable_names(["a", PRIVATE, "class 2", "b\x00", "\udcff"]) == {
         "a": "a",
         PRIVATE: "class 2*",
         "class 2": "class 2",
         "b\x00": "class 4",
         "\udcff": "class 5",
     }
-    assert picture_names(["e\u0301"]) == {"e\u0301": "\u00e9"}
+    assert drawable_names(["e\u0301"]) == {"e\u0301": "\u00e9"}
 
 
 def test_a_font_that_has_the_letters_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,12 +61,12 @@ def test_a_font_that_has_the_letters_is_taken(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(font_manager.fontManager, "ttflist", [*fonts, default])
     monkeypatch.setattr(font_manager, "get_font", load)
     assert font_families([RARE, "a"]) == ["DejaVu Sans", "all"]
-    assert picture_names([RARE, "\U0002a702"]) == {RARE: RARE, "\U0002a702": "class 2"}
+    assert drawable_names([RARE, "\U0002a702"]) == {RARE: RARE, "\U0002a702": "class 2"}
 
 
 def test_without_shaping_arabic_is_replaced_and_greek_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(ft2font, "__libraqm_version__", raising=False)
-    assert list(picture_names(["γλίωμα", "ورم", "שלום"]).values()) == ["γλίωμα", "class 2", "class 3"]
+    assert list(drawable_names(["γλίωμα", "ورم", "שלום"]).values()) == ["γλίωμα", "class 2", "class 3"]
 
 
 def test_wide_letters_count_twice_and_marks_stay_with_their_letter() -> None:

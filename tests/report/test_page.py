@@ -2,6 +2,7 @@ import base64
 import io
 import json
 import re
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
@@ -205,3 +206,11 @@ def test_a_perfect_vote_has_no_mistakes_and_an_undefined_interval(tmp_path, pane
     assert "The vote made no mistakes." in text
     assert "95 % interval undefined" in text
     assert "it is undefined because all resamples agree" in text
+
+
+def test_a_package_without_metadata_has_an_unknown_version(run, panel, monkeypatch):
+    def missing(name):
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr("tumorboard.report.page.version", missing)
+    assert "unknown" in render(run, panel)

@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import resource
 import signal
 import subprocess
@@ -57,10 +58,31 @@ def wait(group, callback):
         time.sleep(60)
     group.broadcast("this follows after a minute")
 
+def lose(group, callback):
+    if group.rank == int(os.environ["VICTIM"]):
+        time.sleep(0.5)
+        os.kill(os.getpid(), 9)
+    group.sum([1.0])
+
+def run_out(group, callback):
+    if group.rank == 1:
+        torch.empty(1 << 50, dtype=torch.uint8)
+    group.sum([1.0])
+
+def be_wrong(group, callback):
+    if group.rank == 1:
+        torch.ones(2) @ torch.ones(3)
+    group.sum([1.0])
+
+def be_silent(group, callback):
+    if group.rank == 1:
+        time.sleep(60)
+    group.sum([1.0])
+
 if __name__ == "__main__":
     torch.set_num_threads(4)
     try:
-        timeouts = {"timeout": 60.0, "checkpoint_seconds": 0.0, "checkpoint_days": 1.0}
+        timeouts = {"timeout": float(os.environ.get("LIMIT", 60)), "checkpoint_seconds": 0.0, "checkpoint_days": 1.0}
         runtime = Runtime(device="cpu", processes=2, workers=1, scheduler=None, **timeouts)
         launch(globals()[sys.argv[1]], runtime, lambda values: print(json.dumps(values)))
     except InputError as error:
@@ -89,6 +111,34 @@ def test_two_processes_exchange_values_and_one_that_fails_ends_both(script: Path
         "given_mean": [[2.0, 2.0], [0.0, 0.0]],
         "threads": 2,
     }
+
+
+@pytest.mark.parametrize(
+    ("work", "environment", "message"),
+    [
+        ("lose", {"VICTIM": "0"}, r"training process 0 was killed \(SIGKILL\), .* memory ran out: lower runtime"),
+        ("lose", {"VICTIM": "1"}, r"training process 1 was killed \(SIGKILL\), .* memory ran out: lower runtime"),
+        ("run_out", {}, r"training process 1: out of memory \(.*can't allocate memory.*\): free some, or lower"),
+        ("be_silent", {"LIMIT": "3"}, r"process 0 of 2 lost another .* was silent for runtime\.timeout = 3 s"),
+    ],
+)
+def test_a_lost_process_and_too_little_memory_are_one_line(
+    script: Path, work: str, environment: dict[str, str], message: str
+) -> None:
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, script, work], env=os.environ | environment, text=True, capture_output=True, timeout=240
+    )
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert re.match(message, done.stderr)
+    assert time.monotonic() - began < 50
+
+
+def test_another_error_in_a_process_has_its_traceback(script: Path) -> None:
+    done = subprocess.run([sys.executable, script, "be_wrong"], text=True, capture_output=True, timeout=240)
+    assert done.returncode == 1
+    assert re.search(r"RuntimeError: training process 1:\nTraceback.*in be_wrong\n", done.stderr, re.DOTALL)
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN], ids=["foreground", "background"])

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from tumorboard.base.errors import InputError
-from tumorboard.base.interrupts import end_interrupted, interruptible, was_interrupted
+from tumorboard.base.interrupts import end_at_once, end_interrupted, interruptible, was_interrupted
 
 try:
     import resource
@@ -17,6 +17,7 @@ except ImportError:  # Windows
 # The system's errors that name their cure. An OSError that is in no list here is a fault of this program.
 PLACES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
+MIN_ADDRESS_SPACE = 1 << 30  # bytes; with 500 MiB, loading OpenBLAS never ends or crashes, with 800 it succeeds
 # What torch, OpenCV, CUDA, the loader of shared libraries and Python's threads say when they get no memory.
 MEMORY_WORDS = (
     "can't allocate memory",
@@ -48,11 +49,17 @@ def explain_fault(error: BaseException) -> str | None:
             return f"{link}: {_limit_of_files()}raise it (`ulimit -n 4096`), or lower runtime.workers"
         if _is_too_little_memory(link):
             detail = str(link).strip().split("\n")[0]
-            cure = f"{_limit_of_memory()}free some, or lower runtime.workers, runtime.processes or batch_size"
+            limit = _limit_of_memory()
+            cure = f"{limit}{', ' if limit else ''}free some, or lower runtime.workers, runtime.processes or batch_size"
             return f"out of memory{f' ({detail})' if detail else ''}: {cure}"
         seen.append(link)
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
     return None
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Returns whether an error says nothing about its file, since memory or the number of open files ran out."""
+    return _is_too_many_files(error) or _is_too_little_memory(error)
 
 
 @contextmanager
@@ -74,15 +81,22 @@ def reported_errors(program: str, before: str = "\n") -> Iterator[None]:
     except Exception as error:
         if was_interrupted():  # the error is a consequence
             end_interrupted(program)
-        message = str(error) if isinstance(error, InputError) else explain_fault(error)
-        if message is None:
+        if isinstance(error, InputError):
+            print(f"{before}{program}: {error}", file=sys.stderr)
+            raise SystemExit(1) from None
+        fault = explain_fault(error)
+        if fault is None:
             raise
-        print(f"{before}{program}: {message}", file=sys.stderr)
-        raise SystemExit(1) from None
+        print(f"{before}{program}: {fault}", file=sys.stderr)
+        end_at_once(1)
+    if was_interrupted():  # where the exception was swallowed
+        end_interrupted(program)
 
 
 def report_uncaught_faults(program: str) -> None:
     """Makes this process report an interrupt or a fault of the machine that nothing catches, as while it imports.
+
+    Ends the program where `ulimit -v` leaves so little memory that libraries crash or wait forever while they load.
 
     Args:
         program: name that heads the message.
@@ -91,13 +105,18 @@ def report_uncaught_faults(program: str) -> None:
     def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if isinstance(error, KeyboardInterrupt) or was_interrupted():
             end_interrupted(program)
-        message = explain_fault(error)
-        if message is None:
+        fault = explain_fault(error)
+        if fault is None:
             sys.__excepthook__(kind, error, trace)
         else:
-            print(f"\n{program}: {message}", file=sys.stderr)
+            print(f"\n{program}: {fault}", file=sys.stderr)
+            end_at_once(1)
 
     sys.excepthook = report
+    limit = resource.getrlimit(resource.RLIMIT_AS)[0] if resource else -1
+    if 0 <= limit < MIN_ADDRESS_SPACE:
+        print(f"\n{program}: {_limit_of_memory()} to {MIN_ADDRESS_SPACE >> 20} MiB or more", file=sys.stderr)
+        end_at_once(1)
 
 
 def _is_too_many_files(error: BaseException) -> bool:
@@ -121,4 +140,4 @@ def _limit_of_files() -> str:
 
 def _limit_of_memory() -> str:
     limit = resource.getrlimit(resource.RLIMIT_AS)[0] if resource else -1
-    return "" if limit < 0 or limit >= 1 << 60 else f"this process may have {limit >> 20} MiB (`ulimit -v`): raise it, "
+    return "" if limit < 0 or limit >= 1 << 60 else f"this process may have {limit >> 20} MiB (`ulimit -v`): raise it"

@@ -26,6 +26,7 @@ class _State:
     received = 0  # number of the first signal
     raises = False  # whether the signal becomes an exception
     reported = False  # whether the line was printed
+    status: int | None = None  # with which the program ends; None: not known yet
 
 
 _state = _State()
@@ -51,9 +52,10 @@ def handle_signals(program: str) -> None:
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _on_signal)
-    atexit.register(_ignore_signals)  # called last, because it is the first one
+    sys.unraisablehook = _report_unraisable
+    atexit.register(_skip_python_s_end)  # called last, because it is the first one
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_leave_to_parent)
+        os.register_at_fork(after_in_child=_remove_handlers)
 
 
 @contextmanager
@@ -72,6 +74,11 @@ def interruptible(program: str) -> Iterator[None]:
         _state.raises = False
 
 
+def note_end(status: int) -> None:
+    """Notes the status with which the program ends; only its orderly end follows."""
+    _state.status = status
+
+
 def was_interrupted() -> bool:
     """Returns whether a signal has arrived, after which no error counts: it may be a consequence."""
     return _state.received != 0
@@ -84,10 +91,17 @@ def end_interrupted(program: str) -> NoReturn:
         print(f"\n{program}: interrupted", file=sys.stderr)
     if not _state.received:
         sys.exit(128 + signal.SIGINT)
-    for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):
-            stream.flush()
+    _flush()
     _end_now()  # an orderly end would wait for threads
+
+
+def end_at_once(status: int) -> NoReturn:
+    """Ends the program without Python's orderly end, which needs memory; only raises SystemExit in another program."""
+    if not _state.program:
+        sys.exit(status)
+    _flush()
+    _kill_children()
+    os._exit(status)
 
 
 def is_single_threaded() -> bool:
@@ -95,13 +109,21 @@ def is_single_threaded() -> bool:
     return all(thread.name == WATCHER or thread is threading.main_thread() for thread in threading.enumerate())
 
 
+def leave_to_parent() -> None:
+    """Makes a child process, which was started with signals blocked, leave SIGINT to its parent and end at SIGTERM."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+
+
 @contextmanager
-def blocked_interrupts() -> Iterator[None]:
-    """Delays Ctrl-C to the end of the context. A process that is started within it starts with SIGINT blocked."""
+def blocked_signals() -> Iterator[None]:
+    """Delays signals to the end of the context. A process that is started within it starts with them blocked."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield
     finally:
@@ -136,6 +158,17 @@ def _end_now() -> NoReturn:
     os._exit(128 + _state.received)
 
 
+def _flush() -> bool:
+    """Writes what was printed; returns whether it could be written."""
+    written = True
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            written = False
+    return written
+
+
 def _kill_children() -> None:
     if "multiprocessing.process" not in sys.modules:  # no child was started
         return
@@ -147,14 +180,22 @@ def _kill_children() -> None:
                 child.kill()
 
 
-def _ignore_signals() -> None:
-    """Lets a program that has ended, but for Python's own end, keep its status; Python removes the handlers there."""
-    signal.set_wakeup_fd(-1)
+def _report_unraisable(error: "sys.UnraisableHookArgs") -> None:
+    """Reports an exception in a destructor, but not that of a signal; the thread ends the program for it."""
+    if not (_state.received and isinstance(error.exc_value, KeyboardInterrupt)):
+        sys.__unraisablehook__(error)
+
+
+def _skip_python_s_end() -> None:
+    """Ends a program that has done its work: while Python deletes its modules, no handler would meet a signal."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
+    signal.set_wakeup_fd(-1)
+    if _state.status is not None and _flush():
+        os._exit(_state.status)
 
 
-def _leave_to_parent() -> None:
+def _remove_handlers() -> None:
     """Undoes the handlers in a forked child."""
     signal.set_wakeup_fd(-1)
     _state.program, _state.raises = "", False

@@ -7,7 +7,6 @@ that a killed process may hold for ever: they then hang, and so does Ctrl-C.
 import multiprocessing
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from tumorboard.base.errors import InputError
-from tumorboard.base.interrupts import blocked_interrupts
+from tumorboard.base.interrupts import blocked_signals, leave_to_parent
 
 TERM_SECONDS = 0.5  # in which a child deletes its temporary files; then it is killed
 JOIN_SECONDS = 1.0  # in which a child whose pipe has ended is seen to end
@@ -63,7 +62,7 @@ def running_children(context: BaseContext, size: int, work: Callable[..., None],
     children: list[Child] = []
     try:
         for number in range(size):
-            with blocked_interrupts():
+            with blocked_signals():
                 here, there = context.Pipe()
                 process = context.Process(target=_run, args=(work, there, number, values), daemon=True)  # type: ignore[attr-defined]
                 try:
@@ -96,8 +95,7 @@ def _end(children: list[Child]) -> None:
 
 
 def _run(work: Callable[..., None], connection: Connection, number: int, values: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    leave_to_parent()
     threading.Thread(target=_exit_with_parent, daemon=True).start()
     with suppress(BrokenPipeError):  # the parent has ended
         work(connection, number, *values)

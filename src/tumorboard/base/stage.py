@@ -12,6 +12,7 @@ from tumorboard.base.checkout import check_checkout
 from tumorboard.base.errors import InputError, escape_unprintable
 from tumorboard.base.faults import reported_errors
 from tumorboard.base.inputs import check_unchanged, take_snapshot
+from tumorboard.base.interrupts import note_end
 from tumorboard.base.params import Params, load_params
 
 # The types of a stage's options: what it reads, and what it writes.
@@ -46,6 +47,7 @@ def run_stage(
         except InputError:
             _delete([options[key] for key in _options_of(main, "output")])
             raise
+    note_end(0)
 
 
 def parse_options(main: Callable[..., None], name: str, words: Sequence[str]) -> dict[str, Any]:

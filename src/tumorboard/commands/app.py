@@ -6,9 +6,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
+from tumorboard.base.faults import report_uncaught_faults, reported_errors
 from tumorboard.base.interrupts import handle_signals
 
 if __name__ == "__main__" or Path(sys.argv[0]).stem == "tumorboard":  # not where another program imports this module
+    report_uncaught_faults("tumorboard")
     handle_signals("tumorboard")
 
 import typer
@@ -44,7 +46,8 @@ class LazyGroup(TyperGroup):
 
 def load_command(name: str) -> Any:
     """Imports the module of a subcommand and returns its command."""
-    module = import_module("tumorboard.commands." + name.replace("-", "_"))
+    with reported_errors("tumorboard", before=""):
+        module = import_module("tumorboard.commands." + name.replace("-", "_"))
     return typer.main.get_command(module.app)
 
 

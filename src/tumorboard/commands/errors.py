@@ -6,6 +6,7 @@ from typing import ParamSpec
 
 from tumorboard.base.checkout import check_checkout
 from tumorboard.base.faults import reported_errors
+from tumorboard.base.interrupts import note_end
 
 P = ParamSpec("P")
 
@@ -28,5 +29,6 @@ def reports_user_errors(command: Callable[P, None]) -> Callable[P, None]:
             if name != "doctor":
                 check_checkout()
             command(*args, **kwargs)
+        note_end(0)
 
     return reporting

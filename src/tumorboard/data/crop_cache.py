@@ -12,6 +12,7 @@ import numpy as np
 from xxhash import xxh3_64_hexdigest
 
 from tumorboard.base.errors import InputError
+from tumorboard.base.faults import explain_fault
 from tumorboard.base.files import replacing
 from tumorboard.images.grey import Pixels, three_channels
 
@@ -127,6 +128,8 @@ def _read_crop(folder: Path, location: CropLocation, size: int) -> Pixels:
             file.seek(location.start)
             count = file.readinto(crop.data.cast("B"))
     except OSError as error:
+        if explain_fault(error):
+            raise
         raise InputError(f"{path}: deleted while the stage ran ({error}): run the stage again") from None
     if count != crop.nbytes:
         raise InputError(f"{path}: truncated while the stage ran: run the stage again")

@@ -11,6 +11,7 @@ import pandas as pd
 
 from tumorboard.base.data_params import Data, Links
 from tumorboard.base.errors import ImageError, InputError
+from tumorboard.base.faults import is_shortage
 from tumorboard.data import medmnist
 from tumorboard.data.class_folders import list_class_folders
 from tumorboard.data.group_pattern import extract_groups
@@ -128,6 +129,8 @@ def read_content(raw: Path, path: str, max_bytes: int | None = None, links: Link
             raise ImageError("unreadable", "not a regular file")
         return read_image_bytes(name, max_bytes)
     except OSError as error:
+        if is_shortage(error):
+            raise
         raise ImageError("unreadable", error.strerror or str(error)) from error
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tumorboard.base.errors import InputError
+from tumorboard.base.faults import explain_fault
 from tumorboard.base.files import read_table, replacing, write_table
 
 CropArray: TypeAlias = NDArray[np.uint8]  # one crop, uint8[S, S, 3]
@@ -246,6 +247,8 @@ def _open_shard(path: Path, count: int) -> CropBatch:
     except FileNotFoundError:
         raise InputError(f"{path}: no such shard, although index.csv beside it names it") from None
     except (OSError, ValueError) as error:
+        if explain_fault(error):
+            raise
         raise InputError(f"{path}: not a complete shard: {error}") from None
     shape = array.shape
     if array.dtype != np.uint8 or len(shape) != 4 or shape[0] != count or shape[1] != shape[2] or shape[3] != 3:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from tumorboard.base.errors import ImageError, InputError, clip, printable
+from tumorboard.base.faults import is_shortage
 from tumorboard.base.params import Crop, Frames
 from tumorboard.base.tables import (
     Members,
@@ -184,6 +185,8 @@ def _read_and_crop(file: Path, crop: Crop, frames: Frames) -> _NewFile:
     except ImageError as error:
         return _NewFile(file, digest, None, str(error))
     except OSError as error:
+        if is_shortage(error):
+            raise
         return _NewFile(file, digest, None, f"unreadable: {error.strerror}")
 
 

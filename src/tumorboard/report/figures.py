@@ -12,7 +12,7 @@ from tumorboard.base.randomness import keys_of, order
 from tumorboard.base.tables import Predictions, classes_of, probabilities_of
 from tumorboard.evaluation.metrics import confusion_table, precision_recall_table, roc_table
 from tumorboard.report import plots
-from tumorboard.report.lettering import font_families, is_replaced, picture_names
+from tumorboard.report.lettering import drawable_names, font_families, is_replaced
 from tumorboard.report.results import Duplicates, Results
 
 ChartTable: TypeAlias = pd.DataFrame  # one row per point or bar of a chart, with the column model; see `plot_tables`
@@ -81,7 +81,7 @@ def draw_figures(results: Results, tables: Mapping[str, ChartTable]) -> dict[str
 
 
 def _draw_figures(results: Results, tables: Mapping[str, ChartTable]) -> dict[str, Figure]:
-    texts = picture_names(classes_of(results.test_vote))
+    texts = drawable_names(classes_of(results.test_vote))
     confusions = {
         name: confusion_table(predictions).replace({"actual": texts, "predicted": texts})
         for name, predictions in results.test_predictions.items()
@@ -106,7 +106,7 @@ def _draw_figures(results: Results, tables: Mapping[str, ChartTable]) -> dict[st
 
 def replaced_names(results: Results) -> dict[str, str]:
     """Returns by text the class for which this text stands in pictures, as no installed font draws its name."""
-    texts = picture_names(classes_of(results.test_vote))
+    texts = drawable_names(classes_of(results.test_vote))
     return {text: name for name, text in texts.items() if is_replaced(name, text)}
 
 
@@ -161,7 +161,7 @@ def worst_mistakes(predictions: Predictions) -> Mistakes:
 def draw_classes(results: Results) -> Figure:
     """Draws one row of 12 random crops per class; a class with fewer images leaves white places."""
     crops, captions = [], []
-    texts = picture_names(classes_of(results.test_vote))
+    texts = drawable_names(classes_of(results.test_vote))
     for label in classes_of(results.test_vote):
         ids = results.manifest["id"][results.manifest["label"] == label].to_numpy(object)
         drawn = ids[order(results.seed, keys_of(ids.tolist()), 0)][:_IMAGES_PER_CLASS].tolist()
@@ -176,7 +176,7 @@ def _draw_pairs(results: Results, pairs: Duplicates) -> Figure:
     """Draws four pairs per row, each image below its label and, where the data gives one, its part."""
     ids = pairs[["first", "second"]].to_numpy(object).ravel().tolist()
     captions = []
-    texts = picture_names(classes_of(results.test_vote))
+    texts = drawable_names(classes_of(results.test_vote))
     for pair in pairs.to_dict("records"):
         kind = f"near {pair['correlation']:.3f}" if pair["kind"] == "near" else f"identical {pair['kind']}"
         notes = (kind, "mirrored" if pair["mirrored"] == "True" else "")
@@ -189,7 +189,7 @@ def _draw_pairs(results: Results, pairs: Duplicates) -> Figure:
 
 
 def _draw_mistakes(results: Results, mistakes: Mistakes) -> Figure:
-    texts = picture_names(classes_of(results.test_vote))
+    texts = drawable_names(classes_of(results.test_vote))
     captions = [
         # The number comes first: behind a name that is read from right to left it would be moved.
         f"label {plots.shorten(texts[row['label']], 14)}\n"

@@ -13,13 +13,13 @@ _NO_LETTERS = ("Last Resort", "STIX", "cm", "DejaVu Math")
 _SHAPED = ((0x0590, 0x109F), (0x1780, 0x18AF), (0xA840, 0xABFF), (0xFB1D, 0xFDFF), (0xFE70, 0xFEFE))
 
 
-def picture_names(names: Sequence[str]) -> dict[str, str]:
+def drawable_names(names: Sequence[str]) -> dict[str, str]:
     """Returns by name the text that stands for it in pictures: the name itself, or `class <n>` if no font draws it.
 
     Args:
         names: of the classes; n counts them from 1.
 
-    >>> picture_names(["glioma", "two\\x00"])
+    >>> drawable_names(["glioma", "two\\x00"])
     {'glioma': 'glioma', 'two\\x00': 'class 2'}
     """
     texts = {}
@@ -33,7 +33,7 @@ def picture_names(names: Sequence[str]) -> dict[str, str]:
 
 
 def is_replaced(name: str, text: str) -> bool:
-    """Returns whether a text of `picture_names` is another one than the name itself."""
+    """Returns whether a text of `drawable_names` is another one than the name itself."""
     return text != unicodedata.normalize("NFC", name)
 
 

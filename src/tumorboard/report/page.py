@@ -3,7 +3,7 @@
 import base64
 import platform
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import jinja2
@@ -55,7 +55,7 @@ def render_page(results: Results, pictures: Mapping[str, bytes]) -> str:
         best_member=min(results.members, key=lambda model: member_scores[model]["val"]["loss"]),
         mistakes=worst_mistakes(test).to_dict("records"),
         recipes={model: _flatten(recipe) for model, recipe in results.recipes.items()},
-        versions={"Python": platform.python_version()} | {name: version(name) for name in _LIBRARIES},
+        versions={"Python": platform.python_version()} | {name: _version(name) for name in _LIBRARIES},
         pictures={name: f"data:image/png;base64,{base64.b64encode(png).decode()}" for name, png in pictures.items()},
     )
 
@@ -123,3 +123,11 @@ def _percent(value: float | None) -> str:
 
 def _number(value: float | None, digits: int) -> str:
     return "undefined" if value is None or not np.isfinite(value) else f"{value:,.{digits}f}"
+
+
+def _version(name: str) -> str:
+    """The version of a package; 'unknown' without metadata, as where PYTHONPATH takes the place of an installation."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "unknown"
