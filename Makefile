@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # A run must not depend on packages that the user has installed outside the environment.
 export PYTHONNOUSERSITE := 1
 
-.PHONY: all env test lint format lock plots clean help
+.PHONY: all env test test-slow lint format lock plots clean help
 
 all: env ## make the environment and run the pipeline: models, vote, metrics, plots, report
 	dvc repro
@@ -30,6 +30,9 @@ $(BIN)/.installed: requirements.lock pyproject.toml
 
 test: env ## run the tests, one file at a time per core
 	pytest -n logical --maxprocesses 8 --dist loadfile
+
+test-slow: env ## run the tests that `make test` leaves out: further cases of what a faster test covers
+	pytest -n logical --maxprocesses 8 --dist loadfile -m slow
 
 lint: env ## check style, types and the directions of imports
 	ruff check .

@@ -49,10 +49,10 @@ def crop(project: Project, raw: str) -> dict[str, int]:
     ("kind", "cache"),
     [
         ("symlink", "inside"),
-        ("symlink", "outside"),
-        ("symlink", "read-only"),
-        ("hardlink", "outside"),
-        ("reflink,copy", "outside"),
+        pytest.param("symlink", "outside", marks=pytest.mark.slow),
+        pytest.param("symlink", "read-only", marks=pytest.mark.slow),
+        pytest.param("hardlink", "outside", marks=pytest.mark.slow),
+        pytest.param("reflink,copy", "outside", marks=pytest.mark.slow),
         ("copy", "inside"),
     ],
 )

@@ -97,6 +97,7 @@ PROGRAMS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", list(PROGRAMS))
 def test_programs_that_decode_in_several_processes_end_at_any_moment(name: str, project: Path) -> None:
     whole = time.monotonic()

@@ -297,6 +297,7 @@ def test_a_folder_without_git_is_reported(study: Study) -> None:
     assert doctor()[0] == 1
 
 
+@pytest.mark.slow
 def test_the_code_of_another_checkout_is_a_finding_of_doctor_and_stops_the_other_commands(study: Study) -> None:
     study.write("src/tumorboard/__init__.py", "")
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}

@@ -150,7 +150,10 @@ def test_names_of_files_and_classes_are_no_formulas_for_a_spreadsheet(files: lis
     assert not [text for text in texts if text[0] in "=+-@\t\r"]
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-16"])
+@pytest.mark.parametrize(
+    "encoding",
+    ["cp1252", *(pytest.param(name, marks=pytest.mark.slow) for name in ("ascii", "latin-1", "utf-16"))],
+)
 def test_the_table_is_utf_8_whatever_the_terminal_and_the_names_are(files: list[Path], encoding: str) -> None:
     source = next(path for path in Path("new/deeper").iterdir())
     raw = b"new/caf\xe9.png"  # not UTF-8

@@ -151,6 +151,7 @@ def hosts() -> Iterator[list[str]]:
         subprocess.run(["ip", "netns", "delete", name], check=False)
 
 
+@pytest.mark.slow
 def test_two_hosts_resume_after_one_was_disconnected(
     project: Path, expected: tuple[pd.DataFrame, dict[str, np.ndarray]], hosts: list[str]
 ) -> None:

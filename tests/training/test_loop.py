@@ -54,7 +54,10 @@ def test_processes_and_micro_batches_change_a_result_by_rounding_only(
     )
 
 
-@pytest.mark.parametrize(("architecture", "threads"), [("cnn", 1), ("resnet18", 2), ("linear", 2)])
+@pytest.mark.parametrize(
+    ("architecture", "threads"),
+    [("cnn", 1), pytest.param("resnet18", 2, marks=pytest.mark.slow), ("linear", 2)],
+)
 def test_two_runs_are_equal_to_the_byte(
     make_job: MakeJob, alone: Runtime, params: Params, architecture: str, threads: int
 ) -> None:
