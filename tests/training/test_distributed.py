@@ -125,14 +125,12 @@ def test_two_processes_exchange_values_and_one_that_fails_ends_both(script: Path
 def test_a_lost_process_and_too_little_memory_are_one_line(
     script: Path, work: str, environment: dict[str, str], message: str
 ) -> None:
-    began = time.monotonic()
     done = subprocess.run(
         [sys.executable, script, work], env=os.environ | environment, text=True, capture_output=True, timeout=240
     )
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert re.match(message, done.stderr)
-    assert time.monotonic() - began < 50
 
 
 def test_another_error_in_a_process_has_its_traceback(script: Path) -> None:
