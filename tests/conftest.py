@@ -1,6 +1,7 @@
 """What many tests share: the real params.yaml, shrunk."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,10 @@ from tumorboard.base.params import Params, load_params
 
 # Small networks on shared cores: a second thread waits for its turn more than it computes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A shell starts background jobs with SIGINT ignored, and their children inherit that: signals are tested all the same.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
 
