@@ -118,6 +118,7 @@ def test_programs_that_decode_in_several_processes_end_at_any_moment(name: str, 
     assert list((project / "temporary").iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_training_ends_while_it_imports_starts_and_trains(tmp_path: Path, processes: int) -> None:
     _project(tmp_path)
