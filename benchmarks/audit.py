@@ -35,7 +35,7 @@ from tumorboard.report.plots import contact_sheet, to_png
 BELOW_NEAR = 0.1
 # Pairs on the sheet, and pictures in each of its rows.
 SHEET_PAIRS, SHEET_COLUMNS = 40, 12
-# One synthetic image of so many is copied.
+# Synthetic images per copied one.
 SYNTHETIC_PER_COPY = 50
 # Pixels; side of the synthetic images.
 SYNTHETIC_SIDE = 64

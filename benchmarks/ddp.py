@@ -25,7 +25,7 @@ from tumorboard.training.loop import train_model
 
 # Images per step over all processes.
 BATCH = 32
-# About so many images of all classes are validated after each epoch, which is not timed.
+# Images, about, of all classes that are validated after each epoch; the time of that is left out.
 VALIDATION = 32
 
 

@@ -76,15 +76,19 @@ def predict(
         workers=workers,
         limits=params.crop,
     )
-    content = table_bytes(for_spreadsheet(table))
+    _write(table_bytes(for_spreadsheet(table)), out)
+    for line in summarize_decisions(table, panel, vote):
+        typer.echo(line, err=True)
+    raise typer.Exit(int((table["problem"] != "").any()))
+
+
+def _write(content: bytes, out: Path | None) -> None:
+    """Writes to a file, atomically, or to standard output."""
     if out:
         with replacing(out) as temporary:
             temporary.write_bytes(content)
     else:
         typer.echo(content, nl=False)  # bytes, since the terminal's encoding need not have all characters
-    for line in summarize_decisions(table, panel, vote):
-        typer.echo(line, err=True)
-    raise typer.Exit(int((table["problem"] != "").any()))
 
 
 def check_study() -> None:
