@@ -44,5 +44,7 @@ class Data(Section):
     layout: Literal["auto", "folders"]
     links: Links
     group_pattern: str | None
+    unit: Annotated[str, Field(pattern=r"^[a-z][a-z ]{0,30}$")] | None  # what a group is, in the singular
+    positive: str | None  # of two classes
     frames: Frames
     max_quarantined: Annotated[int, Field(ge=0)]

@@ -15,6 +15,7 @@ from tumorboard.base.schema import Section, nearest, parse, read_yaml
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
+OpenShare = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Several = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # as torch takes them
@@ -66,6 +67,7 @@ class Split(Section):
     test: Annotated[float, Field(gt=0, lt=1)]
     folds: Annotated[int, Field(ge=2)]
     fold_seed: Seed | None
+    leave_out: str | None  # column of the data's table
     tolerance: Share
 
 
@@ -203,13 +205,55 @@ class LrFind(Section):
         return self
 
 
+class Cost(Section):
+    """What a wrong decision costs, in any unit."""
+
+    false_negative: Positive
+    false_positive: Positive
+
+
+class AtSensitivity(Section):
+    """The highest threshold that reaches a sensitivity."""
+
+    sensitivity: OpenShare
+
+
+class AtSpecificity(Section):
+    """The lowest threshold that reaches a specificity."""
+
+    specificity: OpenShare
+
+
+class AtCost(Section):
+    """The threshold with the least cost."""
+
+    cost: Cost
+
+
+Threshold = Literal["youden"] | AtSensitivity | AtSpecificity | AtCost | None
+
+
 class Evaluate(Section):
+    test: bool  # whether the test part is scored
+    confidence: OpenShare
     bootstrap: Several
-    confidence: Annotated[float, Field(gt=0, lt=1)]
+    primary: tuple[str, str] | None  # names of members or votes
+    threshold: Threshold
+    by_patient: Literal["mean", "worst"]
+    subgroups: tuple[str, ...]  # columns of the data's table
+    unlike: Annotated[float, Field(gt=0, le=0.5)]  # share of the panel's own held-out images
+    abstain: Annotated[float, Field(ge=0, lt=1)]  # probability
+
+    @model_validator(mode="after")
+    def _differ(self) -> "Evaluate":
+        if self.primary and self.primary[0] == self.primary[1]:
+            raise ValueError(f"primary compares '{self.primary[0]}' with itself: name two members or votes")
+        return self
 
 
 class Ensemble(Section):
-    vote: Literal["hard", "soft", "product", "weighted"]
+    vote: Literal["auto", "hard", "soft", "product", "weighted"]
+    calibrate: bool
 
 
 class Runtime(Section):
@@ -225,6 +269,7 @@ class Runtime(Section):
 class Params(Section):
     """All of params.yaml."""
 
+    study: str | None
     seed: Seed
     models: Annotated[tuple[str, ...], Field(min_length=1)]
     folds: Annotated[tuple[Several, ...], Field(min_length=1)]
