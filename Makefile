@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # A run must not depend on packages that the user has installed outside the environment.
 export PYTHONNOUSERSITE := 1
 
-.PHONY: all env test test-slow lint format lock plots clean help
+.PHONY: all env test test-slow lint format lock plots control clean help
 
 all: env ## make the environment and run the pipeline: models, vote, metrics, plots, report
 	dvc repro
@@ -50,6 +50,9 @@ lock: env ## renew requirements.lock from the ranges in pyproject.toml
 
 plots: env ## draw the charts of this run beside the committed one, as a page without internet
 	dvc plots diff HEAD
+
+control: env ## run the pipeline on shuffled labels: are its scores at chance, as they must be?
+	tumorboard control
 
 clean: ## delete what the stages wrote (DVC's cache keeps its copies; raw images stay)
 	rm -rf data/phantom data/crop data/split data/balance digests recipes models training predictions report lr_find .cache

@@ -57,6 +57,7 @@ def make_job(data: Path, count: int, *, side: int, recipe: Recipe, crop: Crop, f
         crop=crop,
         digest="",
         weights=Path(),
+        held_out=Path(),
         out=Path(),
     )
 

@@ -61,6 +61,7 @@ def make_job(store: CropStore, model: str, recipe: Recipe, params: Params) -> Jo
         crop=params.crop,
         digest="",
         weights=Path(),
+        held_out=Path(),
         out=Path(),
     )
 

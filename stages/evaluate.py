@@ -1,11 +1,14 @@
-"""Evaluates a trained model on the validation images of its fold and on the test images."""
+"""Predicts the validation images of a trained model's fold and the test images."""
 
-from tumorboard.base.files import write_json, write_table
+from tumorboard.base.files import side_cache, write_json, write_table
 from tumorboard.base.params import Params
 from tumorboard.base.stage import Input, Output, run_stage
 from tumorboard.base.tables import read_manifest
 from tumorboard.data.store import CropStore
+from tumorboard.evaluation.summary import judging_of, summarize
 from tumorboard.panel.evaluate import evaluate_model
+from tumorboard.panel.ledger import record_look
+from tumorboard.panel.unlike import save_unlike
 
 
 def main(
@@ -16,26 +19,49 @@ def main(
     store: Input,
     manifest: Input,
     weights: Input,
+    held_out: Input,
     out: Output,
+    test_out: Output,
+    unlike: Output,
     metrics: Output,
 ) -> None:
-    """Writes the Predictions for the fold's validation images and the test images to `out`, their scores to `metrics`.
+    """Writes a model's Predictions, uncalibrated, and the scores of those for validation images.
 
     Prints one line with the speed, which is no metric because it differs from run to run.
+
+    Args:
+        params: sections data, evaluate, runtime and seed.
+        model: its name.
+        fold: the fold that validates it.
+        store: folder of the crops.
+        manifest: file of the split.
+        weights: the model file.
+        held_out: the training's outputs for the validation images.
+        out: file for the validation images.
+        test_out: file for the test images; without rows where `evaluate.test` is false.
+        unlike: file for the statistics of the training images, by which new images are called unlike them.
+        metrics: JSON file for the scores of the validation images.
     """
+    split = read_manifest(manifest)
     evaluation = evaluate_model(
         weights,
+        held_out,
         model=model,
         fold=fold,
-        manifest=read_manifest(manifest),
+        manifest=split,
         crops=CropStore(store),
         runtime=params.runtime,
-        evaluate=params.evaluate,
-        seed=params.seed,
+        test=params.evaluate.test,
     )
-    write_table(evaluation.predictions, out)
-    write_json(evaluation.metrics, metrics)
-    print(f"fold {fold}  {model}  {evaluation.images_per_second:.0f} images/s")
+    write_table(evaluation.validation, out)
+    write_table(evaluation.test, test_out)
+    save_unlike(evaluation.unlike, unlike)
+    card = {"parameters": evaluation.card.parameters, "epoch": evaluation.card.epoch}
+    write_json({"validation": summarize(evaluation.validation, judging_of(params))} | card, metrics)
+    if params.evaluate.test:
+        if params.split.control is None:  # a control's scores are no look at the study's question
+            record_look(side_cache("test-looks.jsonl"), split, model, fold, weights)
+        print(f"fold {fold}  {model}  {evaluation.images_per_second:.0f} test images/s")
 
 
 if __name__ == "__main__":

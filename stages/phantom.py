@@ -10,19 +10,19 @@ from tumorboard.data.phantom import draw_phantom
 
 
 def main(params: Params, *, out: Output) -> None:
-    """Draws the pictures of the data set.
+    """Draws the pictures of the data set and writes their label table.
 
     Args:
         params: section phantom, and seed.
-        out: folder to write to, with one folder per class.
+        out: folder to write to, with one folder per class and labels.csv.
 
     Raises:
         InputError: `out` holds files already.
     """
     if out.is_dir() and any(out.iterdir()):
         raise InputError(f"{out}: holds files already; delete them first, so that two data sets do not mix")
-    pictures = draw_phantom(params.phantom, params.seed)
-    for path, content in tqdm(pictures, total=params.phantom.images, desc="phantom", unit="image", disable=None):
+    files = draw_phantom(params.phantom, params.seed)
+    for path, content in tqdm(files, total=params.phantom.images + 1, desc="phantom", unit="file", disable=None):
         with replacing(out / path) as temporary:
             temporary.write_bytes(content)
 

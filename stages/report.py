@@ -5,13 +5,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tumorboard.base.files import remove_leftovers, replacing, write_table
+from tumorboard.base.files import remove_leftovers, replacing, side_cache, write_json, write_table
 from tumorboard.base.params import Params
 from tumorboard.base.stage import Input, Output, run_stage
-from tumorboard.report.figures import draw_figures, plot_tables
+from tumorboard.report.conclusions import draw_conclusions
+from tumorboard.report.figures import draw_figures, draw_test_figures, plot_tables
 from tumorboard.report.page import render_page, summarize_scores
 from tumorboard.report.plots import to_png
 from tumorboard.report.results import read_results
+from tumorboard.report.score_schema import schema as score_schema
 
 
 def main(
@@ -22,11 +24,17 @@ def main(
     recipes: Input,
     training: Path,
     predictions: Input,
+    panel: Input,
     metrics: Path,
     plots: Output,
     page: Output,
+    schema: Output,
 ) -> None:
-    """Writes `plots`/*.csv, `plots`/images/*.png and the page for the models and folds that params.yaml lists.
+    """Writes `plots`/*.csv, `plots`/images/*.png, `plots`/test/*.png and the page for the listed models and folds.
+
+    `schema` has the meaning, unit and interval of each score in the files of `metrics`.
+
+    The tables and images show validation images; the pictures in `plots`/test are no plots of DVC.
 
     Deletes the folders in `training` and the files in `metrics`/train and `metrics`/evaluate of models and folds that
     it does not list.
@@ -46,19 +54,31 @@ def main(
         recipes=recipes,
         training=training,
         predictions=predictions,
+        panel=panel,
         metrics=metrics,
+        ledger=side_cache("test-looks.jsonl"),
     )
-    tables = plot_tables(results)
+    conclusions = draw_conclusions(results)
+    tables = plot_tables(results, conclusions)
     for name, table in tables.items():
         write_table(table, plots / f"{name}.csv")
-    pictures = {name: to_png(figure) for name, figure in draw_figures(results, tables).items()}
-    # DVC shows every picture in this folder, so that those of earlier runs have to go.
-    shutil.rmtree(plots / "images", ignore_errors=True)
-    for name, png in pictures.items():
-        _write(png, plots / "images" / f"{name}.png")
+    pictures = {name: to_png(figure) for name, figure in draw_figures(results, conclusions, tables).items()}
+    test_pictures = {name: to_png(figure) for name, figure in draw_test_figures(results).items()}
+    _replace_pictures(plots / "images", pictures)
+    _replace_pictures(plots / "test", test_pictures)
     # A file name need not be valid UTF-8, but the page must be.
-    _write(render_page(results, pictures).encode("utf-8", "backslashreplace"), page)
+    _write(render_page(results, conclusions, pictures, test_pictures).encode("utf-8", "backslashreplace"), page)
+    write_table(conclusions.suspects, plots / "suspects.csv")
+    write_json(score_schema(), schema)
     print(summarize_scores(results))
+
+
+def _replace_pictures(folder: Path, pictures: Mapping[str, bytes]) -> None:
+    """Writes pictures as PNG; DVC shows every picture in a folder, so that those of earlier runs have to go."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for name, png in pictures.items():
+        _write(png, folder / f"{name}.png")
 
 
 def _listed_files(params: Params, training: Path, metrics: Path) -> tuple[list[Path], list[Path]]:
@@ -69,7 +89,8 @@ def _listed_files(params: Params, training: Path, metrics: Path) -> tuple[list[P
 
 def _inputs(params: Params, options: Mapping[str, Any]) -> list[Path]:
     trainings, evaluations = _listed_files(params, options["training"], options["metrics"])
-    return [*trainings, *evaluations, *(options["metrics"] / f"{name}.json" for name in ("votes", "split", "audit"))]
+    names = ("crop", "votes", "test/votes", "split", "audit")
+    return [*trainings, *evaluations, *(options["metrics"] / f"{name}.json" for name in names)]
 
 
 def _write(content: bytes, path: Path) -> None:

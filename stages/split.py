@@ -9,23 +9,28 @@ from tumorboard.base.tables import read_manifest
 from tumorboard.data.audit import find_copies
 from tumorboard.data.parts import count_table
 from tumorboard.data.prepare import prepare_data
+from tumorboard.data.shortcuts import count_test_shortcuts
 from tumorboard.data.store import CropStore
 
 
-def main(params: Params, *, crop: Input, out: Output, metrics: Output, audit_metrics: Output) -> None:
+def main(
+    params: Params, *, crop: Input, out: Output, metrics: Output, audit_metrics: Output, test_metrics: Output
+) -> None:
     """Writes the split Manifest and the tables of the audit to `out`, and the metrics of both; prints the warnings.
 
     Args:
         params: of the run.
         crop: folder of the crop stage.
-        out: folder for manifest.csv, counts.csv, duplicates.csv, quarantined.csv and shortcuts.csv.
+        out: folder for manifest.csv, counts.csv, duplicates.csv, quarantined.csv, shortcuts.csv, test_shortcuts.csv.
         metrics: JSON file for the counts and shares of the split.
         audit_metrics: JSON file for the counts of the audit and the skills of the shortcut probe.
+        test_metrics: JSON file for the skills of the shortcut probe on the test set.
     """
     manifest, images = read_manifest(crop / "manifest.csv"), read_table(crop / "images.csv")
     copies = find_copies(manifest, images, CropStore(crop / "store").__getitem__, params.audit)
     unusable = read_table(crop / "quarantined.csv")
-    prepared = prepare_data(manifest, images, copies, unusable=unusable, params=params)
+    attributes = read_table(crop / "attributes.csv")
+    prepared = prepare_data(manifest, images, copies, unusable=unusable, params=params, attributes=attributes)
     for warning in prepared.warnings:
         print(warning, file=sys.stderr)
     prepared.raise_error()
@@ -34,8 +39,10 @@ def main(params: Params, *, crop: Input, out: Output, metrics: Output, audit_met
     write_table(prepared.pairs, out / "duplicates.csv")
     write_table(prepared.label_conflicts, out / "quarantined.csv")
     write_table(prepared.shortcuts, out / "shortcuts.csv")
+    write_table(prepared.test_shortcuts, out / "test_shortcuts.csv")
     write_json(prepared.split_metrics, metrics)
     write_json(prepared.audit_metrics, audit_metrics)
+    write_json(count_test_shortcuts(prepared.test_shortcuts), test_metrics)
 
 
 if __name__ == "__main__":

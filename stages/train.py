@@ -18,14 +18,15 @@ def main(
     balance: Input,
     recipe: Input,
     weights: Output,
+    held_out: Output,
     out: Output,
     metrics: Output,
 ) -> None:
     """Trains a model on all folds but one, which validates it.
 
     Reads the crop store `store`, the split's `manifest`, the fold's folder `balance` and the model's `recipe`. Writes
-    the model file `weights`, the JSON file `metrics`, and in the folder `out` history.csv, timings.json, dvclive/ and
-    tensorboard/.
+    the model file `weights`, the outputs for the validation images `held_out`, the JSON file `metrics`, and in the
+    folder `out` history.csv, timings.json, dvclive/ and tensorboard/.
     """
     job = read_job(
         model,
@@ -36,6 +37,7 @@ def main(
         manifest=manifest,
         balance=balance,
         weights=weights,
+        held_out=held_out,
         out=out,
     )
     journal = Journal(out, metrics, job.recipe)

@@ -14,6 +14,7 @@ import pytest
 import vl_convert
 import yaml
 
+from tumorboard.base.data_params import Data
 from tumorboard.base.digests import source_files
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,6 +76,9 @@ def test_the_digest_stage_depends_on_all_sources() -> None:
         ("report/templates/report.html.j2", {"report"}),
         ("panel/votes.py", {"ensemble", "report"}),
         ("panel/predict.py", set()),
+        ("panel/fits.py", {"ensemble", "report"}),
+        ("panel/ledger.py", {"evaluate", "report"}),
+        ("evaluation/held_out.py", {"train", "evaluate", "ensemble", "report"}),
         ("images/crop.py", {"crop"}),
         ("data/split.py", {"split"}),
         ("data/phantom.py", {"phantom"}),
@@ -87,6 +91,18 @@ def test_an_edit_reruns_only_the_stages_that_run_the_file(
     """DVC reruns what depends on their outputs too, if these change."""
     assert (ROOT / "src/tumorboard" / edited).is_file()
     assert {stage for stage, files in sources.items() if f"src/tumorboard/{edited}" in files} == rerun
+
+
+def test_scores_of_test_images_are_no_metrics_of_dvc_and_only_the_report_reads_them() -> None:
+    metrics = [next(iter(entry)) for stage in STAGES.values() for entry in stage.get("metrics", [])]
+    assert metrics
+    assert not [path for path in metrics if "test" in path]
+    readers = {name: [dep for dep in stage["deps"] if "/test/" in dep] for name, stage in STAGES.items()}
+    assert {name for name, deps in readers.items() if deps} == {"ensemble", "report"}
+    assert readers["ensemble"] == ["predictions/test/members"]
+    users = {name for name, stage in STAGES.items() if {"evaluate", "evaluate.test"} & set(stage.get("params", []))}
+    assert "evaluate" in users
+    assert users <= {"evaluate", "ensemble", "report"}, "`evaluate.test` retrains nothing"
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -102,6 +118,12 @@ def test_a_stages_command_has_its_options_in_order_and_only_paths_that_dvc_knows
     known = json.dumps([STAGES[stage][key] for key in ("deps", "outs", "metrics") if key in STAGES[stage]])
     for path in (value for value in options.values() if "/" in value):
         assert path in known, f"{stage} is given {path}, which is neither among its deps nor its outs"
+
+
+def test_the_crop_stage_depends_on_every_entry_of_the_data_that_decides_about_crops() -> None:
+    """What a group is called, and which class is the positive one, changes no crop."""
+    kept = [param.removeprefix("data.") for param in STAGES["crop"]["params"] if param.startswith("data")]
+    assert sorted(kept) == sorted(Data.model_fields.keys() - {"unit", "positive"})
 
 
 def test_scripts_are_thin() -> None:

@@ -38,7 +38,7 @@ def write_table(raw: Path) -> None:
 
 def crop(project: Project, raw: str) -> dict[str, int]:
     """Runs the stage crop by DVC and returns the number of images by label."""
-    project.write_params({"data": {"raw": raw, "group_pattern": "(.+)"}}, ["linear"])
+    project.write_params({"data": {"raw": raw, "group_pattern": "(.+)", "positive": "null"}}, ["linear"])
     project("dvc", "repro", "--single-item", "crop")
     assert read_table(project.folder / "data/crop/quarantined.csv").empty
     manifest = read_table(project.folder / "data/crop/manifest.csv")

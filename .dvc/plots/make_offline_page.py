@@ -1,5 +1,7 @@
 """Write offline.html, the page around `dvc plots`: Vega's libraries stand in it, so that charts show without internet.
 
+Two revisions' pictures are side by side from a window of 1,050 pixels on; a click makes one as wide as the window.
+
 Run from the project's root after renewing vl-convert-python: `python .dvc/plots/make_offline_page.py`.
 """
 
@@ -28,12 +30,24 @@ PAGE = """<!DOCTYPE html>
 <style>
 body { font-family: system-ui, sans-serif; margin: 2rem; color: #222 }
 table { border-spacing: 15px }
-td img { max-width: 100% }
+/* DVC puts the pictures of all revisions into one row that does not break: here two share the width of the window. */
+div:has(> div > img) { display: flex; flex-wrap: wrap; gap: 8px; margin: 8px 0; padding: 8px; overflow: visible; }
+div:has(> div > img) { border: 1px solid #ccc !important; white-space: normal !important; }
+div:has(> div > img) > p { flex: 1 0 100%; margin: 0; font-weight: 600; text-align: left }
+div:has(> img) { flex: 1 1 480px; min-width: 0; margin: 0 !important; border: 0 !important; }
+div:has(> img) > p { margin: 4px 0; color: #666; text-align: left }
+div:has(> img.whole) { flex: 1 0 100%; }
+img { display: block; max-width: 100%; height: auto; cursor: zoom-in; }
+img.whole { cursor: zoom-out; }
 footer { color: #666; margin-top: 2rem }
 </style>
 </head>
 <body>
 {plot_divs}
+<script>
+for (const picture of document.images)
+  picture.addEventListener("click", () => picture.classList.toggle("whole"));
+</script>
 <footer>For research, not for diagnosis.</footer>
 </body>
 </html>

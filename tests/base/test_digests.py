@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tumorboard.base.digests import source_files, write_digests
+from tumorboard.base.digests import check_digests, source_files, write_digests
+from tumorboard.base.errors import InputError
 
 
 @pytest.fixture
@@ -75,3 +76,16 @@ def test_an_edit_changes_the_digests_of_the_stages_that_run_the_file(packages: d
     after = written()
     assert after["one"] != before["one"]
     assert after["two"] == before["two"]
+
+
+def test_a_list_names_the_first_source_that_has_changed_since(packages: dict[str, Path]) -> None:
+    write_digests(packages["stages"], packages["lib"], Path("digests"))
+    for stage in ("one", "two"):
+        check_digests(Path(f"digests/{stage}.sha256"))
+    Path("lib/c.py").write_text("name = 2", encoding="utf-8")
+    check_digests(Path("digests/one.sha256"))
+    with pytest.raises(InputError, match=r"^lib/c\.py: is not the file that digests/two\.sha256 lists"):
+        check_digests(Path("digests/two.sha256"))
+    Path("lib/c.py").unlink()
+    with pytest.raises(InputError, match=r"^lib/c\.py: is not the file"):
+        check_digests(Path("digests/two.sha256"))

@@ -3,6 +3,7 @@
 import errno
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,13 @@ import pytest
 import torch
 
 from tumorboard.base.errors import InputError
-from tumorboard.base.faults import MIN_ADDRESS_SPACE, explain_fault, is_shortage, reported_errors
+from tumorboard.base.faults import (
+    MIN_ADDRESS_SPACE,
+    explain_environment,
+    explain_fault,
+    is_shortage,
+    reported_errors,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -72,6 +79,70 @@ def test_too_many_files_names_the_limit_and_its_command() -> None:
         message = explain_fault(error)
         assert message is not None
         assert f"this process may have {limit} files open (`ulimit -n`): raise it (`ulimit -n 4096`)" in message
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+def test_a_file_that_cannot_be_written_brings_the_findings_of_doctor(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    error = OSError(number, os.strerror(number), "models/cnn/0.safetensors")
+    assert explain_fault(error) == str(error)  # nothing is wrong with these disks
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1 << 40, 1 << 40, 1 << 29))
+    lines = (explain_fault(error) or "").splitlines()
+    assert lines[:3] == [
+        str(error),
+        f"disk: 0.5 GiB are free on the disk of {tmp_path} (where it was written)",
+        "  cure: dvc gc --all-commits",
+    ]
+    assert any("(temporary files)" in line for line in lines)
+    assert "  cure: export TMPDIR=/another/folder" in lines
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "models").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path).name != "models")
+    error = PermissionError(errno.EACCES, "Permission denied", "models/0.safetensors")
+    folder = tmp_path / "models"
+    assert (explain_fault(error) or "").splitlines()[1:] == [
+        f"disk: {folder} (where it was written) cannot be written",
+        f"  cure: ls -ld {folder}",
+    ]
+
+
+def test_a_missing_or_damaged_package_is_one_line_with_the_environment_s_cure(tmp_path: Path) -> None:
+    program = "from tumorboard.base.faults import report_uncaught_faults\nreport_uncaught_faults('train')\n"
+    for line, words in (
+        ("import no_such_package.part", f"{sys.executable} has no package no_such_package: make the environment"),
+        (
+            "raise ImportError('libcudart.so.12: cannot open shared object file', name='torch._C')",
+            "is damaged (libcudart.so.12: cannot open shared object file): make the environment (`rm -r .venv && make",
+        ),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", program + line],
+            cwd=tmp_path,
+            env=os.environ | {"PYTHONPATH": str(ROOT / "src")},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 1
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert done.stderr.startswith("\ntrain: ")
+        assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ModuleNotFoundError("No module named 'tumorboard.gone'", name="tumorboard.gone"),
+        ImportError("cannot import name 'a' from 'torch'", name="torch"),
+        ValueError("undefined symbol"),
+    ],
+)
+def test_a_fault_of_the_program_s_imports_is_none_of_the_environment(error: Exception) -> None:
+    assert explain_environment(error) is None
 
 
 @pytest.mark.parametrize(

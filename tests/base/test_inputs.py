@@ -40,7 +40,8 @@ def replace_file_with_equal_size_and_time() -> None:
     [
         (lambda: edit_params("side: 48", "side: 32"), "params.yaml: crop.side was 48 and is 32"),
         (lambda: edit_params("side: 48, ", ""), "params.yaml: crop.side was 48 and is None"),
-        (lambda: edit_params("raw: raw", "raw: other"), "params.yaml: data was {'raw': 'raw'} and is {'raw': 'other'}"),
+        (lambda: edit_params("raw: raw", "raw: other"), "params.yaml: data.raw was 'raw' and is 'other'"),
+        (lambda: edit_params("data: {raw: raw}", "data: 1"), "params.yaml: data was None and is 1"),
         (lambda: Path("raw/a/1.png").write_bytes(b"longer than before"), "raw/a/1.png was changed"),
         (replace_file_with_equal_size_and_time, "raw/a/1.png was changed"),
         (lambda: Path("raw/a/2.png").unlink(), "raw/a/2.png was removed"),
@@ -71,7 +72,7 @@ def test_without_dvc_yaml_all_parameters_but_runtime_count() -> None:
     edit_params("workers: 1", "workers: 2")
     check_unchanged(before, take_snapshot("crop", []))
     edit_params("lr: 0.1", "lr: 0.2")
-    with pytest.raises(InputError, match="train was"):
+    with pytest.raises(InputError, match=r"params\.yaml: train\.lr was 0\.1 and is 0\.2"):
         check_unchanged(before, take_snapshot("crop", []))
 
 

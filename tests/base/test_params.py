@@ -39,7 +39,7 @@ def load(tmp_path: Path, text: str) -> Params:
             "balance.augment.zoom: the lower end 1.2 exceeds the upper end 1.1",
         ),
         ("loss: cross_entropy", "loss: ce", "train.loss: is 'ce': input should be 'cross_entropy' or 'focal'"),
-        ("vote: weighted", "vote: median", "input should be 'hard', 'soft', 'product' or 'weighted'"),
+        ("vote: auto", "vote: median", "input should be 'auto', 'hard', 'soft', 'product' or 'weighted'"),
         ("[linear, cnn", "[linear, cnm", "models lists 'cnm', which has no entry under recipes; did you mean cnn?"),
         ("[linear, cnn", "[cnn, cnn", "models lists an entry twice"),
         ("folds: [0]", "folds: [5]", "folds lists 5, but split.folds makes 0 to 4"),
@@ -62,7 +62,7 @@ def test_a_wrong_key_or_value_is_named(tmp_path: Path, right: str, wrong: str, m
 
 def test_all_wrong_values_are_in_one_message(tmp_path: Path) -> None:
     with pytest.raises(InputError) as raised:
-        load(tmp_path, REAL.replace("\n  lr: 0.001", "\n  lr: no", 1).replace("vote: weighted", "vote: no"))
+        load(tmp_path, REAL.replace("\n  lr: 0.001", "\n  lr: no", 1).replace("vote: auto", "vote: no"))
     assert len(str(raised.value).splitlines()) == 2
 
 

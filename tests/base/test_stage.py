@@ -144,5 +144,7 @@ def test_a_stage_whose_input_changes_while_it_runs_fails_and_leaves_no_output(
     assert end.value.code == 1
     assert not Path("made").exists()
     assert not Path("made.json").exists()
-    named = {"input": "in.csv was changed", "further": "more.csv was changed", "params": "crop was {"}[changed]
+    named = {"input": "in.csv was changed", "further": "more.csv was changed", "params": "crop.side was 64 and is 32"}[
+        changed
+    ]
     assert named in capsys.readouterr().err

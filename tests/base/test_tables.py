@@ -67,6 +67,31 @@ def test_the_digest_follows_content_not_order() -> None:
         assert manifest_digest(changed) != manifest_digest(frame), column
 
 
+def test_the_digest_is_of_the_rows_beyond_the_test_part() -> None:
+    """What the test part is changes no model; a row that leaves it or joins it changes the rest."""
+    frame = manifest(UGLY).assign(split=["test", "test", *["train"] * 5])
+    digest = manifest_digest(frame)
+    assert manifest_digest(frame[2:]) == digest, "no test part at all"
+    for column, value in (("label", "x"), ("group", "x"), ("sha256", "1"), ("path", "x"), ("id", "x")):
+        noise = frame.copy()
+        noise.loc[:1, column] = [f"{value}{row}" for row in range(2)]
+        assert manifest_digest(noise) == digest, column
+    for rows, split in ((0, "train"), (4, "test"), (4, "val")):
+        moved = frame.copy()
+        moved.loc[rows, "split"] = split
+        assert manifest_digest(moved) != digest
+    undivided = frame.assign(split="")
+    assert manifest_digest(undivided) not in (digest, manifest_digest(undivided[2:]))
+
+
+def test_predictions_without_rows_survive_a_round_trip(tmp_path: Path) -> None:
+    frame = predictions(UGLY[:2], [[0.5, 0.5], [0.25, 0.75]])[:0]
+    write_table(frame, tmp_path / "predictions.csv")
+    back = read_predictions(tmp_path / "predictions.csv")
+    assert (len(back), list(back)) == (0, list(frame))
+    assert probabilities_of(back).shape == (0, 2)
+
+
 def test_a_copys_id_is_no_path() -> None:
     assert copy_id("a/b.png", 2) == "a/b.png//2"
     assert Path(copy_id("a/b.png", 2)).as_posix() != copy_id("a/b.png", 2)

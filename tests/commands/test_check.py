@@ -125,11 +125,12 @@ def test_the_object_of_an_ugly_folder(ugly: Path, tmp_path: Path) -> None:
         ],
         "label_conflicts": [["blast/P2_x.png", "normal/-twin\n.TIF"]],
         "shortcuts": [],
-        "warnings": [ANY],
+        "warnings": [ANY, ANY],
         "groups": 17,
         "refused": None,
     }
     assert "cannot read normal/gone.png" in account["warnings"][0]
+    assert account["warnings"][1].startswith("the validation set of fold 0 has ")
 
 
 def test_a_full_temporary_folder_is_named(raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -230,10 +231,8 @@ def test_the_text_of_a_refusal_and_the_first_few_of_many() -> None:
         duplicates=[{"kind": "near", "paths": ["a", "b\udcff"]}],
         label_conflicts=[[f"{n}" for n in range(9)]],
         shortcuts=[
-            {"facts": "width", "skill": 0.5, "accuracy": 0.68491, "majority": 0.3}
-            | {"test_skill": 0.333, "test_accuracy": 0.5, "test_majority": 0.25},
-            {"facts": "border", "skill": 0.6, "accuracy": 0.7, "majority": 0.3}
-            | {"test_skill": None, "test_accuracy": None, "test_majority": None},
+            {"facts": "width", "skill": 0.5, "accuracy": 0.68491, "majority": 0.3, "p": 0.012},
+            {"facts": "border", "skill": 0.6, "accuracy": 0.2, "majority": 0.3, "p": 0.05},
         ],
         refused={"message": "class 'x' [is] lost"},
     )
@@ -246,12 +245,11 @@ def test_the_text_of_a_refusal_and_the_first_few_of_many() -> None:
         "a = 'b\\udcff'",
         "c: '\\x1b[31mred\\nline'\n",
         "    0 = 1 = 2 = 3 = 4 … and 4 more\n",
-        "border: skill 0.60, accuracy 70.0% (commonest class: 30.0%)\n",
+        "border: skill 0.60 (p = 0.05, labels permuted over groups)\n",
     ):
         assert part in text
     assert "a/5.png" not in text
-    line = "width: skill 0.50, accuracy 68.5% (commonest class: 30.0%); skill 0.33, accuracy 50.0% on the test set"
-    assert line in " ".join(text.split())
+    assert "width: skill 0.50 (p = 0.01, labels permuted over groups)" in " ".join(text.split())
     assert text.rstrip().endswith("A run would refuse this: class 'x' [is] lost")
 
 

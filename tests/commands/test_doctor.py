@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tumorboard.base.disk import check_disk
 from tumorboard.base.errors import InputError
+from tumorboard.base.findings import Finding
 from tumorboard.commands import machine_checks
 from tumorboard.commands.doctor import PROJECT_CHECKS, app
-from tumorboard.commands.findings import Finding
 from tumorboard.commands.start_checks import prepare_start, run_checks
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -313,7 +314,7 @@ def test_the_code_of_another_checkout_is_a_finding_of_doctor_and_stops_the_other
 
 def test_little_disk_a_slow_machine_and_no_links_are_reported(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(1, 1, 2**29))
-    assert {finding.level for finding in machine_checks.check_disk(Path())} == {"problem"}
+    assert {finding.level for finding in check_disk(Path())} == {"problem"}
     monkeypatch.setattr(os, "getloadavg", lambda: (1000.0, 0, 0))
     assert any("1000.0 processes want" in finding.message for finding in machine_checks.check_processor(Path()))
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-from tumorboard.commands.paths import BALANCE, JOINED, MODELS, SPLIT, STORE
+from tumorboard.commands.paths import BALANCE, METRICS, MODELS, PANEL, SPLIT, STORE, TEST_METRICS, UNLIKE
 from tumorboard.commands.run import SIDE_BY_SIDE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -30,11 +30,19 @@ def test_the_data_are_those_of_the_train_stage() -> None:
     assert options("balance")["out"] == train["balance"]
 
 
-def test_models_and_predictions_are_outputs_of_their_stages() -> None:
+def outs(stage: str) -> list[str]:
+    entries = [*stages()[stage]["outs"], *stages()[stage]["metrics"]]
+    return [next(iter(entry)) if isinstance(entry, dict) else entry for entry in entries]
+
+
+def test_models_panel_and_metrics_are_outputs_of_their_stages() -> None:
     assert options("train")["weights"] == f"{MODELS}/${{item.model}}/${{item.fold}}.safetensors"
     assert options("train")["weights"] in stages()["train"]["outs"]
-    assert options("ensemble")["joined"] == str(JOINED)
-    assert str(JOINED) in stages()["ensemble"]["outs"]
+    assert options("evaluate")["unlike"] == f"{UNLIKE}/${{item.model}}/${{item.fold}}.safetensors"
+    assert options("evaluate")["unlike"] in outs("evaluate")
+    for option, path in (("panel", PANEL), ("metrics", METRICS), ("test-metrics", TEST_METRICS)):
+        assert options("ensemble")[option] == str(path)
+        assert str(path) in outs("ensemble")
 
 
 def test_the_stage_that_runs_side_by_side_is_a_matrix_of_models_and_folds() -> None:

@@ -15,11 +15,13 @@ from typer.testing import CliRunner
 
 from tumorboard.base.files import write_table
 from tumorboard.base.params import Params, resolve_recipe
-from tumorboard.base.tables import make_predictions
 from tumorboard.commands.app import app
-from tumorboard.commands.paths import JOINED, MODELS, SPLIT
+from tumorboard.commands.paths import MODELS, PANEL, SPLIT, UNLIKE
 from tumorboard.models.model_file import ModelCard, load_model, save_model
 from tumorboard.models.registry import build_model
+from tumorboard.panel.fits import Fit
+from tumorboard.panel.panel_file import write_panel
+from tumorboard.panel.unlike import UnlikeStatistics, save_unlike
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ("b", "a", "c")
@@ -83,7 +85,7 @@ def test_the_table_goes_to_a_file_or_to_standard_output(files: list[Path]) -> No
     written = Path("tables/new.csv").read_text(encoding="utf-8")
     table = pd.read_csv("tables/new.csv", keep_default_na=False)
     assert list(table) == [
-        "path", "decided", "probability", "agreeing", "p_b", "p_a", "p_c", "known", "problem",
+        "path", "decided", "probability", "agreeing", "p_b", "p_a", "p_c", "unlike", "known", "problem",
     ]  # fmt: skip
     assert table["path"].tolist() == sorted(f"new/deeper/{path.name}" for path in Path("new/deeper").iterdir())
     done = CliRunner().invoke(app, ["predict", "new/deeper", *named(files)])
@@ -98,32 +100,101 @@ def test_a_file_that_was_not_classified_is_named_and_the_status_is_1(files: list
     assert "not classified: new/notes.txt: not an image" in done.stderr
 
 
-def test_without_model_files_the_projects_panel_votes_as_params_say(files: list[Path], tmp_path: Path) -> None:
-    """The weights of the vote come from the run's validation rows, and files of the run's own data are marked."""
-    own = tmp_path / "new/deeper/03, é.png"
-    rows = pd.DataFrame({"id": [f"v{n}" for n in range(60)], "group": "g", "split": "val"})
-    rows["label"] = [CLASSES[n % 3] for n in range(60)]
-    for model, skill in (("linear", 0.1), ("cnn", 2.0)):
-        logits = np.random.default_rng(0).normal(size=(60, 3)) + skill * np.eye(3)[np.arange(60) % 3]
-        shares = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-        write_table(make_predictions(rows, shares, CLASSES, DIGEST), JOINED / f"{model}.csv")
+def save_study(files: list[Path], own: Path, threshold: float | None = None) -> Fit:
+    """Writes what a study has beside its models: the panel's file, the split, the statistics of training images."""
+    fit = Fit(
+        vote="weighted",
+        temperatures={"linear": 2.0, "cnn": 0.5},
+        weights={"linear": 0.1, "cnn": 0.9},
+        vote_temperatures={"soft": 3.0, "product": 1.0, "weighted": 1.5},
+        threshold=threshold,
+    )
+    write_panel(PANEL, fit, classes=CLASSES, manifest=DIGEST, positive=None, unlike=1.5)
     manifest = pd.DataFrame({"id": ["o", "p"], "path": ["o", "p"], "label": ["a", "b"], "group": ["g", "h"]})
     manifest = manifest.assign(split="test", fold=pd.array([None, None], dtype="Int64"), source_id=manifest["id"])
     write_table(manifest.assign(sha256=[sha256(own.read_bytes()).hexdigest(), "1"]), SPLIT)
+    for file in files:
+        features = load_model(file, "cpu")[0].head.in_features
+        statistics = UnlikeStatistics(
+            feature_mean=np.zeros(features, np.float32),
+            directions=np.eye(1, features, dtype=np.float32),
+            variances=np.ones(1),
+            residual=np.ones(1),
+            image_mean=np.zeros(15),
+            image_precision=np.eye(15),
+            center=np.zeros(2),
+            spread=np.ones(2),
+            held_out=np.linspace(0, 1, 5),
+            held_out_groups=np.arange(5),
+        )
+        save_unlike(statistics, UNLIKE / file.parent.name / f"{file.stem}.safetensors")
+    return fit
 
-    def tables(vote: str) -> pd.DataFrame:
-        done = CliRunner().invoke(app, ["predict", "new/deeper", "--vote", vote, "--out", f"{vote}.csv"])
+
+def test_without_model_files_the_projects_panel_votes_as_it_was_fitted(files: list[Path], tmp_path: Path) -> None:
+    """Temperatures and weights are the study's, and files of the study's own data are marked."""
+    own = tmp_path / "new/deeper/03, é.png"
+    fit = save_study(files, own)
+
+    def table(*options: str, vote: str, models: int = 2) -> pd.DataFrame:
+        done = CliRunner().invoke(app, ["predict", "new/deeper", *options, "--out", "table.csv"])
         assert done.exit_code == 0, done.output
-        assert f"by 2 models, {vote} vote: " in done.stderr
-        return pd.read_csv(f"{vote}.csv", keep_default_na=False)
+        assert f"by {models} models, {vote} vote: " in done.stderr
+        return pd.read_csv("table.csv", keep_default_na=False)
 
-    weighted, soft = tables("weighted"), tables("soft")
-    assert weighted["known"].tolist() == ["test" if number == 3 else "" for number in range(11)]
-    assert not np.allclose(weighted[["p_b", "p_a", "p_c"]], soft[["p_b", "p_a", "p_c"]], atol=1e-3)
-    done = CliRunner().invoke(app, ["predict", "new/deeper"])
-    assert "by 2 models, weighted vote: " in done.stderr  # ensemble.vote in params.yaml
-    done = CliRunner().invoke(app, ["predict", str(own), *named(files)])
-    assert done.stdout.splitlines()[1].endswith(",,")  # not known: other models may have other data
+    heading = table(vote="weighted")
+    assert heading["known"].tolist() == ["test" if number == 3 else "" for number in range(11)]
+    assert heading["unlike"].astype(float).notna().all()
+    columns = ["p_b", "p_a", "p_c"]
+    named_vote = table("--vote", "weighted", vote="weighted")
+    pd.testing.assert_frame_equal(named_vote, heading)
+    each = {file: table("--model", str(file), vote="soft", models=1)[columns].to_numpy() for file in files}
+    tempered = [
+        (each[files[2 * number]] ** (1 / t), each[files[2 * number + 1]] ** (1 / t))
+        for number, t in enumerate(fit.temperatures.values())
+    ]
+    linear, cnn = (sum(fold / fold.sum(1, keepdims=True) for fold in folds) / 2 for folds in tempered)
+    weighted = (0.1 * linear + 0.9 * cnn) ** (1 / 1.5)
+    np.testing.assert_allclose(heading[columns], weighted / weighted.sum(1, keepdims=True), rtol=1e-5)
+    soft = (linear + cnn) ** (1 / 3)
+    np.testing.assert_allclose(
+        table("--vote", "soft", vote="soft")[columns], soft / soft.sum(1, keepdims=True), rtol=1e-5
+    )
+    by_others = table(*named(files), vote="soft")
+    assert (by_others["known"] == "").all(), "other models may have other data"
+    assert (by_others["unlike"] == "").all(), "nothing was fitted for them"
+    plain = sum(each.values()) / 4
+    np.testing.assert_allclose(by_others[columns], plain, rtol=1e-5)
+
+
+def test_an_image_below_the_least_probability_of_params_is_left_undecided(files: list[Path]) -> None:
+    text = Path("params.yaml").read_text(encoding="utf-8")
+    Path("params.yaml").write_text(re.sub("abstain: 0.0", "abstain: 0.999", text), encoding="utf-8")
+    done = CliRunner().invoke(app, ["predict", "new/deeper", *named(files), "--out", "new.csv"])
+    assert done.exit_code == 0, done.output
+    table = pd.read_csv("new.csv", keep_default_na=False)
+    assert ((table["decided"] == "") == (table["probability"] < 0.999)).all()
+    assert f"undecided {(table['decided'] == '').sum()}" in done.stderr
+
+
+def test_a_study_whose_panel_file_is_missing_or_of_other_models_is_one_message(
+    files: list[Path], tmp_path: Path
+) -> None:
+    save_study(files, tmp_path / "new/deeper/03, é.png")
+
+    def fails(message: str) -> None:
+        done = CliRunner().invoke(app, ["predict", "new/deeper", "--out", "new.csv"])
+        assert (done.exit_code, done.stdout, len(done.stderr.splitlines())) == (1, "", 1)
+        assert message in done.stderr
+        assert not Path("new.csv").exists()
+
+    content = PANEL.read_text(encoding="utf-8")
+    PANEL.write_text(content.replace(DIGEST, "1" * 16), encoding="utf-8")
+    fails("predict: models/panel.json: was fitted for other manifest than the models have: run `dvc repro ensemble`")
+    PANEL.write_text(content.replace('"cnn"', '"vgg"'), encoding="utf-8")
+    fails("predict: models/panel.json: was fitted for linear, vgg, but the panel has linear, cnn: run")
+    PANEL.unlink()
+    fails("predict: models/panel.json: is not there: `dvc repro ensemble` writes it, `dvc pull` fetches it")
 
 
 def run_program(*arguments: str | bytes, **environment: str) -> subprocess.CompletedProcess[bytes]:
@@ -186,7 +257,10 @@ def test_mistakes_are_one_message_each(files: list[Path]) -> None:
         (["new", "--vote", "loud"], "predict: --vote is 'loud', expected one of hard, soft, product, weighted"),
         (["new"], "predict: models/cnn/0.safetensors is not there: `dvc repro` trains it, `dvc pull` fetches it"),
         (["nowhere", *named(files)], "predict: nowhere: no such file"),
-        (["new", *named(files[:1]), "--vote", "weighted"], "predict: the weighted vote needs a run's validation rows"),
+        (
+            ["new", *named(files[:1]), "--vote", "weighted"],
+            "predict: the weighted vote needs the weights of a study's models/panel.json",
+        ),
     ):
         done = CliRunner().invoke(app, ["predict", *arguments])
         assert (done.exit_code, done.stdout) == (1, "")

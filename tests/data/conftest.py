@@ -13,6 +13,12 @@ from tumorboard.images import crop as images
 
 
 @pytest.fixture(scope="session")
+def params(params: Params) -> Params:
+    """The tests' params for any classes: none of them is to be detected."""
+    return params.model_copy(update={"data": params.data.model_copy(update={"positive": None})})
+
+
+@pytest.fixture(scope="session")
 def cluster() -> Iterator[Any]:
     """A scheduler and two worker processes of two threads each; a killed worker is replaced."""
     distributed = pytest.importorskip("distributed")

@@ -155,7 +155,7 @@ def test_a_training_twin_that_is_only_near_leaves_training(audit: Audit) -> None
     divided, counts = split_manifest(
         result.manifest,
         result.pictures,
-        split=Split(test=0.2, folds=3, fold_seed=None, tolerance=0.05),
+        split=Split(test=0.2, folds=3, fold_seed=None, leave_out=None, control=None, tolerance=0.05),
         folds=[0],
         seed=0,
     )

@@ -61,8 +61,9 @@ def test_one_more_image_in_a_hundred_changes_only_its_shard(tmp_path: Path, crop
     before, after = hashes(tmp_path / "first"), hashes(tmp_path / "added")
     shard = int(sha256(b"a/new.png").hexdigest(), 16) % crop.shards
     changed = {name for name in after if after[name] != before.get(name)}
-    assert changed == {"manifest.csv", "images.csv", "store/index.csv", f"store/shard-{shard:02d}.npy"}
-    assert len(after) == 5 + crop.shards
+    tables = {"manifest.csv", "images.csv", "attributes.csv", "store/index.csv"}
+    assert changed == tables | {f"store/shard-{shard:02d}.npy"}
+    assert len(after) == 7 + crop.shards
     build(tmp_path / "raw", tmp_path / "clean", crop, tmp_path / "other cache")
     assert after == hashes(tmp_path / "clean")
 

@@ -14,7 +14,8 @@ from tumorboard.base.files import read_table
 from tumorboard.base.params import Crop, Params
 from tumorboard.data.check import check_folder, params_for
 from tumorboard.data.crop import CropJob, CropSummary, crop_images
-from tumorboard.data.grey_ranges import common_range, describe_ranges, resolve_window
+from tumorboard.data.crop_record import resolve_window
+from tumorboard.data.grey_ranges import common_range, describe_ranges, summarize_ranges
 from tumorboard.data.sources import list_images
 from tumorboard.data.store import CropStore
 
@@ -97,6 +98,22 @@ def test_floating_point_files_share_the_range_of_the_set(tmp_path: Path, crop: C
     images = read_table(tmp_path / "out/images.csv")
     # Half of the values are evenly spread from -0.5 to 0.5, the others from -1 to 1: 1 % of these lie below -0.98.
     assert [float(images[end][0]) for end in ("low", "high")] == pytest.approx([-0.98, 0.98], abs=0.015)
+
+
+def test_the_report_gets_one_sentence_from_images_csv(deep: Path, tmp_path: Path, crop: Crop) -> None:
+    summary_of(deep, tmp_path / "out", crop)
+    (sentence,) = summarize_ranges(read_table(tmp_path / "out/images.csv"))
+    assert sentence == (
+        "12 files are scaled each by its own range: 2 different ranges in this set, so that the same value becomes "
+        "different grey levels: crop.window gives all files one range"
+    )
+    summary_of(deep, tmp_path / "set", crop.model_copy(update={"window": "set"}))
+    images = read_table(tmp_path / "set/images.csv")
+    assert summarize_ranges(images) == []
+    images.loc[0, "warning"] = "premature end"
+    assert summarize_ranges(images) == [
+        "1 files were read, but may be damaged, as the decoder reports (column warning): a/0.png (premature end)"
+    ]
 
 
 def facts(*rows: tuple[str, float, float]) -> pd.DataFrame:

@@ -51,6 +51,27 @@ def test_a_large_file_is_recognized_by_its_size_and_first_bytes(
         read_image_bytes(file, 500_000_000)
 
 
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("description", ["Aperio Image Library v12.0.15 \r\n46000x32914", "a slide of another maker"])
+def test_a_whole_slide_image_beyond_the_limit_is_named_by_its_content(
+    big: bool, description: str, tmp_path: Path
+) -> None:
+    """Its description lies behind the pixels, far from the first bytes."""
+    path = tmp_path / "1.svs"
+    Image.new("RGB", (64, 64)).save(path, "TIFF", tiffinfo={270: description}, big_tiff=big)
+    with path.open("r+b") as file:
+        file.truncate(3 * GIB)
+    reason = "unsupported: a whole-slide image" if description.startswith("Aperio") else "too many bytes: 3221225472"
+    with pytest.raises(ImageError, match=f"^{reason}"):
+        read_image_bytes(path, 500_000_000)
+
+
+@pytest.mark.parametrize("head", [b"II*\0" + b"\xff" * 12, b"MM\0+" + b"\xff" * 12, b"II*\0", b"II*\0" + bytes(12)])
+def test_a_large_tiff_with_an_impossible_directory_is_too_large_and_nothing_else(head: bytes, tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"^too many bytes"):
+        read_image_bytes(sparse(tmp_path / "1.tif", head, 3 * GIB), 500_000_000)
+
+
 def test_a_large_image_is_read_whole(tmp_path: Path) -> None:
     content = b"BM" + bytes(2 << 20)
     (tmp_path / "1.bmp").write_bytes(content)

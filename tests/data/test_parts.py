@@ -21,7 +21,7 @@ from tumorboard.data.parts import (
 )
 from tumorboard.data.store import write_store
 
-SPLIT = Split(test=0.25, folds=2, fold_seed=None, tolerance=0.1)
+SPLIT = Split(test=0.25, folds=2, fold_seed=None, leave_out=None, control=None, tolerance=0.1)
 ImageGroups = list[tuple[str, str, str, int | None, int]]
 
 
@@ -189,6 +189,7 @@ def write_crops(folder: Path, manifest: pd.DataFrame) -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (len(ids), 16, 16, 3), dtype=np.uint8)
     write_table(manifest, folder / "manifest.csv")
     write_table(pd.DataFrame({"id": ids, "pixels": ids}).assign(**facts), folder / "images.csv")
+    write_table(manifest[["id"]], folder / "attributes.csv")
     write_table(pd.DataFrame(columns=["path", "reason", "detail"]), folder / "quarantined.csv")
     write_store(folder / "store", ids, pictures, 2)
 
@@ -200,6 +201,7 @@ def run_split(params: Params, folder: Path) -> None:
         out=folder / "out",
         metrics=folder / "split.json",
         audit_metrics=folder / "audit.json",
+        test_metrics=folder / "test_shortcuts.json",
     )
 
 

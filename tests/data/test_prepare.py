@@ -22,7 +22,8 @@ Inputs = tuple[Manifest, Images, Copies]
 @pytest.fixture
 def small_params(params: Params) -> Params:
     split = params.split.model_copy(update={"folds": 2})
-    return params.model_copy(update={"split": split, "folds": (0,)})
+    data = params.data.model_copy(update={"positive": None})
+    return params.model_copy(update={"split": split, "folds": (0,), "data": data})
 
 
 @pytest.fixture
@@ -126,3 +127,13 @@ def test_a_split_that_fails_its_check_is_not_probed(
     assert len(data.manifest) == 22
     assert (len(data.shortcuts), data.audit_metrics) == (0, {})
     assert prepared(inputs, changed(small_params, "audit", policy="report", label_conflicts="keep")).error is None
+
+
+@pytest.mark.parametrize("positive", ["c", "A"])
+def test_a_positive_class_that_the_data_lacks_is_refused_before_any_training(
+    inputs: Inputs, small_params: Params, positive: str
+) -> None:
+    data = prepared(inputs, changed(small_params, "data", positive=positive))
+    with pytest.raises(InputError, match=f"positive is '{positive}', expected one of two .* the classes are a, b:"):
+        data.raise_error()
+    prepared(inputs, changed(small_params, "data", positive="b")).raise_error()

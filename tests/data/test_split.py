@@ -33,7 +33,7 @@ from tumorboard.data.split import (
 )
 
 FOLDS = 3
-SPLIT = Split(test=0.25, folds=FOLDS, fold_seed=None, tolerance=0.05)
+SPLIT = Split(test=0.25, folds=FOLDS, fold_seed=None, leave_out=None, control=None, tolerance=0.05)
 
 
 def tables(

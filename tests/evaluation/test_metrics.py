@@ -7,7 +7,14 @@ import sklearn.metrics
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.tables import make_predictions
-from tumorboard.evaluation.metrics import HEADLINE_SCORES, confusion_table, precision_recall_table, roc_table, scores
+from tumorboard.evaluation.metrics import (
+    HEADLINE_SCORES,
+    confusion_table,
+    log_odds,
+    precision_recall_table,
+    roc_table,
+    scores,
+)
 
 
 def predictions(labels, probabilities, classes):
@@ -164,6 +171,41 @@ def test_thinned_curves_keep_their_area():
     assert 100 < len(curve) <= 200
     exact = sklearn.metrics.average_precision_score(labels == "p", p)
     assert np.trapezoid(curve["precision"], curve["recall"]) == pytest.approx(exact, abs=0.01)
+
+
+def saturated():
+    """Returns a table of which six rows have p_p = 1 exactly, which only p_n tells apart, and two rows below."""
+    p_n = np.array([1e-20, 1e-22, 1e-24, 1e-26, 1e-28, 0, 0.5, 0.75])
+    p_p = np.array([1, 1, 1, 1, 1, 1, 0.5, 0.25])
+    return predictions(list("nnpnpppn"), np.stack([p_n, p_p], 1), ["n", "p"])
+
+
+def test_auc_and_curves_of_a_saturated_model_use_both_columns():
+    """By hand: of the positives, two are above all four negatives, one above three, one above one: 12 of 16 pairs."""
+    table = saturated()
+    assert scores(table)["auc"] == scores(table)["auc_n"] == scores(table)["auc_p"] == 12 / 16
+    assert sklearn.metrics.roc_auc_score(table["label"] == "p", table["p_p"]) != 12 / 16
+    curve = roc_table(table)
+    for name in ("n", "p"):
+        drawn = curve[curve["class"] == name]
+        assert np.trapezoid(drawn["tpr"], drawn["fpr"]) == pytest.approx(12 / 16)
+        assert drawn[["fpr", "tpr"]].iloc[[0, -1]].to_numpy().tolist() == [[0, 0], [1, 1]]
+    assert curve.query("`class` == 'p'")["threshold"].iloc[-1] == 0.25
+    assert curve.query("`class` == 'p'")["threshold"].is_monotonic_decreasing
+    precision = precision_recall_table(table).query("`class` == 'p'")
+    assert precision["precision"].iloc[:3].tolist() == [1, 1, 1]  # the first two positives come before a negative
+
+
+def test_log_odds_are_exact_near_0_and_1_and_keep_ties():
+    odds = log_odds(np.array([[1.0, 1e-30, 0.0], [0.25, 0.5, 0.25], [0.0, 0.0, 1.0]]))
+    assert odds[0] == pytest.approx([30 * math.log(10), -30 * math.log(10), -math.inf])
+    assert odds[1] == pytest.approx([-math.log(3), 0, -math.log(3)])
+    assert odds[2].tolist() == [-math.inf, -math.inf, math.inf]
+    shares = np.array([[0.2, 0.2, 0.2, 0.2, 0.2], [0.2, 0.4, 0.4, 0, 0], [0.2, 0, 0, 0.2, 0.6], [0.2, 0.8, 0, 0, 0]])
+    assert len(set(log_odds(shares)[:, 0])) == 1  # sums of the others differ in the last digit
+    binary = np.random.default_rng(0).random((50, 1))
+    both = log_odds(np.hstack([binary, 1 - binary]))
+    assert (both[:, 0] == -both[:, 1]).all()
 
 
 def test_curves_leave_out_classes_without_images():

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from tumorboard.base import progress
 from tumorboard.data.store import CropStore, write_store
 from tumorboard.models.inference import crops_to_tensor, predict_logits, softmax
 from tumorboard.models.registry import Classifier
@@ -68,6 +69,17 @@ def test_bf16_rounds_products_to_eight_bits(store: CropStore) -> None:
     np.testing.assert_array_equal(rounded, torch.from_numpy(rounded).bfloat16().float().numpy())
     np.testing.assert_allclose(rounded, exact, atol=0.02)
     assert not np.array_equal(rounded, exact)
+
+
+@pytest.mark.parametrize(("shown", "lines"), [(True, ["predict  batch 1/3", "predict  batch 2/3"]), (False, [])])
+def test_a_long_prediction_prints_lines_if_it_is_to_show_progress(
+    store: CropStore, shown: bool, lines: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "MINUTE", 0.0)
+    model = Classifier(Means(), nn.Identity(), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    logits = predict_logits(model, store, store.ids, **SETTINGS, progress=shown)
+    np.testing.assert_array_equal(logits, predict_logits(model, store, store.ids, **SETTINGS))
+    assert capsys.readouterr().err.splitlines() == lines
 
 
 def test_softmax_by_hand() -> None:

@@ -10,6 +10,7 @@ from tumorboard.base.files import write_table
 from tumorboard.base.params import Params, resolve_recipe
 from tumorboard.base.tables import manifest_digest, read_manifest
 from tumorboard.data.store import write_store
+from tumorboard.evaluation.held_out import HeldOut, assign_parts, write_held_out
 from tumorboard.models.model_file import ModelCard, save_model
 from tumorboard.models.registry import build_model
 
@@ -18,7 +19,13 @@ NORMALIZATION = ((0.5, 0.5, 0.5), (0.05, 0.05, 0.05))  # a small deviation makes
 
 
 def save_untrained(
-    folder: Path, params: Params, name: str, fold: int, seed: int, changes: dict[str, object] | None = None
+    folder: Path,
+    params: Params,
+    name: str,
+    fold: int,
+    seed: int,
+    changes: dict[str, object] | None = None,
+    classes: tuple[str, ...] = CLASSES,
 ) -> Path:
     """Writes an untrained network to models/<name>/<fold>.safetensors and returns the path.
 
@@ -26,15 +33,16 @@ def save_untrained(
         name: "linear", "cnn" or "other"; the last is a cnn3.
         seed: of the weights.
         changes: fields of the model card that are to differ.
+        classes: of the network's outputs.
     """
     architecture = {"linear": "linear", "cnn": "cnn", "other": "cnn3"}[name]
     recipe = resolve_recipe(params, "cnn").model_copy(
         update={"architecture": architecture, "precision": "off", "seed": seed}
     )
-    model = build_model(recipe, len(CLASSES), 32, NORMALIZATION)
+    model = build_model(recipe, len(classes), 32, NORMALIZATION)
     card = ModelCard(
         name=name,
-        classes=CLASSES,
+        classes=classes,
         fold=fold,
         crop=params.crop,
         mean=NORMALIZATION[0],
@@ -59,9 +67,12 @@ def save_panel(folder: Path, params: Params) -> list[Path]:
 
 
 def save_split_and_model(folder: Path, params: Params) -> None:
-    """Writes manifest.csv (12 images: 4 test, 4 of fold 0, 4 of fold 1), store and model.safetensors.
+    """Writes a split of 12 images, a model that was trained on it, and its outputs for its validation images.
 
-    The model is a linear one of fold 1 with the classes b and a, whose card says that epoch 7 was kept.
+    The files: manifest.csv (4 test images, 4 of fold 0, 4 of fold 1), store, model.safetensors, held_out.safetensors.
+
+    The model is a linear one of fold 1 with the classes b and a, whose card says that epoch 7 was kept. The outputs for
+    its four validation images differ from part to part; each image is its own group, hence its own part.
     """
     ids = [f"i{k:02d}" for k in range(12)]
     manifest = pd.DataFrame({"id": ids, "path": ids, "label": ["a", "b"] * 6, "group": ids})
@@ -92,3 +103,6 @@ def save_split_and_model(folder: Path, params: Params) -> None:
         seed=0,
     )
     save_model(folder / "model.safetensors", model, card)
+    logits = np.random.default_rng(1).normal(size=(5, 4, 2)).astype(np.float32)
+    held_out = HeldOut(assign_parts(ids[8:]), logits, np.array([2, 3, 7, 5, 7]), np.full(5, 0.5))
+    write_held_out(held_out, folder / "held_out.safetensors")

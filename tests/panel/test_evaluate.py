@@ -1,18 +1,17 @@
+"""A trained model's predictions: whose output each validation and each test image has, and what is refused."""
+
 import numpy as np
 import pytest
 import torch
 
 from tests.panel.models import save_split_and_model
 from tumorboard.base.errors import InputError
-from tumorboard.base.params import Evaluate
 from tumorboard.base.tables import probabilities_of, read_manifest
+from tumorboard.data.crop_record import write_record
 from tumorboard.data.store import CropStore, write_store
-from tumorboard.evaluation.intervals import bootstrap_intervals
-from tumorboard.evaluation.metrics import scores
-from tumorboard.models.model_file import load_model
+from tumorboard.evaluation.held_out import HeldOut, read_held_out, write_held_out
+from tumorboard.models.model_file import load_model, save_model
 from tumorboard.panel.evaluate import evaluate_model
-
-SETTINGS = Evaluate(bootstrap=40, confidence=0.8)
 
 
 @pytest.fixture
@@ -21,44 +20,65 @@ def folder(tmp_path, params):
     return tmp_path
 
 
-def evaluate(folder, params, *, model="linear", fold=1, manifest=None):
+def evaluate(folder, params, *, model="linear", fold=1, manifest=None, test=True):
     return evaluate_model(
         folder / "model.safetensors",
+        folder / "held_out.safetensors",
         model=model,
         fold=fold,
         manifest=read_manifest(folder / "manifest.csv") if manifest is None else manifest,
         crops=CropStore(folder / "store"),
         runtime=params.runtime,
-        evaluate=SETTINGS,
-        seed=3,
+        test=test,
     )
 
 
-def test_predictions_are_the_models_own_for_the_folds_validation_and_the_test_rows(folder, params):
-    predictions = evaluate(folder, params).predictions
-    assert predictions["id"].tolist() == ["i08", "i09", "i10", "i11", "i00", "i01", "i02", "i03"]
-    assert predictions["split"].tolist() == ["val"] * 4 + ["test"] * 4
-    assert predictions["label"].tolist() == ["a", "b"] * 4
+def test_a_test_image_has_the_models_own_output_in_float32(folder, params):
     model, card = load_model(folder / "model.safetensors", "cpu")
-    pixels = torch.from_numpy(CropStore(folder / "store")[predictions["id"].tolist()]).permute(0, 3, 1, 2)
+    save_model(
+        folder / "model.safetensors",
+        model,
+        card.model_copy(update={"recipe": card.recipe.model_copy(update={"precision": "bf16"})}),
+    )
+    test = evaluate(folder, params).test
+    assert test["id"].tolist() == ["i00", "i01", "i02", "i03"]
+    assert test["split"].tolist() == ["test"] * 4
+    assert test["label"].tolist() == ["a", "b", "a", "b"]
+    pixels = torch.from_numpy(CropStore(folder / "store")[test["id"].tolist()]).permute(0, 3, 1, 2)
     with torch.inference_mode():
         expected = model(pixels).double().softmax(1).numpy()
-    assert [column for column in predictions if column.startswith("p_")] == ["p_b", "p_a"]
-    assert probabilities_of(predictions) == pytest.approx(expected, abs=0.02), "up to bf16"
-    assert predictions["manifest"].unique().tolist() == [card.manifest]
+    assert [column for column in test if column.startswith("p_")] == ["p_b", "p_a"]
+    assert probabilities_of(test) == pytest.approx(expected, abs=1e-6), "bf16 differs by about 1e-3"
+    assert test["manifest"].unique().tolist() == [card.manifest]
 
 
-def test_metrics_are_computed_per_split(folder, params):
-    predictions, metrics, images_per_second = evaluate(folder, params)
-    parts = {split: predictions[predictions["split"] == split] for split in ("val", "test")}
-    for split, table in parts.items():
-        assert metrics[split] == pytest.approx(scores(table), nan_ok=True)
-    assert metrics["intervals"] == pytest.approx(bootstrap_intervals(parts["test"], SETTINGS, 3), nan_ok=True)
-    assert metrics["epoch"] == 7
-    model, _ = load_model(folder / "model.safetensors", "cpu")
-    assert metrics["parameters"] == sum(parameter.numel() for parameter in model.parameters())
-    assert np.isfinite(images_per_second)
-    assert images_per_second > 0
+def test_a_validation_image_has_the_output_of_the_epoch_that_was_chosen_without_it(folder, params):
+    evaluation = evaluate(folder, params)
+    validation = evaluation.validation
+    assert validation["id"].tolist() == ["i08", "i09", "i10", "i11"]
+    assert validation["split"].tolist() == ["val"] * 4
+    assert validation["label"].tolist() == ["a", "b", "a", "b"]
+    held_out = read_held_out(folder / "held_out.safetensors", 4, 2)
+    assert sorted(held_out.parts) == [0, 1, 2, 3]
+    logits = np.array([held_out.logits[part, row] for row, part in enumerate(held_out.parts)]).astype(np.float64)
+    expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    assert probabilities_of(validation) == pytest.approx(expected, rel=1e-12)
+    assert evaluation.card.epoch == 7
+    assert np.isfinite(evaluation.images_per_second)
+    assert evaluation.images_per_second > 0
+
+
+def test_a_test_part_that_is_not_scored_is_not_even_read(folder, params, monkeypatch):
+    read = []
+    get = CropStore.__getitem__
+    monkeypatch.setattr(CropStore, "__getitem__", lambda store, ids: read.extend(ids) or get(store, ids))
+    evaluation = evaluate(folder, params, test=False)
+    assert not {"i00", "i01", "i02", "i03"} & set(read)
+    expected = evaluate(folder, params)
+    assert len(evaluation.test) == 0
+    assert list(evaluation.test) == list(expected.test)
+    assert evaluation.validation.equals(expected.validation)
+    assert evaluation.images_per_second == 0
 
 
 @pytest.mark.parametrize(
@@ -80,8 +100,36 @@ def test_a_model_of_another_split_is_refused(folder, params):
         evaluate(folder, params, manifest=manifest)
 
 
+def test_another_test_part_needs_no_other_model(folder, params):
+    """What is trained does not depend on the test images, so that they may be exchanged."""
+    manifest = read_manifest(folder / "manifest.csv")
+    manifest.loc[:3, "label"] = ["b", "b", "a", "a"]
+    manifest.loc[:3, "sha256"] = "noise"
+    evaluation = evaluate(folder, params, manifest=manifest)
+    assert evaluation.test["label"].tolist() == ["b", "b", "a", "a"]
+    assert evaluation.validation.equals(evaluate(folder, params).validation)
+
+
+def test_outputs_for_other_validation_images_are_refused(folder, params):
+    held_out = read_held_out(folder / "held_out.safetensors", 4, 2)
+    fewer = HeldOut(held_out.parts[:3] % 3, held_out.logits[:4, :3], held_out.epochs[:4], held_out.scores[:4])
+    write_held_out(fewer, folder / "held_out.safetensors")
+    with pytest.raises(InputError, match=r"held_out\.safetensors: .*expected .*4.*run `dvc repro`"):
+        evaluate(folder, params)
+    (folder / "held_out.safetensors").unlink()
+    with pytest.raises(InputError, match=r"held_out\.safetensors: is not there"):
+        evaluate(folder, params)
+
+
 def test_crops_of_another_side_than_the_models_are_refused(folder, params):
     ids = CropStore(folder / "store").ids
     write_store(folder / "store", ids, np.zeros((len(ids), 5, 5, 3), np.uint8), 1)
     with pytest.raises(InputError, match=r"holds crops of 5 pixels, but crop\.side is \d+: run `dvc repro crop`"):
+        evaluate(folder, params)
+
+
+def test_crops_that_were_made_otherwise_than_the_models_are_refused(folder, params):
+    made = params.crop.model_copy(update={"background": (9, 9, 9)})
+    write_record(folder / "store", made, params.data.frames, None)
+    with pytest.raises(InputError, match=r"crop\.background: \[9, 9, 9\], but crop\.background is \[\d"):
         evaluate(folder, params)

@@ -50,6 +50,13 @@ def test_models_for_other_crops_are_refused(files, tmp_path, params):
         load_panel([*files, stranger], "cpu")
 
 
+def test_statistics_of_the_training_images_are_read_where_they_are_wanted(files, tmp_path):
+    assert all(model.unlike is None for folds in load_panel(files, "cpu").models.values() for model in folds)
+    missing = tmp_path / "unlike/linear/0.safetensors"
+    with pytest.raises(InputError, match=rf"^{missing}: is not there: `dvc repro` writes it"):
+        load_panel(files, "cpu", unlike=tmp_path / "unlike")
+
+
 def test_a_panel_without_models_is_refused():
     with pytest.raises(InputError, match="at least one model file"):
         load_panel([], "cpu")

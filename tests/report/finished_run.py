@@ -2,11 +2,15 @@
 
 import contextlib
 import io
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import numpy as np
 import pandas as pd
+from scipy.special import softmax
 
 from stages import ensemble, report
 from tumorboard.base.files import write_json, write_table
@@ -14,6 +18,10 @@ from tumorboard.base.params import Params, resolve_recipe
 from tumorboard.base.tables import Manifest, make_predictions, manifest_digest
 from tumorboard.data.parts import count_table
 from tumorboard.data.store import write_store
+from tumorboard.evaluation.held_out import HeldOut, assign_parts, write_held_out
+from tumorboard.panel.ledger import record_look
+from tumorboard.panel.unlike import UnlikeStatistics, save_unlike
+from tumorboard.report.results import Results, read_results
 
 # Names that HTML, matplotlib and CSV have to escape.
 CLASSES = ["<b>&", "$x_1$ with a name that is really long", "ordinary"]
@@ -22,45 +30,63 @@ EPOCHS = 8
 GROUPS = 30
 IMAGES_PER_GROUP = 3
 SIDE = 16  # pixels
+WRITTEN = "2026-01-02 03:04 UTC, commit abc1234"  # when a report was written, in tests that compare its bytes
 
 
-def panel_params(params: Params) -> Params:
-    """Returns params of two models on two folds, with few resamples."""
-    return params.model_copy(
-        update={
-            "models": ("linear", "cnn"),
-            "folds": (0, 1),
-            "ensemble": params.ensemble.model_copy(update={"vote": "soft"}),
-            "evaluate": params.evaluate.model_copy(update={"bootstrap": 50}),
-        }
-    )
+def panel_params(params: Params, **changes: Any) -> Params:
+    """Returns params of two models on two folds, of patients, without a positive class, with few resamples.
+
+    Args:
+        params: of the repository.
+        changes: of sections, dicts by their name; of other keys, values.
+    """
+    sections: dict[str, dict[str, Any]] = {
+        "data": {"unit": "patient", "positive": None},
+        "ensemble": {"vote": "soft"},
+        "evaluate": {"bootstrap": 50, "subgroups": ("site",)},
+    }
+    given = {"study": "A <study> & more", "models": ("linear", "cnn"), "folds": (0, 1)}
+    for name, value in changes.items():
+        if isinstance(value, dict):
+            sections[name] = sections.get(name, {}) | value
+        else:
+            given[name] = value
+    updated = {name: getattr(params, name).model_copy(update=value) for name, value in sections.items()}
+    return params.model_copy(update=updated | given)
 
 
 def write_finished_run(
-    root: Path, params: Params, classes: Sequence[str] = CLASSES, *, groups: int = GROUPS, skill: float = 1.0
+    root: Path,
+    params: Params,
+    classes: Sequence[str] = CLASSES,
+    *,
+    groups: int = GROUPS,
+    skill: float = 1.0,
+    giant: bool = False,
+    seed: int = 0,
 ) -> None:
     """Writes what the stages before `ensemble` write: crops, split, recipes, histories, predictions, metrics.
 
     Args:
         root: an empty folder.
-        params: whose models and folds are written.
+        params: whose models and folds are written; without `evaluate.test` no test image is predicted.
         classes: names.
         groups: of three images each; every third one is in the test set, the others in folds 0 and 1.
-        skill: how far the models' logits favor the right class; 0 is guessing.
+        skill: how far the first model's logits favor the right class, 0 is guessing; the second's twice as far.
+        giant: the images of half of the test groups are one group's.
+        seed: of the logits.
     """
-    generator = np.random.default_rng(0)
-    manifest = _make_manifest(classes, groups)
+    generator = np.random.default_rng(seed)
+    manifest = _make_manifest(classes, groups, giant)
     crops = generator.integers(0, 255, (len(manifest), SIDE, SIDE, 3), dtype=np.uint8)
-    write_store(root / "crop" / "store", manifest["id"].tolist(), crops, 2)
-    excluded = pd.DataFrame({"path": ["bad & ugly.jpg"], "reason": ["truncated"], "detail": ["<at byte 7>"]})
-    write_table(excluded, root / "crop" / "quarantined.csv")
+    _write_crops(root, manifest, crops, classes)
     _write_split(root, manifest, classes)
     _write_audit(root, manifest)
     for number, model in enumerate(params.models):
         write_json(resolve_recipe(params, model).model_dump(mode="json"), root / "recipes" / f"{model}.json")
         for fold in params.folds:
             _write_training(root, model, fold, number, generator)
-            _write_predictions(root, manifest, classes, model, fold, skill * (1 + number), generator)
+            _write_predictions(root, manifest, classes, (model, fold), skill * (1 + number), generator, params)
 
 
 def run_stages(root: Path, params: Params) -> str:
@@ -73,44 +99,99 @@ def run_stages(root: Path, params: Params) -> str:
 
 def run_ensemble(root: Path, params: Params) -> None:
     """Runs the stage ensemble."""
+    predictions, metrics = root / "predictions", root / "metrics"
     ensemble.main(
         params,
-        members=root / "predictions" / "members",
-        joined=root / "predictions" / "joined",
-        votes=root / "predictions" / "votes",
-        metrics=root / "metrics" / "ensemble.json",
-        comparison=root / "metrics" / "votes.json",
+        members=predictions / "members",
+        test_members=predictions / "test" / "members",
+        held_out=predictions / "held_out",
+        unlike=predictions / "unlike",
+        panel=root / "models" / "panel.json",
+        joined=predictions / "joined",
+        votes=predictions / "votes",
+        test_joined=predictions / "test" / "joined",
+        test_votes=predictions / "test" / "votes",
+        metrics=metrics / "ensemble.json",
+        comparison=metrics / "votes.json",
+        test_metrics=metrics / "test" / "ensemble.json",
+        test_comparison=metrics / "test" / "votes.json",
     )
 
 
 def run_report(root: Path, params: Params) -> None:
-    """Runs the stage report."""
-    report.main(params, **folders_of(root), plots=root / "plots", page=root / "report" / "index.html")
+    """Runs the stage report, with `root` as the main checkout, whose ledger it reads."""
+    paths = inputs_of(root)
+    del paths["ledger"]
+    with (
+        mock.patch.dict(os.environ, DVC_ROOT=str(root)),
+        mock.patch("tumorboard.report.results.describe_run", return_value=WRITTEN),
+    ):
+        report.main(
+            params,
+            **paths,
+            plots=root / "plots",
+            page=root / "report" / "index.html",
+            schema=root / "metrics" / "schema.json",
+        )
 
 
-def folders_of(root: Path) -> dict[str, Path]:
-    """Returns the folders that `read_results` reads, by parameter name."""
-    return {name: root / name for name in ("crop", "split", "recipes", "training", "predictions", "metrics")}
+def make_results(root: Path, params: Params, **options: Any) -> Results:
+    """Writes a run of 72 patients, of which 24 are in the test part, and returns its results."""
+    classes = options.pop("classes", ["a", "b"])
+    write_finished_run(root, params, classes, **({"groups": 72, "skill": 1.0} | options))
+    run_ensemble(root, params)
+    return read_results(params, **inputs_of(root))
 
 
-def _make_manifest(classes: Sequence[str], groups: int) -> Manifest:
+def inputs_of(root: Path) -> dict[str, Path]:
+    """Returns the files and folders that `read_results` reads, by parameter name."""
+    folders = {name: root / name for name in ("crop", "split", "recipes", "training", "predictions", "metrics")}
+    return folders | {"panel": root / "models" / "panel.json", "ledger": root / ".cache" / "test-looks.jsonl"}
+
+
+def record_looks(root: Path, manifest: Manifest, count: int) -> None:
+    """Writes the ledger of `count` sets of weights whose test scores were computed."""
+    weights = root / "weights.bin"
+    for number in range(count):
+        weights.write_bytes(str(number).encode())
+        record_look(inputs_of(root)["ledger"], manifest, "cnn", 0, weights)
+    weights.unlink()
+
+
+def _make_manifest(classes: Sequence[str], groups: int, giant: bool) -> Manifest:
     group = np.repeat(np.arange(groups), IMAGES_PER_GROUP)
     labels = np.array(classes, dtype=object)[group % len(classes)]
     ids = [f"{label}/p{g} \n<i>{k}.jpg" for k, (label, g) in enumerate(zip(labels, group, strict=True))]
     part = group // len(classes) % 3
     fold = pd.Series(part - 1, dtype="Int64").mask(part == 0)
+    names = np.array([f"p{g}" for g in group], dtype=object)
+    if giant:
+        names[(part == 0) & (group < groups // 2)] = "p0"
     return pd.DataFrame(
         {
             "id": ids,
             "path": ids,
             "label": labels,
-            "group": [f"p{g}" for g in group],
+            "group": names,
             "split": np.where(part == 0, "test", "train"),
             "fold": fold,
             "source_id": ids,
             "sha256": [f"{k:064x}" for k in range(len(ids))],
         }
     )
+
+
+def _write_crops(root: Path, manifest: Manifest, crops: np.ndarray, classes: Sequence[str]) -> None:
+    write_store(root / "crop" / "store", manifest["id"].tolist(), crops, 2)
+    excluded = pd.DataFrame({"path": ["bad & ugly.jpg"], "reason": ["truncated"], "detail": ["<at byte 7>"]})
+    write_table(excluded, root / "crop" / "quarantined.csv")
+    images = manifest[["id"]].assign(scaling="", low="", high="", warning="")
+    write_table(images, root / "crop" / "images.csv")
+    number = manifest["group"].str[1:].astype(int)
+    sites = np.where(number // len(classes) % 2, "north", "<south>")
+    write_table(manifest[["id"]].assign(site=sites), root / "crop" / "attributes.csv")
+    counts = {"images": len(manifest), "groups": manifest["group"].nunique(), "quarantined": 1}
+    write_json(counts | {"own_range": 0, "decoder_warnings": 0}, root / "metrics" / "crop.json")
 
 
 def _write_split(root: Path, manifest: Manifest, classes: Sequence[str]) -> None:
@@ -138,11 +219,9 @@ def _write_audit(root: Path, manifest: Manifest) -> None:
     write_table(pairs, root / "split" / "duplicates.csv")
     excluded = pd.DataFrame({"path": ["<two>.jpg"], "reason": ["label conflict"], "detail": ["both"]})
     write_table(excluded, root / "split" / "quarantined.csv")
-    scores = {"accuracy": [0.71, 0.4], "majority": 0.33, "skill": [0.567, 0.0], "test_accuracy": np.nan}
-    scores |= {"test_majority": np.nan, "test_skill": np.nan}
-    write_table(
-        pd.DataFrame({"facts": ["width", "all of them"], "images": 90} | scores), root / "split" / "shortcuts.csv"
-    )
+    probe = pd.DataFrame({"facts": ["width", "all of them"], "images": 90, "accuracy": [0.71, 0.4], "majority": 0.33})
+    write_table(probe.assign(skill=[0.567, 0.0], p=[0.01, np.nan]), root / "split" / "shortcuts.csv")
+    write_table(probe.assign(skill=[0.25, np.nan]), root / "split" / "test_shortcuts.csv")
     metrics = {"policy": "regroup", "may_leak": False, "images": 1234, "pictures": 1200, "pairs_bytes": 3}
     metrics |= {"pairs_pixels": 38, "pairs_near": 7, "pairs_mirrored": 1, "sets": 29, "largest_set": 5}
     metrics |= {"sets_across_given_parts": 4, "too_faint_to_compare": 6, "label_conflicts": 2, "quarantined": 9}
@@ -167,15 +246,47 @@ def _write_predictions(
     root: Path,
     manifest: Manifest,
     classes: Sequence[str],
-    model: str,
-    fold: int,
+    member: tuple[str, int],
     skill: float,
     generator: np.random.Generator,
+    params: Params,
 ) -> None:
-    rows = manifest[(manifest["split"] == "test") | manifest["fold"].eq(fold).fillna(False)]
-    rows = rows.assign(split=np.where(rows["split"] == "test", "test", "val"))
+    """Writes a member's validation outputs, which differ a little from part to part, and its test predictions."""
+    (model, fold), digest, predictions = member, manifest_digest(manifest), root / "predictions"
+    rows = manifest[manifest["fold"].eq(fold).fillna(False)].assign(split="val")
+    parts = assign_parts(rows["group"].tolist())
+    choices = int(parts.max()) + 2
+    logits = _logits(rows, classes, skill, generator) + 0.1 * generator.normal(size=(choices, len(rows), len(classes)))
+    held_out = HeldOut(parts, logits.astype(np.float32), np.full(choices, 5), np.zeros(choices))
+    write_held_out(held_out, predictions / "held_out" / model / f"{fold}.safetensors")
+    save_unlike(_unlike_statistics(len(rows), generator), predictions / "unlike" / model / f"{fold}.safetensors")
+    own = softmax(held_out.own_logits.astype(np.float64), axis=1)
+    write_table(make_predictions(rows, own, classes, digest), predictions / "members" / model / f"{fold}.csv")
+    tests = manifest[manifest["split"] == "test"]
+    probabilities = softmax(_logits(tests, classes, skill, generator), axis=1)
+    if not params.evaluate.test:
+        tests, probabilities = tests.head(0), probabilities[:0]
+    table = make_predictions(tests, probabilities, classes, digest)
+    write_table(table, predictions / "test" / "members" / model / f"{fold}.csv")
+
+
+def _logits(rows: Manifest, classes: Sequence[str], skill: float, generator: np.random.Generator) -> np.ndarray:
     logits = generator.normal(size=(len(rows), len(classes))) * 1.5
     logits[np.arange(len(rows)), [classes.index(label) for label in rows["label"]]] += skill
-    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    table = make_predictions(rows, probabilities, classes, manifest_digest(manifest))
-    write_table(table, root / "predictions" / "members" / model / f"{fold}.csv")
+    return logits
+
+
+def _unlike_statistics(rows: int, generator: np.random.Generator) -> UnlikeStatistics:
+    """Returns statistics of one feature and one number per image; each held-out image is its own group."""
+    return UnlikeStatistics(
+        feature_mean=np.zeros(1, np.float32),
+        directions=np.ones((1, 1), np.float32),
+        variances=np.ones(1),
+        residual=np.zeros(1),
+        image_mean=np.zeros(1),
+        image_precision=np.ones((1, 1)),
+        center=np.zeros(2),
+        spread=np.ones(2),
+        held_out=generator.normal(size=rows),
+        held_out_groups=np.arange(rows),
+    )

@@ -8,12 +8,17 @@ import pytest
 from tests.report.finished_run import CLASSES
 from tumorboard.base.tables import make_predictions, read_predictions
 from tumorboard.evaluation.metrics import scores
+from tumorboard.panel.comparison import HEADING, UNCALIBRATED
 from tumorboard.panel.votes import VOTES
+from tumorboard.report.conclusions import draw_conclusions
 from tumorboard.report.figures import (
     base_rates,
     draw_classes,
     draw_figures,
+    draw_part,
+    draw_test_figures,
     pairs_to_review,
+    part_tables,
     plot_tables,
     worst_mistakes,
 )
@@ -28,8 +33,18 @@ def images_of(figure):
 
 
 @pytest.fixture(scope="module")
-def figures(results):
-    return draw_figures(results, plot_tables(results))
+def tables(results, conclusions):
+    return plot_tables(results, conclusions)
+
+
+@pytest.fixture(scope="module")
+def figures(results, conclusions, tables):
+    return draw_figures(results, conclusions, tables)
+
+
+@pytest.fixture(scope="module")
+def test_figures(results):
+    return draw_test_figures(results)
 
 
 def predictions(rows, classes=("a", "b", "c")):
@@ -39,29 +54,67 @@ def predictions(rows, classes=("a", "b", "c")):
     return make_predictions(table, np.array([row[2] for row in rows]), classes, "0" * 16)
 
 
-def test_tables_hold_the_test_scores_and_the_confusion_of_each_model(run, results, panel):
-    tables = plot_tables(results)
-    assert list(tables) == ["curves", "roc", "precision_recall", "confusion", "scores"]
-    confusion = tables["confusion"]
+def replace_heading(part, table):
+    """Returns a part in which the heading vote has other predictions."""
+    return dataclasses.replace(part, votes={**part.votes, HEADING: table, UNCALIBRATED: table})
+
+
+@pytest.mark.parametrize(("split", "rows"), [("val", 54), ("test", 36)])
+def test_tables_hold_the_scores_and_the_confusion_of_each_model_on_one_part(run, results, tables, panel, split, rows):
+    folder = run / "predictions" / ("test" if split == "test" else "")
+    part = tables if split == "val" else part_tables(results.test)
+    confusion = part["confusion"]
     assert {"model", "actual", "predicted", "count"} <= set(confusion.columns)
-    assert confusion.groupby("model")["count"].sum().to_dict() == {"linear": 36, "cnn": 36, "soft vote": 36}
+    assert confusion.groupby("model")["count"].sum().to_dict() == {"linear": rows, "cnn": rows, "soft vote": rows}
     assert all(len(rows) == len(CLASSES) ** 2 for _, rows in confusion.groupby("model"))
-    vote = read_predictions(run / "predictions" / "votes" / "soft.csv")
-    expected = scores(vote[vote["split"] == "test"])
+    vote = read_predictions(folder / "votes" / "soft.csv")
+    assert set(vote["split"]) == {split}
+    expected = scores(vote)
     vote_rows = confusion[confusion["model"] == "soft vote"]
     right = vote_rows[vote_rows["actual"] == vote_rows["predicted"]]
-    assert right["count"].sum() / 36 == pytest.approx(expected["accuracy"])
-    table = tables["scores"].set_index("model")
+    assert right["count"].sum() / rows == pytest.approx(expected["accuracy"])
+    table = part["scores"].set_index("model")
     assert table.loc["soft", "accuracy"] == pytest.approx(expected["accuracy"])
     assert table.loc["soft", "accuracy_low"] <= expected["accuracy"] <= table.loc["soft", "accuracy_high"]
     assert table["kind"].to_dict() == dict.fromkeys(panel.models, "member") | dict.fromkeys(VOTES, "vote")
     for name in ("roc", "precision_recall"):
-        assert set(tables[name]["class"]) == set(CLASSES)
-        assert set(tables[name]["model"]) == {"linear", "cnn", "soft vote"}
+        assert set(part[name]["class"]) == set(CLASSES)
+        assert set(part[name]["model"]) == {"linear", "cnn", "soft vote"}
+    assert set(part["reliability"]["model"]) == {"linear", "cnn", "soft vote", "soft vote before"}
+    assert part["reliability"].groupby("model")["images"].sum().eq(rows).all()
 
 
-def test_curves_hold_every_history_and_mark_the_kept_epoch(run, results):
-    curves = plot_tables(results)["curves"]
+def test_tables_of_dvc_plots_are_those_of_validation_images_and_the_curves(tables):
+    assert list(tables) == ["data", "curves", "roc", "precision_recall", "confusion", "reliability", "scores"]
+
+
+def test_the_data_are_identified_by_what_is_trained_and_validated_on(results, tables):
+    """18 of the 30 groups are no test groups."""
+    text = f"54 images of 18 patients in data/phantom, {results.digest}"
+    assert tables["data"].to_dict("records") == [{"manifest": results.digest, "data": text}]
+
+
+def test_scores_say_how_each_member_and_vote_compares_with_the_heading_vote(results, conclusions, tables):
+    """The heading vote is not compared with itself; the others have the verdict of their comparison in accuracy."""
+    verdicts = tables["scores"].set_index("model")["against_heading"].to_dict()
+    assert verdicts.pop("soft") == ""
+    assert set(verdicts.values()) == {"within noise"}
+    comparison = conclusions.comparisons["validation"]
+    assert comparison.primary["second_name"].tolist() == ["cnn"]
+    ahead = comparison._replace(primary=comparison.primary.assign(verdict="second is ahead"))
+    behind = comparison.exploratory["second_name"].eq("linear") & comparison.exploratory["score"].eq("accuracy")
+    ahead = ahead._replace(
+        exploratory=comparison.exploratory.assign(
+            verdict=np.where(behind, "first is ahead", comparison.exploratory["verdict"])
+        )
+    )
+    changed = dataclasses.replace(conclusions, comparisons={**conclusions.comparisons, "validation": ahead})
+    verdicts = plot_tables(results, changed)["scores"].set_index("model")["against_heading"]
+    assert verdicts[["cnn", "linear", "soft", "hard"]].tolist() == ["ahead", "behind", "", "within noise"]
+
+
+def test_curves_hold_every_history_and_mark_the_kept_epoch(run, tables):
+    curves = tables["curves"]
     kept = curves[curves["kept"]][["model", "fold", "epoch"]]
     assert kept.to_numpy().tolist() == [["linear", 0, 5], ["linear", 1, 6], ["cnn", 0, 5], ["cnn", 1, 6]]
     history = pd.read_csv(run / "training" / "cnn" / "1" / "history.csv")
@@ -70,11 +123,13 @@ def test_curves_hold_every_history_and_mark_the_kept_epoch(run, results):
 
 
 def test_scores_without_intervals_have_empty_ends(results):
-    rows = {"test": {"images": 4, "accuracy": 0.5}}
-    comparison = {"members": {"m": rows}, "votes": {"hard": rows}}
-    table = plot_tables(dataclasses.replace(results, comparison=comparison))["scores"]
+    """The hard vote of this table has no loss, as a share of votes has none."""
+    row = {"images": 4, "accuracy": 0.5, "accuracy_low": None, "accuracy_high": None, "accuracy_method": "too few"}
+    tree = {"members": {"m": row | {"loss": 0.25}}, "votes": {"hard": row}}
+    table = part_tables(dataclasses.replace(results.test, scores=tree))["scores"]
     assert table[["accuracy_low", "accuracy_high"]].isna().all(axis=None)
     assert table["accuracy"].tolist() == [0.5, 0.5]
+    assert table["loss"].tolist() == pytest.approx([0.25, np.nan], nan_ok=True)
 
 
 def test_base_rates_follow_the_order_of_the_classes():
@@ -171,9 +226,9 @@ def test_a_class_with_few_images_leaves_white_places(results):
     assert white == ([False] * 5 + [True] * 7) * 3
 
 
-def test_figure_of_the_mistakes_shows_the_worst_first_with_label_and_vote(results, figures):
-    mistakes = worst_mistakes(results.test_vote)
-    figure = figures["mistakes"]
+def test_figure_of_the_mistakes_shows_the_worst_first_with_label_and_vote(results, test_figures):
+    mistakes = worst_mistakes(results.test.heading)
+    figure = test_figures["mistakes"]
     captions = [text for text in texts_of(figure) if text.startswith("label ")]
     assert len(captions) == len(mistakes)
     assert [float(re.search(r"vote (\S+) ", caption)[1]) for caption in captions] == pytest.approx(
@@ -202,23 +257,67 @@ def test_figure_of_the_duplicates_names_kind_label_and_part(results, figures):
     assert all((image == crop).all() for image, crop in zip(images_of(figure), crops, strict=True))
 
 
+def test_figure_of_the_suspects_shows_label_suggestion_and_its_probability(results, conclusions, figures):
+    suspects = conclusions.suspects
+    assert 0 < len(suspects) <= 24
+    captions = [text for text in texts_of(figures["suspects"]) if text.startswith("label ")]
+    assert len(captions) == len(suspects)
+    for caption, row in zip(captions, suspects.itertuples(), strict=True):
+        assert f"rather {row.p_suggested:.2f} " in caption
+        assert row.label != row.suggested
+    short = {CLASSES[0]: "<b>&", CLASSES[1]: "$x_1$ …y long", CLASSES[2]: "ordinary"}
+    assert captions[0].startswith(f"label {short[suspects['label'][0]]}\n"[:10])
+    crops = results.load_crops(suspects["id"].tolist())
+    assert all((image == crop).all() for image, crop in zip(images_of(figures["suspects"]), crops, strict=True))
+
+
+def test_only_24_suspects_are_shown_the_likeliest_first(results, conclusions):
+    ids = results.validation.heading["id"].tolist()[:30]
+    rows = {"rank": range(1, 31), "id": ids, "group": "g", "label": CLASSES[0], "suggested": CLASSES[2]}
+    many = pd.DataFrame(rows | {"p_label": 0.1, "p_suggested": [k / 100 for k in range(30)]})
+    changed = dataclasses.replace(conclusions, suspects=many)
+    captions = texts_of(draw_figures(results, changed, plot_tables(results, changed))["suspects"])
+    probabilities = [float(text.split("rather ")[1].split()[0]) for text in captions if "rather" in text]
+    assert probabilities == pytest.approx([k / 100 for k in range(24)])
+
+
 def test_grey_lines_are_at_the_share_of_the_most_frequent_class_and_of_each_class(results):
     """Of 30 test images 12, 12 and 6 belong to the three classes."""
-    vote = results.test_vote
+    vote = results.test.heading
     fewer = vote.drop(vote.index[vote["label"] == "ordinary"][:6])
-    uneven = dataclasses.replace(results, votes={"soft": fewer})
-    figures = draw_figures(uneven, plot_tables(uneven))
+    part = replace_heading(results.test, fewer)
+    figures = draw_part(part, part_tables(part), None)
     assert [0.4, 0.4] in [list(line.get_xdata()) for line in figures["scores"].axes[0].get_lines()]
     panels = figures["precision_recall"].axes
-    base_rates = [[0.4, 0.4], [0.4, 0.4], [0.2, 0.2]]
-    for axes, base_rate in zip(panels, base_rates, strict=False):
-        assert base_rate in [list(line.get_ydata()) for line in axes.get_lines()]
+    for axes, share in zip(panels, [0.4, 0.4, 0.2], strict=False):
+        assert [share, share] in [list(line.get_ydata()) for line in axes.get_lines()]
 
 
-def test_without_mistakes_and_duplicates_there_are_no_figures_of_them(results):
-    certain = results.test_vote.copy()
-    for name in CLASSES:
-        certain[f"p_{name}"] = (certain["label"] == name).astype(float)
-    perfect = dataclasses.replace(results, votes={"soft": certain}, duplicates=results.duplicates.head(0))
-    figures = draw_figures(perfect, plot_tables(perfect))
-    assert set(figures) == {"scores", "curves", "confusion_normalised", "confusion", "roc", "precision_recall", "data"}
+def test_without_mistakes_duplicates_and_suspects_there_are_no_figures_of_them(results):
+    def certain(table):
+        return table.assign(**{f"p_{name}": (table["label"] == name).astype(float) for name in CLASSES})
+
+    perfect = dataclasses.replace(
+        results,
+        validation=replace_heading(results.validation, certain(results.validation.heading)),
+        test=replace_heading(results.test, certain(results.test.heading)),
+        duplicates=results.duplicates.head(0),
+    )
+    conclusions = draw_conclusions(perfect)
+    of_part = {"scores", "confusion_normalised", "confusion", "roc", "precision_recall", "reliability"}
+    assert set(draw_test_figures(perfect)) == of_part
+    figures = draw_figures(perfect, conclusions, plot_tables(perfect, conclusions))
+    assert set(figures) == of_part | {"curves", "data"}
+
+
+def test_a_positive_class_has_one_panel_and_a_decision_curve(binary):
+    """The curves of the other class are mirror images; the title names the class that is to be detected."""
+    figures = draw_test_figures(binary)
+    for name in ("roc", "precision_recall"):
+        drawn = [axes for axes in figures[name].axes if axes.axison]
+        assert [axes.get_title("left") for axes in drawn] == ["b"]
+    assert "call all b" in texts_of(figures["decision_curve"])
+
+
+def test_without_a_scored_test_part_there_are_no_test_figures(results):
+    assert draw_test_figures(dataclasses.replace(results, test=None)) == {}

@@ -9,13 +9,14 @@ from types import SimpleNamespace
 import pytest
 from matplotlib import font_manager, ft2font
 
-from tests.report.finished_run import folders_of, panel_params, run_ensemble, write_finished_run
+from tests.report.finished_run import inputs_of, panel_params, run_ensemble, write_finished_run
 from tumorboard.base.params import Params
 from tumorboard.report import lettering
-from tumorboard.report.figures import draw_figures, plot_tables, replaced_names
-from tumorboard.report.lettering import clusters, drawable_names, font_families, text_width
+from tumorboard.report.conclusions import draw_conclusions
+from tumorboard.report.figures import draw_figures, draw_test_figures, plot_tables, replaced_names
+from tumorboard.report.lettering import clusters, drawable_names, font_families, shorten, text_width
 from tumorboard.report.page import render_page
-from tumorboard.report.plots import shorten, to_png
+from tumorboard.report.plots import to_png
 from tumorboard.report.results import read_results
 
 NAMES = ["胶质瘤", "ورم دبقي", "ग्लियोमा", "γλίωμα", "🧠🫁", "e\u0301 x\u030c", "$x^2$ \\frac{1}%", "нейро 100_%"]
@@ -77,19 +78,31 @@ def test_wide_letters_count_twice_and_marks_stay_with_their_letter() -> None:
     assert all(text_width(shorten(name * 9, 14)) <= 14 for name in NAMES)
 
 
+def test_names_lose_their_middle_and_stay_drawable() -> None:
+    assert shorten("normal", 6) == "normal"
+    assert shorten("normal", 5) == "no…al"
+    assert shorten("pigmented keratosis", 9) == "pigm…osis"
+    assert shorten(" two\nlines\tand \udcff", 40) == "two lines and ?"
+
+
 def test_each_figure_of_a_run_with_names_of_many_scripts_is_drawn_without_missing_letters(
     params: Params, tmp_path: Path
 ) -> None:
     panel = panel_params(params)
     write_finished_run(tmp_path, panel, [*NAMES, PRIVATE], groups=54, skill=0.4)
     run_ensemble(tmp_path, panel)
-    results = read_results(panel, **folders_of(tmp_path))
+    results = read_results(panel, **inputs_of(tmp_path))
+    conclusions = draw_conclusions(results)
+    tables = plot_tables(results, conclusions)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        pictures = {name: to_png(figure) for name, figure in draw_figures(results, plot_tables(results)).items()}
+        pictures, test_pictures = (
+            {name: to_png(figure) for name, figure in figures.items()}
+            for figures in (draw_figures(results, conclusions, tables), draw_test_figures(results))
+        )
     replaced = replaced_names(results)
     assert replaced["class 9"] == PRIVATE
     assert not {"γλίωμα", "нейро 100_%", NAMES[6]} & set(replaced.values())
-    page = render_page(results, pictures)
+    page = render_page(results, conclusions, pictures, test_pictures)
     assert f"class 9 = {PRIVATE}" in page
     assert all(unicodedata.normalize("NFC", name) in unicodedata.normalize("NFC", page) for name in NAMES[:6])

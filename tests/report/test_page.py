@@ -1,36 +1,39 @@
 import base64
+import dataclasses
 import io
 import json
 import re
+import shutil
+import subprocess
 from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.report.finished_run import CLASSES, folders_of, run_ensemble, write_finished_run
+from tests.report.finished_run import CLASSES, inputs_of, make_results, panel_params
 from tumorboard.base.files import write_json
-from tumorboard.base.params import Params
 from tumorboard.base.tables import read_predictions
+from tumorboard.evaluation.calibration import calibration_scores
 from tumorboard.evaluation.metrics import scores
 from tumorboard.panel.votes import VOTES
-from tumorboard.report.figures import draw_figures, plot_tables
+from tumorboard.report.conclusions import draw_conclusions
 from tumorboard.report.page import render_page, summarize_scores
-from tumorboard.report.plots import to_png
 from tumorboard.report.results import read_results
+
+PICTURES = ["scores", "curves", "data", "duplicates", "suspects", "confusion_normalised", "confusion", "roc"]
+PICTURES += ["precision_recall", "reliability", "mistakes", "decision_curve"]
 
 
 def text_of(page: str) -> str:
+    page = re.sub(r"<head>.*</head>", "", page, flags=re.DOTALL)
     return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page.replace("\N{NO-BREAK SPACE}", " ")))
 
 
-def render(root, params: Params) -> str:
-    """Returns the page of a run whose ensemble stage has yet to run."""
-    run_ensemble(root, params)
-    results = read_results(params, **folders_of(root))
-    return render_page(
-        results, {name: to_png(figure) for name, figure in draw_figures(results, plot_tables(results)).items()}
-    )
+def render(results) -> str:
+    """Returns the page of a run, with a word in place of each picture."""
+    pictures = dict.fromkeys(PICTURES, b"picture")
+    return render_page(results, draw_conclusions(results), pictures, pictures)
 
 
 @pytest.fixture(scope="module")
@@ -38,29 +41,31 @@ def page(run) -> str:
     return (run / "report" / "index.html").read_text("utf-8")
 
 
-def test_headline_is_the_chosen_vote_on_the_test_set(run, page):
-    vote = read_predictions(run / "predictions" / "votes" / "soft.csv")
-    test = vote[vote["split"] == "test"]
-    accuracy = (test[[f"p_{name}" for name in CLASSES]].to_numpy().argmax(1) == test["label"].map(CLASSES.index)).mean()
-    headline = json.loads((run / "metrics" / "ensemble.json").read_text())
+def test_headline_is_the_heading_vote_on_the_test_set(run, page):
+    vote = read_predictions(run / "predictions" / "test" / "votes" / "heading.csv")
+    accuracy = (vote[[f"p_{name}" for name in CLASSES]].to_numpy().argmax(1) == vote["label"].map(CLASSES.index)).mean()
+    headline = json.loads((run / "metrics" / "test" / "ensemble.json").read_text())
     text = text_of(page)
-    assert f"A panel of 2 models, soft vote: accuracy on the test set {100 * accuracy:.1f} % 95 % interval" in text
-    assert f"{100 * headline['accuracy_low']:.1f} % to {100 * headline['accuracy_high']:.1f} %" in text
-    assert "36 test images of 12 groups (patients)" in text
-    assert "Always predicting the most frequent class would score 33.3 %" in text
+    interval = f"{100 * headline['test_accuracy_low']:.1f} % to {100 * headline['test_accuracy_high']:.1f} %"
+    assert (
+        f"A &lt;study&gt; &amp; more {100 * accuracy:.1f} % accuracy on test images, 95 % interval {interval}" in text
+    )
+    assert f"<title>A &lt;study&gt; &amp; more: {100 * accuracy:.1f}\N{NO-BREAK SPACE}%</title>" in page
 
 
-def test_summary_lists_the_scores_with_the_chosen_vote_last(run, results):
-    headline = json.loads((run / "metrics" / "ensemble.json").read_text())
+def test_summary_lists_the_scores_with_the_heading_vote_last(run, results):
+    headline = json.loads((run / "metrics" / "test" / "ensemble.json").read_text())
     lines = summarize_scores(results).splitlines()
-    assert lines[0] == "36 test images of 12 groups:"
+    assert lines[0] == "36 test images of 12 patients:"
     names = [re.split(r"\s{2,}", line.strip())[0] for line in lines[1:]]
     assert names == ["linear", "cnn", *(f"{vote} vote" for vote in VOTES if vote != "soft"), "soft vote"]
-    low, high = headline["accuracy_low"], headline["accuracy_high"]
+    low, high = headline["test_accuracy_low"], headline["test_accuracy_high"]
     interval = f"({100 * low:.1f} to {100 * high:.1f})"
     assert lines[-1] == (
-        f"  soft vote      accuracy {100 * headline['accuracy']:.1f} % {interval}  AUC {headline['auc']:.3f}"
+        f"  soft vote      accuracy {100 * headline['test_accuracy']:.1f} % {interval}  AUC {headline['test_auc']:.3f}"
     )
+    hard = next(line for line in lines if "hard vote" in line)
+    assert "AUC" not in hard, "shares of votes are no probabilities"
 
 
 def test_page_is_self_contained_and_states_its_purpose(run, page):
@@ -68,9 +73,9 @@ def test_page_is_self_contained_and_states_its_purpose(run, page):
     assert "<script" not in page
     assert page.count("For research, not for diagnosis.") == 2
     pictures = re.findall(r"data:image/png;base64,([^\"]+)", page)
-    files = [path.read_bytes() for path in (run / "plots" / "images").iterdir()]
+    files = [path.read_bytes() for folder in ("images", "test") for path in (run / "plots" / folder).iterdir()]
     assert sorted(map(base64.b64decode, pictures)) == sorted(files)
-    assert len(files) == 9
+    assert len(files) == 17
     for content in files:
         Image.open(io.BytesIO(content)).verify()
 
@@ -80,6 +85,8 @@ def test_names_are_escaped(page):
     assert "<b>&" not in page
     assert "<i>" not in page
     assert "<at byte" not in page
+    assert "<south>" not in page
+    assert "<study>" not in page
     assert "bad &amp; ugly.jpg" in page
     assert "&lt;at byte 7&gt;" in page
 
@@ -88,10 +95,10 @@ def test_page_reports_the_audit_and_the_split(page):
     text = text_of(page)
     assert "identical files 3 identical pixels in a different file 38" in text
     assert "changed brightness; mirrored: 1 7" in text
-    assert "1,234 images show 1,200 different pictures; 29 of them occur more than once, at most 5 times" in text
+    assert "1,234 images show 1,200 different pictures. Of the copies that were found, 29 pictures occur" in text
     assert "4 occur in more than one of the parts" in text
-    assert "width 71.0 % 0.57 undefined undefined" in text
-    assert "nothing: always the most frequent class 33.0 % 0.00 undefined 0.00" in text
+    assert "width 0.57 0.01 0.25" in text
+    assert "all of them 0.00 undefined" in text
     assert "1 of these sets of facts partly predict the class" in text
     assert "11 given training or validation images were removed" in text
     assert "15 because their group does" in text
@@ -101,14 +108,34 @@ def test_page_reports_the_audit_and_the_split(page):
     assert "2 shares of classes or parts differ by more than split.tolerance" in text
     assert "fold 1, class &lt;b&gt;&amp;: 25.0 % instead of 33.3 %, groups stay &lt;whole&gt;;" in text
     assert "test, all its images: 40.0 % instead of 20.0 %, another reason." in text
-    assert "No group and no set of duplicates is divided between" in text
+    assert "No patient and no set of duplicates is divided between" in text
+
+
+def test_ranges_of_grey_and_damaged_files_are_reported_where_there_are_any(run, panel, page):
+    assert "different grey levels" not in page
+    images = run / "crop" / "images.csv"
+    whole = images.read_text("utf-8")
+    try:
+        table = read_predictions(run / "predictions" / "joined" / "cnn.csv")[["id"]]
+        table = table.assign(scaling="own range", low=0, high=range(1, len(table) + 1), warning="")
+        table.loc[0, "warning"] = "<cut> off"
+        table.to_csv(images, index=False)
+        results = read_results(panel, **inputs_of(run))
+    finally:
+        images.write_text(whole, "utf-8")
+    text = text_of(render(results))
+    assert "54 files are scaled each by its own range: 54 different ranges in this set" in text
+    assert "1 files were read, but may be damaged" in text
+    assert "(&lt;cut&gt; off)." in text
 
 
 def test_counts_are_images_and_groups_per_class_and_part(page):
     """Each class has ten groups of three images: four in the test set and three in each fold."""
     head = "class train test fold 0 fold 1"
     row = "18 (6) 12 (4) 9 (3) 9 (3)"
-    assert f"{head} {CLASSES[1]} {row} &lt;b&gt;&amp; {row} ordinary {row}" in text_of(page)
+    text = text_of(page)
+    assert "Images (patients) by class and part" in text
+    assert f"{head} {CLASSES[1]} {row} &lt;b&gt;&amp; {row} ordinary {row}" in text
 
 
 def test_training_table_has_seconds_summed_and_speed_averaged_over_folds(page):
@@ -116,28 +143,50 @@ def test_training_table_has_seconds_summed_and_speed_averaged_over_folds(page):
     text = text_of(page)
     assert re.search(r"cnn cnn none linear adamw 0.001 2,469,134 5, 6 1 125 326 ", text)
     assert "Seconds are the sum over folds, images/s the mean." in text
-    assert "mean over the models of its 2 folds" in text
 
 
-def test_class_scores_are_those_of_the_chosen_vote_on_the_test_set(run, page):
-    vote = read_predictions(run / "predictions" / "votes" / "soft.csv")
-    expected = scores(vote[vote["split"] == "test"])
-    by_class = [
-        f"12 {100 * expected[f'precision_{name}']:.1f} % {100 * expected[f'recall_{name}']:.1f} % "
-        f"{100 * expected[f'specificity_{name}']:.1f} % {100 * expected[f'f1_{name}']:.1f} % "
-        f"{expected[f'auc_{name}']:.4f}"
-        for name in CLASSES
+def test_class_scores_of_each_part_are_those_of_the_heading_vote(run, page):
+    sections = {"test": page[page.index("<h2>Test images") :], "": page[page.index("<h2>Validation images") :]}
+    for folder, section in sections.items():
+        expected = scores(read_predictions(run / "predictions" / folder / "votes" / "heading.csv"))
+        by_class = [
+            f"{expected[f'support_{name}']:.0f} {100 * expected[f'precision_{name}']:.1f} % "
+            f"{100 * expected[f'recall_{name}']:.1f} % {100 * expected[f'specificity_{name}']:.1f} % "
+            f"{100 * expected[f'f1_{name}']:.1f} % {expected[f'auc_{name}']:.4f}"
+            for name in CLASSES
+        ]
+        table = text_of(section[section.index("<h3>By class") :])
+        positions = [table.index(row) for row in by_class]
+        assert positions == sorted(positions)
+
+
+def test_the_primary_comparison_is_apart_from_the_exploratory_ones(page):
+    section = page[page.index("<h2>Test images") : page.index("<h2>Validation images")]
+    primary = section[section.index("fixed before the run") : section.index("Exploratory comparisons")]
+    assert primary.count("<tr><td>soft vote</td><td>cnn</td><td>accuracy</td>") == 1
+    exploratory = text_of(section[section.index("Exploratory comparisons") : section.index("<h3>By class")])
+    assert "p (Holm)" in exploratory
+    assert "p (Holm)" not in primary
+    for name in ("linear", "hard vote", "product vote", "weighted vote"):
+        assert f"soft vote {name} accuracy" in exploratory
+
+
+def test_calibration_rows_are_before_and_after_the_temperature(run, results, page):
+    """Of cnn on test images: slope, intercept and Brier score of the mean of its folds, and of its joined table."""
+    folds = [read_predictions(run / "predictions" / "test" / "members" / "cnn" / f"{fold}.csv") for fold in (0, 1)]
+    columns = [f"p_{name}" for name in CLASSES]
+    mean = folds[0].assign(**dict(zip(columns, np.mean([fold[columns] for fold in folds], 0).T, strict=True)))
+    before = calibration_scores(mean.sort_values("id"))
+    after = calibration_scores(read_predictions(run / "predictions" / "test" / "joined" / "cnn.csv"))
+    cells = [
+        f"{one[name]:.{digits}f}"
+        for name, digits in (("calibration_slope", 2), ("calibration_intercept", 2), ("brier", 4))
+        for one in (before, after)
     ]
-    table = text_of(page[page.index("The soft vote by class") :])
-    positions = [table.index(row) for row in by_class]
-    assert positions == sorted(positions)
-
-
-def test_the_member_with_the_lowest_validation_loss_is_highlighted(run, page):
-    """The lowest loss belongs to cnn, whose logits favor the right class twice as far."""
-    members = json.loads((run / "metrics" / "votes.json").read_text())["members"]
-    assert members["cnn"]["val"]["loss"] < members["linear"]["val"]["loss"]
-    assert f"{100 * members['cnn']['test']['accuracy']:.1f} % accuracy of cnn, the member with" in text_of(page)
+    temperature = f"{results.fit.temperatures['cnn']:.2f}"
+    section = page[page.index("<h2>Test images") :]
+    table = text_of(section[section.index("Do the probabilities mean") :])
+    assert f" cnn {temperature} {' '.join(cells)} soft vote " in table
 
 
 def test_pairs_are_listed_by_urgency(page):
@@ -148,69 +197,171 @@ def test_pairs_are_listed_by_urgency(page):
 
 
 def test_mistakes_are_listed_with_the_highest_probability_first(page):
-    table = text_of(page[page.index("The most confident mistakes</h2>") : page.index("<h2>Recipes")])
+    table = text_of(page[page.index("The most confident mistakes</h3>") : page.index("<h3>Subgroups")])
     probabilities = [float(number) for number in re.findall(r"(0\.\d{3})\b", table)]
     assert len(probabilities) > 5
     assert probabilities == sorted(probabilities, reverse=True)
 
 
-def test_the_spread_over_folds_is_in_the_headline_and_on_the_page(run, page, panel):
-    accuracies: dict[str, list[float]] = {"val": [], "test": []}
-    for fold in panel.folds:
-        tables = [read_predictions(run / "predictions" / "members" / model / f"{fold}.csv") for model in panel.models]
-        probabilities = np.mean([table[[f"p_{name}" for name in CLASSES]].to_numpy() for table in tables], axis=0)
-        right = probabilities.argmax(1) == tables[0]["label"].map(CLASSES.index)
-        for part, values in accuracies.items():
-            values.append(right[tables[0]["split"] == part].mean())
-    headline = json.loads((run / "metrics" / "ensemble.json").read_text())
+def test_suspects_are_listed_with_label_and_suggestion(page, conclusions):
+    section = page[page.index("<h2>Labels that may be wrong") : page.index("<h2>Recipes")]
+    text = text_of(section)
+    assert f" {len(conclusions.suspects)} validation images of which the vote" in text
+    assert section.count("<tr><td><code>") == len(conclusions.suspects)
+    first = conclusions.suspects.iloc[0]
+    assert f"{first.p_label:.3f} {first.p_suggested:.3f}" in text
+
+
+def test_subgroups_are_listed_by_value(page):
+    """Half of the test patients are of each site."""
+    section = text_of(page[page.index("<h3>Subgroups") : page.index("<h2>Validation images")])
+    assert "site &lt;south&gt; 18 6 " in section
+    assert "site north 18 6 " in section
+    assert section.count("too few patients: 6") == 2
+    assert "nan" not in section
+
+
+def test_the_spread_over_folds_is_on_the_page(run, page):
     text = text_of(page)
-    for part, prefix in (("val", "val_"), ("test", "")):
-        mean, deviation = np.mean(accuracies[part]), np.std(accuracies[part], ddof=1)
-        assert headline[f"{prefix}accuracy_mean"] == pytest.approx(mean)
-        assert headline[f"{prefix}accuracy_sd"] == pytest.approx(deviation)
-        assert re.search(rf"soft vote \S+ ± \S+ {100 * mean:.1f} % ± {100 * deviation:.1f} %", text)
+    for folder, prefix in (("", ""), ("test", "test_")):
+        headline = json.loads((run / "metrics" / folder / "ensemble.json").read_text())
+        mean, deviation = headline[f"{prefix}accuracy_mean"], headline[f"{prefix}accuracy_sd"]
+        assert re.search(rf"soft vote {100 * mean:.1f} % ± {100 * deviation:.1f} %", text)
     assert "54 of 54 training images were held out" in text
 
 
-def test_a_split_that_may_leak_is_reported_as_such(tmp_path, panel):
-    write_finished_run(tmp_path, panel, ["a", "b"], groups=18)
+def test_a_split_that_may_leak_is_reported_as_such(judged, tmp_path, params):
+    judged(groups=18)
     audit = json.loads((tmp_path / "metrics" / "audit.json").read_text())
     write_json(audit | {"policy": "report", "may_leak": True}, tmp_path / "metrics" / "audit.json")
-    text = text_of(render(tmp_path, panel))
+    text = text_of(render(read_results(panel_params(params), **inputs_of(tmp_path))))
     assert "This split may leak: 29 pictures occur more than once" in text
     assert "Duplicates of an image may be" in text
     assert "no set of duplicates is divided" not in text
 
 
-def test_one_model_on_one_fold_has_no_spread(tmp_path, panel):
-    one = panel.model_copy(update={"models": ("cnn",), "folds": (1,)})
-    write_finished_run(tmp_path, one, ["a", "b"], groups=18)
-    text = text_of(render(tmp_path, one))
-    assert "A panel of 1 model," in text
+def test_one_model_on_one_fold_has_no_spread(judged):
+    text = text_of(render(judged(changes={"models": ("cnn",), "folds": (1,)}, groups=18)))
+    assert " models cnn vote soft vote run " in text
     assert "standard deviation" not in text
     assert "sum over folds" not in text
     assert re.search(r"cnn cnn none linear adamw 0.001 1,234,567 6 1 64 332 ", text)
 
 
-def test_without_resamples_there_are_no_intervals(tmp_path, panel):
-    write_finished_run(tmp_path, panel, ["a", "b"], groups=18)
-    without = panel.model_copy(update={"evaluate": panel.evaluate.model_copy(update={"bootstrap": 0})})
-    assert "interval" not in text_of(render(tmp_path, without))
-    first_row = summarize_scores(read_results(without, **folders_of(tmp_path))).splitlines()[1]
-    assert re.fullmatch(r"  linear +accuracy \d+\.\d %  AUC \d\.\d{3}", first_row)
+def test_too_few_patients_have_a_reason_in_place_of_an_interval(judged):
+    results = judged(groups=18)
+    text = text_of(render(results))
+    assert "accuracy on test images, too few patients: 6" in text
+    first_row = summarize_scores(results).splitlines()[1]
+    assert re.fullmatch(r"  linear +accuracy \d+\.\d % \(too few patients: 6\)  AUC \d\.\d{3}", first_row)
 
 
-def test_a_perfect_vote_has_no_mistakes_and_an_undefined_interval(tmp_path, panel):
-    write_finished_run(tmp_path, panel, ["a", "b"], groups=18, skill=50)
-    text = text_of(render(tmp_path, panel))
+def test_a_perfect_vote_has_no_mistakes_and_a_one_sided_interval(judged):
+    """With 24 patients and no mistake: 0.05 ** (1 / 24)."""
+    text = text_of(render(judged(skill=50)))
     assert "The vote made no mistakes." in text
-    assert "95 % interval undefined" in text
-    assert "it is undefined because all resamples agree" in text
+    assert f"95 % interval {100 * 0.05 ** (1 / 24):.1f} % to 100.0 %" in text
+    assert "Labels that may be wrong" not in text
 
 
-def test_a_package_without_metadata_has_an_unknown_version(run, panel, monkeypatch):
+def test_an_unscored_test_part_leaves_a_page_about_validation_images(judged):
+    page = render(judged(changes={"evaluate": {"test": False}}))
+    text = text_of(page)
+    assert "accuracy on validation images" in text[:400]
+    assert "<h2>Test images" not in page
+    assert "The most confident mistakes" not in text
+    assert "test images" not in text_of(page[: page.index("<h2>The data")])
+    assert "Subgroups, validation images" in text
+    assert "The test part is not scored (evaluate.test: false)" in text
+
+
+def test_without_a_positive_class_there_is_no_sensitivity(page):
+    text = text_of(page)
+    assert "sensitivity" not in text[: text.index("CLAIM")]
+    assert "What a decision is worth" not in text
+
+
+def test_a_positive_class_has_its_rates_at_its_threshold(binary):
+    head = binary.test.headline
+    text = text_of(render(binary))
+    rates = [
+        f"{name} {100 * head[score]:.1f} %"
+        for name, score in (
+            ("sensitivity", "sensitivity"),
+            ("specificity", "specificity"),
+            ("positive predictive value", "ppv"),
+            ("negative predictive value", "npv"),
+        )
+    ]
+    positions = [text.index(rate, text.index("At the threshold of b")) for rate in rates]
+    assert positions == sorted(positions)
+    assert "What a decision is worth" in text
+
+
+def test_the_hard_vote_has_no_scores_of_probabilities(tmp_path, params):
+    results = make_results(tmp_path, panel_params(params, ensemble={"vote": "hard"}))
+    page = render(results)
+    text = text_of(page)
+    assert "calibration slope" not in text[: text.index("The data")]
+    assert "heading vote: hard" in text
+    assert "shares of votes, no probabilities" in text
+    calibration = text_of(page[page.index("Do the probabilities mean") : page.index("<h3>ROC")])
+    assert "undefined" not in calibration
+    assert "The hard vote's shares of votes are no probabilities." in calibration
+
+
+def test_groups_that_nobody_named_are_called_groups(judged):
+    text = text_of(render(judged(changes={"data": {"unit": None}})))
+    assert "patient" not in text[text.index("The data") : text.index("CLAIM")]
+    assert "Images (groups) by class" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("size", ["A4", "Letter"])
+def test_the_front_page_is_one_printed_page_with_all_cautions(judged, tmp_path, size):
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("needs Chromium")
+    names = ["a disease with a rather long name, stage III b", "a healthy person of the same age and sex"]
+    data = {"unit": None, "positive": names[0]}
+    results = judged(changes={"data": data, "ensemble": {"vote": "weighted"}}, classes=names, giant=True)
+    results = dataclasses.replace(
+        results,
+        split=results.split.model_copy(update={"control": 3}),
+        looks=99,
+        audit_metrics={**results.audit_metrics, "may_leak": True},
+        fit=dataclasses.replace(results.fit, weights={"linear": 0.01, "cnn": 0.99}, losses={"weighted": 0.2}),
+    )
+    page = render(results)
+    front = page[: page.index("<h2>The data")].replace(".front { break-after: page; }", f"@page {{ size: {size}; }}")
+    (tmp_path / "front.html").write_text(front, "utf-8")
+    command = [browser, "--headless", "--no-sandbox", "--no-pdf-header-footer", "--print-to-pdf=front.pdf"]
+    command.append((tmp_path / "front.html").as_uri())
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert len(re.findall(rb"/Type */Page\b", (tmp_path / "front.pdf").read_bytes())) == 1
+
+
+def test_a_missing_score_is_undefined(results):
+    """JSON has no nan: an undefined score is null in the metrics."""
+    scores_of = results.test.scores
+    heading = scores_of["votes"]["heading"] | {
+        "auc": None,
+        "auc_low": None,
+        "auc_high": None,
+        "auc_method": "undefined",
+    }
+    changed = dataclasses.replace(
+        results,
+        test=dataclasses.replace(
+            results.test, scores=scores_of | {"votes": {**scores_of["votes"], "heading": heading}}
+        ),
+    )
+    assert "undefined AUC" in text_of(render(changed))
+
+
+def test_a_package_without_metadata_has_an_unknown_version(results, monkeypatch):
     def missing(name):
         raise PackageNotFoundError(name)
 
     monkeypatch.setattr("tumorboard.report.page.version", missing)
-    assert "unknown" in render(run, panel)
+    assert "unknown" in render(results)

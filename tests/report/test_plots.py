@@ -17,13 +17,6 @@ def lines_of(axes, style):
     return [list(line.get_ydata()) for line in axes.get_lines() if line.get_linestyle() == style]
 
 
-def test_names_lose_their_middle_and_stay_drawable():
-    assert plots.shorten("normal", 6) == "normal"
-    assert plots.shorten("normal", 5) == "no…al"
-    assert plots.shorten("pigmented keratosis", 9) == "pigm…osis"
-    assert plots.shorten(" two\nlines\tand \udcff", 40) == "two lines and ?"
-
-
 def curves():
     rows = [("_m", 0, 1), ("_m", 0, 2), ("$n$", 0, 1), ("$n$", 0, 2), ("$n$", 1, 1), ("$n$", 1, 2)]
     table = pd.DataFrame(rows, columns=["model", "fold", "epoch"])
@@ -165,13 +158,61 @@ def test_captions_end_before_the_next_picture():
 def test_intervals_are_drawn_where_there_are_any_and_the_chosen_vote_in_black():
     rows = [("m", "member", 0.5, 0.4, 0.6), ("hard", "vote", 0.7, np.nan, np.nan), ("soft", "vote", 0.8, 0.7, 0.9)]
     table = pd.DataFrame(rows, columns=["model", "kind", "accuracy", "accuracy_low", "accuracy_high"])
-    axes = plots.score_intervals(table, "soft", 0.25).axes[0]
+    axes = plots.score_intervals(table, "soft", 0.25, "validation").axes[0]
     spans = [line.get_xdata() for line in axes.get_lines() if line.get_linestyle() == "-"]
     assert [list(span) for span in spans if np.isfinite(span).all()] == [[0.4, 0.6], [0.7, 0.9], [0.25, 0.25]]
     points = {line.get_xdata()[0]: line.get_color() for line in axes.get_lines() if line.get_marker() == "o"}
     assert set(points) == {0.5, 0.7, 0.8}
     assert [value for value, color in points.items() if same_color(color, "black")] == [0.8]
     assert [label.get_text() for label in axes.get_yticklabels()] == ["m", "hard (vote)", "soft (vote)"]
+    assert axes.get_xlabel().startswith("accuracy on validation images")
+
+
+def reliability(rows):
+    columns = ["model", "probability", "observed", "observed_low", "observed_high", "images"]
+    return pd.DataFrame([(*row, 30) for row in rows], columns=columns)
+
+
+def test_reliability_has_the_vote_in_black_with_its_intervals_and_dashed_before_calibration():
+    table = reliability(
+        [
+            ("m", 0.6, 0.5, 0.4, 0.7),
+            ("m", 0.9, 0.8, 0.7, 0.9),
+            ("soft vote before", 0.7, 0.6, 0.5, 0.7),
+            ("soft vote", 0.8, 0.75, 0.7, 0.85),
+            ("soft vote", 0.95, 0.9, np.nan, np.nan),
+        ]
+    )
+    figure = plots.reliability_diagram(table, "soft vote")
+    (axes,) = figure.axes
+    lines = {tuple(line.get_xdata()): line for line in axes.get_lines()}
+    assert list(lines[(0.8, 0.95)].get_ydata()) == [0.75, 0.9]
+    assert same_color(lines[(0.8, 0.95)].get_color(), "black")
+    assert lines[(0.7,)].get_linestyle() == "--"
+    assert lines[(0.6, 0.9)].get_linestyle() == "-"
+    assert list(lines[(0, 1)].get_ydata()) == [0, 1], "the line on which probabilities are right"
+    (spans,) = axes.collections
+    drawn = [segment[:, 1].tolist() for segment in spans.get_segments() if np.size(segment) == 4]
+    assert drawn == [[0.7, 0.85]]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["m", "soft vote before", "soft vote"]
+
+
+def test_all_that_the_reliability_diagram_draws_is_inside_its_axes():
+    axes = plots.reliability_diagram(reliability([("soft vote", 0.55, 0.1, 0.0, 0.4)]), "soft vote").axes[0]
+    assert axes.get_ylim()[0] < 0.1
+    assert axes.get_xlim()[0] < 0.1
+
+
+def test_decision_curves_show_the_vote_all_and_none():
+    table = pd.DataFrame({"threshold": [0.1, 0.5], "model": [0.4, 0.3], "all": [0.45, -2.0], "none": [0.0, 0.0]})
+    figure = plots.decision_curves(table, "soft vote", "blast")
+    (axes,) = figure.axes
+    assert [line.get_ydata().tolist() for line in axes.get_lines()] == [[0.4, 0.3], [0.45, -2.0], [0.0, 0.0]]
+    assert axes.get_ylim() == pytest.approx((-0.0675, 0.486)), "a steep fall of 'all' must not flatten the others"
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["soft vote", "call all blast", "call none"]
+    assert "blast" in axes.get_xlabel()
 
 
 def test_contact_sheet_shows_each_picture_in_its_place():

@@ -51,7 +51,7 @@ def test_the_stage_writes_the_outs_and_prints_what_it_decoded(
     }
     assert CropStore(tmp_path / "out/store").ids == ["a/0.png", "a/1.png", "b/0.png", "b/1.png"]
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {"manifest.csv", "images.csv", "quarantined.csv", "ignored.csv", "store"}
+    assert names == {"manifest.csv", "images.csv", "attributes.csv", "quarantined.csv", "ignored.csv", "store"}
     assert list((tmp_path / ".cache/crops").rglob("*.pack"))
 
 

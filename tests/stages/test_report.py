@@ -20,8 +20,9 @@ def run(tmp_path_factory: pytest.TempPathFactory, panel: Params) -> Path:
     """The folder of a finished run, whose report replaced one with a picture that is no longer drawn."""
     root = tmp_path_factory.mktemp("run")
     write_finished_run(root, panel, skill=0.4)
-    (root / "plots" / "images").mkdir(parents=True)
-    (root / "plots" / "images" / "stale.png").write_bytes(b"old")
+    for folder in ("images", "test"):
+        (root / "plots" / folder).mkdir(parents=True)
+        (root / "plots" / folder / "stale.png").write_bytes(b"old")
     (root / "printed.txt").write_text(run_stages(root, panel))
     return root
 
@@ -30,21 +31,17 @@ def test_tables_pictures_and_page_are_written(run):
     assert {path.name for path in (run / "plots").glob("*.csv")} == {
         "confusion.csv",
         "curves.csv",
+        "data.csv",
         "precision_recall.csv",
+        "reliability.csv",
         "roc.csv",
         "scores.csv",
+        "suspects.csv",
     }
-    assert {path.stem for path in (run / "plots" / "images").iterdir()} == {
-        "confusion",
-        "confusion_normalised",
-        "curves",
-        "data",
-        "duplicates",
-        "mistakes",
-        "precision_recall",
-        "roc",
-        "scores",
-    }
+    of_part = {"confusion", "confusion_normalised", "precision_recall", "reliability", "roc", "scores"}
+    validation = {path.stem for path in (run / "plots" / "images").iterdir()}
+    assert validation == of_part | {"curves", "data", "duplicates", "suspects"}
+    assert {path.stem for path in (run / "plots" / "test").iterdir()} == of_part | {"mistakes"}
     assert (run / "report" / "index.html").read_text("utf-8").startswith("<!DOCTYPE html>")
     roc = pd.read_csv(run / "plots" / "roc.csv", keep_default_na=False)
     assert set(roc["class"]) == set(CLASSES)
@@ -52,9 +49,23 @@ def test_tables_pictures_and_page_are_written(run):
 
 def test_the_scores_are_printed(run):
     lines = (run / "printed.txt").read_text().splitlines()
-    headline = json.loads((run / "metrics" / "ensemble.json").read_text())
-    assert lines[0] == "36 test images of 12 groups:"
-    assert lines[-1].startswith(f"  soft vote      accuracy {100 * headline['accuracy']:.1f} % (")
+    headline = json.loads((run / "metrics" / "test" / "ensemble.json").read_text())
+    assert lines[0] == "36 test images of 12 patients:"
+    assert lines[-1].startswith(f"  soft vote      accuracy {100 * headline['test_accuracy']:.1f} % (")
+
+
+def test_what_dvc_plots_shows_no_test_image(run):
+    """The counts of the confusion are those of the 54 validation images, not of the 36 test images."""
+    confusion = pd.read_csv(run / "plots" / "confusion.csv")
+    assert set(confusion.groupby("model")["count"].sum()) == {54}
+
+
+def test_an_unscored_test_part_has_no_pictures(tmp_path, params):
+    panel = panel_params(params, evaluate={"test": False})
+    write_finished_run(tmp_path, panel, ["a", "b"], groups=18)
+    printed = run_stages(tmp_path, panel)
+    assert printed.startswith("36 validation images of 12 patients:")
+    assert list((tmp_path / "plots" / "test").iterdir()) == []
 
 
 def test_a_second_run_writes_the_same_bytes(run, panel):
@@ -79,13 +90,14 @@ def test_files_of_models_and_folds_no_longer_listed_are_deleted(tmp_path, panel)
         (tmp_path / "metrics/train" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "metrics/train" / f"{name}.json").write_text("{}", encoding="utf-8")
     run_stages(tmp_path, panel.model_copy(update={"models": ("cnn",), "folds": (1,)}))
-    for folder in ("training", "predictions/members", "metrics/evaluate", "metrics/train"):
+    members = [f"predictions/{name}" for name in ("members", "test/members", "held_out", "unlike")]
+    for folder in ("training", *members, "metrics/evaluate", "metrics/train"):
         assert not (tmp_path / folder / "linear").exists()
         assert {path.stem for path in (tmp_path / folder / "cnn").iterdir()} == {"1"}
     assert own.exists()
     page = (tmp_path / "report" / "index.html").read_text("utf-8")
-    assert "A panel of 1 model," in page
-    assert "linear vote" not in page
+    assert "<dt>models</dt><dd>cnn</dd>" in page
+    assert "linear" not in page[page.index("<h2>Test images") : page.index("<h2>Training")]
 
 
 def test_a_missing_file_of_a_member_is_named(tmp_path, panel):
@@ -97,7 +109,7 @@ def test_a_missing_file_of_a_member_is_named(tmp_path, panel):
 
 def test_nothing_is_written_where_a_file_is_missing(tmp_path, panel):
     write_finished_run(tmp_path, panel, ["a", "b"], groups=18)
-    with pytest.raises(InputError, match=r"joined/linear\.csv"):
+    with pytest.raises(InputError, match=r"votes/heading\.csv"):
         run_report(tmp_path, panel)
     assert not (tmp_path / "plots").exists()
     assert not (tmp_path / "report").exists()

@@ -17,6 +17,12 @@ from tumorboard.data.store import write_store
 
 
 @pytest.fixture
+def params(params: Params) -> Params:
+    """The tests' params for any classes: none of them is to be detected."""
+    return params.model_copy(update={"data": params.data.model_copy(update={"positive": None})})
+
+
+@pytest.fixture
 def crop(tmp_path: Path) -> Path:
     """24 pictures of two classes, 20 of them for training; 22, of the test set, is 0 saved again."""
     manifest, images, read_crops = images_of_scenes(
@@ -26,6 +32,7 @@ def crop(tmp_path: Path) -> Path:
     facts = facts.assign(red=9.5, green=9.5, blue=9.5, border=0.0)
     write_table(images.join(facts), tmp_path / "crop/images.csv")
     write_table(manifest, tmp_path / "crop/manifest.csv")
+    write_table(manifest[["id"]], tmp_path / "crop/attributes.csv")
     write_table(pd.DataFrame(columns=["path", "reason", "detail"]), tmp_path / "crop/quarantined.csv")
     write_store(tmp_path / "crop/store", manifest["id"].tolist(), read_crops(manifest["id"].tolist()), 2)
     return tmp_path / "crop"
@@ -41,6 +48,7 @@ def run(params: Params, crop: Path, policy: str) -> tuple[pd.DataFrame, dict[str
         out=root / "split",
         metrics=root / "split.json",
         audit_metrics=root / "audit.json",
+        test_metrics=root / "test_shortcuts.json",
     )
     return read_manifest(root / "split/manifest.csv"), json.loads((root / "audit.json").read_text())
 
@@ -106,6 +114,7 @@ STARTS = [
     "audit: audit.policy is report: the copies of 1 pictures",
     "split: 1 images are left out of the given training and validation sets",
     "split: the given test set has no image of 'b'",
+    "split: the validation set of fold 0 has ",
     "shortcuts: facts of the files alone predict the class",
     # Both classes in test (4 of 4 are a), in train (9 of 19 instead of 13 of 23), and in the fold of 3 images.
     "split: 6 shares are more than 0.05 (split.tolerance) from those wanted",

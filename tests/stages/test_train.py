@@ -20,6 +20,7 @@ from tumorboard.base.params import load_params, resolve_recipe
 from tumorboard.base.schema import read_yaml
 from tumorboard.base.tables import manifest_digest, read_manifest
 from tumorboard.data.store import write_store
+from tumorboard.evaluation.held_out import read_held_out
 from tumorboard.models.model_file import load_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,6 +33,7 @@ def project(tmp_path: Path) -> Path:
     tree["crop"]["side"] = 16
     tree["runtime"] |= {"device": "cpu", "processes": 1}
     tree["train"] |= {"epochs": 2, "batch_size": 8, "tensorboard": True}
+    tree["data"]["positive"] = "b"
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
     (tmp_path / "dvc.yaml").write_text("stages: {}\n")
     ids = [f"{number}.jpg" for number in range(24)]
@@ -58,6 +60,7 @@ OPTIONS = {
     "balance": "balance",
     "recipe": "recipe.json",
     "weights": "model.safetensors",
+    "held-out": "held_out.safetensors",
     "out": "out",
     "metrics": "metrics.json",
 }
@@ -85,7 +88,8 @@ def test_torchrun_trains_in_two_processes_of_which_one_writes(project: Path) -> 
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split("  lr")[0] for line in lines] == [f"fold 0  cnn  epoch {epoch}/2" for epoch in (1, 2)]
-    assert {path.name for path in project.iterdir()} == before | {"model.safetensors", "out", "metrics.json", ".cache"}
+    written = {"model.safetensors", "held_out.safetensors", "out", "metrics.json", ".cache"}
+    assert {path.name for path in project.iterdir()} == before | written
     assert list((project / ".cache").rglob("*")) == [project / ".cache" / "checkpoints"]
     assert (project / "dvc.yaml").read_text() == "stages: {}\n"
 
@@ -96,6 +100,9 @@ def test_torchrun_trains_in_two_processes_of_which_one_writes(project: Path) -> 
     assert metrics["epoch"] == 2
     assert metrics["kept_epoch"] == card.epoch == int(history["val_loss"].argmin()) + 1
     assert metrics["val"]["loss"] == history["val_loss"].min() == card.score["loss"]
+    held_out = read_held_out(project / "held_out.safetensors", rows=8, classes=2)
+    assert held_out.epochs[-1] == card.epoch
+    assert held_out.scores[-1] == card.score["loss"]
     assert sorted(metrics) == ["epoch", "kept_epoch", "train", "val"]
     timings = json.loads((project / "out" / "timings.json").read_text())
     assert sorted(timings) == ["images_per_second", "seconds"]
@@ -161,12 +168,14 @@ def test_a_stage_killed_while_it_writes_a_checkpoint_ends_with_the_result_of_one
     (project / "cut_off.py").write_text(KILLED_WHILE_WRITING, encoding="utf-8")
 
     def results() -> list[bytes]:
-        shared = {name: OPTIONS[name] for name in ("model", "fold", "store", "manifest", "weights")}
-        evaluate = _words(shared | {"out": "p.csv", "metrics": "scores.json"})
+        shared = {name: OPTIONS[name] for name in ("model", "fold", "store", "manifest", "weights", "held-out")}
+        outputs = {"out": "p.csv", "test-out": "t.csv", "unlike": "unlike.safetensors", "metrics": "scores.json"}
+        evaluate = _words(shared | outputs)
         evaluated = _python(project, "-m", "stages.evaluate", *evaluate)
         assert evaluated.returncode == 0, evaluated.stderr
         curve = Path("out") / "dvclive" / "plots" / "metrics" / "val" / "auc.tsv"
-        files = [(project / name).read_bytes() for name in ("model.safetensors", "out/history.csv", "p.csv")]
+        names = ("model.safetensors", "held_out.safetensors", "out/history.csv", "p.csv", "t.csv")
+        files = [(project / name).read_bytes() for name in names]
         steps = pd.read_csv(project / curve, sep="\t")
         shutil.rmtree(project / "out")
         return [*files, steps[["step", "auc"]].to_csv().encode()]

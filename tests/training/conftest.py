@@ -60,6 +60,7 @@ def make_job(store: Path, tmp_path: Path, params: Params) -> MakeJob:
             crop=params.crop,
             digest="0" * 16,
             weights=tmp_path / out / "model.safetensors",
+            held_out=tmp_path / out / "held_out.safetensors",
             out=tmp_path / out,
         )
 

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from tumorboard.base.params import Params, Runtime
+from tumorboard.evaluation.held_out import HeldOut
 from tumorboard.models.registry import Classifier
 from tumorboard.training import checkpoint
 from tumorboard.training.checkpoint import Checkpoints, open_checkpoints
@@ -43,7 +44,14 @@ def state() -> State:
     scaler = torch.amp.GradScaler("cpu", enabled=False)
     best = {name: value.clone() for name, value in model.state_dict().items()}
     sums = torch.tensor([1.5, 2.0], dtype=torch.float64)
-    return State(model, optimizer, scaler, sums, np.array([3.0, 4.0]), 7, time.perf_counter() - 100, [past], best)
+    state = State(model, optimizer, scaler, sums, np.array([3.0, 4.0]), 7, time.perf_counter() - 100, [past], best)
+    state.held_out = HeldOut(
+        parts=np.array([0, 1, 1]),
+        logits=np.random.default_rng(0).normal(size=(3, 3, 2)).astype(np.float32),
+        epochs=np.array([1, 0, 1]),
+        scores=np.array([0.5, np.nan, 0.25]),
+    )
+    return state
 
 
 def _write_after_step(checkpoints: Checkpoints, state: State) -> None:
@@ -73,10 +81,24 @@ def test_a_resumed_state_equals_the_saved_one(state: State, tmp_path: Path, runt
     assert state.best_weights is not None
     torch.testing.assert_close(resumed.best_weights, state.best_weights, rtol=0, atol=0)
     assert (resumed.sums.tolist(), resumed.counts.tolist(), resumed.step) == ([1.5, 2.0], [3.0, 4.0], 7)
+    assert state.held_out is not None
+    assert resumed.held_out is not None
+    for name, value in vars(state.held_out).items():
+        restored = getattr(resumed.held_out, name)
+        assert (restored.dtype, restored.tobytes()) == (value.dtype, value.tobytes()), name
     assert time.perf_counter() - resumed.began == pytest.approx(100, abs=50)
     (past,) = resumed.history
     assert (past.number, past.lr, past.train, past.best, past.seconds) == (1, 0.1, {"loss": 0.5}, True, 2.0)
     assert np.isnan(past.val["auc"])
+
+
+def test_a_state_of_the_first_epoch_has_no_outputs_yet(state: State, tmp_path: Path, runtime: Runtime) -> None:
+    held_out, state.held_out = state.held_out, None
+    with open_checkpoints(ALONE, tmp_path, runtime, lambda: "key") as checkpoints:
+        _write_after_step(checkpoints, state)
+        state.held_out = held_out  # chosen after the checkpoint
+        assert checkpoints.resume(state)
+    assert state.held_out is None
 
 
 def test_the_newest_whole_checkpoint_of_the_job_is_used(

@@ -19,6 +19,7 @@ from tumorboard.base.files import write_json, write_table
 from tumorboard.base.params import load_params, resolve_recipe
 from tumorboard.base.schema import read_yaml
 from tumorboard.data.store import write_store
+from tumorboard.evaluation.held_out import read_held_out
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = {
@@ -29,6 +30,7 @@ OPTIONS = {
     "balance": "balance",
     "recipe": "recipe.json",
     "weights": "model.safetensors",
+    "held-out": "held_out.safetensors",
     "out": "out",
     "metrics": "metrics.json",
 }
@@ -109,6 +111,9 @@ def _check(project: Path, expected: tuple[pd.DataFrame, dict[str, np.ndarray]]) 
     pd.testing.assert_frame_equal(history, expected[0], rtol=1e-3, atol=1e-4)
     for name, value in expected[1].items():
         np.testing.assert_allclose(weights[name], value, rtol=1e-3, atol=1e-4, err_msg=name)
+    held_out = read_held_out(project / "held_out.safetensors", rows=8, classes=2)
+    assert held_out.epochs.min() >= 1
+    assert held_out.scores[-1] == history["val_loss"].min()
 
 
 def test_torchrun_restarts_the_group_when_a_worker_was_killed(

@@ -17,7 +17,7 @@ from tumorboard.base.errors import InputError
 from tumorboard.base.files import write_json, write_table
 from tumorboard.base.params import Params, Recipe
 from tumorboard.base.tables import manifest_digest, read_manifest
-from tumorboard.data.grey_ranges import write_window
+from tumorboard.data.crop_record import write_record
 from tumorboard.data.store import CropStore, write_store
 from tumorboard.training import job as job_module
 from tumorboard.training.job import (
@@ -59,6 +59,7 @@ def key_with(tmp_path: Path, params: Params) -> KeyWith:
             crop=params.crop,
             digest="0" * 16,
             weights=tmp_path / "out",
+            held_out=tmp_path / "out",
             out=tmp_path / "out",
         )
         return job_key(dataclasses.replace(job, **changes), {"w": torch.tensor([weight])})
@@ -84,9 +85,10 @@ def test_the_key_changes_with_all_that_decides_the_result(key_with: KeyWith, tmp
 
 
 def test_the_key_covers_the_code_that_trains() -> None:
-    """Covered is every module that the loop imports, except those that read, write and check.
+    """Covered is every module that the loop imports, except those that read, write, check and show progress.
 
-    data.grey_ranges, which imports images.grey, only completes the job's `crop`, and the key covers that value.
+    data.crop_record, which imports data.grey_ranges and images.grey, only checks and completes the job's `crop`, and
+    the key covers that value.
     """
     graph = grimp.build_graph("tumorboard", cache_dir=None)
     imported = graph.find_upstream_modules("tumorboard.training.loop")
@@ -94,14 +96,19 @@ def test_the_key_covers_the_code_that_trains() -> None:
     assert {module for module in imported if not module.startswith(covered)} == {
         "tumorboard",
         "tumorboard.base.data_params",
+        "tumorboard.base.disk",
+        "tumorboard.base.dvc_cache",
         "tumorboard.base.errors",
         "tumorboard.base.faults",
         "tumorboard.base.files",
+        "tumorboard.base.findings",
         "tumorboard.base.interrupts",
         "tumorboard.base.params",
         "tumorboard.base.processes",
+        "tumorboard.base.progress",
         "tumorboard.base.schema",
         "tumorboard.base.tables",
+        "tumorboard.data.crop_record",
         "tumorboard.data.grey_ranges",
         "tumorboard.images.grey",
     }
@@ -199,6 +206,7 @@ def read_prepared(folder: Path, params: Params, side: int = 4) -> Job:
         manifest=folder / "manifest.csv",
         balance=folder / "balance",
         weights=folder / "model.safetensors",
+        held_out=folder / "held_out.safetensors",
         out=folder / "out",
     )
 
@@ -218,6 +226,16 @@ def test_crops_of_another_side_than_the_params_are_refused(tmp_path: Path, param
     prepared(tmp_path)
     with pytest.raises(InputError, match=r"store: holds crops of 4 pixels, but crop\.side is 8: run `dvc repro crop`"):
         read_prepared(tmp_path, params, side=8)
+
+
+def test_crops_that_were_made_by_other_params_are_refused(tmp_path: Path, params: Params) -> None:
+    prepared(tmp_path)
+    made = params.crop.model_copy(update={"side": 4, "border": not params.crop.border})
+    write_record(tmp_path / "store", made, params.data.frames, None)
+    with pytest.raises(InputError, match=r"store: was made with crop\.border: \w+, but crop\.border is \w+: run"):
+        read_prepared(tmp_path, params)
+    write_record(tmp_path / "store", params.crop.model_copy(update={"side": 4}), params.data.frames, None)
+    assert read_prepared(tmp_path, params).crop.border == params.crop.border
 
 
 @pytest.mark.parametrize(
@@ -270,16 +288,18 @@ def test_a_job_resolves_the_window_of_the_set(tmp_path: Path, params: Params) ->
     rows = ids.assign(**rest, source_id=ids["id"], sha256="0")
     write_table(rows, tmp_path / "manifest.csv")
     write_table(rows[rows["fold"] != 0], balance / "manifest.csv")
-    write_window(store, (-50.0, 300.0))
+    by_set = params.crop.model_copy(update={"window": "set"})
+    write_record(store, by_set, None, (-50.0, 300.0))
     job = read_job(
         "cnn",
         fold=0,
         recipe=Recipe(**dict(params.train), architecture="cnn", seed=0),
-        crop=params.crop.model_copy(update={"window": "set"}),
+        crop=by_set,
         store=store,
         manifest=tmp_path / "manifest.csv",
         balance=balance,
         weights=tmp_path / "weights",
+        held_out=tmp_path / "held_out",
         out=tmp_path / "out",
     )
     assert job.crop == params.crop.model_copy(update={"window": (-50.0, 300.0)})  # as the model's card records it

@@ -4,14 +4,17 @@ import dataclasses
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from tests.training.trainings import CLASSES, CPU, MakeJob, output_files, train, train_in_plain_torch, untrained
 from tumorboard.base.errors import InputError
 from tumorboard.base.files import read_table
 from tumorboard.base.params import Params, Recipe, Runtime
 from tumorboard.base.tables import make_predictions
+from tumorboard.evaluation.held_out import read_held_out
 from tumorboard.evaluation.metrics import HEADLINE_SCORES, scores
 from tumorboard.models.inference import predict_logits, softmax
 from tumorboard.models.model_file import load_model
@@ -47,6 +50,10 @@ def test_processes_and_micro_batches_change_a_result_by_rounding_only(
         device=CPU,
         batch_size=50,
     )
+    held_out = read_held_out(job.held_out, 31, 2)
+    assert held_out.epochs[-1] == 2
+    for choice, epoch in enumerate(held_out.epochs):
+        assert (epoch == 2) == (held_out.logits[choice] == pytest.approx(logits, abs=1e-4))
     predictions = make_predictions(job.val_rows.assign(split="val"), softmax(logits), CLASSES, "0" * 16)
     expected_scores = scores(predictions)
     assert epochs[-1].val == pytest.approx(
@@ -130,7 +137,7 @@ def test_a_frozen_backbone_keeps_weights_and_statistics(
     seen: list[dict[str, torch.Tensor]] = []
     validate = loop._validate
 
-    def spy(setup: Any, model: Classifier) -> dict[str, float]:
+    def spy(setup: Any, model: Classifier) -> tuple[dict[str, float], NDArray[np.float32]]:
         seen.append({name: value.clone() for name, value in model.state_dict().items()})
         return validate(setup, model)
 
@@ -158,9 +165,9 @@ def test_training_stops_early_and_keeps_the_best_epoch(
     given = iter(values)
     weights: list[dict[str, torch.Tensor]] = []
 
-    def validate(_: Any, model: Classifier) -> dict[str, float]:
+    def validate(_: Any, model: Classifier) -> tuple[dict[str, float], NDArray[np.float32]]:
         weights.append({name: value.clone() for name, value in model.state_dict().items()})
-        return dict.fromkeys(HEADLINE_SCORES, 0.5) | {select: next(given)}
+        return dict.fromkeys(HEADLINE_SCORES, 0.5) | {select: next(given)}, np.zeros((31, 2), np.float32)
 
     monkeypatch.setattr(loop, "_validate", validate)
     model, epochs = train(make_job(epochs=6, select=select, early_stopping=3), alone)
@@ -174,9 +181,9 @@ def test_the_last_epoch_is_kept_where_the_recipe_says_so(
     given = iter([0.9, 0.8, 0.7])
     weights: list[dict[str, torch.Tensor]] = []
 
-    def validate(_: Any, model: Classifier) -> dict[str, float]:
+    def validate(_: Any, model: Classifier) -> tuple[dict[str, float], NDArray[np.float32]]:
         weights.append({name: value.clone() for name, value in model.state_dict().items()})
-        return dict.fromkeys(HEADLINE_SCORES, 0.5) | {"accuracy": next(given)}
+        return dict.fromkeys(HEADLINE_SCORES, 0.5) | {"accuracy": next(given)}, np.zeros((31, 2), np.float32)
 
     monkeypatch.setattr(loop, "_validate", validate)
     job = make_job(epochs=6, select="accuracy", early_stopping=2, keep="last")

@@ -56,11 +56,12 @@ def train_in_plain_torch(job: Job) -> tuple[dict[str, torch.Tensor], float]:
 
 
 def output_files(job: Job) -> list[bytes]:
-    """Returns the bytes of a training's model file, its history and its Predictions for the validation rows."""
+    """Returns the bytes of a training's files, and of its model's Predictions for the validation rows."""
     model, _ = load_model(job.weights, CPU)
     logits = predict_logits(
-        model, job.store, job.val_rows["id"].tolist(), precision="bf16", channels_last=True, device=CPU, batch_size=16
+        model, job.store, job.val_rows["id"].tolist(), precision="off", channels_last=True, device=CPU, batch_size=16
     )
     predictions = make_predictions(job.val_rows.assign(split="val"), softmax(logits), CLASSES, "0" * 16)
     write_table(predictions, job.out / "predictions.csv")
-    return [(job.out / name).read_bytes() for name in ("model.safetensors", "history.csv", "predictions.csv")]
+    names = ("model.safetensors", "held_out.safetensors", "history.csv", "predictions.csv")
+    return [(job.out / name).read_bytes() for name in names]

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 import numpy as np
 import pandas as pd
 import torch
-from tqdm import tqdm
 
 from tumorboard.augment.alterations import augment_images
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Augment, Balance
+from tumorboard.base.progress import Progress
 from tumorboard.base.randomness import keys_of, order
 from tumorboard.base.tables import Manifest, copy_id
 from tumorboard.data.store import CropArray, CropStore
@@ -115,7 +115,7 @@ def _is_copy(manifest: Manifest) -> "pd.Series[bool]":
 def _draw_crops(copies: Manifest, store: CropStore, augment: Augment, seed: int) -> Iterator[CropArray]:
     keys = keys_of(copies["sha256"].tolist())
     numbers = np.array([int(name.rpartition("//")[2]) for name in copies["id"]], dtype=np.int64)
-    with tqdm(total=len(copies), desc="copies", unit="image", disable=None) as bar:
+    with Progress("copies", len(copies), "image") as bar:
         for start in range(0, len(copies), _BATCH):
             batch = slice(start, start + _BATCH)
             crops = torch.from_numpy(store[copies["source_id"].iloc[batch].tolist()]).permute(0, 3, 1, 2)

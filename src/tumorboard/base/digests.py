@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
+from tumorboard.base.errors import InputError, printable
 from tumorboard.base.files import replacing
 
 
@@ -25,6 +26,24 @@ def write_digests(stages: Path, library: Path, out: Path) -> None:
         lines = [f"{sha256(file.read_bytes()).hexdigest()}  {file.as_posix()}\n" for file in sorted(files)]
         with replacing(out / f"{script.stem}.sha256") as temporary:
             temporary.write_text("".join(lines), encoding="utf-8")
+
+
+def check_digests(file: Path) -> None:
+    """Raises InputError with the name of the first source file that is not as a list of `write_digests` has it.
+
+    DVC records the list and not the sources: a stage that ran newer code would be recorded as made by the old one.
+
+    Args:
+        file: `<stage>.sha256`; its paths start from the current folder.
+    """
+    for line in file.read_text(encoding="utf-8").splitlines():
+        digest, _, name = line.partition("  ")
+        source = Path(name)
+        if not source.is_file() or sha256(source.read_bytes()).hexdigest() != digest:
+            raise InputError(
+                f"{printable(name)}: is not the file that {file} lists, which DVC would record: run `dvc repro`, which "
+                "renews the list first"
+            )
 
 
 def source_files(module: str, packages: dict[str, Path]) -> set[Path]:

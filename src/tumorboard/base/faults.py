@@ -3,7 +3,8 @@
 import errno
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import TracebackType
 
 from tumorboard.base.errors import InputError
@@ -18,6 +19,8 @@ except ImportError:  # Windows
 PLACES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
 MIN_ADDRESS_SPACE = 1 << 30  # bytes; with 500 MiB, loading OpenBLAS never ends or crashes, with 800 it succeeds
+# What the loader of shared libraries says of a package that is damaged or was built for another system.
+DAMAGED_WORDS = ("cannot open shared object file", "undefined symbol", "invalid elf header", "file too short")
 # What torch, OpenCV, CUDA, the loader of shared libraries and Python's threads say when they get no memory.
 MEMORY_WORDS = (
     "can't allocate memory",
@@ -41,7 +44,7 @@ def explain_fault(error: BaseException) -> str | None:
     True
     """
     if isinstance(error, OSError) and error.errno in PLACES:
-        return str(error)
+        return "\n".join([str(error), *_problems_of_disk(error)])
     seen: list[BaseException] = []
     link: BaseException | None = error
     while link is not None and link not in seen:
@@ -54,6 +57,24 @@ def explain_fault(error: BaseException) -> str | None:
             return f"out of memory{f' ({detail})' if detail else ''}: {cure}"
         seen.append(link)
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+    return None
+
+
+def explain_environment(error: BaseException) -> str | None:
+    """Returns the cause and the cure of a package that is missing or cannot be loaded; None for any other error.
+
+    >>> explain_environment(ImportError("cannot import name 'Job'", name="tumorboard.training.job")) is None
+    True
+    """
+    if not isinstance(error, ImportError) or (error.name or "").split(".")[0] in ("tumorboard", "stages"):
+        return None
+    cure = "make the environment (`make env`) and activate it (`. .venv/bin/activate`)"
+    if isinstance(error, ModuleNotFoundError):
+        return f"{sys.executable} has no package {error.name}: {cure}"
+    if any(words in str(error).lower() for words in DAMAGED_WORDS):
+        return (
+            f"a package of {sys.executable} is damaged ({error}): {cure.replace('make env', 'rm -r .venv && make env')}"
+        )
     return None
 
 
@@ -105,7 +126,7 @@ def report_uncaught_faults(program: str) -> None:
     def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if isinstance(error, KeyboardInterrupt) or was_interrupted():
             end_interrupted(program)
-        fault = explain_fault(error)
+        fault = explain_fault(error) or explain_environment(error)
         if fault is None:
             sys.__excepthook__(kind, error, trace)
         else:
@@ -117,6 +138,16 @@ def report_uncaught_faults(program: str) -> None:
     if 0 <= limit < MIN_ADDRESS_SPACE:
         print(f"\n{program}: {_limit_of_memory()} to {MIN_ADDRESS_SPACE >> 20} MiB or more", file=sys.stderr)
         end_at_once(1)
+
+
+def _problems_of_disk(error: OSError) -> list[str]:
+    """Returns what `tumorboard doctor` finds wrong with the disks of a run, and with that of the failed file."""
+    from tumorboard.base.disk import check_disk  # here, because a stage needs it only where it fails
+
+    with suppress(OSError):  # a full disk may hinder this too
+        failed = Path(error.filename) if isinstance(error.filename, str) else None
+        return [str(finding) for finding in check_disk(Path(), failed) if finding.level == "problem"]
+    return []
 
 
 def _is_too_many_files(error: BaseException) -> bool:

@@ -41,10 +41,14 @@ def take_snapshot(stage: str, paths: Iterable[Path]) -> Snapshot:
 
 def check_unchanged(before: Snapshot, after: Snapshot) -> None:
     """Raises InputError with the names of what changed between two snapshots of a stage."""
+    old, new = (
+        {name: leaf for key, value in snapshot.params.items() for name, leaf in _leaves(key, value)}
+        for snapshot in (before, after)
+    )
     changed = [
-        f"params.yaml: {key} was {before.params[key]!r} and is {after.params.get(key)!r}"
-        for key in before.params
-        if before.params[key] != after.params.get(key)
+        f"params.yaml: {key} was {old.get(key)!r} and is {new.get(key)!r}"
+        for key in dict.fromkeys([*old, *new])
+        if old.get(key) != new.get(key)
     ]
     names = sorted(before.files.keys() | after.files.keys())
     changed += [
@@ -56,6 +60,21 @@ def check_unchanged(before: Snapshot, after: Snapshot) -> None:
         more = [f"  … and {len(changed) - LISTED} more"] if len(changed) > LISTED else []
         lines = "\n".join([f"  {line}" for line in changed[:LISTED]] + more)
         raise InputError(f"inputs changed while the stage ran; nothing was written, run it again:\n{lines}")
+
+
+def source_lists(stage: str) -> list[Path]:
+    """Returns the lists of source files (`<stage>.sha256`) that a stage depends on in dvc.yaml, where they exist."""
+    deps = [Path(dep) for dep in _stage_entry(stage).get("deps") or [] if isinstance(dep, str)]
+    return [dep for dep in deps if dep.suffix == ".sha256" and dep.is_file()]
+
+
+def _leaves(key: str, value: Any) -> Iterable[tuple[str, Any]]:
+    """Yields each value within a section by its dotted key; an empty section is one value."""
+    if isinstance(value, dict) and value:
+        for name, inner in value.items():
+            yield from _leaves(f"{key}.{name}", inner)
+    else:
+        yield key, value
 
 
 def _change(before: Stamp | None, after: Stamp | None) -> str:
@@ -80,13 +99,17 @@ def _stamps_of_file(file: Path) -> Iterable[tuple[Path, Stamp]]:
 
 
 def _param_keys(stage: str, tree: Mapping[str, Any]) -> list[str]:
-    file = Path("dvc.yaml")
-    if not file.is_file():
+    if not Path("dvc.yaml").is_file():
         return [key for key in tree if key != "runtime"]
-    stages = read_yaml(file).get("stages")
+    return [key for key in _stage_entry(stage).get("params") or [] if isinstance(key, str)]
+
+
+def _stage_entry(stage: str) -> Mapping[str, Any]:
+    """Returns what dvc.yaml says of a stage; nothing where there is none."""
+    file = Path("dvc.yaml")
+    stages = read_yaml(file).get("stages") if file.is_file() else None
     entry = stages.get(stage) if isinstance(stages, dict) else None
-    keys = entry.get("params", []) if isinstance(entry, dict) else []
-    return [key for key in keys if isinstance(key, str)]
+    return entry if isinstance(entry, dict) else {}
 
 
 def _value_at(tree: Any, key: str) -> Any:

@@ -68,6 +68,7 @@ class Split(Section):
     folds: Annotated[int, Field(ge=2)]
     fold_seed: Seed | None
     leave_out: str | None  # column of the data's table
+    control: Seed | None  # of shuffled labels
     tolerance: Share
 
 
@@ -293,7 +294,7 @@ class Params(Section):
             if len(set(listed)) < len(listed):
                 raise ValueError(f"{name} lists an entry twice: {list(listed)}")
         for fold in self.folds:
-            if fold >= self.split.folds:
+            if self.split.leave_out is None and fold >= self.split.folds:  # else the values of the column decide
                 raise ValueError(f"folds lists {fold}, but split.folds makes 0 to {self.split.folds - 1}")
         name = self.data.raw.removeprefix("medmnist:")
         if name not in (self.data.raw, *self.medmnist):
@@ -351,10 +352,12 @@ def resolve_recipe(params: Params, model: str) -> Recipe:
         raise InputError(f"recipes.{model}.architecture is missing: name one, such as resnet18")
     recipe = {"seed": params.seed} | dict(params.train) | own
     recipe["augment"] = params.train.augment.model_dump() | own.get("augment", {})
-    return parse(Recipe, recipe | _strategy_entries(params, model, own, recipe), f"recipes.{model}")
+    return parse(Recipe, recipe | _strategy_entries(params, model, own=own, recipe=recipe), f"recipes.{model}")
 
 
-def _strategy_entries(params: Params, model: str, own: Mapping[str, Any], recipe: Mapping[str, Any]) -> dict[str, str]:
+def _strategy_entries(
+    params: Params, model: str, *, own: Mapping[str, Any], recipe: Mapping[str, Any]
+) -> dict[str, str]:
     strategy = params.balance.strategy
     entries = dict(STRATEGIES[strategy])
     if strategy == "focal" and recipe["focal_alpha"] is not None:

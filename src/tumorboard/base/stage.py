@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 from tumorboard.base.checkout import check_checkout
+from tumorboard.base.digests import check_digests
 from tumorboard.base.errors import InputError, escape_unprintable
 from tumorboard.base.faults import reported_errors
-from tumorboard.base.inputs import check_unchanged, take_snapshot
+from tumorboard.base.inputs import check_unchanged, source_lists, take_snapshot
 from tumorboard.base.interrupts import note_end
 from tumorboard.base.params import Params, load_params
 
@@ -26,8 +27,9 @@ def run_stage(
     """Calls `main(params, **options)` with params.yaml and the options of the command line.
 
     If an input or a parameter of the stage changes while it runs, its outputs are deleted and the stage fails: DVC
-    would record them beside the new input. The user's errors and the machine's faults, such as a full disk, are one
-    message on standard error and status 1. Ctrl-C is one line and status 130.
+    would record them beside the new input. A stage whose source files are not those that DVC records does not begin.
+    The user's errors and the machine's faults, such as a full disk, are one message on standard error and status 1.
+    Ctrl-C is one line and status 130.
 
     Args:
         main: takes Params, then keyword-only parameters of type Input, Output, int or str; each is a required option.
@@ -38,8 +40,11 @@ def run_stage(
     escape_unprintable()
     with reported_errors(name):
         check_checkout()
+        lists = source_lists(name)
+        for file in lists:
+            check_digests(file)
         params = load_params("params.yaml")
-        paths = [*further_inputs(params, options), *(options[key] for key in _options_of(main, "input"))]
+        paths = [*lists, *further_inputs(params, options), *(options[key] for key in _options_of(main, "input"))]
         before = take_snapshot(name, paths)
         main(params, **options)
         try:

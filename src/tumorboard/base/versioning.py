@@ -21,6 +21,13 @@ def run_git(folder: Path, *arguments: str) -> str | None:
     return done.stdout.decode("utf-8", "surrogateescape") if done.returncode == 0 else None
 
 
+def current_commit(folder: Path = Path()) -> str:
+    """Returns the abbreviated hash of the last commit, with '+' where tracked files differ from it; '' without git."""
+    commit = (run_git(folder, "rev-parse", "--short", "HEAD") or "").strip()
+    changed = (run_git(folder, "status", "--porcelain", "--untracked-files=no") or "").strip()
+    return f"{commit}+" if commit and changed else commit
+
+
 def in_last_commit(project: Path, path: str) -> bool:
     """Returns whether the last commit has a file, or a folder with files.
 

@@ -23,8 +23,10 @@ from tumorboard.base.errors import escape_unprintable
 SUMMARIES = {
     "check": "Reports what a run would make of RAW: classes, bad files, copies, label conflicts, shortcuts.",
     "predict": "Classifies new images by the panel's vote: one row per file. For research, not for diagnosis.",
+    "compare": "Compares A with B on the same images: each difference, its interval, and what is within noise.",
     "run": "Brings the project up to date like `dvc repro`, with the trainings side by side, one per GPU.",
     "doctor": "Looks at this machine and project, and names the one command that cures each problem.",
+    "control": "Runs the pipeline on shuffled labels, and reports whether its scores are at chance.",
     "lr-find": "Trains MODEL at a rising learning rate and suggests one; writes lr_find/MODEL.csv and .png.",
     "batch-size": "Finds how many images of MODEL fit in memory at once, and the `accumulate` for its batch_size.",
 }

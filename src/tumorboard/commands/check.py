@@ -156,14 +156,8 @@ def _print_shortcuts(shortcuts: Sequence[dict[str, Any]], console: Console) -> N
     heading = "Shortcuts: facts of the files that give the class away (skill: 0 is guessing, 1 perfect)"
     _print_heading(heading, len(shortcuts), console)
     for fact in shortcuts:
-        parts = {"": "", "test_": " on the test set"}
-        scores = [
-            f"skill {fact[f'{part}skill']:.2f}, accuracy {fact[f'{part}accuracy']:.1%}{where} "
-            f"(commonest class: {fact[f'{part}majority']:.1%})"
-            for part, where in parts.items()
-            if fact[f"{part}accuracy"] is not None
-        ]
-        console.print(Text(f"    {fact['facts']}: {'; '.join(scores)}"), soft_wrap=True)
+        scores = f"skill {fact['skill']:.2f} (p = {fact['p']:.2f}, labels permuted over groups)"
+        console.print(Text(f"    {fact['facts']}: {scores}"), soft_wrap=True)
 
 
 def _print_heading(heading: str, count: int, console: Console, more: str = "") -> None:

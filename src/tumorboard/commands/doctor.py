@@ -9,9 +9,10 @@ import typer
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
+from tumorboard.base.disk import check_disk
+from tumorboard.base.findings import Finding
 from tumorboard.commands.errors import reports_user_errors
-from tumorboard.commands.findings import Finding
-from tumorboard.commands.machine_checks import check_code, check_disk, check_links, check_processor, check_torch
+from tumorboard.commands.machine_checks import check_code, check_links, check_processor, check_torch
 from tumorboard.commands.project_checks import (
     check_data,
     check_git,

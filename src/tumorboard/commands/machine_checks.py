@@ -1,22 +1,18 @@
-"""Checks of the machine: the code that runs, torch and its devices, processor, memory, disk, links."""
+"""Checks of the machine: the code that runs, torch and its devices, processor, memory, links."""
 
 import os
-import shutil
-import tempfile
 from pathlib import Path
 from uuid import uuid4
 
 import psutil
 
 from tumorboard.base.checkout import check_checkout
+from tumorboard.base.disk import GIB, existing_folder
 from tumorboard.base.dvc_cache import dvc_cache_folders
 from tumorboard.base.errors import InputError
+from tumorboard.base.findings import Finding
 from tumorboard.base.params import load_params
-from tumorboard.commands.findings import Finding
 
-GIB = 2**30
-LEAST_DISK = 1.0  # GiB; a run of the embedded set writes 0.2
-FEW_DISK = 5.0  # GiB
 FEW_MEMORY = 2.0  # GiB; the default run takes at most 1.7
 BUSY = 1.5  # waiting processes per processor from which a run takes markedly longer
 
@@ -84,37 +80,11 @@ def _processor_quota() -> float | None:
         return None
 
 
-def check_disk(project: Path) -> list[Finding]:
-    """Checks free disk and write permission where a run writes: project, cache of DVC, temporary files."""
-    findings = []
-    for name, folder in _folders(project).items():
-        free = shutil.disk_usage(folder).free / GIB
-        if not os.access(folder, os.W_OK):
-            findings.append(Finding("disk", "problem", f"{folder} ({name}) cannot be written", f"ls -ld {folder}"))
-        elif free < FEW_DISK:
-            cure = "export TMPDIR=/another/folder" if name == "temporary files" else "dvc gc --all-commits"
-            message = f"{free:.1f} GiB are free on the disk of {folder} ({name})"
-            findings.append(Finding("disk", "problem" if free < LEAST_DISK else "note", message, cure))
-    return findings or [Finding("disk", "ok", f"{shutil.disk_usage(project).free / GIB:.0f} GiB are free")]
-
-
-def _folders(project: Path) -> dict[str, Path]:
-    folders = {"the project": project, "temporary files": Path(tempfile.gettempdir())}
-    if (project / ".dvc").is_dir():
-        folders["the cache of DVC"] = _existing(dvc_cache_folders(project.resolve())[0])
-    return folders
-
-
-def _existing(folder: Path) -> Path:
-    """Returns a folder, or the nearest one above it that exists."""
-    return next(each for each in (folder, *folder.parents) if each.is_dir())
-
-
 def check_links(project: Path) -> list[Finding]:
     """Checks how DVC can bring files of its cache into the project: without links, each file is there twice."""
     if not (project / ".dvc").is_dir():
         return []
-    cache = _existing(dvc_cache_folders(project.resolve())[0])
+    cache = existing_folder(dvc_cache_folders(project.resolve())[0])
     if not os.access(cache, os.W_OK) or not os.access(project, os.W_OK):
         return [Finding("links", "note", f"not tried, since {cache} or {project} cannot be written")]
     possible = [

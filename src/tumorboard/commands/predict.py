@@ -10,16 +10,19 @@ from tumorboard.base.files import replacing, safe_cell, table_bytes
 from tumorboard.base.params import Params, find_params, load_params
 from tumorboard.base.tables import read_manifest
 from tumorboard.commands.errors import reports_user_errors
-from tumorboard.commands.paths import JOINED, MODELS, SPLIT
+from tumorboard.commands.paths import MODELS, PANEL, SPLIT, UNLIKE
 from tumorboard.data.workers import worker_count
 from tumorboard.models.device import choose_device
-from tumorboard.panel.panel import load_panel
+from tumorboard.panel.panel import Panel, load_panel
+from tumorboard.panel.panel_file import read_panel
 from tumorboard.panel.predict import (
+    Deciding,
     Decisions,
     check_writable,
     list_new_files,
     predict_images,
     summarize_decisions,
+    unfitted,
 )
 from tumorboard.panel.votes import VOTES
 
@@ -39,13 +42,14 @@ def predict(
     ] = None,
     vote: Annotated[
         str | None,
-        typer.Option(help=f"One of {', '.join(VOTES)}; default: `ensemble.vote`; with --model: soft."),
+        typer.Option(help=f"One of {', '.join(VOTES)}; default: the vote that heads the report; with --model: soft."),
     ] = None,
 ) -> None:
     """Classifies new images by the panel's vote: one row per file. For research, not for diagnosis.
 
     Columns: path; decided (the class); probability (the vote's, of that class);
-    agreeing (how many models choose that class); p_<class> for each class; known
+    agreeing (how many models choose that class); p_<class> for each class; unlike
+    (1 and above: unlike the training images, do not trust its class); known
     (the split of the panel's own data that has this very file); problem (why the
     file was not classified). In UTF-8. A path that begins with = + - @ is
     written as ./=..., such a class in `decided` as '=..., so that no
@@ -56,28 +60,24 @@ def predict(
     if not model:
         check_study()
     params = load_params(find_params())
-    vote = vote or ("soft" if model else params.ensemble.vote)
-    if vote not in VOTES:
+    if vote is not None and vote not in VOTES:
         raise InputError(f"--vote is '{vote}', expected one of {', '.join(VOTES)}")
     if out:
         check_writable(out)
     files = list_new_files(images)
-    panel = load_panel(model or project_models(params), choose_device(params.runtime))
-    known = {} if model else known_digests()
-    joined = None if model else JOINED
-    workers = worker_count(params.runtime.workers)
+    panel = load_panel(model or project_models(params), choose_device(params.runtime), unlike=None if model else UNLIKE)
+    deciding = read_deciding(panel, vote, params.evaluate.abstain, PANEL if not model else None)
     table = predict_images(
         panel,
         files,
+        deciding=deciding,
         frames=params.data.frames,
-        vote=vote,
-        joined=joined,
-        known=known,
-        workers=workers,
+        known={} if model else known_digests(),
+        workers=worker_count(params.runtime.workers),
         limits=params.crop,
     )
     _write(table_bytes(for_spreadsheet(table)), out)
-    for line in summarize_decisions(table, panel, vote):
+    for line in summarize_decisions(table, panel, deciding):
         typer.echo(line, err=True)
     raise typer.Exit(int((table["problem"] != "").any()))
 
@@ -89,6 +89,27 @@ def _write(content: bytes, out: Path | None) -> None:
             temporary.write_bytes(content)
     else:
         typer.echo(content, nl=False)  # bytes, since the terminal's encoding need not have all characters
+
+
+def read_deciding(panel: Panel, vote: str | None, abstain: float, file: Path | None) -> Deciding:
+    """Returns how the panel decides.
+
+    Args:
+        panel: the loaded models.
+        vote: a name in VOTES; None: the vote that heads the report, or the soft one without a file.
+        abstain: probability below which an image is left undecided.
+        file: of the study's panel; None: the models are from elsewhere, and nothing was fitted for them.
+
+    Raises:
+        InputError: the file is missing, damaged or belongs to other models.
+    """
+    if file is None:
+        fit = unfitted(list(panel.models))
+        return Deciding(fit=fit, vote=vote or fit.vote, positive=None, abstain=abstain)
+    content = read_panel(file, list(panel.models), classes=panel.card.classes, manifest=panel.card.manifest)
+    return Deciding(
+        fit=content.fit, vote=vote or content.vote, positive=content.positive, abstain=abstain, unlike=content.unlike
+    )
 
 
 def check_study() -> None:

@@ -43,6 +43,7 @@ def read_prepared_job(params: Params, model: str, fold: int) -> Job:
         manifest=SPLIT,
         balance=BALANCE / str(fold),
         weights=Path(),
+        held_out=Path(),
         out=Path(),
     )
 

@@ -6,9 +6,9 @@ import shlex
 from pathlib import Path
 
 from tumorboard.base.errors import InputError, printable
+from tumorboard.base.findings import Finding
 from tumorboard.base.params import Params, load_params
 from tumorboard.base.versioning import commit_command, explain_missing, explain_unversioned, run_git
-from tumorboard.commands.findings import Finding
 from tumorboard.commands.image_guard import large_images
 
 FEW = 3  # names in a message
@@ -29,7 +29,7 @@ def check_identity(project: Path) -> list[Finding]:
         Finding(
             "git identity",
             "problem",
-            "git knows no name or no e-mail address of yours: `git commit` and `dvc exp run` fail",
+            "git knows no name or no e-mail address of yours: `git commit` fails, `dvc exp run` guesses both or fails",
             'git config --global user.name "Your Name" && git config --global user.email you@example.org',
         )
     ]

@@ -11,7 +11,7 @@ from typing import Any
 
 import psutil
 
-from tumorboard.commands.findings import Finding
+from tumorboard.base.findings import Finding
 from tumorboard.commands.torn_files import FIX
 
 RWLOCKS = (".dvc/tmp/rwlock", ".dvc/tmp/exps/rwlock")

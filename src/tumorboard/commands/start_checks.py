@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tumorboard.base.errors import InputError
-from tumorboard.commands.findings import Finding
+from tumorboard.base.findings import Finding
 from tumorboard.commands.project_checks import check_identity, check_params
 from tumorboard.commands.stale_locks import check_locks
 from tumorboard.commands.torn_files import check_torn_files

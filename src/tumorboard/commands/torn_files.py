@@ -9,8 +9,8 @@ from dvc.utils.serialize import parse_yaml
 from voluptuous import Invalid
 
 from tumorboard.base.errors import printable
+from tumorboard.base.findings import Finding
 from tumorboard.base.versioning import run_git
-from tumorboard.commands.findings import Finding
 
 LOCK = "dvc.lock"
 KEPT = ".dvc/tmp/torn"  # folder below the project for the damaged files

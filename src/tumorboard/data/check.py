@@ -18,7 +18,8 @@ from tumorboard.base.tables import Images, Manifest, read_manifest
 from tumorboard.data.audit import Copies, find_copies, picture_names
 from tumorboard.data.crop import CropJob, crop_images
 from tumorboard.data.label_warnings import describe_listing, describe_placeholders
-from tumorboard.data.prepare import Prepared, given_validation_warning, prepare_data
+from tumorboard.data.parts import few_validation_warning
+from tumorboard.data.prepare import Prepared, prepare_data
 from tumorboard.data.quarantine import check_usable_images
 from tumorboard.data.shortcuts import select_shortcuts
 from tumorboard.data.sources import list_images
@@ -28,7 +29,8 @@ from tumorboard.data.unlabelled_ranges import describe_unlabelled
 from tumorboard.data.workers import worker_count
 
 FEW = 5  # files named per message
-OF_ONE_FOLDER = ("table", "columns", "prefix", "extension", "classes")  # entries of the section `data`
+# Entries of the section `data`.
+OF_ONE_FOLDER = ("table", "columns", "prefix", "extension", "classes", "unit", "positive")
 SKIPPED_BY_DVC = {".git", ".hg", ".dvc"}  # folders that DVC does not hash
 
 
@@ -119,22 +121,27 @@ def _fill(account: Account, raw: Path, params: Params, *, labels: Path | None, f
             f"{copies.faint[0]!r}"
         )
     check_usable_images(unusable, listed, params.data.max_quarantined)
-    prepared = prepare_data(manifest, images, copies, unusable=unusable, params=params)
-    _add_prepared(account, prepared, params.audit.shortcut)
+    attributes = read_table(folder / "attributes.csv")
+    prepared = prepare_data(manifest, images, copies, unusable=unusable, params=params, attributes=attributes)
+    _add_prepared(account, prepared, params)
 
 
-def _add_prepared(account: Account, prepared: Prepared, threshold: float) -> None:
+def _add_prepared(account: Account, prepared: Prepared, params: Params) -> None:
     """Adds what audit and split would do; raises the error with which they would stop."""
     account.quarantined += _records(prepared.label_conflicts)
     _accept(account, prepared.audited)
     account.left_out = _records(prepared.left_out)
     # The other warnings of audit and split repeat what the account lists.
     divided = prepared.manifest
-    account.warnings += filter(None, [describe_placeholders(prepared.audited), missing_class_warning(divided)])
-    account.warnings += filter(None, [given_validation_warning(prepared.audited, divided)])
+    warnings = [
+        describe_placeholders(prepared.audited),
+        missing_class_warning(divided),
+        few_validation_warning(divided, params.folds),
+    ]
+    account.warnings += filter(None, warnings)
     account.shortcuts = [
         {str(key): None if value != value else value for key, value in row.items()}  # JSON has no NaN
-        for row in select_shortcuts(prepared.shortcuts, threshold).to_dict("records")
+        for row in select_shortcuts(prepared.shortcuts, params.audit.shortcut).to_dict("records")
     ]
     prepared.raise_error()
 

@@ -17,15 +17,17 @@ import cv2
 import numpy as np
 import pandas as pd
 import PIL.Image
-from tqdm import tqdm
 
 from tumorboard.base.data_params import Links
 from tumorboard.base.errors import ImageError, InputError
 from tumorboard.base.files import write_table
 from tumorboard.base.params import Crop, Frames
+from tumorboard.base.progress import Progress
 from tumorboard.base.tables import MANIFEST, Images, Manifest, check_manifest
 from tumorboard.data import crop_cache, grey_ranges, image_facts, sources
+from tumorboard.data.attributes import attribute_table
 from tumorboard.data.crop_cache import CachedCrop, CropCache, CropLocation, read_crops
+from tumorboard.data.crop_record import write_record
 from tumorboard.data.image_facts import IMAGE_COLUMNS, ImageFacts, count_images, facts_of
 from tumorboard.data.quarantine import QuarantinedFiles, check_usable_images
 from tumorboard.data.sources import IgnoredFiles, ListedImages
@@ -93,6 +95,7 @@ def crop_images(images: ListedImages, ignored: IgnoredFiles, job: CropJob) -> Cr
     Writes into `job.out`:
         manifest.csv: a Manifest. An image without a group gets the DICOM file's patient, else its path.
         images.csv: one row per usable image, columns IMAGE_COLUMNS, which ImageFacts explains.
+        attributes.csv: one row per usable image: id, then each further column of the label table as text.
         quarantined.csv: path, reason and detail of each unusable file.
         ignored.csv: the ignored files.
         store/: a CropStore.
@@ -136,11 +139,12 @@ def crop_images(images: ListedImages, ignored: IgnoredFiles, job: CropJob) -> Cr
         ):
             manifest, facts = _manifest_and_facts(images, files)
             write_table(facts[list(IMAGE_COLUMNS)], job.out / "images.csv")
+            write_table(attribute_table(images), job.out / "attributes.csv")
             write_table(quarantined, job.out / "quarantined.csv")
             write_table(ignored, job.out / "ignored.csv")
             write_table(manifest, job.out / "manifest.csv")
-        if window == grey_ranges.SET:
-            grey_ranges.write_window(job.out / "store", job.crop.fixed_window)
+        asked_crop = job.crop.model_copy(update={"window": window})
+        write_record(job.out / "store", asked_crop, job.frames, job.crop.fixed_window)
     warnings = (*grey_ranges.describe_ranges(facts), *grey_ranges.describe_decoder_warnings(facts))
     decoded = sum(file.decoded for file in files)
     counts = count_images(manifest, facts, len(quarantined), len(ignored))
@@ -181,7 +185,7 @@ def _crop_files(
     cropped: dict[str, CachedFile | QuarantinedFile] = {}
     with (
         _marker_file(job.cache) as marker,
-        tqdm(desc=heading, total=len(paths), unit="image", disable=None) as bar,
+        Progress(heading, len(paths), "image") as bar,
     ):
         large: list[str] = []
         for chunk in parallel_map(

@@ -2,20 +2,18 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from tumorboard.base.errors import InputError, printable
-from tumorboard.base.files import read_json, write_json
+from tumorboard.base.errors import printable
 from tumorboard.base.params import Crop
+from tumorboard.base.tables import Images
 from tumorboard.images.grey import Window
 
 SET = "set"  # the value of crop.window by which all files share one range
 SET_SHARES = (0.005, 0.995)  # the range's ends, as shares of the set's grey values; each file counts the same
 BY_VALUES = ("depth", "own range")  # kinds of a GreyRange that the file's own values decide
-_WINDOW_FILE = "window.json"  # beside the crops: the range that `set` became
 _MEASURING: Window = (0.0, 1.0)  # any range serves to decode the files whose values are measured
 
 
@@ -48,24 +46,45 @@ def describe_ranges(facts: pd.DataFrame) -> list[str]:
     Args:
         facts: one row per usable file, with the columns id, scaling, low, high and levels, as ImageFacts explains.
     """
+    differing = _name_ranges(facts)
+    if not differing:
+        return []
+    proposal = common_range(facts.loc[facts["scaling"] != "", "levels"])
+    assert proposal is not None
+    low, high = (f"{end:g}" for end in proposal)
+    return [
+        f"{differing}: set crop.window, for example to [{low}, {high}], or to {SET}, one range for all from "
+        f"{SET_SHARES[0]:.1%} to {SET_SHARES[1]:.1%} of the set's values"
+    ]
+
+
+def summarize_ranges(images: Images) -> list[str]:
+    """Returns what the report says about ranges of grey and about what decoders reported; empty where all is well.
+
+    Args:
+        images: the table images.csv of the stage crop, one row per usable image.
+    """
+    differing = _name_ranges(images)
+    sentences = [f"{differing}: crop.window gives all files one range"] if differing else []
+    return [*sentences, *describe_decoder_warnings(images)]
+
+
+def _name_ranges(facts: pd.DataFrame) -> str:
+    """Returns how many files have ranges of which kinds, if the ranges differ, else ''."""
     deep = facts[facts["scaling"] != ""]
     ranges = set(zip(deep["low"], deep["high"], strict=True))
     if len(ranges) < 2:
-        return []
+        return ""
     by_values = int(deep["scaling"].isin(BY_VALUES).sum())
     by_header = int((deep["scaling"] == "header").sum())
     kinds = [f"{by_values} files are scaled each by its own range"] if by_values else []
     kinds += [f"{by_header} files by the window in their header"] if by_header else []
     if not kinds:  # stored bits alone
         kinds = [f"{len(deep)} files are scaled by the bits that their headers state"]
-    proposal = common_range(deep["levels"])
-    assert proposal is not None
-    low, high = (f"{end:g}" for end in proposal)
-    return [
+    return (
         f"{', '.join(kinds)}: {len(ranges)} different ranges in this set, so that the same value becomes different "
-        f"grey levels: set crop.window, for example to [{low}, {high}], or to {SET}, one range for all from "
-        f"{SET_SHARES[0]:.1%} to {SET_SHARES[1]:.1%} of the set's values"
-    ]
+        "grey levels"
+    )
 
 
 def describe_decoder_warnings(facts: pd.DataFrame) -> list[str]:
@@ -77,24 +96,3 @@ def describe_decoder_warnings(facts: pd.DataFrame) -> list[str]:
         f"{printable(name)} ({text})" for name, text in zip(warned["id"][:5], warned["warning"][:5], strict=True)
     )
     return [f"{len(warned)} files were read, but may be damaged, as the decoder reports (column warning): {first}"]
-
-
-def write_window(store: Path, window: Window | None) -> None:
-    """Writes the range that `crop.window: set` became beside the crops."""
-    write_json({"window": None if window is None else list(window)}, store / _WINDOW_FILE)
-
-
-def resolve_window(crop: Crop, store: Path) -> Crop:
-    """Returns `crop` with the range that `crop.window: set` became in a crop store; other windows stay.
-
-    A model's card needs it: a new image is scaled over the range of the images that the model was trained on.
-
-    Raises:
-        InputError: the store was made with another `crop.window`.
-    """
-    if crop.window != SET:
-        return crop
-    if not (store / _WINDOW_FILE).is_file():
-        raise InputError(f"{store}: was not made with crop.window: {SET}: run `dvc repro`")
-    window = read_json(store / _WINDOW_FILE)["window"]
-    return crop.model_copy(update={"window": None if window is None else tuple(window)})

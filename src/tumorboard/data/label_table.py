@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 from tumorboard.base.data_params import Columns, Data
 from tumorboard.base.errors import InputError
+from tumorboard.data.attributes import choose_columns, plain_text
 from tumorboard.data.links import ALLOWED_BY, LinkRule, link_rule
 from tumorboard.data.table_text import read_table_text
 
@@ -73,7 +74,8 @@ def read_label_table(
     Returns:
         One row per image with the columns LABEL_COLUMNS: path in its shortest POSIX form; split as 'train', 'val' or
         'test'; the other values as they are written; '' where a column is missing. A label is not checked if
-        `form.values` lacks it.
+        `form.values` lacks it. Behind them the attributes, see `attributes.choose_columns`; '' where several lines of
+        one image differ.
 
     Raises:
         ColumnsError: a column is missing.
@@ -90,6 +92,7 @@ def read_label_table(
     rule = rule or link_rule(raw)
     text = read_table_text(table)
     columns = _resolve_columns(text.header, form.columns, f"{table}: line {text.header_line}")
+    kept = choose_columns(text.header, {name for names in columns.values() for name in names}).names
     places = _Places(form, rule, files)
     rows: list[Row] = []
     seen: dict[str, tuple[int, Row]] = {}
@@ -100,9 +103,11 @@ def read_label_table(
         if len(columns["label"]) > 1:
             row["label"] = _one_hot_label({name: cells[name] for name in columns["label"]}, row["path"], where)
         _check_values(row, columns, form, where)
+        attributes = {kept[name]: plain_text(cells[name]) for name in kept}
         if row["path"] in seen:
             first, known = seen[row["path"]]
-            if row == known and not form.is_own:  # such as one line per box in the picture
+            if not form.is_own and all(known[key] == row[key] for key in LABEL_COLUMNS):  # one line per box, say
+                known |= {key: "" for key in attributes if known[key] != attributes[key]}
                 continue
             raise InputError(
                 f"{table}: lines {first} and {line} have the same path {row['path']!r}, "
@@ -110,9 +115,15 @@ def read_label_table(
             )
         if rows and bool(row["split"]) != bool(rows[0]["split"]):
             raise InputError(f"{where}: split is filled in some lines and empty in others: fill all or none")
+        row |= attributes
         seen[row["path"]] = line, row
         rows.append(row)
     return rows
+
+
+def own_columns(header: list[str], form: TableForm) -> set[str]:
+    """Returns the names of the columns that give path, label, group, split and fold; raises ColumnsError."""
+    return {name for names in _resolve_columns(header, form.columns, "the table").values() for name in names}
 
 
 def _check_values(row: Row, columns: Mapping[str, Sequence[str]], form: TableForm, where: str) -> None:

@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 
@@ -13,15 +13,16 @@ import yaml
 from tumorboard.base.data_params import Data
 from tumorboard.base.errors import printable
 from tumorboard.base.tables import Manifest
-from tumorboard.data.label_table import Row
+from tumorboard.data.attributes import choose_columns, unkept_warnings
+from tumorboard.data.label_table import Row, own_columns, table_form
 from tumorboard.data.published_tables import describe_table, find_patient_column
 from tumorboard.data.sources import find_table
 from tumorboard.data.table_text import SAVE_AS_CSV, WORKBOOKS, read_table_text
-from tumorboard.data.tables_beside import find_tables
+from tumorboard.data.tables_beside import Table, find_tables
 
 SHOWN = 5  # values in a message
 MAX_CLASSES = 30  # in lines for params.yaml
-FREQUENT = 3  # a number such as 0 with so many times the files of the other patients is a placeholder
+FREQUENT = 3  # times the median number of files per patient, beyond which a number such as 0 is a placeholder
 
 # Values without case, spaces and signs that stand for "not known".
 _PLACEHOLDERS = re.compile(
@@ -52,15 +53,22 @@ def describe_listing(images: pd.DataFrame, raw: Path, data: Data, labels: Path |
             {"path": path, "label": label} for path, label in zip(images["path"], images["label"], strict=True)
         ]
         table = labels or find_table(raw, data)
+        warnings += [] if table is None else _unkept_columns(table, data)
         files = [file.relative_to(raw).as_posix() for file in raw.iterdir() if file.is_file()]
         if not patients:
-            warnings += _unused_patients(raw, files, rows, data, table)
+            warnings += _unused_patients(raw, files, rows, data=data, table=table)
         warnings += [
             f"{printable(file)} is a spreadsheet's workbook, which is not read: {SAVE_AS_CSV}"
             for file in sorted(files)
             if file.lower().endswith(WORKBOOKS)
         ]
     return warnings
+
+
+def _unkept_columns(table: Path, data: Data) -> list[str]:
+    """Returns sentences about the columns of the label table that are not kept as attributes."""
+    header = read_table_text(table).header
+    return unkept_warnings(choose_columns(header, own_columns(header, table_form(data))))
 
 
 def describe_placeholders(manifest: Manifest) -> str:
@@ -137,7 +145,9 @@ def _bare(value: str) -> str:
     return re.sub(r"(?<![\d.])0*(\d+)(\.0*)?(?![\d.])", r"\1", text)
 
 
-def _unused_patients(raw: Path, files: Sequence[str], rows: Sequence[Row], data: Data, table: Path | None) -> list[str]:
+def _unused_patients(
+    raw: Path, files: Sequence[str], rows: Sequence[Row], *, data: Data, table: Path | None
+) -> list[str]:
     """Returns a warning about a column of patients that is passed over, in the table that is used or lies beside."""
     if table is not None:
         text = read_table_text(table)
@@ -145,7 +155,7 @@ def _unused_patients(raw: Path, files: Sequence[str], rows: Sequence[Row], data:
         columns = {name: [values[name] for values in cells] for name in dict.fromkeys(text.header)}
         own = {} if data.columns is None else data.columns.model_dump(exclude_none=True)
         if not (column := find_patient_column(columns, {str(own.get("path", "path"))})):
-            return []
+            return _patients_beside(table, find_tables(raw, [*files, *(row["path"] for row in rows)]))
         named = {key: list(value) if isinstance(value, tuple) else value for key, value in own.items()}
         return [
             f"the column {column!r} of {printable(table.name)} names patients, but is not used, so that images of one "
@@ -156,6 +166,18 @@ def _unused_patients(raw: Path, files: Sequence[str], rows: Sequence[Row], data:
             return [
                 f"{printable(beside.file.name)} beside the folders has a column {column!r} that names patients, but is "
                 f"not used. {describe_table(raw, beside)}"
+            ]
+    return []
+
+
+def _patients_beside(table: Path, tables: Iterable[Table]) -> list[str]:
+    """Returns a warning about a column of patients in another table than the one that is used."""
+    for beside in tables:
+        if beside.file != table and (column := find_patient_column(beside.columns, {beside.path})):
+            return [
+                f"{printable(beside.file.name)} beside {printable(table.name)} has a column {column!r} that names "
+                f"patients, but is not used: add it to {printable(table.name)} as the column group, so that no patient "
+                "is on two sides of the split"
             ]
     return []
 

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from tumorboard.base.params import Audit
+from tumorboard.base.progress import tracked
 from tumorboard.base.randomness import keys_of, order
 from tumorboard.data.chains import Floats, Rows, select_copies
 from tumorboard.data.grouping import connected_sets
@@ -88,7 +88,7 @@ def _read_thumbnails(ids: Sequence[str], read_crops: ReadCrops) -> tuple[Thumbna
     """Returns thumbnails, each stretched to all 256 grey levels, and bool[N]: which are too faint."""
     thumbs = np.empty((len(ids), SIDE, SIDE), np.uint8)
     faint = np.empty(len(ids), bool)
-    for start in tqdm(range(0, len(ids), READ), "thumbnails", unit_scale=READ, disable=None):
+    for start in tracked(range(0, len(ids), READ), "thumbnails", "batch"):
         part = slice(start, start + READ)
         crops = read_crops(ids[part])
         interpolation = cv2.INTER_AREA if crops.shape[1] > SIDE else cv2.INTER_LINEAR
@@ -128,7 +128,7 @@ def _candidates(
     cell_of = np.concatenate([(part @ centers.T).argmax(1) for part in _row_blocks(whole, len(centers))])
     members = np.split(np.argsort(cell_of, kind="stable"), np.cumsum(np.bincount(cell_of, minlength=len(centers)))[:-1])
     for mirrored in flips:
-        for window in tqdm(WINDOWS, "mirrored" if mirrored else "near duplicates", unit="window", disable=None):
+        for window in tracked(WINDOWS, "mirrored" if mirrored else "near duplicates", "window"):
             queries = whole if window == WINDOWS[0] and not mirrored else _descriptors(thumbs, window, mirrored, basis)
             pairs = _search(queries, whole, centers=centers, members=members, threshold=audit.candidates)
             for first, second, cosine in pairs:

@@ -51,14 +51,15 @@ def count_tree(manifest: Manifest) -> dict[str, Any]:
 def few_validation_warning(manifest: Manifest, folds: Sequence[int]) -> str:
     """Returns a sentence about the first fold that has too few validation images to choose by, else ''.
 
-    Too few are less than FEWEST_VALIDATION in all, or less than FEWEST_VALIDATION_PER_CLASS of a class.
+    Too few are less than FEWEST_VALIDATION in all, or less than FEWEST_VALIDATION_PER_CLASS of a class, whether the
+    fold was given with the data or drawn. `check`, the stage split and the report use this one rule.
 
     Args:
-        manifest: after the split.
+        manifest: after the split; without rows where the split failed, and then there is nothing to say.
         folds: those that are trained.
     """
     train = manifest[manifest["split"] == "train"]
-    for fold in folds:
+    for fold in folds if len(train) else ():
         rows = train[train["fold"].eq(fold).fillna(False)]
         counts = {label: int((rows["label"] == label).sum()) for label in sorted(set(train["label"]))}
         rarest = min(counts, key=lambda label: counts[label], default="")
@@ -108,9 +109,16 @@ def class_shares(manifest: Manifest, before: Manifest, split: Split) -> Shares:
         for label, aim in wanted.items():
             why = ""
             if abs(got[label] - aim) > split.tolerance + 1e-9:
-                why = "given with the data" if given else _explain_share(rows, whole, label, split.tolerance)
+                why = _given_by(is_fold, split) if given else _explain_share(rows, whole, label, split.tolerance)
             entries.append((part, label, aim, got[label], why))
     return pd.DataFrame(entries, columns=list(SHARE_COLUMNS))
+
+
+def _given_by(is_fold: bool, split: Split) -> str:
+    """Returns why a part was not drawn."""
+    if is_fold and split.leave_out is not None:
+        return f"the fold is one value of {split.leave_out!r} (split.leave_out)"
+    return "given with the data"
 
 
 def label_shares(rows: Manifest) -> dict[str, float]:

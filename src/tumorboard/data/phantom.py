@@ -1,12 +1,14 @@
 """Draws the embedded data set: synthetic blood-smear cells, normal or blast, of patients who do not exist.
 
 The pictures imitate stained smears in acute lymphoblastic leukemia: one white cell per picture, red cells and cut-off
-neighbors around it, a dark frame, and patients and microscopes that differ.
+neighbors around it, a dark frame, and patients, microscopes and sites that differ. One patient in seven is atypical,
+with blasts that look mature or with reactive normal cells, so that a model's mistakes gather in a few patients.
 
 Source: the look of C-NMC 2019 (Gupta & Gupta 2019); no picture of it is used.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from io import BytesIO
 
 import numpy as np
@@ -17,10 +19,28 @@ from PIL import Image
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Phantom
 from tumorboard.base.randomness import keys_of
-from tumorboard.data.smear import BLAST_SHARE, Microscope, Patient, between, draw_smear, photograph
+from tumorboard.data.smear import BLAST_SHARE, Field, Microscope, Patient, between, draw_smear, photograph
 
 REPEAT_EVERY = 100  # pictures; one of them repeats an earlier one byte for byte, another one encodes it again
-MICROSCOPES = 5  # that the patients are distributed over
+TABLE = "labels.csv"  # name of the label table
+SOUTH_EVERY = 3  # patients; one of them is of the site south
+ATYPICAL_EVERY = 7  # patients; one of them is atypical: in turn with mature blasts and with reactive normal cells
+ATYPICAL_MATURITY = 0.8  # of a patient with mature blasts; minus this with reactive normal cells
+MATURITY_DEVIATION = 0.1  # standard deviation of the maturity in each kind of patients
+
+
+@dataclass(frozen=True)
+class Site:
+    """A hospital: how it stains, and its own microscopes."""
+
+    stain: Field  # float64[3], mean strength of each stain
+    microscopes: tuple[int, ...]  # that its patients are distributed over
+
+
+SITES = {
+    "north": Site(np.array([1.0, 1.0, 1.0]), (0, 1, 2)),
+    "south": Site(np.array([0.8, 1.45, 0.7]), (3, 4)),  # paler nuclei and red cells, bluer cytoplasm
+}
 
 
 def draw_phantom(phantom: Phantom, seed: int) -> Iterator[tuple[str, bytes]]:
@@ -34,7 +54,8 @@ def draw_phantom(phantom: Phantom, seed: int) -> Iterator[tuple[str, bytes]]:
         seed: of the data set.
 
     Yields:
-        `phantom.images` pairs of a path '<class>/<patient>_<number>.jpg' and the bytes of the JPEG file.
+        Pairs of a path and the file's bytes: `phantom.images` JPEG files '<class>/<patient>_<number>.jpg', then the
+        table TABLE with the columns path, label, group (the patient) and site, one row per picture.
 
     Raises:
         InputError: there are more patients than images.
@@ -49,10 +70,23 @@ def draw_phantom(phantom: Phantom, seed: int) -> Iterator[tuple[str, bytes]]:
     shares = [0.4 + 1.2 * _random_generator(seed, f"P{p:02d} share").random() for p in range(1, phantom.patients + 1)]
     ends = np.cumsum(shares)
     ends = np.rint(ends / ends[-1] * (phantom.images - phantom.patients)).astype(int)
+    rows = ["path,label,group,site"]
     for patient, images in enumerate(1 + np.diff(ends, prepend=0), start=1):
         for number in range(1, images + 1):
             label, content = draw_picture(phantom.side, seed, patient, number)
-            yield f"{label}/P{patient:02d}_{number:03d}.jpg", content
+            path = f"{label}/P{patient:02d}_{number:03d}.jpg"
+            rows.append(f"{path},{label},P{patient:02d},{site_of(patient)}")
+            yield path, content
+    yield TABLE, "".join(f"{row}\n" for row in rows).encode()
+
+
+def site_of(patient: int) -> str:
+    """Returns the site, a key of SITES, of a patient; patients count from 1.
+
+    >>> [site_of(patient) for patient in (1, 2, 3, 4)]
+    ['north', 'north', 'south', 'north']
+    """
+    return "north" if patient % SOUTH_EVERY else "south"
 
 
 def draw_picture(size: int, seed: int, patient: int, number: int) -> tuple[str, bytes]:
@@ -77,7 +111,7 @@ def draw_picture(size: int, seed: int, patient: int, number: int) -> tuple[str, 
     person = _draw_patient(seed, patient)
     label = "blast" if rng.random() < person.blast_share else "normal"
     picture = photograph(draw_smear(_draw_shape(size, rng), label, person, rng), person, rng)
-    quality = np.clip(person.microscope.quality + 4 * rng.standard_normal(), 60, 97)
+    quality = np.clip(person.microscope.quality + 6 * rng.standard_normal(), 60, 97)
     return label, _encode(picture, int(quality))
 
 
@@ -109,13 +143,26 @@ def _draw_microscope(seed: int, number: int) -> Microscope:
 
 def _draw_patient(seed: int, number: int) -> Patient:
     rng = _random_generator(seed, f"P{number:02d}")
+    site = SITES[site_of(number)]
     return Patient(
-        microscope=_draw_microscope(seed, int(rng.random() * MICROSCOPES)),
-        stain=np.exp(np.array([0.12, 0.16, 0.18]) * rng.standard_normal(3)),
+        microscope=_draw_microscope(seed, site.microscopes[int(rng.random() * len(site.microscopes))]),
+        stain=site.stain * np.exp(np.array([0.12, 0.16, 0.18]) * rng.standard_normal(3)),
         blast_share=BLAST_SHARE + between(rng, -0.2, 0.2),
         red_cells=between(rng, 0.3, 1.0),
         pallor=between(rng, 0.35, 0.75),
+        maturity=_mean_maturity(number) + MATURITY_DEVIATION * float(rng.standard_normal()),
     )
+
+
+def _mean_maturity(patient: int) -> float:
+    """Returns the mean maturity of a patient's kind.
+
+    >>> [_mean_maturity(patient) for patient in (6, 7, 8, 14, 21)]
+    [0.0, 0.8, 0.0, -0.8, 0.8]
+    """
+    if patient % ATYPICAL_EVERY:
+        return 0.0
+    return ATYPICAL_MATURITY if patient % (2 * ATYPICAL_EVERY) else -ATYPICAL_MATURITY
 
 
 def _draw_shape(size: int, rng: Generator) -> tuple[int, int]:

@@ -9,8 +9,11 @@ import pandas as pd
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Params
 from tumorboard.base.tables import MANIFEST, Images, Manifest
+from tumorboard.data.attributes import Attributes
 from tumorboard.data.audit import PAIR_COLUMNS, Copies, audit_manifest
+from tumorboard.data.control import control_warning, shuffle_labels
 from tumorboard.data.label_warnings import describe_placeholders
+from tumorboard.data.leave_out import fold_by_value
 from tumorboard.data.near_duplicates import Pairs
 from tumorboard.data.parts import (
     SHARE_COLUMNS,
@@ -21,10 +24,20 @@ from tumorboard.data.parts import (
     summarize_shares,
 )
 from tumorboard.data.quarantine import QuarantinedFiles, check_quarantine_limit
-from tumorboard.data.shortcuts import PROBE_COLUMNS, ShortcutScores, count_shortcuts, probe_shortcuts, shortcuts_warning
+from tumorboard.data.shortcuts import (
+    PROBE_COLUMNS,
+    TEST_COLUMNS,
+    ShortcutScores,
+    TestShortcutScores,
+    count_shortcuts,
+    probe_shortcuts,
+    probe_test_shortcuts,
+    shortcuts_warning,
+)
 from tumorboard.data.split import (
     LeftOutImages,
     check_given_parts,
+    check_positive,
     check_split,
     left_out,
     left_out_warning,
@@ -44,6 +57,7 @@ class Prepared:
     manifest: Manifest  # after the split
     shares: Shares  # of each class in each part
     shortcuts: ShortcutScores  # every probed fact of the files with its scores
+    test_shortcuts: TestShortcutScores  # the same on the test set; nothing else depends on its pictures
     audit_metrics: dict[str, Any]  # of the audit and the probe, flat
     split_metrics: dict[str, Any]  # of the split: counts and shares by part
     warnings: tuple[str, ...]  # sentences for the user, each with its step in front, such as "audit: ..."
@@ -56,7 +70,13 @@ class Prepared:
 
 
 def prepare_data(
-    manifest: Manifest, images: Images, copies: Copies, *, unusable: QuarantinedFiles, params: Params
+    manifest: Manifest,
+    images: Images,
+    copies: Copies,
+    *,
+    unusable: QuarantinedFiles,
+    params: Params,
+    attributes: Attributes | None = None,
 ) -> Prepared:
     """Audits and splits cropped images, and probes the split for shortcuts.
 
@@ -68,10 +88,12 @@ def prepare_data(
         copies: of these images, from `find_copies`.
         unusable: one row per file that crop quarantined.
         params: `audit`, `data.max_quarantined`, `split`, `folds` and `seed` count.
+        attributes: of the cropped images; None: the data has none. Only `split.leave_out` uses them.
     """
     prepared = _before_all_steps(manifest)
+    attributes = manifest[["id"]] if attributes is None else attributes
     try:
-        for known in _run_steps(prepared, images, copies, unusable=unusable, params=params):
+        for known in _run_steps(prepared, images, copies, unusable=unusable, params=params, attributes=attributes):
             prepared = known
     except InputError as error:
         prepared = replace(prepared, error=error)
@@ -87,6 +109,7 @@ def _before_all_steps(manifest: Manifest) -> Prepared:
         manifest=pd.DataFrame(columns=list(MANIFEST)),
         shares=pd.DataFrame(columns=list(SHARE_COLUMNS)),
         shortcuts=pd.DataFrame(columns=list(PROBE_COLUMNS)),
+        test_shortcuts=pd.DataFrame(columns=list(TEST_COLUMNS)),
         audit_metrics={},
         split_metrics={},
         warnings=(),
@@ -95,7 +118,13 @@ def _before_all_steps(manifest: Manifest) -> Prepared:
 
 
 def _run_steps(
-    known: Prepared, images: Images, copies: Copies, *, unusable: QuarantinedFiles, params: Params
+    known: Prepared,
+    images: Images,
+    copies: Copies,
+    *,
+    unusable: QuarantinedFiles,
+    params: Params,
+    attributes: Attributes,
 ) -> Iterator[Prepared]:
     """Yields all that is known after each step."""
     listed = len(known.audited) + len(unusable)
@@ -116,45 +145,48 @@ def _run_steps(
     yield known
 
     check_given_parts(audit.manifest)
-    known = replace(known, warnings=known.warnings + _named("split", left_out_warning(dropped)))
+    check_positive(audit.manifest, params.data.positive)
+    manifest = audit.manifest
+    if params.split.control is not None:  # after the audit, which would quarantine copies with two labels
+        manifest = shuffle_labels(manifest, audit.pictures, params.split.control)
+    known = replace(
+        known,
+        warnings=known.warnings + _named("split", control_warning(params.split.control), left_out_warning(dropped)),
+    )
     yield known
 
-    divided, counts = split_manifest(
-        audit.manifest, audit.pictures, split=params.split, folds=params.folds, seed=params.seed
-    )
-    shares = class_shares(divided, audit.manifest, params.split)
+    split, values = params.split, list[str]()
+    if split.leave_out is not None:
+        manifest, values = fold_by_value(
+            manifest, audit.pictures, attributes, column=split.leave_out, folds=params.folds
+        )
+        split = split.model_copy(update={"folds": len(values)})
+    divided, counts = split_manifest(manifest, audit.pictures, split=split, folds=params.folds, seed=params.seed)
+    if values:
+        counts["left_out_values"] = {f"fold_{fold}": value for fold, value in enumerate(values)}
+    shares = class_shares(divided, manifest, split)
     known = replace(
         known,
         manifest=divided,
         shares=shares,
         split_metrics=counts | summarize_shares(shares),
         warnings=known.warnings
-        + _named("split", missing_class_warning(divided), given_validation_warning(audit.manifest, divided)),
+        + _named("split", missing_class_warning(divided), few_validation_warning(divided, params.folds)),
     )
     yield known
 
     check_split(divided, images, audit.pairs, copies=params.audit.policy != "report")
-    probe = probe_shortcuts(divided, images, params.seed)
+    probe = probe_shortcuts(divided, images, params.seed, params.audit.shortcut)
     facts = _named("shortcuts", shortcuts_warning(probe, params.audit.shortcut))
     yield replace(
         known,
         shortcuts=probe,
+        test_shortcuts=probe_test_shortcuts(divided, images, params.seed),
         audit_metrics=audit.counts
         | {"dropped": len(audit.manifest) - len(divided)}
         | count_shortcuts(probe, params.audit.shortcut),
         warnings=known.warnings + facts + _named("split", shares_warning(shares, params.split.tolerance)),
     )
-
-
-def given_validation_warning(before: Manifest, divided: Manifest) -> str:
-    """Returns a sentence if a validation set or folds that are given with the data are too small, else ''.
-
-    Args:
-        before: the Manifest before the split.
-        divided: after it.
-    """
-    given = bool((before["split"] == "val").any() or before["fold"].notna().any())
-    return few_validation_warning(divided, sorted(divided["fold"].dropna().unique())) if given else ""
 
 
 def _named(step: str, *warnings: str) -> tuple[str, ...]:

@@ -51,11 +51,17 @@ def propose_table(raw: Path, files: Sequence[str], table: Path | None = None) ->
         files: the POSIX paths of its files.
         table: the table to use; None: one that lies in the folder.
     """
-    named = next(find_tables(raw, files, table), None)
+    tables = list(find_tables(raw, files, table))
     workbooks = [file for file in files if file.lower().endswith(WORKBOOKS) and file.count("/") <= 1]
-    if named is None and workbooks:
-        return f"\n{printable(workbooks[0])} is a spreadsheet's workbook, which is not read: {SAVE_AS_CSV}"
-    return "" if named is None else f"\n{describe_table(raw, named)}"
+    if tables:
+        best = max(tables, key=lambda each: (bool(propose_lines(raw, each)[0]), len(set(each.paths))))
+        others = [note for each in tables if each is not best for note in _describe_other(raw, each, best)]
+        return "\n" + "\n".join([describe_table(raw, best), *others])
+    return (
+        f"\n{printable(workbooks[0])} is a spreadsheet's workbook, which is not read: {SAVE_AS_CSV}"
+        if workbooks
+        else ""
+    )
 
 
 def describe_table(raw: Path, table: Table) -> str:
@@ -65,6 +71,23 @@ def describe_table(raw: Path, table: Table) -> str:
     if not lines:
         return f"{name} names the files, but {notes[0]}"
     return "\n".join([f"{name} names the files. To use it, write in params.yaml:", lines.rstrip(), *notes])
+
+
+def _describe_other(raw: Path, other: Table, best: Table) -> list[str]:
+    """Returns what a further table has that the proposed one lacks: other files, patients, other classes."""
+    name, used = printable(other.file.name), printable(best.file.name)
+    further = len(set(other.paths) - set(best.paths) - {""})
+    if further and list(other.columns) == list(best.columns):
+        return [f"{name} has the same columns and names {further} other files: join both to one table to use all."]
+    patients = find_patient_column(other.columns, {other.path})
+    if patients and not find_patient_column(best.columns, {best.path}):
+        return [
+            f"{name} names patients in its column {patients!r}: add that column to {used} (and `group: {patients}` to "
+            "data.columns), so that no patient is on two sides of the split."
+        ]
+    if propose_lines(raw, other)[0]:
+        return [f"{name} names the files and has classes too: choose one of the tables."]
+    return []
 
 
 def propose_lines(raw: Path, table: Table) -> tuple[str, list[str]]:

@@ -29,7 +29,7 @@ from tumorboard.data.links import link_rule, resolve_link
 from tumorboard.data.published_tables import propose_table
 from tumorboard.data.unlabelled import explain_unlabelled
 from tumorboard.data.walk import IgnoreReason, walk_folder
-from tumorboard.images.formats import HEAD_BYTES, explain_foreign, is_readable
+from tumorboard.images.formats import HEAD_BYTES, check_large_tiff, explain_foreign, is_readable
 
 LAYOUT = (
     "data.raw must be a folder with one folder per class (if wanted inside Training and Testing, or train, val and "
@@ -47,7 +47,7 @@ _NOT_IN_TABLE: IgnoreReason = "not in the table"
 _NOT_IN_CLASSES: IgnoreReason = "not in data.classes"
 
 # One row per image: path (POSIX, relative to data.raw), label, group ('' if not given), split ('train', 'val' or
-# 'test', '' if not given), fold (Int64, missing if not given).
+# 'test', '' if not given), fold (Int64, missing if not given), then the attributes of a label table.
 ListedImages: TypeAlias = pd.DataFrame
 IgnoredFiles: TypeAlias = pd.DataFrame  # one row per file: path, reason (an IgnoreReason)
 
@@ -91,7 +91,8 @@ def list_images(raw: Path, data: Data, labels: Path | None = None) -> tuple[List
         for row, group in zip(ungrouped, groups, strict=True):
             row["group"] = group
     rows.sort(key=lambda row: row["path"])
-    images = pd.DataFrame(rows, columns=list(LABEL_COLUMNS), dtype=object)
+    attributes = [name for name in (rows[0] if rows else ()) if name not in LABEL_COLUMNS]
+    images = pd.DataFrame(rows, columns=[*LABEL_COLUMNS, *attributes], dtype=object)
     images["fold"] = pd.array([_parse_fold(row) if row["fold"] else None for row in rows], dtype="Int64")
     return images, pd.DataFrame(sorted(ignored.items()), columns=["path", "reason"], dtype=object)
 
@@ -152,6 +153,8 @@ def read_image_bytes(name: str | Path, max_bytes: int | None) -> bytes:
             if not is_readable(head):
                 raise explain_foreign(head)
             if max_bytes is not None and size > max_bytes:
+                file.seek(0)
+                check_large_tiff(file)
                 raise ImageError("too many bytes", f"{size} bytes, expected at most {max_bytes} (crop.max_bytes)")
             file.seek(0)
         try:
@@ -194,7 +197,9 @@ def _list_folder(raw: Path, data: Data, table: Path | None) -> tuple[list[Row], 
             ignored |= dict.fromkeys(set(files) - {row["path"] for row in rows}, _OUTSIDE_CLASSES)
         else:
             rows = read_label_table(table, raw, form=table_form(data), rule=rule, files=files)
-            ignored = _ignored_beside_table(table, raw, {row["path"] for row in rows}, files, ignored)
+            ignored = _ignored_beside_table(
+                table, raw, listed={row["path"] for row in rows}, files=files, ignored=ignored
+            )
         used = _select_classes(rows, ignored, data, table or raw)
         _check_class_names(used, table or raw)
     except _ShortOfClassesError as error:
@@ -211,7 +216,7 @@ def _list_folder(raw: Path, data: Data, table: Path | None) -> tuple[list[Row], 
 
 
 def _ignored_beside_table(
-    table: Path, raw: Path, listed: set[str], files: list[str], ignored: dict[str, IgnoreReason]
+    table: Path, raw: Path, *, listed: set[str], files: list[str], ignored: dict[str, IgnoreReason]
 ) -> dict[str, IgnoreReason]:
     """Returns what `ignored` has that no table lists, and the files that the table does not list."""
     for file, folder in ((table, raw), (table.resolve(), raw.resolve())):

@@ -20,6 +20,8 @@ CropArray: TypeAlias = NDArray[np.uint8]  # one crop, uint8[S, S, 3]
 CropBatch: TypeAlias = NDArray[np.uint8]  # N crops, uint8[N, S, S, 3]
 Index: TypeAlias = pd.DataFrame  # one row per crop, sorted by id: id, shard, row in the shard
 
+RECORD = "crop.json"  # beside the shards: how the crops were made, see crop_record.py
+
 Key = TypeVar("Key")  # identifies a crop for load_crops
 
 
@@ -118,7 +120,7 @@ def _write_shard(
 
 
 def _remove_store(folder: Path) -> None:
-    for old in [folder / "index.csv", *folder.glob("shard-*.npy")]:
+    for old in [folder / "index.csv", folder / RECORD, *folder.glob("shard-*.npy")]:
         old.unlink(missing_ok=True)
 
 
@@ -156,17 +158,18 @@ class CropStore:
     """
 
     def __init__(self, *folders: Path | str) -> None:
-        indexes = [_read_index(Path(folder)) for folder in folders]
+        self.folders = tuple(Path(folder) for folder in folders)
+        indexes = [_read_index(folder) for folder in self.folders]
         self._index = pd.Index(np.concatenate([index["id"] for index in indexes]), dtype=object)
         if not self._index.is_unique:
             twice = self._index[self._index.duplicated()][0]
             raise InputError(f"id {twice!r} is in two of the stores {', '.join(map(str, folders))}")
         self._files: list[tuple[Path, int]] = []
         shard_of = []
-        for folder, index in zip(folders, indexes, strict=True):
+        for folder, index in zip(self.folders, indexes, strict=True):
             numbers, codes, counts = np.unique(index["shard"], return_inverse=True, return_counts=True)
             shard_of.append(codes + len(self._files))
-            paths = [_shard_path(Path(folder), number) for number in numbers]
+            paths = [_shard_path(folder, number) for number in numbers]
             self._files += zip(paths, counts.tolist(), strict=True)
         self._shard_of = np.concatenate(shard_of).astype(np.int64)
         self._row_of = np.concatenate([index["row"].to_numpy(np.int64) for index in indexes])

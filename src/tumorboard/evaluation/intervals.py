@@ -1,106 +1,250 @@
-"""Bootstrap intervals of scores that resample whole groups, because images of one patient are not independent."""
+"""Intervals of scores that hold where images of one patient are not independent, and say so where none can.
+
+Proportions have the Korn-Graubard interval: Clopper-Pearson's with the number of independent images that would have the
+same variance. The other scores have a logit-t interval with the variance between groups. Brier score and loss have the
+outer ends of that (for the loss on the scale of its logarithm) and of the bootstrap-t. Without a mistake, or with
+mistakes only, the interval has one side: the score at which G groups without a mistake have a chance of 1 - confidence.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import betaincinv, expit, logit, stdtrit
 
-from tumorboard.base.params import Evaluate
-from tumorboard.base.randomness import keys_of, uniforms
-from tumorboard.base.tables import Predictions
-from tumorboard.evaluation.metrics import class_rates, labels_and_probabilities
+from tumorboard.base.randomness import keys_of
+from tumorboard.base.tables import Predictions, classes_of
+from tumorboard.evaluation.bootstrap import Means, resample_means
+from tumorboard.evaluation.clustered import BRIER_RANGE, Estimate, Rows, estimate_scores, image_briers, image_losses
+from tumorboard.evaluation.metrics import labels_and_probabilities
 
-CHUNK_CELLS = 8_000_000  # resamples times rows in memory at a time: 64 MB of float64
-SMALLEST_SPREAD = 1e-12  # resampled scores that differ by less are equal but for rounding
+MIN_GROUPS = 10  # with fewer groups of a class no method keeps what it promises (docs/intervals.md)
+CONCENTRATED = 1 / 3  # a group with this share of the images is named in a warning
+# The bootstrap moves an end at most this many times as far out: with 15 groups single resamples almost without errors
+# would else make the mean width six times as large, for no more coverage.
+MOST_WIDENING = 1.5
+MANY_POINTS = 3  # percentage points from which a precision is stated without decimals
+# A score that differs by less from 0 or 1 differs by rounding only.
+ROUNDING = 1e-12
 
 
-def bootstrap_intervals(predictions: Predictions, evaluate: Evaluate, seed: int) -> dict[str, float]:
-    """Computes percentile intervals of accuracy, balanced accuracy, macro F1 and macro AUC by the cluster bootstrap.
+class Interval(NamedTuple):
+    """The ends of an interval, or why there is none."""
 
-    A resample draws as many groups as there are, with replacement, and takes all rows of each drawn group. Resamples in
-    which a score is undefined do not count.
+    low: float | None
+    high: float | None
+    method: str  # the method's name; without an interval the reason
+
+
+def intervals(
+    predictions: Predictions,
+    confidence: float = 0.95,
+    seed: int = 0,
+    *,
+    bootstrap: int = 1000,
+    unit: str | None = None,
+) -> dict[str, float | str | None]:
+    """Computes every score with its interval.
 
     Args:
-        predictions: rows that all have a label; `group` says which of them belong together.
-        evaluate: `bootstrap` is the number of resamples, `confidence` the share of them inside the interval.
-        seed: the resamples depend on it and on the groups' names, not on the order of the rows.
+        predictions: N rows that all have a label; `group` says which of them belong together.
+        confidence: of the intervals, in (0, 1).
+        seed: of the bootstrap; the resamples depend on it and on the names of the groups, not on the order of the rows.
+        bootstrap: the number of resamples; 0: Brier score and loss have the t interval alone.
+        unit: the noun for a group, such as 'patient'; None: 'group'.
 
     Returns:
-        `<score>_low` and `<score>_high` of each score. Both are nan where all resamples agree, as they do with a single
-        group or without a mistake. An empty dict if `evaluate.bootstrap` is 0.
+        For each score of `metrics.scores` but the counts: `<score>`, None where undefined; `<score>_low` and
+        `<score>_high`, both None where there is no interval; `<score>_method`, the method or why there is no interval.
+        A score of a class needs `MIN_GROUPS` groups with an image in its denominator, the AUC as many with and without
+        the class, a mean over classes as many for each class.
 
     Raises:
         InputError: where there are no rows, or one row has no label.
 
     Source:
-        Efron and Tibshirani 1993, chapter 13; Field and Welsh 2007.
+        Korn and Graubard 1998; Obuchowski 1997; docs/intervals.md has the coverage in simulations.
 
     Example:
         >>> import pandas as pd
         >>> from tumorboard.base.tables import make_predictions
-        >>> rows = pd.DataFrame({"id": list("123456"), "group": list("ppqqrr"), "label": list("ababab")})
-        >>> p = np.array([0.9, 0.2, 0.8, 0.7, 0.6, 0.1])  # five of six are right; the mistake is in group q
-        >>> six = make_predictions(rows.assign(split="test"), np.stack([p, 1 - p], 1), ["a", "b"], "digest")
-        >>> intervals = bootstrap_intervals(six, Evaluate(bootstrap=1000, confidence=0.8), seed=0)
-        >>> round(intervals["accuracy_low"], 4), intervals["accuracy_high"]  # with q drawn twice, and never
-        (0.6667, 1.0)
-    """
-    if evaluate.bootstrap == 0:
-        return {}
-    names, group = np.unique(predictions["group"].to_numpy(object), return_inverse=True)
-    draws = (uniforms(seed, keys_of(names.tolist()), 0, evaluate.bootstrap) * len(names)).astype(np.int64)
-    counts = np.stack([np.bincount(column, minlength=len(names)) for column in draws.T])
-    tail = (1 - evaluate.confidence) / 2
-    intervals: dict[str, float] = {}
-    for score, values in resampled_scores(predictions, group, counts).items():
-        defined = values[np.isfinite(values)]
-        usable = len(defined) > 0 and np.ptp(defined) > SMALLEST_SPREAD
-        low, high = np.quantile(defined, [tail, 1 - tail]) if usable else (np.nan, np.nan)
-        intervals |= {f"{score}_low": float(low), f"{score}_high": float(high)}
-    return intervals
-
-
-def resampled_scores(
-    predictions: Predictions, group: NDArray[np.int64], counts: NDArray[np.int64]
-) -> dict[str, NDArray[np.float64]]:
-    """Computes the scores of R resamples of G groups without copying a row.
-
-    Args:
-        predictions: N rows that all have a label.
-        group: int64[N], the index of each row's group.
-        counts: int64[R, G], how often each resample holds each group.
-
-    Returns:
-        float64[R] by score: accuracy, balanced_accuracy, f1 and auc; nan where undefined.
+        >>> rows = pd.DataFrame({"id": [f"i{k}" for k in range(60)], "label": ["a", "b"] * 30, "split": "test"})
+        >>> rows["group"] = [f"p{k // 4}" for k in range(60)]  # 15 patients with 4 images each
+        >>> p = np.where(np.arange(60) % 5 > 0, 0.9, 0.4) * (rows["label"] == "a") + 0.1 * (rows["label"] == "b")
+        >>> table = make_predictions(rows, np.stack([p, 1 - p], 1), ["a", "b"], "digest")
+        >>> result = intervals(table, unit="patient")
+        >>> result["accuracy"], round(result["accuracy_low"], 3), round(result["accuracy_high"], 3)
+        (0.9, 0.795, 0.962)
+        >>> result["recall_b"], round(result["recall_b_low"], 3), result["recall_b_method"]  # 0.05 ** (1 / 15)
+        (1.0, 0.819, 'one-sided, by patient')
+        >>> few = intervals(table[table["group"].isin([f"p{k}" for k in range(7)])], unit="patient")
+        >>> few["accuracy_low"], few["accuracy_method"]
+        (None, 'too few patients for an interval (7)')
     """
     actual, probabilities = labels_and_probabilities(predictions)
-    classes = probabilities.shape[1]
-    by_group = np.zeros((counts.shape[1], classes, classes), dtype=np.int64)
-    np.add.at(by_group, (group, actual, probabilities.argmax(1)), 1)
-    confusion = np.tensordot(counts, by_group, 1)
-    by_class = class_rates(confusion)
-    columns = [1] if classes == 2 else range(classes)  # two classes have the same AUC
-    auc = np.mean([_resampled_auc(actual == k, probabilities[:, k], group, counts) for k in columns], axis=0)
+    names, group = np.unique(predictions["group"].to_numpy(object), return_inverse=True)
+    rows, keys = Rows(actual, probabilities, group, len(names)), keys_of(names.tolist())
+    result: dict[str, float | str | None] = {}
+    for estimate in estimate_scores(rows, classes_of(predictions)):
+        interval = interval_with_bootstrap(
+            estimate, rows, keys, confidence=confidence, seed=seed, resamples=bootstrap, unit=unit
+        )
+        result |= _entries(estimate, interval)
+    return result
+
+
+def _entries(estimate: Estimate, interval: Interval) -> dict[str, float | str | None]:
+    score, factor = estimate.score, BRIER_RANGE if estimate.score == "brier" else 1.0
     return {
-        "accuracy": np.trace(confusion, axis1=1, axis2=2) / confusion.sum((1, 2)),
-        "balanced_accuracy": by_class["recall"].mean(1),
-        "f1": by_class["f1"].mean(1),
-        "auc": auc,
+        score: None if np.isnan(estimate.value) else estimate.value * factor,
+        f"{score}_low": None if interval.low is None else interval.low * factor,
+        f"{score}_high": None if interval.high is None else interval.high * factor,
+        f"{score}_method": interval.method,
     }
 
 
-def _resampled_auc(
-    positive: NDArray[np.bool_], probability: NDArray[np.float64], group: NDArray[np.int64], counts: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Computes one class's AUC float64[R]: the share of (positive, negative) pairs in the right order, ties half."""
-    order = np.argsort(probability, kind="stable")
-    starts = np.flatnonzero(np.append(True, np.diff(probability[order]) > 0))
-    auc = np.empty(len(counts))
-    step = max(1, CHUNK_CELLS // len(order))
-    for first in range(0, len(counts), step):
-        row_counts = counts[first : first + step, group[order]].astype(np.float64)
-        # Rows of equal probability are summed first, so that each tie counts half, in any order of the rows.
-        positives = np.add.reduceat(row_counts * positive[order], starts, axis=1)
-        negatives = np.add.reduceat(row_counts * ~positive[order], starts, axis=1)
-        below = np.cumsum(negatives, axis=1) - negatives / 2
-        with np.errstate(invalid="ignore"):
-            auc[first : first + step] = (positives * below).sum(1) / (positives.sum(1) * negatives.sum(1))
-    return auc
+def interval_with_bootstrap(
+    estimate: Estimate,
+    rows: Rows,
+    keys: NDArray[np.uint64],
+    *,
+    confidence: float,
+    seed: int,
+    resamples: int,
+    unit: str | None,
+) -> Interval:
+    """Returns the interval of one estimate of `estimate_scores(rows, ...)`; of Brier score and loss with bootstrap.
+
+    Args:
+        estimate: the score.
+        rows: the predictions.
+        keys: uint64[G], the key of each group's name.
+        confidence: of the interval.
+        seed: of the resamples.
+        resamples: their number; 0: no bootstrap.
+        unit: the noun for a group; None: 'group'.
+    """
+    interval = interval_of(estimate, confidence, unit)
+    if resamples == 0 or estimate.score not in _IMAGE_VALUES or interval.method not in _SCALES:
+        return interval
+    totals = np.bincount(rows.group, _IMAGE_VALUES[estimate.score](rows), rows.groups)
+    images = np.bincount(rows.group, minlength=rows.groups)
+    means = resample_means(totals.astype(np.float64), images.astype(np.float64), keys, resamples=resamples, seed=seed)
+    return _widen_by_bootstrap(interval, estimate, means, confidence)
+
+
+def interval_of(estimate: Estimate, confidence: float, unit: str | None) -> Interval:
+    """Returns the interval of one estimate, without bootstrap; `unit` is the noun for a group."""
+    noun, value = unit or "group", estimate.value
+    if np.isnan(value):
+        return Interval(None, None, "undefined")
+    if estimate.groups < MIN_GROUPS:
+        return Interval(None, None, f"too few {noun}s for an interval ({estimate.groups})")
+    if estimate.scale != "mean" and not ROUNDING < value < 1 - ROUNDING:
+        # P(no mistake in a group) is at most the score, however alike the images of a group are.
+        limit = (1 - confidence) ** (1 / estimate.groups)
+        low, high = (limit, 1.0) if value > 0.5 else (0.0, 1 - limit)
+        return Interval(low, high, f"one-sided, by {noun}")
+    if np.sqrt(estimate.simple_variance) < ROUNDING:
+        return Interval(None, None, "no interval: the images do not differ")
+    if estimate.scale == "proportion":
+        return _korn_graubard(estimate, confidence)
+    return _t_interval(estimate, confidence, "log-t" if estimate.scale == "mean" else "logit-t")
+
+
+def _korn_graubard(estimate: Estimate, confidence: float) -> Interval:
+    """Returns Clopper-Pearson's interval for the effective number of images, which never exceeds their number."""
+    tail, value, images = (1 - confidence) / 2, estimate.value, estimate.images
+    # simple_variance is value (1 - value) / images; as the other variance it takes images - 1 for the estimated mean.
+    design_effect = estimate.variance / estimate.simple_variance * (images - 1) / images
+    effective = images * (_t(tail, images - 1) / _t(tail, _degrees(estimate))) ** 2 / max(design_effect, ROUNDING)
+    effective = min(effective, images)
+    hits, misses = value * effective, (1 - value) * effective
+    return Interval(
+        float(betaincinv(hits, misses + 1, tail)), float(betaincinv(hits + 1, misses, 1 - tail)), "Korn-Graubard"
+    )
+
+
+def _t_interval(estimate: Estimate, confidence: float, scale: str) -> Interval:
+    """Returns a t interval on the scale of the logit or logarithm; no narrower than for independent images."""
+    tail, value = (1 - confidence) / 2, estimate.value
+    forward, back, slope = _SCALES[scale]
+    clustered = _t(tail, _degrees(estimate)) * np.sqrt(estimate.variance)
+    simple = _t(tail, estimate.images - 1) * np.sqrt(estimate.simple_variance)
+    half = -min(clustered, simple) * slope(value)
+    return Interval(float(back(forward(value) - half)), float(back(forward(value) + half)), scale)
+
+
+def _degrees(estimate: Estimate) -> float:
+    return max(1.0, min(estimate.effective_groups, estimate.groups) - 1)
+
+
+def _t(tail: float, degrees: float) -> float:
+    return float(stdtrit(degrees, tail))
+
+
+def _widen_by_bootstrap(interval: Interval, estimate: Estimate, means: Means, confidence: float) -> Interval:
+    """Moves each end out to that of the bootstrap-t interval, which follows the skew of the errors.
+
+    Source: Davison and Hinkley 1997, section 5.2.2.
+    """
+    assert interval.low is not None
+    assert interval.high is not None
+    forward, back, slope = _SCALES[interval.method]
+    usable = (means.values > 0) & (means.errors > 0)
+    values, center = means.values[usable], forward(estimate.value)
+    if len(values) == 0:
+        return interval
+    tail, error = (1 - confidence) / 2, np.sqrt(estimate.variance) * slope(estimate.value)
+    distance = (forward(values) - center) / (means.errors[usable] * slope(values))
+    far_low, far_high = error * np.quantile(distance, [1 - tail, tail]) * [1, -1]
+    near_low, near_high = center - forward(interval.low), forward(interval.high) - center
+    low = center - min(max(near_low, far_low), MOST_WIDENING * near_low)
+    high = center + min(max(near_high, far_high), MOST_WIDENING * near_high)
+    return Interval(float(back(low)), float(back(high)), f"{interval.method} and bootstrap")
+
+
+def precision_statement(result: Mapping[str, float | str | None], groups: int, unit: str | None = None) -> str:
+    """Says in one sentence how exact a run's accuracy is.
+
+    Two models that are scored on the same images are compared more exactly than this; two runs on other images less.
+
+    Args:
+        result: of `intervals`.
+        groups: the number of groups of the scored images.
+        unit: the noun for a group; None: 'group'.
+
+    >>> precision_statement({"accuracy": 0.9, "accuracy_low": 0.81, "accuracy_high": 0.97}, 15, "patient")
+    '15 patients: this run can tell differences of about 8 points'
+    """
+    noun, (low, high) = unit or "group", (result["accuracy_low"], result["accuracy_high"])
+    counted = f"{groups} {noun}{'' if groups == 1 else 's'}"
+    if not isinstance(low, float) or not isinstance(high, float):
+        return f"{counted}: too few to tell any difference"
+    points = (high - low) / 2 * 100
+    size = f"{points:.1f}" if points < MANY_POINTS else f"{points:.0f}"
+    return f"{counted}: this run can tell differences of about {size} points"
+
+
+def concentration_warning(predictions: Predictions, unit: str | None = None) -> str:
+    """Returns a sentence where one group has at least `CONCENTRATED` of the images, else ''.
+
+    >>> import pandas as pd
+    >>> concentration_warning(pd.DataFrame({"group": ["p1"] * 44 + [f"q{k}" for k in range(56)]}), "patient")
+    'one patient has 44 % of the images'
+    """
+    _, images = np.unique(predictions["group"].to_numpy(object), return_counts=True)
+    if len(images) == 0 or images.max() < CONCENTRATED * images.sum():
+        return ""
+    return f"one {unit or 'group'} has {images.max() / images.sum():.0%} of the images".replace("%", " %")
+
+
+_Function = Callable[[Any], Any]
+# By method the function, its inverse and its slope.
+_SCALES: dict[str, tuple[_Function, _Function, _Function]] = {
+    "log-t": (np.log, np.exp, lambda value: 1 / value),
+    "logit-t": (logit, expit, lambda value: 1 / (value * (1 - value))),
+}
+# The scores that are means of an unevenly distributed value per image.
+_IMAGE_VALUES: dict[str, Callable[[Rows], NDArray[np.float64]]] = {"loss": image_losses, "brier": image_briers}

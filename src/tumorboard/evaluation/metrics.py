@@ -25,6 +25,8 @@ HEADLINE_SCORES = ("loss", "accuracy", "balanced_accuracy", "precision", "recall
 # The scores of one class against the rest.
 CLASS_SCORES = ("precision", "recall", "specificity", "f1", "auc")
 CURVE_POINTS = 200  # the most points per curve: a browser draws several curves of that length without delay
+# Decimals of log-odds that count: rounding errors of equal probabilities, at most 1e-13, must not break their tie.
+LOG_ODDS_DECIMALS = 9
 
 
 def scores(predictions: Predictions) -> dict[str, float]:
@@ -116,15 +118,47 @@ def class_rates(confusion: NDArray[np.integer[Any]]) -> dict[str, NDArray[np.flo
         }
 
 
+def log_odds(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Computes by how much each class is more probable than all others together: log p_k - log(sum of the others).
+
+    AUC and curves rank by it and not by p_k: a confident network's p_k is rounded to exactly 1 for many images, while
+    the small probabilities of the other classes still tell these apart. With two classes one column is the negative of
+    the other, so both classes have the same AUC.
+
+    Args:
+        probabilities: float64[N, K]; rows sum to 1.
+
+    Returns:
+        float64[N, K] in nats, rounded to `LOG_ODDS_DECIMALS`; -inf for probability 0, inf where all others are 0.
+
+    Example:
+        >>> log_odds(np.array([[0.5, 0.5], [1.0, 1e-20], [1.0, 0.0]]))[:, 0].round(2)
+        array([ 0.  , 46.05,   inf])
+    """
+    # Sums of the columns to the left and to the right: 1 - p_k would round the small ones away.
+    others = np.zeros_like(probabilities)
+    others[:, 1:] += np.cumsum(probabilities[:, :-1], axis=1)
+    others[:, :-1] += np.cumsum(probabilities[:, :0:-1], axis=1)[:, ::-1]
+    with np.errstate(divide="ignore"):
+        odds: NDArray[np.float64] = np.log(probabilities) - np.log(others)
+    return odds.round(LOG_ODDS_DECIMALS)
+
+
 def _auc_by_class(actual: NDArray[np.int64], probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     classes = probabilities.shape[1]
+    odds = log_odds(probabilities)
     if classes == 2:
-        return np.repeat(_auc(actual == 1, probabilities[:, 1]), 2)
-    return np.array([_auc(actual == column, probabilities[:, column]) for column in range(classes)])
+        return np.repeat(_auc(actual == 1, odds[:, 1]), 2)
+    return np.array([_auc(actual == column, odds[:, column]) for column in range(classes)])
 
 
-def _auc(positive: NDArray[np.bool_], probability: NDArray[np.float64]) -> float:
-    return np.nan if positive.all() or not positive.any() else float(roc_auc_score(positive, probability))
+def _auc(positive: NDArray[np.bool_], odds: NDArray[np.float64]) -> float:
+    return np.nan if positive.all() or not positive.any() else float(roc_auc_score(positive, _ranks(odds)))
+
+
+def _ranks(odds: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Returns the place int64[N] of each row's log-odds among their distinct values; scikit-learn takes no infinity."""
+    return np.unique(odds, return_inverse=True)[1]
 
 
 def roc_table(predictions: Predictions) -> Curves:
@@ -134,8 +168,9 @@ def roc_table(predictions: Predictions) -> Curves:
     (threshold inf). A class without images, or without images of other classes, has no curve.
     """
     tables = []
-    for name, positive, probability in _one_vs_rest(predictions):
-        fpr, tpr, threshold = roc_curve(positive, probability)
+    for name, positive, ranks, least in _one_vs_rest(predictions):
+        fpr, tpr, rank = roc_curve(positive, ranks)
+        threshold = np.append(np.inf, least[rank[1:].astype(np.int64)])
         tables.append(_thin_curve({"class": name, "fpr": fpr, "tpr": tpr, "threshold": threshold}, fpr, tpr))
     return _concat_curves(tables, ["class", "fpr", "tpr", "threshold"])
 
@@ -147,21 +182,32 @@ def precision_recall_table(predictions: Predictions) -> Curves:
     convention (threshold inf). A class without images, or without images of other classes, has no curve.
     """
     tables = []
-    for name, positive, probability in _one_vs_rest(predictions):
-        precision, recall, threshold = precision_recall_curve(positive, probability, drop_intermediate=True)
-        recall, precision, threshold = recall[::-1], precision[::-1], np.append(threshold, np.inf)[::-1]
+    for name, positive, ranks, least in _one_vs_rest(predictions):
+        precision, recall, rank = precision_recall_curve(positive, ranks, drop_intermediate=True)
+        recall, precision, threshold = recall[::-1], precision[::-1], np.append(least[rank], np.inf)[::-1]
         columns = {"class": name, "recall": recall, "precision": precision, "threshold": threshold}
         tables.append(_thin_curve(columns, recall, precision))
     return _concat_curves(tables, ["class", "recall", "precision", "threshold"])
 
 
-def _one_vs_rest(predictions: Predictions) -> Iterator[tuple[str, NDArray[np.bool_], NDArray[np.float64]]]:
-    """Yields each class that has a curve: its name, which rows have its label, and its probability in each row."""
+def _one_vs_rest(
+    predictions: Predictions,
+) -> Iterator[tuple[str, NDArray[np.bool_], NDArray[np.int64], NDArray[np.float64]]]:
+    """Yields each class that has a curve.
+
+    Yields:
+        Its name, which rows bool[N] have its label, the rank int64[N] of each row by the class's log-odds, and the
+        least probability float64 of the class at each rank: the threshold that takes this rank and all above it.
+    """
     actual, probabilities = labels_and_probabilities(predictions)
+    odds = log_odds(probabilities)
     for column, name in enumerate(classes_of(predictions)):
         positive = actual == column
         if positive.any() and not positive.all():
-            yield name, positive, probabilities[:, column]
+            ranks = _ranks(odds[:, column])
+            least = np.full(ranks.max() + 1, np.inf)
+            np.minimum.at(least, ranks, probabilities[:, column])
+            yield name, positive, ranks, least
 
 
 def _thin_curve(columns: dict[str, Any], x: NDArray[np.float64], y: NDArray[np.float64]) -> Curves:

@@ -20,6 +20,7 @@ from tumorboard.images.decoder_messages import catching_messages, check_messages
 from tumorboard.images.dicom import decode_dicom
 from tumorboard.images.dicom_file import is_dicom
 from tumorboard.images.formats import FORMATS, HEAD_BYTES, check_whole_slide, explain_foreign, whole_slide
+from tumorboard.images.frames import check_frame_count, check_passed_frames
 from tumorboard.images.grey import GreyRange, Pixels, one_channel_if_grey, scale_grey, scale_visible_grey
 from tumorboard.images.header import Header, check_size, choose_frame
 
@@ -87,7 +88,12 @@ def decode(content: bytes, crop: Crop, frames: Frames, least_side: float | None 
 
 
 def too_many_bytes(size: int, crop: Crop) -> ImageError:
-    """Returns the error for a file of so many bytes."""
+    """Returns the error for a file that has more bytes than `crop.max_bytes`.
+
+    Args:
+        size: bytes of the file.
+        crop: section `crop` of params.yaml.
+    """
     return ImageError("too many bytes", f"{size} bytes, expected at most {crop.max_bytes} (crop.max_bytes)")
 
 
@@ -139,7 +145,11 @@ def _decode_picture(content: bytes, crop: Crop, frames: Frames, least_side: floa
     if isinstance(picture, TiffImageFile):
         check_whole_slide(picture.tag_v2.get(IMAGEDESCRIPTION))
     # The other frames of a multi-picture JPEG (MPO) are previews or other views of the first one.
-    frame = 0 if picture.format == "MPO" else choose_frame(getattr(picture, "n_frames", 1), frames)
+    frame = 0
+    if picture.format != "MPO":
+        check_frame_count(picture, content)
+        frame = choose_frame(getattr(picture, "n_frames", 1), frames)
+    check_passed_frames(picture, frame, crop.max_pixels)
     picture.seek(frame)
     if frame:
         check_size(picture.width, picture.height, crop)  # the pages of a TIFF may differ in size

@@ -104,7 +104,7 @@ def decode_dicom(content: bytes, crop: Crop, frames: Frames) -> tuple[Pixels, Gr
     scan = open_dicom(content, crop.max_bytes)
     check_size(scan.width, scan.height, crop)
     index = choose_frame(scan.frames, frames)
-    stored = read_stored_frame(scan.dataset, index, scan.width, scan.height, crop)
+    stored = read_stored_frame(scan.dataset, index, width=scan.width, height=scan.height, crop=crop)
     try:
         kind = str(scan.dataset.get("PhotometricInterpretation"))
         if kind not in _GREY:

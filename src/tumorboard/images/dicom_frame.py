@@ -17,7 +17,7 @@ _WHOLE_DECODERS = ("pylibjpeg", "gdcm", "pyjpegls")  # pydicom's plugins that re
 _PILLOW_BITS = 8  # of a JPEG that Pillow can decode
 
 
-def read_stored_frame(dataset: "Dataset", index: int, width: int, height: int, crop: Crop) -> NDArray[Any]:
+def read_stored_frame(dataset: "Dataset", index: int, *, width: int, height: int, crop: Crop) -> NDArray[Any]:
     """Decompresses one frame: grey [H, W], or colors [H, W, 3] in RGB.
 
     Args:

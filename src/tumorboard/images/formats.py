@@ -2,6 +2,7 @@
 
 import re
 import zlib
+from typing import BinaryIO, Literal
 
 from tumorboard.base.errors import ImageError
 from tumorboard.images.dicom_file import is_dicom
@@ -64,6 +65,9 @@ _OTHERS = (
     (rb"(?:<\?xml[^>]*>\s*)?(?:<!--.*-->\s*)?<svg", "an SVG drawing", "save it as PNG"),
 )
 _APERIO = b"Aperio"  # in the description of an SVS, which is a TIFF
+_DESCRIPTION = 270  # number of the tag
+_LAST_PLACE = 1 << 40  # in a file; systems refuse to go beyond some such number
+_DIRECTORY_ENTRIES = 100  # of a TIFF's directory, that are looked at; an SVS has about 20
 
 
 def is_readable(head: bytes) -> bool:
@@ -105,6 +109,31 @@ def check_whole_slide(description: object) -> None:
     text = description.encode(errors="replace") if isinstance(description, str) else description
     if isinstance(text, bytes) and _APERIO in text[:HEAD_BYTES]:
         raise whole_slide()
+
+
+def check_large_tiff(file: BinaryIO) -> None:
+    """Raises ImageError if a file is a whole-slide image of Aperio, by the description in its first directory.
+
+    Reads a few kilobytes, however large the file is and whatever it states.
+
+    Args:
+        file: opened at its begin.
+    """
+    head = file.read(16)
+    order: Literal["little", "big"] = "big" if head.startswith(b"MM") else "little"
+    is_tiff, is_big = head[:4] in (b"II*\0", b"MM\0*"), head[:4] in (b"II+\0", b"MM\0+")
+    if not is_tiff and not is_big:
+        return
+    width = 8 if is_big else 4  # bytes of an offset
+    entry_bytes = 4 + 2 * width
+    file.seek(min(int.from_bytes(head[8:16] if is_big else head[4:8], order), _LAST_PLACE))
+    count = int.from_bytes(file.read(width if is_big else 2), order)
+    entries = file.read(entry_bytes * min(count, _DIRECTORY_ENTRIES))
+    for start in range(0, len(entries) - entry_bytes + 1, entry_bytes):
+        entry = entries[start : start + entry_bytes]
+        if int.from_bytes(entry[:2], order) == _DESCRIPTION:
+            file.seek(min(int.from_bytes(entry[-width:], order), _LAST_PLACE))
+            check_whole_slide(file.read(HEAD_BYTES))
 
 
 def whole_slide() -> ImageError:

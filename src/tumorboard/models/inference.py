@@ -7,8 +7,8 @@ import torch
 from numpy.typing import NDArray
 from scipy import special
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from tumorboard.base.progress import tracked
 from tumorboard.data.store import CropBatch, CropStore
 from tumorboard.models.device import autocast
 
@@ -65,7 +65,7 @@ def predict_logits(
         channels_last: whether weights and images have the memory layout of channels last.
         device: where to compute.
         batch_size: images per batch.
-        progress: whether to show a progress bar on a terminal.
+        progress: whether to show a progress bar on a terminal, and to print a line per minute elsewhere.
 
     Returns:
         float32[N, K].
@@ -79,7 +79,7 @@ def predict_logits(
             channels_last=channels_last,
             device=device,
         )
-        for start in tqdm(starts, desc="predict", unit="batch", leave=False, disable=None if progress else True)
+        for start in (tracked(starts, "predict", "batch") if progress else starts)
     ]
     return np.concatenate(logits)
 

@@ -1,100 +1,89 @@
-"""Evaluates a trained model: its predictions for validation and test images, and their scores."""
+"""Evaluates a trained model: its predictions for the validation and test images."""
 
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
-import pandas as pd
 import torch
-from numpy.typing import NDArray
 
 from tumorboard.base.errors import InputError
-from tumorboard.base.params import Evaluate, Runtime
+from tumorboard.base.params import Runtime
 from tumorboard.base.tables import Manifest, Predictions, make_predictions, manifest_digest
-from tumorboard.data.store import CropStore, check_side
-from tumorboard.evaluation.intervals import bootstrap_intervals
-from tumorboard.evaluation.metrics import scores
+from tumorboard.data.crop_record import check_crop
+from tumorboard.data.store import CropStore
+from tumorboard.evaluation.held_out import read_held_out
 from tumorboard.models.device import choose_device
 from tumorboard.models.inference import predict_logits, softmax
 from tumorboard.models.model_file import ModelCard, load_model
-from tumorboard.models.registry import Classifier
+from tumorboard.panel.unlike import UnlikeStatistics, fit_unlike
 
 
 class Evaluation(NamedTuple):
     """What `evaluate_model` returns."""
 
-    predictions: Predictions  # the fold's validation rows, split 'val', then the test rows
-    metrics: dict[str, Any]  # test, val: scores; intervals: of the test scores; parameters, epoch: from the model card
-    images_per_second: float  # of prediction alone; differs from run to run
+    validation: Predictions  # of the fold's validation rows, uncalibrated
+    test: Predictions  # of the test rows, uncalibrated; no rows where the test part is not to be scored
+    images_per_second: float  # of the test rows' prediction; differs from run to run
+    card: ModelCard
+    unlike: UnlikeStatistics  # of the training images
 
 
 def evaluate_model(
     weights: Path,
+    held_out: Path,
     *,
     model: str,
     fold: int,
     manifest: Manifest,
     crops: CropStore,
     runtime: Runtime,
-    evaluate: Evaluate,
-    seed: int,
+    test: bool,
 ) -> Evaluation:
-    """Predicts the validation images of a model's fold and the test images, and scores both.
+    """Returns a trained model's predictions for the validation images of its fold and for the test images.
+
+    A validation image has the output of the epoch that was chosen without it, a test image that of the kept epoch.
+    Inference is in float32.
 
     Args:
         weights: the model file.
+        held_out: the training's outputs for the validation images.
         model: the name of the model that the file must hold.
         fold: the fold that the file must hold.
         manifest: after the split; the model must have been trained on it.
-        crops: holds the images of the manifest.
+        crops: holds the test images.
         runtime: chooses the device.
-        evaluate: the settings of the bootstrap intervals.
-        seed: of the bootstrap intervals.
+        test: whether the test images are predicted.
 
     Raises:
-        InputError: where the file is no model, or of another model, fold, manifest or side of the crops.
+        InputError: where a file is no model, or of another model, fold, manifest, crop or other validation images.
     """
     digest = manifest_digest(manifest)
     device = torch.device(choose_device(runtime))
     network, card = load_model(weights, device)
     _check_card(card, {"model": model, "fold": fold, "manifest": digest}, weights)
-    check_side(crops, card.crop.side, f"the crop store for {weights}")
-    rows_by_split = {
-        "val": manifest[manifest["fold"].eq(fold).fillna(False)].assign(split="val"),
-        "test": manifest[manifest["split"] == "test"],
-    }
+    check_crop(crops, card.crop, f"the crop store for {weights}")
+    val_rows = manifest[manifest["fold"].eq(fold).fillna(False)].assign(split="val")
+    train_rows = manifest[(manifest["split"] == "train") & manifest["fold"].ne(fold).fillna(True)]
+    test_rows = manifest[(manifest["split"] == "test") & test]
+    outputs = read_held_out(held_out, len(val_rows), len(card.classes))
     start = time.perf_counter()
-    logits = {
-        split: _predict_rows(network, card, rows, crops=crops, device=device) for split, rows in rows_by_split.items()
-    }
-    seconds = time.perf_counter() - start
-    val, test = (
-        make_predictions(rows, softmax(logits[split]), card.classes, digest) for split, rows in rows_by_split.items()
-    )
-    metrics = {
-        "test": scores(test),
-        "intervals": bootstrap_intervals(test, evaluate, seed),
-        "val": scores(val),
-        "parameters": card.parameters,
-        "epoch": card.epoch,
-    }
-    return Evaluation(pd.concat([val, test]), metrics, (len(val) + len(test)) / seconds)
-
-
-def _predict_rows(
-    network: Classifier, card: ModelCard, rows: Manifest, *, crops: CropStore, device: torch.device
-) -> NDArray[np.float32]:
-    """Returns the logits float32[N, K] of the images of N rows, by the precision and batch size of the recipe."""
-    return predict_logits(
+    test_logits = predict_logits(
         network,
         crops,
-        rows["id"].tolist(),
-        precision=card.recipe.precision,
+        test_rows["id"].tolist(),
+        precision="off",
         channels_last=card.recipe.channels_last,
         device=device,
         batch_size=card.recipe.batch_size,
         progress=True,
+    )
+    seconds = time.perf_counter() - start
+    return Evaluation(
+        validation=make_predictions(val_rows, softmax(outputs.own_logits), card.classes, digest),
+        test=make_predictions(test_rows, softmax(test_logits), card.classes, digest),
+        images_per_second=len(test_rows) / seconds,
+        card=card,
+        unlike=fit_unlike(network, card, train=train_rows, held_out=val_rows, crops=crops),
     )
 
 

@@ -9,6 +9,7 @@ from tumorboard.base.errors import InputError, clip
 from tumorboard.base.params import Crop
 from tumorboard.models.model_file import ModelCard, load_model
 from tumorboard.models.registry import Classifier
+from tumorboard.panel.unlike import UnlikeStatistics, load_unlike
 
 
 class TrainedModel(NamedTuple):
@@ -17,6 +18,7 @@ class TrainedModel(NamedTuple):
     file: Path
     network: Classifier
     card: ModelCard
+    unlike: UnlikeStatistics | None = None  # of its training images; None: not loaded
 
 
 @dataclass(frozen=True)
@@ -31,21 +33,25 @@ class Panel:
         return next(iter(self.models.values()))[0].card
 
 
-def load_panel(files: Iterable[Path], device: str) -> Panel:
+def load_panel(files: Iterable[Path], device: str, *, unlike: Path | None = None) -> Panel:
     """Loads the models of a panel, in the order of their files.
 
     Args:
         files: of the models, as `save_model` writes them.
         device: 'cpu' or 'cuda'.
+        unlike: folder with the statistics of each model's training images, <model>/<fold>.safetensors; None: they are
+            not loaded.
 
     Raises:
         InputError: where a file is no model, two models differ in classes, manifest or crop, two files hold the same
-            fold of the same model, or there is no file.
+            fold of the same model, there is no file, or statistics are missing or damaged.
     """
     models: dict[str, list[TrainedModel]] = {}
     first: TrainedModel | None = None
     for file in files:
-        loaded = TrainedModel(file, *load_model(file, device))
+        network, card = load_model(file, device)
+        statistics = load_unlike(unlike / card.name / f"{card.fold}.safetensors") if unlike else None
+        loaded = TrainedModel(file, network, card, statistics)
         first = first or loaded
         for field in ("classes", "manifest", "crop"):
             value, first_value = getattr(loaded.card, field), getattr(first.card, field)

@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -10,27 +11,21 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from tumorboard.base.errors import ImageError, InputError, clip, printable
 from tumorboard.base.faults import is_shortage
 from tumorboard.base.params import Crop, Frames
-from tumorboard.base.tables import (
-    Members,
-    Predictions,
-    classes_of,
-    make_predictions,
-    probabilities_of,
-    read_predictions,
-)
+from tumorboard.base.progress import Progress
 from tumorboard.data import sources
 from tumorboard.data.workers import LARGE_MEMORY, limit_workers, open_workers
+from tumorboard.evaluation.calibration import apply_temperature
 from tumorboard.images.crop import crop_file
 from tumorboard.images.grey import Pixels, three_channels
 from tumorboard.models.inference import crop_logits, softmax
-from tumorboard.models.model_file import DISCLAIMER, ModelCard
+from tumorboard.models.model_file import DISCLAIMER
+from tumorboard.panel.fits import Fit, apply_vote
 from tumorboard.panel.panel import Panel, TrainedModel
-from tumorboard.panel.votes import VOTES
+from tumorboard.panel.unlike import collected_features, panel_scores, unlike_scores
 
 Decisions: TypeAlias = pd.DataFrame  # one row per image file; `predict_images` states the columns
 NewFiles: TypeAlias = pd.DataFrame  # one row per image file: path, known, problem
@@ -38,7 +33,6 @@ Probabilities: TypeAlias = NDArray[np.float64]  # [N, K]
 
 CHUNK = 32  # image files that are decoded, and then classified, at a time
 _WHOLE_CHUNK_SIDE = 512  # pixels; of larger crops fewer are classified at a time, so that memory stays bounded
-NEW = "new"  # the split of the rows of new images in Predictions
 SHOWN_PROBLEMS = 10  # files that `summarize_decisions` lists at most
 
 
@@ -77,13 +71,33 @@ def list_new_files(paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Deciding:
+    """How a panel decides about new images."""
+
+    fit: Fit  # what was fitted on validation images; `unfitted` for models without a panel's file
+    vote: str  # a name in `VOTES`
+    positive: str | None  # the class that `fit.threshold` belongs to; only the vote `fit.vote` uses it
+    abstain: float  # an image without a class of this probability is left undecided
+    unlike: float | None = None  # score from which an image is called unlike; None: it is not scored
+
+    @property
+    def threshold(self) -> float | None:
+        """The lowest probability of the positive class that decides for it, where there is one."""
+        return self.fit.threshold if self.positive is not None and self.vote == self.fit.vote else None
+
+
+def unfitted(models: Sequence[str]) -> Fit:
+    """Returns the numbers of a panel that nothing was fitted for: temperatures of 1, and no weights."""
+    return Fit(vote="soft", temperatures=dict.fromkeys(models, 1.0), weights={}, vote_temperatures={})
+
+
 def predict_images(
     panel: Panel,
     files: Sequence[Path],
     *,
+    deciding: Deciding,
     frames: Frames,
-    vote: str,
-    joined: Path | None,
     known: Mapping[str, str],
     workers: int,
     limits: Crop | None = None,
@@ -91,12 +105,10 @@ def predict_images(
     """Predicts the class of each image file by the vote of a panel.
 
     Args:
-        panel: a model's probabilities are the mean over its folds.
+        panel: a model's probabilities are the mean over its folds, each after the model's temperature.
         files: of the images.
+        deciding: vote, temperatures, weights, threshold.
         frames: the frame to use of an image with several, as `data.frames` in params.yaml.
-        vote: a name in `VOTES`.
-        joined: the folder of the models' joined Predictions; only the weighted vote reads it, for the validation rows
-            on which its weights are fitted.
         known: the split of each file of the panel's own data, by the file's SHA-256.
         workers: processes that decode and crop.
         limits: its max_bytes and max_pixels hold beside those of the models, whose file may be somebody else's.
@@ -105,19 +117,29 @@ def predict_images(
         One row per file, in the order of `files`, with the columns
 
         - `path`: as given.
-        - `decided`: the predicted class.
-        - `probability`: of that class, from the vote.
+        - `decided`: the predicted class; empty where even the most probable class is below `deciding.abstain`.
+        - `probability`: of that class, from the vote; where none is decided, of the one that would have been.
         - `agreeing`: how many models predict that class by themselves, as in '3 of 4'.
         - `p_<class>`: the probability of each class, from the vote.
+        - `unlike`: how unlike the training images it is; from 1 on it is called unlike; missing where it is not scored.
         - `known`: the split in which the panel's own data has this very file, else empty.
         - `problem`: why the file has no prediction, else empty.
 
     Raises:
-        InputError: where no file can be used, a network's output is not finite, or the weighted vote lacks its rows.
+        InputError: where no file can be used, a network's output is not finite, or the weighted vote lacks its weights.
     """
-    validation = _read_validation(panel, joined) if vote == "weighted" else {}
-    rows, probabilities = _crop_and_classify(
-        panel, files, crop=_limited(panel.card.crop, limits), frames=frames, known=known, workers=workers
+    if deciding.vote == "weighted" and not deciding.fit.weights:
+        raise InputError(
+            "the weighted vote needs the weights of a study's models/panel.json: choose hard, soft or product"
+        )
+    rows, outputs = _crop_and_classify(
+        panel,
+        files,
+        deciding=deciding,
+        crop=_limited(panel.card.crop, limits),
+        frames=frames,
+        known=known,
+        workers=workers,
     )
     table = pd.DataFrame(rows, dtype=object)
     usable = table["problem"] == ""
@@ -125,33 +147,60 @@ def predict_images(
         raise InputError(
             f"none of {len(files)} files can be used; the first is {rows[0]['path']}: {rows[0]['problem']}"
         )
-    members = {
-        model: _new_predictions(table["path"][usable], np.concatenate(chunks_of_model), panel.card)
-        for model, chunks_of_model in probabilities.items()
-    }
-    return _join_decisions(table, usable, members, _vote_on_new(members, validation, vote))
+    members = np.concatenate([output.members for output in outputs], axis=1)
+    decisions = _join_decisions(table, usable, members, deciding, panel.card.classes)
+    if deciding.unlike is not None:
+        decisions.loc[usable, "unlike"] = 1 + np.concatenate([output.unlike for output in outputs]) - deciding.unlike
+    return decisions
 
 
 def _crop_and_classify(
-    panel: Panel, files: Sequence[Path], *, crop: Crop, frames: Frames, known: Mapping[str, str], workers: int
-) -> tuple[list[dict[str, str]], dict[str, list[Probabilities]]]:
-    """Returns one row per file (path, known, problem), and per model the probabilities of the usable files by chunk."""
+    panel: Panel,
+    files: Sequence[Path],
+    *,
+    deciding: Deciding,
+    crop: Crop,
+    frames: Frames,
+    known: Mapping[str, str],
+    workers: int,
+) -> tuple[list[dict[str, str]], list["_Outputs"]]:
+    """Returns one row per file (path, known, problem), and the panel's outputs for the usable files by chunk."""
     rows: list[dict[str, str]] = []
-    probabilities: dict[str, list[Probabilities]] = {model: [] for model in panel.models}
+    outputs: list[_Outputs] = []
     chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
     crop_chunk = partial(_crop_new_files, crop=crop, frames=frames)
     # The bar comes first: beside its thread open_workers spawns processes, which is safe where torch has threads too.
-    bar = tqdm(desc="predict", total=len(files), unit="image", disable=None)
+    bar = Progress("predict", len(files), "image")
     with bar, open_workers(limit_workers(min(workers, len(chunks)), LARGE_MEMORY), None) as parallel_map:
         for chunk in parallel_map(crop_chunk, chunks):
             rows += [
                 {"path": str(new.file), "known": known.get(new.sha256, ""), "problem": new.problem} for new in chunk
             ]
             if crops := [new.crop for new in chunk if new.crop is not None]:
-                for model, folds in panel.models.items():
-                    probabilities[model].append(_mean_probabilities(folds, np.stack(crops)))
+                outputs.append(_classify(panel, np.stack(crops), deciding))
             bar.update(len(chunk))
-    return rows, probabilities
+    return rows, outputs
+
+
+class _Outputs(NamedTuple):
+    """What the models of a panel say about N images."""
+
+    members: Probabilities  # [M, N, K], calibrated
+    unlike: NDArray[np.float64]  # [N], the panel's score; nan where it is not wanted
+
+
+def _classify(panel: Panel, crops: Pixels, deciding: Deciding) -> _Outputs:
+    """Runs all models on crops uint8[N, S, S, 3]."""
+    members, unlike = [], []
+    for model, temperature in deciding.fit.temperatures.items():
+        by_fold = []
+        for trained in panel.models[model]:
+            with collected_features(trained.network) as features:
+                by_fold.append(apply_temperature(_probabilities_of(trained, crops), temperature))
+            if deciding.unlike is not None and trained.unlike is not None:
+                unlike.append(unlike_scores(trained.unlike, np.concatenate(features), crops))
+        members.append(np.mean(by_fold, axis=0))
+    return _Outputs(np.stack(members), panel_scores(unlike) if unlike else np.full(len(crops), np.nan))
 
 
 def _limited(crop: Crop, limits: Crop | None) -> Crop:
@@ -190,90 +239,87 @@ def _read_and_crop(file: Path, crop: Crop, frames: Frames) -> _NewFile:
         return _NewFile(file, digest, None, f"unreadable: {error.strerror}")
 
 
-def _mean_probabilities(folds: Sequence[TrainedModel], crops: Pixels) -> Probabilities:
-    """Returns the mean over a model's folds of the class probabilities, float64[N, K], of crops uint8[N, S, S, 3]."""
-    by_fold = []
-    for file, network, card in folds:
-        device = network.mean.device
-        # fp16 needs CUDA; on a CPU float32 is used instead, which fp16 only approximates.
-        precision = "off" if card.recipe.precision == "fp16" and device.type == "cpu" else card.recipe.precision
-        batch = max(1, CHUNK * _WHOLE_CHUNK_SIDE**2 // crops[0].shape[0] ** 2)
-        parts = [
-            crop_logits(
-                network,
-                crops[start : start + batch],
-                precision=precision,
-                channels_last=card.recipe.channels_last,
-                device=device,
-            )
-            for start in range(0, len(crops), batch)
-        ]
-        logits = np.concatenate(parts)
-        if not np.isfinite(logits).all():
-            raise InputError(f"{file}: the network's outputs are not finite: check whether its weights are damaged")
-        by_fold.append(softmax(logits))
-    return np.asarray(np.mean(by_fold, axis=0))
+def _probabilities_of(trained: TrainedModel, crops: Pixels) -> Probabilities:
+    """Returns the probabilities float64[N, K] of crops uint8[N, S, S, 3] by one model file, uncalibrated."""
+    batch = max(1, CHUNK * _WHOLE_CHUNK_SIDE**2 // crops[0].shape[0] ** 2)
+    parts = [
+        crop_logits(
+            trained.network,
+            crops[start : start + batch],
+            precision="off",
+            channels_last=trained.card.recipe.channels_last,
+            device=trained.network.mean.device,
+        )
+        for start in range(0, len(crops), batch)
+    ]
+    logits = np.concatenate(parts)
+    if not np.isfinite(logits).all():
+        raise InputError(f"{trained.file}: the network's outputs are not finite: check whether its weights are damaged")
+    return softmax(logits)
 
 
-def _new_predictions(paths: pd.Series, probabilities: Probabilities, card: ModelCard) -> Predictions:
-    rows = pd.DataFrame({"id": paths, "group": paths, "split": NEW, "label": ""}, dtype=object)
-    return make_predictions(rows, probabilities, card.classes, card.manifest)
+def _join_decisions(
+    table: NewFiles, usable: pd.Series, members: Probabilities, deciding: Deciding, classes: Sequence[str]
+) -> Decisions:
+    """Adds the columns of the vote to the rows of the usable files; the other rows get missing values.
 
-
-def _read_validation(panel: Panel, joined: Path | None) -> dict[str, Predictions]:
-    """Reads each model's validation rows; raises InputError where they are of another manifest or of other classes."""
-    if joined is None:
-        raise InputError("the weighted vote needs a run's validation rows: choose hard, soft or product")
-    validation = {}
-    for model in panel.models:
-        table = read_predictions(joined / f"{model}.csv")
-        if table["manifest"].iloc[0] != panel.card.manifest or tuple(classes_of(table)) != panel.card.classes:
-            raise InputError(
-                f"{joined / model}.csv: is of manifest {table['manifest'].iloc[0]}, but the models were trained on "
-                f"{panel.card.manifest}: bring both up to date (dvc repro), or choose another vote"
-            )
-        validation[model] = table[table["split"] == "val"]
-    return validation
-
-
-def _vote_on_new(members: Members, validation: Members, vote: str) -> Predictions:
-    """Applies a vote to new rows; the validation rows are only there for a vote that is fitted on them."""
-    with_validation = {
-        model: pd.concat([validation[model], table], ignore_index=True) if validation else table
-        for model, table in members.items()
-    }
-    voted = VOTES[vote](with_validation)
-    return voted[voted["split"] == NEW].reset_index(drop=True)
-
-
-def _join_decisions(table: NewFiles, usable: pd.Series, members: Members, voted: Predictions) -> Decisions:
-    """Adds the columns of the vote to the rows of the usable files; the other rows get missing values."""
-    names = np.array(classes_of(voted), dtype=object)
-    probabilities = probabilities_of(voted)
+    Args:
+        table: of all files.
+        usable: bool per file.
+        members: float64[M, N, K], calibrated, of the usable files.
+        deciding: vote and threshold.
+        classes: names of the K classes.
+    """
+    names = np.array(classes, dtype=object)
+    probabilities = apply_vote(deciding.fit, deciding.vote, members)
     choice = probabilities.argmax(1)
-    agreeing = sum((probabilities_of(member).argmax(1) == choice).astype(int) for member in members.values())
-    columns = pd.DataFrame({"decided": names[choice], "probability": probabilities.max(1)}, index=table.index[usable])
+    if deciding.threshold is not None and deciding.positive is not None:
+        positive = list(classes).index(deciding.positive)
+        choice = np.where(probabilities[:, positive] >= deciding.threshold, positive, 1 - positive)
+    stated = probabilities[np.arange(len(choice)), choice]
+    agreeing = (members.argmax(2) == choice).sum(0)
+    columns = pd.DataFrame({"decided": names[choice], "probability": stated}, index=table.index[usable])
+    columns.loc[probabilities.max(1) < deciding.abstain, "decided"] = ""
     columns["agreeing"] = [f"{count} of {len(members)}" for count in agreeing]
     for column, name in enumerate(names):
         columns[f"p_{name}"] = probabilities[:, column]
-    order = ["path", "decided", "probability", "agreeing", *(f"p_{name}" for name in names), "known", "problem"]
+    order = [
+        "path",
+        "decided",
+        "probability",
+        "agreeing",
+        *(f"p_{name}" for name in names),
+        "unlike",
+        "known",
+        "problem",
+    ]
+    columns["unlike"] = np.nan
     return table.join(columns)[order]
 
 
-def summarize_decisions(decisions: Decisions, panel: Panel, vote: str) -> list[str]:
+def summarize_decisions(decisions: Decisions, panel: Panel, deciding: Deciding) -> list[str]:
     """Returns lines of text for the reader of a table: counts, files of the panel's own data, problems, intended use.
 
     Args:
         decisions: as `predict_images` returns them.
         panel: the panel that made them.
-        vote: the vote that made them.
+        deciding: how they were made.
     """
     predicted = decisions[decisions["problem"] == ""]
     counts = predicted["decided"].value_counts().to_dict()
     lines = [
-        f"{len(predicted)} of {len(decisions)} files classified by {len(panel.models)} models, {vote} vote: "
-        + ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+        f"{len(predicted)} of {len(decisions)} files classified by {len(panel.models)} models, {deciding.vote} vote: "
+        + ", ".join(f"{name or 'undecided'} {count}" for name, count in sorted(counts.items()))
     ]
+    if deciding.threshold is not None:
+        lines.append(
+            f"{deciding.positive} is decided from a probability of {deciding.threshold:.4f} on, a threshold chosen on "
+            "validation images"
+        )
+    if deciding.unlike is not None and (count := int((predicted["unlike"] >= 1).sum())):
+        lines.append(
+            f"{count} files are unlike the training images (column unlike, 1 and above): do not trust their class"
+        )
     if (decisions["known"] != "").any():
         lines.append(f"{int((decisions['known'] != '').sum())} files are in the panel's own data (column known)")
     problems = decisions[decisions["problem"] != ""][["path", "problem"]].head(SHOWN_PROBLEMS)

@@ -1,7 +1,7 @@
 """Selects the data of a report's charts and pictures, and draws them."""
 
 from collections.abc import Callable, Mapping
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import matplotlib as mpl
 import numpy as np
@@ -9,11 +9,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tumorboard.base.randomness import keys_of, order
-from tumorboard.base.tables import Predictions, classes_of, probabilities_of
+from tumorboard.base.tables import Members, Predictions, classes_of, probabilities_of
+from tumorboard.evaluation.calibration import reliability_table
 from tumorboard.evaluation.metrics import confusion_table, precision_recall_table, roc_table
+from tumorboard.evaluation.operating_point import decision_curve
+from tumorboard.evaluation.suspects import Suspects
 from tumorboard.report import plots
-from tumorboard.report.lettering import drawable_names, font_families, is_replaced
-from tumorboard.report.results import Duplicates, Results
+from tumorboard.report.conclusions import Conclusions
+from tumorboard.report.lettering import drawable_names, font_families, is_replaced, shorten
+from tumorboard.report.results import Duplicates, Part, Results, name_of_vote
 
 ChartTable: TypeAlias = pd.DataFrame  # one row per point or bar of a chart, with the column model; see `plot_tables`
 Mistakes: TypeAlias = pd.DataFrame  # one row per misclassified image: id, label, decided, probability
@@ -21,21 +25,52 @@ Mistakes: TypeAlias = pd.DataFrame  # one row per misclassified image: id, label
 _IMAGES_PER_CLASS = 12  # in the figure of the data
 _PAIRS = 24  # pairs of duplicates shown at most
 _MISTAKES = 24  # mistakes shown at most
+_SUSPECTS = 24  # suspected labels shown at most
 
 
-def plot_tables(results: Results) -> dict[str, ChartTable]:
-    """Returns the tables of the charts, all of which name the member or vote in their column `model`.
+def plot_tables(results: Results, conclusions: Conclusions) -> dict[str, ChartTable]:
+    """Returns the tables of the charts of `dvc plots`; but for 'data' all have the member or vote in column `model`.
+
+    They show validation images, so that whoever compares experiments sees no test image.
+
+    Args:
+        results: of the run.
+        conclusions: whose comparisons are named in the table of scores.
 
     Returns:
-        'curves': the training histories, with fold and kept; 'roc', 'precision_recall', 'confusion' (all pairs of
-        classes): of each member and the chosen vote on the test set; 'scores': test scores of all members and votes.
+        'data': one row that identifies the data; 'curves': the training histories, with fold and kept; those of
+        `part_tables`.
+    """
+    tables = part_tables(results.validation)
+    tables["scores"] = _with_verdicts(tables["scores"], results, conclusions)
+    return {"data": data_table(results), "curves": _curves_table(results), **tables}
+
+
+def data_table(results: Results) -> pd.DataFrame:
+    """Returns one row by which `dvc plots diff` finds revisions that were made of different data.
+
+    Returns:
+        Columns `manifest`, the digest of the images of training and validation, and `data`, a text with their numbers.
+    """
+    rows = results.manifest[results.manifest["split"] != "test"]
+    counted = f"{len(rows):,} images of {rows['group'].nunique():,} {results.units}"
+    return pd.DataFrame({"manifest": [results.digest], "data": [f"{counted} in {results.raw}, {results.digest}"]})
+
+
+def part_tables(part: Part) -> dict[str, ChartTable]:
+    """Returns the tables of one part of the data.
+
+    Returns:
+        'roc', 'precision_recall', 'confusion' (all pairs of classes), 'reliability': of each member and the vote that
+        heads the report, 'reliability' also of this vote without temperatures; a hard vote is in 'confusion' alone, as
+        its shares are no probabilities. 'scores': of all members and votes.
     """
     return {
-        "curves": _curves_table(results),
-        "roc": _concat_per_model(results, roc_table),
-        "precision_recall": _concat_per_model(results, precision_recall_table),
-        "confusion": _concat_per_model(results, confusion_table),
-        "scores": _scores_table(results),
+        "roc": _concat(part.probabilities, roc_table),
+        "precision_recall": _concat(part.probabilities, precision_recall_table),
+        "confusion": _concat(part.predictions, confusion_table),
+        "reliability": _concat({**part.members, **part.calibrated_and_not}, reliability_table),
+        "scores": _scores_table(part),
     }
 
 
@@ -51,62 +86,110 @@ def _curves_table(results: Results) -> ChartTable:
     return pd.concat(tables, ignore_index=True)
 
 
-def _concat_per_model(results: Results, table_of: Callable[[Predictions], ChartTable]) -> ChartTable:
-    tables = [table_of(predictions).assign(model=name) for name, predictions in results.test_predictions.items()]
+def _concat(predictions: Members, table_of: Callable[[Predictions], ChartTable]) -> ChartTable:
+    tables = [table_of(table).assign(model=name) for name, table in predictions.items()]
     return pd.concat(tables, ignore_index=True)
 
 
-def _scores_table(results: Results) -> ChartTable:
+def _scores_table(part: Part) -> ChartTable:
+    """Returns one row per member and vote: model, kind, and its scores with their intervals."""
     rows = [
-        {"model": name, "kind": kind, "accuracy_low": None, "accuracy_high": None} | scores["test"]
-        for kind in ("member", "vote")
-        for name, scores in results.comparison[f"{kind}s"].items()
+        {"model": name, "kind": kind, "accuracy_low": None, "accuracy_high": None, **_numbers(scores)}
+        for kind, named in (("member", part.scores["members"]), ("vote", part.listed_votes))
+        for name, scores in named.items()
     ]
     return pd.DataFrame(rows).set_index(["model", "kind"]).astype(np.float64).reset_index()
 
 
-def draw_figures(results: Results, tables: Mapping[str, ChartTable]) -> dict[str, Figure]:
+def _with_verdicts(scores: ChartTable, results: Results, conclusions: Conclusions) -> ChartTable:
+    """Adds a column that says how each member and vote compares with the vote that heads the report, in accuracy."""
+    comparison, heading = conclusions.comparisons[results.validation.name], name_of_vote(results.fit.vote)
+    verdicts = {}
+    for row in [*comparison.exploratory.to_dict("records"), *comparison.primary.to_dict("records")]:
+        if row["first_name"] == heading and row["score"] == "accuracy":
+            verdicts[row["second_name"]] = {"first is ahead": "behind", "second is ahead": "ahead"}.get(
+                row["verdict"], row["verdict"]
+            )
+    pairs = zip(scores["model"], scores["kind"], strict=True)
+    names = [name_of_vote(name) if kind == "vote" else name for name, kind in pairs]
+    return scores.assign(against_heading=[verdicts.get(name, "") for name in names])
+
+
+def _numbers(scores: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in scores.items() if value is None or isinstance(value, (int, float))}
+
+
+def draw_figures(results: Results, conclusions: Conclusions, tables: Mapping[str, ChartTable]) -> dict[str, Figure]:
     """Draws the figures of a report.
 
     Args:
         results: of the run.
+        conclusions: drawn from them.
         tables: of the charts, as `plot_tables` returns them.
 
     Returns:
-        The figures by name; 'duplicates' and 'mistakes' only where there are any.
+        The figures by name: those of `draw_part` for validation images, the learning curves, the data, and the
+        duplicates and suspected labels where there are any.
     """
     # The families are taken up by each text when it is made.
-    with mpl.rc_context({"font.family": font_families(classes_of(results.test_vote))}):
-        return _draw_figures(results, tables)
+    with mpl.rc_context({"font.family": font_families(_classes(results))}):
+        figures = {"curves": plots.learning_curves(tables["curves"]), "data": draw_classes(results)}
+        figures |= draw_part(results.validation, tables, results.positive)
+        if not (pairs := pairs_to_review(results.duplicates)).empty:
+            figures["duplicates"] = _draw_pairs(results, pairs)
+        if not conclusions.suspects.empty:
+            figures["suspects"] = _draw_suspects(results, conclusions.suspects.head(_SUSPECTS))
+        return figures
 
 
-def _draw_figures(results: Results, tables: Mapping[str, ChartTable]) -> dict[str, Figure]:
-    texts = drawable_names(classes_of(results.test_vote))
+def draw_test_figures(results: Results) -> dict[str, Figure]:
+    """Draws the figures of the test part, and 'mistakes' where there are any; none where the part is not scored."""
+    if results.test is None:
+        return {}
+    with mpl.rc_context({"font.family": font_families(_classes(results))}):
+        figures = draw_part(results.test, part_tables(results.test), results.positive)
+        if not (mistakes := worst_mistakes(results.test.heading)).empty:
+            figures["mistakes"] = _draw_mistakes(results, mistakes)
+        return figures
+
+
+def draw_part(part: Part, tables: Mapping[str, ChartTable], positive: str | None) -> dict[str, Figure]:
+    """Draws the figures of one part of the data.
+
+    Args:
+        part: of the data.
+        tables: as `part_tables` returns them.
+        positive: the class that is to be detected; without one, and of a hard vote, there is no 'decision_curve'.
+    """
+    texts, vote = drawable_names(classes_of(part.heading)), name_of_vote(part.vote)
     confusions = {
         name: confusion_table(predictions).replace({"actual": texts, "predicted": texts})
-        for name, predictions in results.test_predictions.items()
+        for name, predictions in part.predictions.items()
     }
     roc, precision_recall = (tables[name].replace({"class": texts}) for name in ("roc", "precision_recall"))
-    shares = {texts[name]: share for name, share in base_rates(results.test_vote).items()}
+    shares = {texts[name]: share for name, share in base_rates(part.heading).items()}
+    if positive is not None:  # the other class's curve is its mirror image
+        roc, precision_recall = (table[table["class"] == texts[positive]] for table in (roc, precision_recall))
     figures = {
-        "scores": plots.score_intervals(tables["scores"], results.vote, max(shares.values())),
-        "curves": plots.learning_curves(tables["curves"]),
+        "scores": plots.score_intervals(tables["scores"], part.vote, max(shares.values()), part.name),
         "confusion_normalised": plots.confusion_matrices(confusions, normalized=True),
         "confusion": plots.confusion_matrices(confusions, normalized=False),
-        "roc": plots.roc_curves(roc, results.vote_name),
-        "precision_recall": plots.precision_recall_curves(precision_recall, results.vote_name, shares),
-        "data": draw_classes(results),
+        "roc": plots.roc_curves(roc, vote),
+        "precision_recall": plots.precision_recall_curves(precision_recall, vote, shares),
+        "reliability": plots.reliability_diagram(tables["reliability"], vote),
     }
-    if not (pairs := pairs_to_review(results.duplicates)).empty:
-        figures["duplicates"] = _draw_pairs(results, pairs)
-    if not (mistakes := worst_mistakes(results.test_vote)).empty:
-        figures["mistakes"] = _draw_mistakes(results, mistakes)
+    if positive is not None and part.has_probabilities:
+        figures["decision_curve"] = plots.decision_curves(decision_curve(part.heading, positive), vote, texts[positive])
     return figures
+
+
+def _classes(results: Results) -> list[str]:
+    return classes_of(results.validation.heading)
 
 
 def replaced_names(results: Results) -> dict[str, str]:
     """Returns by text the class for which this text stands in pictures, as no installed font draws its name."""
-    texts = drawable_names(classes_of(results.test_vote))
+    texts = drawable_names(classes_of(results.validation.heading))
     return {text: name for name, text in texts.items() if is_replaced(name, text)}
 
 
@@ -161,14 +244,14 @@ def worst_mistakes(predictions: Predictions) -> Mistakes:
 def draw_classes(results: Results) -> Figure:
     """Draws one row of 12 random crops per class; a class with fewer images leaves white places."""
     crops, captions = [], []
-    texts = drawable_names(classes_of(results.test_vote))
-    for label in classes_of(results.test_vote):
+    texts = drawable_names(classes_of(results.validation.heading))
+    for label in classes_of(results.validation.heading):
         ids = results.manifest["id"][results.manifest["label"] == label].to_numpy(object)
         drawn = ids[order(results.seed, keys_of(ids.tolist()), 0)][:_IMAGES_PER_CLASS].tolist()
         own = results.load_crops(drawn)
         white = np.full((_IMAGES_PER_CLASS - len(drawn), *own.shape[1:]), 255, dtype=np.uint8)
         crops += [own, white]
-        captions += [f"{plots.shorten(texts[label], 60)} ({len(ids):,} images)"] + [""] * (_IMAGES_PER_CLASS - 1)
+        captions += [f"{shorten(texts[label], 60)} ({len(ids):,} images)"] + [""] * (_IMAGES_PER_CLASS - 1)
     return plots.contact_sheet(np.concatenate(crops), captions, _IMAGES_PER_CLASS)
 
 
@@ -176,24 +259,33 @@ def _draw_pairs(results: Results, pairs: Duplicates) -> Figure:
     """Draws four pairs per row, each image below its label and, where the data gives one, its part."""
     ids = pairs[["first", "second"]].to_numpy(object).ravel().tolist()
     captions = []
-    texts = drawable_names(classes_of(results.test_vote))
+    texts = drawable_names(classes_of(results.validation.heading))
     for pair in pairs.to_dict("records"):
         kind = f"near {pair['correlation']:.3f}" if pair["kind"] == "near" else f"identical {pair['kind']}"
         notes = (kind, "mirrored" if pair["mirrored"] == "True" else "")
         for position, note in zip(("first", "second"), notes, strict=True):
             label, part = pair[f"{position}_label"], pair[f"{position}_split"]
             captions.append(
-                f"{note}\n{plots.shorten(texts.get(label, label), 12 if part else 20)}{f', {part}' if part else ''}"
+                f"{note}\n{shorten(texts.get(label, label), 12 if part else 20)}{f', {part}' if part else ''}"
             )
     return plots.contact_sheet(results.load_crops(ids), captions, 8)
 
 
 def _draw_mistakes(results: Results, mistakes: Mistakes) -> Figure:
-    texts = drawable_names(classes_of(results.test_vote))
+    texts = drawable_names(classes_of(results.validation.heading))
     captions = [
         # The number comes first: behind a name that is read from right to left it would be moved.
-        f"label {plots.shorten(texts[row['label']], 14)}\n"
-        f"vote {row['probability']:.2f} {plots.shorten(texts[row['decided']], 12)}"
+        f"label {shorten(texts[row['label']], 14)}\nvote {row['probability']:.2f} {shorten(texts[row['decided']], 12)}"
         for row in mistakes.to_dict("records")
     ]
     return plots.contact_sheet(results.load_crops(mistakes["id"].tolist()), captions, 8)
+
+
+def _draw_suspects(results: Results, suspects: Suspects) -> Figure:
+    texts = drawable_names(classes_of(results.validation.heading))
+    captions = [
+        f"label {shorten(texts[row['label']], 14)}\n"
+        f"rather {row['p_suggested']:.2f} {shorten(texts[row['suggested']], 11)}"
+        for row in suspects.to_dict("records")
+    ]
+    return plots.contact_sheet(results.load_crops(suspects["id"].tolist()), captions, 8)

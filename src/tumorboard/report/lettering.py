@@ -1,9 +1,10 @@
-"""Finds fonts for names of any script, and other texts for the names that no installed font can draw."""
+"""Finds fonts for names of any script, replaces names that no installed font can draw, and shortens long ones."""
 
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
 
+import numpy as np
 from matplotlib import font_manager, ft2font
 
 DEFAULT_FAMILY = "DejaVu Sans"  # comes with matplotlib
@@ -117,3 +118,25 @@ def _letters_of(family: str) -> frozenset[str]:
         return frozenset(map(chr, font.get_charmap())) if font.scalable else frozenset()
     except (OSError, RuntimeError, ValueError, KeyError):  # a font of bitmaps, such as those of emoji, or a removed one
         return frozenset()
+
+
+def shorten(name: str, width: int) -> str:
+    """Returns a name on one line of at most `width` characters, with its middle replaced by '…' where it is longer.
+
+    A Chinese, Japanese or Korean letter counts twice, a combining mark not at all. Line breaks and tabs become spaces;
+    characters that cannot be drawn become '?'.
+
+    >>> shorten("pigmented keratosis", 9)
+    'pigm…osis'
+    """
+    name = " ".join(name.encode("utf-8", "replace").decode("utf-8").split())
+    if text_width(name) <= width:
+        return name
+    letters = clusters(name)
+    return f"{_fitting(letters, (width - 1) // 2)}…{_fitting(letters[::-1], width // 2, -1)}"
+
+
+def _fitting(letters: list[str], width: int, step: int = 1) -> str:
+    """Returns the first letters that fit into a width, in reverse order with the step -1."""
+    ends = np.cumsum([text_width(letter) for letter in letters])
+    return "".join(letters[: int(np.searchsorted(ends, width, "right"))][::step])

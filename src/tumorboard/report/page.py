@@ -11,20 +11,29 @@ import numpy as np
 import pandas as pd
 
 from tumorboard.data.parts import few_validation_warning
+from tumorboard.evaluation.comparisons import PanelComparison
 from tumorboard.evaluation.metrics import scores
+from tumorboard.panel.comparison import UNCALIBRATED
+from tumorboard.report.checklist import fill_in
+from tumorboard.report.conclusions import Conclusions, verdict_text
 from tumorboard.report.figures import base_rates, pairs_to_review, replaced_names, worst_mistakes
-from tumorboard.report.results import Counts, Results, Shortcuts
+from tumorboard.report.front import front_page, interval_text, percent
+from tumorboard.report.results import Counts, Part, Results, name_of_vote
 
 # The page states the installed version of each.
 _LIBRARIES = ("tumorboard", "torch", "torchvision", "timm", "opencv-python", "numpy", "scikit-learn", "dvc")
 
 
-def render_page(results: Results, pictures: Mapping[str, bytes]) -> str:
+def render_page(
+    results: Results, conclusions: Conclusions, pictures: Mapping[str, bytes], test_pictures: Mapping[str, bytes]
+) -> str:
     """Returns the report as one HTML page that refers to no other file.
 
     Args:
         results: of the run.
+        conclusions: drawn from them.
         pictures: the figures of `draw_figures` as PNG, by name.
+        test_pictures: those of `draw_test_figures`.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tumorboard.report"),
@@ -33,49 +42,94 @@ def render_page(results: Results, pictures: Mapping[str, bytes]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": _percent, "number": _number}
-    test = results.test_vote
-    member_scores = results.comparison["members"]
+    environment.filters |= {
+        "percent": percent,
+        "number": _number,
+        "interval": interval_text,
+        "ends": _ends,
+        "signed": lambda value: "undefined" if pd.isna(value) else f"{value:+.4f}",
+        "class_scores": scores,
+        "calibration_rows": _calibration_rows,
+    }
     return environment.get_template("report.html.j2").render(
         results=results,
-        headline=results.comparison["votes"][results.vote]["test"],
-        class_scores=scores(test),
-        shares=base_rates(test),
-        groups=test["group"].nunique(),
+        front=front_page(results, conclusions),
+        comparisons={name: _comparison_rows(one) for name, one in conclusions.comparisons.items()},
+        subgroups=conclusions.subgroups.to_dict("records"),
+        suspects=conclusions.suspects.to_dict("records"),
+        shares=base_rates(results.shown.heading),
         parts=list(dict.fromkeys(results.counts["part"])),
         count_rows=_count_rows(results.counts),
         quarantined=results.quarantined.to_dict("records"),
         training_images=int((results.manifest["split"] == "train").sum()),
         replaced_names=replaced_names(results),
         few_validation=few_validation_warning(results.manifest, list(next(iter(results.evaluations.values())))),
-        held_out_images=int((next(iter(results.members.values()))["split"] == "val").sum()),
+        held_out_images=len(results.validation.heading),
         pairs=pairs_to_review(results.duplicates).to_dict("records"),
-        shortcut_rows=_shortcut_rows(results.shortcuts),
-        members=[_member_row(results, model) for model in results.members],
-        best_member=min(results.members, key=lambda model: member_scores[model]["val"]["loss"]),
-        mistakes=worst_mistakes(test).to_dict("records"),
+        shortcut_rows=_shortcut_rows(results),
+        members=[_member_row(results, model) for model in results.recipes],
+        mistakes=worst_mistakes(results.test.heading).to_dict("records") if results.test else [],
+        checklists=fill_in(results, conclusions),
         recipes={model: _flatten(recipe) for model, recipe in results.recipes.items()},
         versions={"Python": platform.python_version()} | {name: _version(name) for name in _LIBRARIES},
-        pictures={name: f"data:image/png;base64,{base64.b64encode(png).decode()}" for name, png in pictures.items()},
+        pictures={name: _data_url(png) for name, png in pictures.items()},
+        test_pictures={name: _data_url(png) for name, png in test_pictures.items()},
     )
 
 
+def _ends(row: Mapping[str, Any], name: str, digits: int | None) -> str:
+    """Returns the interval of a score in a row of a table, where a missing one is nan."""
+    ends = {key: None if pd.isna(row[key]) else row[key] for key in (f"{name}_low", f"{name}_high")}
+    return interval_text({**row, **ends}, name, digits)
+
+
+def _comparison_rows(comparison: PanelComparison) -> dict[str, list[dict[str, Any]]]:
+    """Returns the rows of the two tables, with verdicts that name members and votes."""
+    return {
+        key: table.assign(verdict=[verdict_text(row) for row in table.to_dict("records")]).to_dict("records")  # type: ignore[misc]
+        for key, table in (("primary", comparison.primary), ("exploratory", comparison.exploratory))
+    }
+
+
+def _data_url(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+
+
 def summarize_scores(results: Results) -> str:
-    """Returns the test scores of members and votes as lines of text, the chosen vote last."""
-    test = results.test_vote
-    votes = results.comparison["votes"]
-    test_scores = {model: parts["test"] for model, parts in results.comparison["members"].items()}
-    test_scores |= {f"{vote} vote": parts["test"] for vote, parts in votes.items() if vote != results.vote}
-    test_scores[results.vote_name] = votes[results.vote]["test"]
-    width = max(map(len, test_scores))
-    lines = [f"{len(test):,} test images of {test['group'].nunique():,} groups:"]
-    for name, row in test_scores.items():
-        # An interval is null where it is undefined, and absent where none was computed.
-        low, high = row.get("accuracy_low"), row.get("accuracy_high")
-        interval = "" if low is None or high is None else f" ({100 * low:.1f} to {100 * high:.1f})"
-        accuracy = f"accuracy {100 * row['accuracy']:.1f} %{interval}"
-        lines.append(f"  {name:{width}}  {accuracy}  AUC {_number(row['auc'], 3)}")
+    """Returns the scores of members and votes as lines of text, the vote that heads the report last."""
+    part = results.shown
+    rows = dict(part.scores["members"])
+    rows |= {name_of_vote(vote): row for vote, row in part.listed_votes.items() if vote != part.vote}
+    rows[name_of_vote(part.vote)] = part.headline
+    width = max(map(len, rows))
+    images, groups = len(part.heading), part.heading["group"].nunique()
+    lines = [f"{images:,} {part.name} images of {groups:,} {results.units}:"]
+    for name, row in rows.items():
+        text = interval_text(row, "accuracy").replace("\N{NO-BREAK SPACE}%", "")
+        accuracy = f"accuracy {100 * row['accuracy']:.1f} %" + (f" ({text})" if text else "")
+        auc = f"AUC {_number(row['auc'], 3)}" if "auc" in row else ""
+        lines.append(f"  {name:{width}}  {accuracy}  {auc}".rstrip())
     return "\n".join(lines)
+
+
+def _calibration_rows(part: Part, results: Results) -> list[dict[str, Any]]:
+    """Returns one row per member and the heading vote if it has probabilities: temperature, scores before and after."""
+    fit, rows = results.fit, []
+    for model, scores_after in part.scores["members"].items():
+        rows.append((model, fit.temperatures[model], part.scores["uncalibrated"][model], scores_after))
+    if part.has_probabilities:
+        temperature = fit.vote_temperatures.get(fit.vote, 1.0)
+        rows.append((name_of_vote(fit.vote), temperature, part.scores["votes"][UNCALIBRATED], part.headline))
+    keys = ("calibration_slope", "calibration_intercept", "brier")
+    return [
+        {
+            "name": name,
+            "temperature": temperature,
+            "before": {key: before.get(key) for key in keys},
+            "after": {key: after.get(key) for key in keys},
+        }
+        for name, temperature, before, after in rows
+    ]
 
 
 def _count_rows(counts: Counts) -> list[dict[str, Any]]:
@@ -87,14 +141,15 @@ def _count_rows(counts: Counts) -> list[dict[str, Any]]:
     ]
 
 
-def _shortcut_rows(shortcuts: Shortcuts) -> list[dict[str, Any]]:
-    """Returns the rows with their scores as numbers; a score that could not be computed is nan."""
-    numbers = shortcuts.drop(columns="facts").apply(pd.to_numeric)
-    return shortcuts[["facts"]].join(numbers).to_dict("records")  # type: ignore[return-value]
+def _shortcut_rows(results: Results) -> list[dict[str, Any]]:
+    """Returns facts, skill, p and test_skill of the probe; what could not be computed is nan."""
+    rows = results.shortcuts[["facts", "skill", "p"]].assign(test_skill=results.test_shortcuts["skill"])
+    numbers = rows.drop(columns="facts").apply(pd.to_numeric)
+    return rows[["facts"]].join(numbers).to_dict("records")  # type: ignore[return-value]
 
 
 def _member_row(results: Results, model: str) -> dict[str, Any]:
-    """Returns a model's recipe, size, kept epochs and scores, its training time and its mean training speed."""
+    """Returns a model's recipe, size, kept epochs, training time and mean training speed."""
     evaluations, timings = results.evaluations[model].values(), results.timings[model].values()
     return {
         "name": model,
@@ -103,8 +158,6 @@ def _member_row(results: Results, model: str) -> dict[str, Any]:
         "kept": ", ".join(str(fold["epoch"]) for fold in evaluations),
         "seconds": sum(fold["seconds"] for fold in timings),
         "images_per_second": float(np.mean([fold["images_per_second"] for fold in timings])),
-        "test": results.comparison["members"][model]["test"],
-        "val": results.comparison["members"][model]["val"],
     }
 
 
@@ -116,12 +169,8 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _percent(value: float | None) -> str:
-    """Returns a share as '94.3 %' with a no-break space; nan and None, which JSON makes of nan, as 'undefined'."""
-    return "undefined" if value is None or not np.isfinite(value) else f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
-
-
 def _number(value: float | None, digits: int) -> str:
+    """Returns a number with its digits; nan and None as 'undefined'."""
     return "undefined" if value is None or not np.isfinite(value) else f"{value:,.{digits}f}"
 
 

@@ -18,37 +18,16 @@ from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator
 from numpy.typing import NDArray
 
+from tumorboard.evaluation.calibration import Reliability
 from tumorboard.evaluation.metrics import Confusion, Curves
-from tumorboard.report.lettering import clusters, text_width
+from tumorboard.evaluation.operating_point import DecisionCurve
+from tumorboard.report.lettering import shorten, text_width
+from tumorboard.report.style import COLORS, OTHER_VOTE_COLOR, STYLE, VOTE_COLOR, WIDTH, add_legend, line_style
 
 LearningCurves: TypeAlias = pd.DataFrame  # one row per epoch of each model and fold
 LrCurve: TypeAlias = pd.DataFrame  # one row per step: lr, loss, smoothed (the debiased running mean of the losses)
 ScoreIntervals: TypeAlias = pd.DataFrame  # one row per member and vote
 
-_STYLE: Any = {
-    "font.size": 9.5,
-    "axes.titlesize": 9.5,
-    "axes.titlelocation": "left",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": "#888888",
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#e6e6e6",
-    "xtick.color": "#555555",
-    "ytick.color": "#555555",
-    "legend.frameon": False,
-    "lines.linewidth": 1.5,
-    "text.parse_math": False,
-    "figure.facecolor": "white",
-    "figure.dpi": 110,
-}
-# The palette of Okabe & Ito (2008), which color-blind readers can distinguish.
-_COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
-_MARKERS = ("", "o", "s", "^", "x")
-_VOTE_COLOR = "#000000"
-_OTHER_VOTE_COLOR = "#7a7a7a"
-_WIDTH = 11.0  # inches, of a figure that fills the page
 _CAPTION_SIZE = 8.0  # points, of the text above a picture
 _NAME_HEIGHT = 0.13  # inches, of a name beside a confusion matrix
 
@@ -60,29 +39,7 @@ def to_png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def shorten(name: str, width: int) -> str:
-    """Returns a name on one line of at most `width` characters, with its middle replaced by '…' where it is longer.
-
-    A Chinese, Japanese or Korean letter counts twice, a combining mark not at all. Line breaks and tabs become spaces;
-    characters that cannot be drawn become '?'.
-
-    >>> shorten("pigmented keratosis", 9)
-    'pigm…osis'
-    """
-    name = " ".join(name.encode("utf-8", "replace").decode("utf-8").split())
-    if text_width(name) <= width:
-        return name
-    letters = clusters(name)
-    return f"{_fitting(letters, (width - 1) // 2)}…{_fitting(letters[::-1], width // 2, -1)}"
-
-
-def _fitting(letters: list[str], width: int, step: int = 1) -> str:
-    """Returns the first letters that fit into a width, in reverse order with the step -1."""
-    ends = np.cumsum([text_width(letter) for letter in letters])
-    return "".join(letters[: int(np.searchsorted(ends, width, "right"))][::step])
-
-
-@mpl.rc_context(_STYLE)  # type: ignore[untyped-decorator]
+@mpl.rc_context(STYLE)  # type: ignore[untyped-decorator]
 def learning_curves(curves: LearningCurves) -> Figure:
     """Draws loss (log scale) and accuracy per epoch: one color per model, one line per fold, a dot at the kept epoch.
 
@@ -91,10 +48,10 @@ def learning_curves(curves: LearningCurves) -> Figure:
     Args:
         curves: model, fold, epoch, train_loss, val_loss, train_accuracy, val_accuracy, kept (bool).
     """
-    figure = Figure((_WIDTH, 4.2), layout="constrained")
+    figure = Figure((WIDTH, 4.2), layout="constrained")
     panels = dict(zip(("loss", "accuracy"), figure.subplots(1, 2), strict=True))
     models = list(dict.fromkeys(curves["model"]))
-    styles = dict(zip(models, map(_style, range(len(models))), strict=True))
+    styles = dict(zip(models, map(line_style, range(len(models))), strict=True))
     for score, axes in panels.items():
         for (model, _), line in curves.groupby(["model", "fold"], sort=False):
             style = styles[str(model)]
@@ -112,11 +69,11 @@ def learning_curves(curves: LearningCurves) -> Figure:
     kinds = [Line2D([], [], color="#555555", linestyle=kind, linewidth=1.2) for kind in ("-", "--")]
     handles = [Line2D([], [], **styles[model]) for model in models] + kinds
     kept_dot = Line2D([], [], color="#555555", marker="o", linestyle="", markersize=6)
-    _legend(figure, [*handles, kept_dot], [*models, "validation", "training", "kept epoch"])
+    add_legend(figure, [*handles, kept_dot], [*models, "validation", "training", "kept epoch"])
     return figure
 
 
-@mpl.rc_context(_STYLE)  # type: ignore[untyped-decorator]
+@mpl.rc_context(STYLE)  # type: ignore[untyped-decorator]
 def learning_rate_curve(curve: LrCurve, marks: Mapping[str, float], title: str) -> Figure:
     """Draws loss over the learning rate, as measured and smoothed, with a labeled line at each marked rate.
 
@@ -128,11 +85,11 @@ def learning_rate_curve(curve: LrCurve, marks: Mapping[str, float], title: str) 
         marks: learning rates by label.
         title: of the figure.
     """
-    figure = Figure((_WIDTH * 0.7, 4.2), layout="constrained")
+    figure = Figure((WIDTH * 0.7, 4.2), layout="constrained")
     axes = figure.subplots()
     axes.plot(curve["lr"], curve["loss"], color="#bbbbbb", linewidth=1, label="loss per step")
-    axes.plot(curve["lr"], curve["smoothed"], color=_COLORS[0], linewidth=2, label="smoothed loss")
-    for color, (name, lr) in zip(_COLORS[1:], marks.items(), strict=False):
+    axes.plot(curve["lr"], curve["smoothed"], color=COLORS[0], linewidth=2, label="smoothed loss")
+    for color, (name, lr) in zip(COLORS[1:], marks.items(), strict=False):
         axes.axvline(lr, color=color, linewidth=1.2, label=f"{name}: {lr:.2g}")
     first, lowest = curve["smoothed"].iloc[0], min(curve["smoothed"].min(), curve["loss"].min())
     room = 0.1 * (first - lowest)
@@ -173,14 +130,17 @@ def precision_recall_curves(curves: Curves, vote: str, base_rates: Mapping[str, 
     return figure
 
 
-@mpl.rc_context(_STYLE)  # type: ignore[untyped-decorator]
+@mpl.rc_context(STYLE)  # type: ignore[untyped-decorator]
 def _class_panels(curves: Curves, vote: str, x: str, y: str) -> tuple[Figure, dict[str, Axes]]:
     """Draws the column `y` over the column `x` with one panel per class; returns the panels by class."""
     models = [model for model in dict.fromkeys(curves["model"]) if model != vote]
-    styles = dict(zip(models, map(_style, range(len(models))), strict=True)) | {vote: {"color": _VOTE_COLOR}}
+    styles = dict(zip(models, map(line_style, range(len(models))), strict=True))
+    if (curves["model"] == vote).any():  # a hard vote has no curve
+        styles[vote] = {"color": VOTE_COLOR}
     classes = list(dict.fromkeys(curves["class"]))
     rows, columns = _grid(len(classes), 5)
-    figure = Figure((_WIDTH, rows * min(_WIDTH / columns, 4.2) + 0.6), layout="constrained")
+    width = min(WIDTH, 4.6 * columns + 1)
+    figure = Figure((width, rows * min(WIDTH / columns, 4.2) + 0.6), layout="constrained")
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     panels = dict(zip(classes, grid, strict=False))
     for axes in grid[len(classes) :]:
@@ -191,11 +151,11 @@ def _class_panels(curves: Curves, vote: str, x: str, y: str) -> tuple[Figure, di
             line = curves[(curves["class"] == name) & (curves["model"] == model)]
             axes.plot(line[x], line[y], **style, markevery=0.15, linewidth=2.2 if model == vote else 1.3)
         axes.set(title=title, aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    _legend(figure, [Line2D([], [], **style) for style in styles.values()], list(styles))
+    add_legend(figure, [Line2D([], [], **style) for style in styles.values()], list(styles), width)
     return figure, panels
 
 
-@mpl.rc_context(_STYLE)  # type: ignore[untyped-decorator]
+@mpl.rc_context(STYLE)  # type: ignore[untyped-decorator]
 def confusion_matrices(tables: Mapping[str, Confusion], *, normalized: bool) -> Figure:
     """Draws one confusion matrix per model; the color of a cell is its share of the actual class.
 
@@ -204,15 +164,15 @@ def confusion_matrices(tables: Mapping[str, Confusion], *, normalized: bool) -> 
         normalized: write the share in percent into each cell, else the count.
     """
     classes = list(dict.fromkeys(next(iter(tables.values()))["actual"]))
-    rows, columns = _grid(len(tables), int(_WIDTH / min(max(1.9, 0.8 + 0.3 * len(classes)), _WIDTH / 2)))
-    side = _WIDTH / columns if columns > 2 else _WIDTH / 2
+    rows, columns = _grid(len(tables), int(WIDTH / min(max(1.9, 0.8 + 0.3 * len(classes)), WIDTH / 2)))
+    side = WIDTH / columns if columns > 2 else WIDTH / 2
     names = _distinct(classes, 14 if columns > 2 else 22)
     # A character is about 0.075 inches wide, and the matrix takes three quarters of its panel.
     longest = 0.075 * (max(map(text_width, names)) + 1)
     upright = longest * len(classes) > 0.75 * side
-    width, height = _WIDTH, rows * (0.85 * side + 0.3)
+    width, height = WIDTH, rows * (0.85 * side + 0.3)
     if (needed := len(classes) * _NAME_HEIGHT) > 0.75 * side:  # many classes: one matrix per row, as large as its names
-        rows, columns, width = len(tables), 1, max(_WIDTH, needed + longest + 0.6)
+        rows, columns, width = len(tables), 1, max(WIDTH, needed + longest + 0.6)
         side, height = needed, rows * (needed + 0.4)
     figure = Figure((width, height + 1.1 + longest * upright), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
@@ -239,23 +199,24 @@ def confusion_matrices(tables: Mapping[str, Confusion], *, normalized: bool) -> 
     return figure
 
 
-@mpl.rc_context(_STYLE)  # type: ignore[untyped-decorator]
-def score_intervals(scores: ScoreIntervals, vote: str, base_rate: float) -> Figure:
+@mpl.rc_context(STYLE)  # type: ignore[untyped-decorator]
+def score_intervals(scores: ScoreIntervals, vote: str, base_rate: float, part: str) -> Figure:
     """Draws accuracy with its interval, one row per member and vote, the chosen vote in black.
 
     Args:
         scores: model, kind ('member' or 'vote'), accuracy, accuracy_low, accuracy_high (nan: no interval).
         vote: the value of `model` that is the chosen vote.
         base_rate: the accuracy of always predicting the most frequent class, drawn as a grey line.
+        part: of the data: validation or test.
     """
-    figure = Figure((_WIDTH, 0.7 + 0.32 * (len(scores) + 1)), layout="constrained")
+    figure = Figure((WIDTH, 0.7 + 0.32 * (len(scores) + 1)), layout="constrained")
     axes = figure.subplots()
     members = int((scores["kind"] == "member").sum())
     heights = [row + (row >= members) * 0.6 for row in range(len(scores))]
     rows = scores.to_dict("records")
     for index, (height, row) in enumerate(zip(heights, rows, strict=True)):
-        vote_color = _VOTE_COLOR if row["model"] == vote else _OTHER_VOTE_COLOR
-        color = _style(index)["color"] if row["kind"] == "member" else vote_color
+        vote_color = VOTE_COLOR if row["model"] == vote else OTHER_VOTE_COLOR
+        color = line_style(index)["color"] if row["kind"] == "member" else vote_color
         ends = [row["accuracy_low"], row["accuracy_high"]]
         axes.plot(ends, [height, height], color=color, linewidth=2.5, alpha=0.45)
         axes.plot(row["accuracy"], height, "o", color=color, markersize=7)
@@ -264,7 +225,7 @@ def score_intervals(scores: ScoreIntervals, vote: str, base_rate: float) -> Figu
     axes.axvline(base_rate, color="#bbbbbb", linewidth=1.2, zorder=0)
     names = [shorten(row["model"], 30) + (" (vote)" if row["kind"] == "vote" else "") for row in rows]
     axes.set_yticks(heights, names)
-    axes.set(xlabel="accuracy on the test set; grey line: always predicting the most frequent class")
+    axes.set(xlabel=f"accuracy on {part} images; grey line: always predicting the most frequent class")
     axes.invert_yaxis()
     axes.grid(visible=False, axis="y")
     axes.spines["left"].set_visible(False)
@@ -273,7 +234,60 @@ def score_intervals(scores: ScoreIntervals, vote: str, base_rate: float) -> Figu
     return figure
 
 
-@mpl.rc_context(_STYLE)  # type: ignore[untyped-decorator]
+@mpl.rc_context(STYLE)  # type: ignore[untyped-decorator]
+def reliability_diagram(table: Reliability, vote: str) -> Figure:
+    """Draws how often a model is right over how sure it is: one line per model, the vote in black with its intervals.
+
+    Args:
+        table: model, probability, observed, observed_low, observed_high (nan: none), images; by rising probability.
+        vote: the value of `model` that is the vote that heads the report; `<vote> before` is the same uncalibrated.
+    """
+    figure = Figure((WIDTH * 0.6, 4.9), layout="constrained")
+    axes = figure.subplots()
+    models = [model for model in dict.fromkeys(table["model"]) if model != vote]
+    styles = dict(zip(models, map(line_style, range(len(models))), strict=True))
+    if (table["model"] == vote).any():  # a hard vote has no probabilities
+        styles |= {f"{vote} before": {"color": OTHER_VOTE_COLOR, "linestyle": "--"}, vote: {"color": VOTE_COLOR}}
+    axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, zorder=0)
+    for model, style in styles.items():
+        line = table[table["model"] == model]
+        axes.plot(line["probability"], line["observed"], **{"marker": "o", "markersize": 4} | style)
+        if model == vote:
+            axes.vlines(line["probability"], line["observed_low"], line["observed_high"], color=VOTE_COLOR, alpha=0.4)
+    lowest = min(table["probability"].min(), table["observed"].min())
+    axes.set(xlim=(lowest - 0.03, 1.02), ylim=(max(-0.02, lowest - 0.08), 1.02), aspect="equal")
+    axes.set(xlabel="stated probability of the predicted class", ylabel="share of images where it is right")
+    add_legend(figure, [Line2D([], [], **style) for style in styles.values()], list(styles), 0.6 * WIDTH)
+    return figure
+
+
+@mpl.rc_context(STYLE)  # type: ignore[untyped-decorator]
+def decision_curves(table: DecisionCurve, vote: str, positive: str) -> Figure:
+    """Draws the net benefit of deciding by the vote, of treating all and of treating none (Vickers and Elkin 2006).
+
+    Args:
+        table: threshold, model, all, none.
+        vote: name of the vote.
+        positive: name of the positive class.
+    """
+    figure = Figure((WIDTH * 0.6, 3.8), layout="constrained")
+    axes = figure.subplots()
+    lines: dict[str, tuple[str, str, Any]] = {
+        vote: ("model", VOTE_COLOR, "-"),
+        f"call all {positive}": ("all", COLORS[0], "--"),
+    }
+    for column, color, style in [*lines.values(), ("none", "#888888", ":")]:
+        axes.plot(table["threshold"], table[column], color=color, linestyle=style)
+    highest = max(table["model"].max(), table["all"].max())
+    axes.set(ylim=(-0.15 * highest, 1.08 * highest), xlim=(0, 1), ylabel="net benefit per image")
+    axes.set(xlabel=f"probability of {shorten(positive, 30)} from which one would act")
+    handles = [Line2D([], [], color=color, linestyle=style) for _, color, style in lines.values()]
+    handles.append(Line2D([], [], color="#888888", linestyle=":"))
+    add_legend(figure, handles, [*lines, "call none"], 0.6 * WIDTH)
+    return figure
+
+
+@mpl.rc_context(STYLE)  # type: ignore[untyped-decorator]
 def contact_sheet(images: NDArray[np.uint8], captions: Sequence[str], columns: int) -> Figure:
     """Draws pictures in rows.
 
@@ -285,9 +299,9 @@ def contact_sheet(images: NDArray[np.uint8], captions: Sequence[str], columns: i
     count, side = images.shape[:2]
     rows = -(-count // columns)
     gap, head = side * 0.06, side * 0.34
-    cell = _WIDTH / columns
+    cell = WIDTH / columns
     width, height = columns * (side + gap), rows * (side + head)
-    figure = Figure((_WIDTH, cell * height / (side + gap)))
+    figure = Figure((WIDTH, cell * height / (side + gap)))
     axes = figure.add_axes((0, 0, 1, 1))
     for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
         left, top = index % columns * (side + gap), index // columns * (side + head) + head
@@ -311,12 +325,6 @@ def _fit_captions(figure: Figure, captions: Sequence[Text], columns: int) -> Non
             caption.set_fontsize(_CAPTION_SIZE * room / width)
 
 
-def _style(index: int) -> dict[str, Any]:
-    """Returns the line style of a model by its position; models after the sixth reuse colors with other markers."""
-    marker = _MARKERS[index // len(_COLORS) % len(_MARKERS)]
-    return {"color": _COLORS[index % len(_COLORS)], "marker": marker, "markersize": 4}
-
-
 def _grid(panels: int, most: int) -> tuple[int, int]:
     """Returns the numbers of rows and of columns, at most `most`, that hold the panels with few empty places."""
     rows = max(1, -(-panels // most))
@@ -329,14 +337,3 @@ def _distinct(names: Sequence[str], width: int) -> list[str]:
     if len(set(cut)) == len(cut):
         return cut
     return [f"{number} {shorten(name, width - 3)}" for number, name in enumerate(names, 1)]
-
-
-def _legend(figure: Figure, handles: list[Line2D], names: Sequence[str]) -> None:
-    """Adds a legend above the panels."""
-    names = [shorten(name, 24) for name in names]
-    # A character is about 0.08 inches wide, a line sample with the space around it 0.6.
-    columns = min(len(handles), int(_WIDTH / (0.6 + 0.08 * max(map(text_width, names)))))
-    legend = figure.legend(handles, ["name"] * len(handles), loc="outside upper left", ncols=columns, fontsize=9)
-    # Set only now, because matplotlib leaves out labels that begin with an underscore.
-    for text, name in zip(legend.get_texts(), names, strict=True):
-        text.set_text(name)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,10 +12,25 @@ from numpy.typing import NDArray
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.files import read_json, read_table
-from tumorboard.base.params import Evaluate, Params
-from tumorboard.base.tables import Manifest, Members, Predictions, manifest_digest, read_manifest, read_predictions
+from tumorboard.base.params import Crop, Evaluate, Params, Split
+from tumorboard.base.tables import (
+    Manifest,
+    Members,
+    Predictions,
+    classes_of,
+    manifest_digest,
+    read_manifest,
+    read_predictions,
+)
+from tumorboard.base.versioning import current_commit
+from tumorboard.data.attributes import Attributes
+from tumorboard.data.grey_ranges import summarize_ranges
 from tumorboard.data.store import CropStore
-from tumorboard.panel.votes import VOTES
+from tumorboard.panel.comparison import HEADING, UNCALIBRATED
+from tumorboard.panel.fits import Fit
+from tumorboard.panel.ledger import count_models
+from tumorboard.panel.panel_file import read_panel
+from tumorboard.panel.votes import PROBABILISTIC, VOTES
 
 Counts: TypeAlias = pd.DataFrame  # one row per part and class: part, label, images, groups; text
 Quarantined: TypeAlias = pd.DataFrame  # one row per excluded file: path, reason, detail; text
@@ -24,47 +40,121 @@ History: TypeAlias = pd.DataFrame  # one row per epoch: epoch, lr, train_<score>
 
 
 @dataclass(frozen=True)
+class Part:
+    """The panel's predictions and scores for one part of the data."""
+
+    name: str  # 'validation' or 'test'
+    vote: str  # the vote that heads the report
+    members: Members  # by model: calibrated Predictions, its folds joined
+    votes: Members  # by vote, and HEADING
+    scores: Mapping[str, Any]  # as `panel.comparison.score_part` returns them
+
+    @property
+    def heading(self) -> Predictions:
+        """The predictions of the vote that heads the report."""
+        return self.votes[HEADING]
+
+    @property
+    def headline(self) -> Mapping[str, Any]:
+        """Its scores."""
+        scores: Mapping[str, Any] = self.scores["votes"][HEADING]
+        return scores
+
+    @property
+    def predictions(self) -> dict[str, Predictions]:
+        """The Predictions of each member and, last, of the vote that heads the report."""
+        return {**self.members, name_of_vote(self.vote): self.heading}
+
+    @property
+    def has_probabilities(self) -> bool:
+        """Whether the vote that heads the report has probabilities; a hard vote has shares of votes."""
+        return self.vote in PROBABILISTIC
+
+    @property
+    def probabilities(self) -> dict[str, Predictions]:
+        """Those of `predictions` that hold probabilities."""
+        return self.predictions if self.has_probabilities else dict(self.members)
+
+    @property
+    def calibrated_and_not(self) -> dict[str, Predictions]:
+        """The vote that heads the report without temperatures and, last, with them; none of a hard vote."""
+        name = name_of_vote(self.vote)
+        return {f"{name} before": self.votes[UNCALIBRATED], name: self.heading} if self.has_probabilities else {}
+
+    @property
+    def listed_votes(self) -> dict[str, Mapping[str, Any]]:
+        """The scores of each vote by its name, without the second entry of the one that heads the report."""
+        return {vote: scores for vote, scores in self.scores["votes"].items() if vote in VOTES}
+
+
+def name_of_vote(vote: str) -> str:
+    """Returns the name of a vote in tables and figures; it contains a space, as no model's name does."""
+    return f"{vote} vote"
+
+
+@dataclass(frozen=True)
 class Results:
     """The contents of the files of one finished run."""
 
+    study: str  # name
+    raw: str  # folder of the images, as params.yaml has it
+    crop: Crop  # how the crops were made
+    split: Split  # how the parts were made
+    balance: str  # strategy
     seed: int  # from params.yaml
-    vote: str  # the chosen vote, which heads the report: a key of `votes`
-    evaluate: Evaluate  # how the intervals were computed
+    unit: str | None  # what a group is, in the singular; None: nobody said
+    positive: str | None  # the class that is to be detected
+    evaluate: Evaluate  # how predictions are scored
     manifest: Manifest  # all images of the split, with part and fold
-    digest: str  # 16 hexadecimal digits that name the content of `manifest`
+    digest: str  # 16 hexadecimal digits that name the rows that models are trained and validated on
     counts: Counts  # images and groups of the split
     quarantined: Quarantined  # files that the crop stage excluded, then those that the audit excluded
+    crop_metrics: Mapping[str, Any]  # metrics of the crop stage
+    grey_ranges: list[str]  # sentences on different ranges of grey and on decoders' warnings; empty where all is well
     split_metrics: Mapping[str, Any]  # metrics of the split: images dropped, class shares outside the tolerance
     audit_metrics: Mapping[str, Any]  # metrics of the audit: numbers of duplicates, label conflicts, shortcuts
-    duplicates: Duplicates  # all pairs that the audit found
-    shortcuts: Shortcuts  # scores of the models that see only facts of the files
+    duplicates: Duplicates  # all pairs that the audit reported
+    shortcuts: Shortcuts  # skills of the models that see only facts of the files, cross-validated
+    test_shortcuts: Shortcuts  # the same on the test images
     recipes: Mapping[str, Mapping[str, Any]]  # by model: the resolved training recipe
     histories: Mapping[str, Mapping[int, History]]  # by model and fold
     timings: Mapping[str, Mapping[int, Mapping[str, float]]]  # by model and fold: seconds, images_per_second
     evaluations: Mapping[str, Mapping[int, Mapping[str, Any]]]  # by model and fold: parameters, epoch (kept), ...
-    members: Members  # by model: the Predictions of its folds, merged
-    votes: Members  # by vote: its Predictions
-    comparison: Mapping[str, Any]  # as `panel.comparison.compare_scores` returns it: scores, weights
+    fit: Fit  # what was fitted to the validation images
+    validation: Part
+    test: Part | None  # None where `evaluate.test` is false
+    looks: int  # sets of weights whose scores on this test part were computed so far
+    attributes: Attributes  # the data's further columns
+    run: str  # when the report was written, and from which commit
     load_crops: Callable[[Sequence[str]], NDArray[np.uint8]]  # N ids to their crops, uint8[N, S, S, 3]
 
     @property
-    def vote_name(self) -> str:
-        """The name of the chosen vote in tables and figures; it contains a space, as no model's name does."""
-        return f"{self.vote} vote"
+    def shown(self) -> Part:
+        """The part that the report is about: the test part if it is scored."""
+        return self.test or self.validation
 
     @property
-    def test_vote(self) -> Predictions:
-        """The test rows of the chosen vote."""
-        return select_test(self.votes[self.vote])
+    def control(self) -> int | None:
+        """The seed with which the labels were shuffled, where the run is a control."""
+        return self.split.control
 
     @property
-    def test_predictions(self) -> dict[str, Predictions]:
-        """The test rows of each member and, last, of the chosen vote."""
-        return {name: select_test(table) for name, table in self.members.items()} | {self.vote_name: self.test_vote}
+    def units(self) -> str:
+        """What groups are called, in the plural."""
+        return f"{self.unit or 'group'}s"
 
 
 def read_results(
-    params: Params, *, crop: Path, split: Path, recipes: Path, training: Path, predictions: Path, metrics: Path
+    params: Params,
+    *,
+    crop: Path,
+    split: Path,
+    recipes: Path,
+    training: Path,
+    predictions: Path,
+    panel: Path,
+    metrics: Path,
+    ledger: Path,
 ) -> Results:
     """Reads the results of the models, folds and votes that the parameters list.
 
@@ -74,47 +164,83 @@ def read_results(
         split: output folder of the split stage.
         recipes: folder with `<model>.json`.
         training: folder with `<model>/<fold>/history.csv` and `<model>/<fold>/timings.json`.
-        predictions: folder with `joined/<model>.csv` and `votes/<vote>.csv`.
-        metrics: folder with split.json, audit.json, votes.json and `evaluate/<model>/<fold>.json`.
+        predictions: folder with `joined/<model>.csv` and `votes/<vote>.csv`, and in `test` the same for test images.
+        panel: file of what was fitted to the validation images.
+        metrics: folder with crop.json, split.json, audit.json, votes.json and `evaluate/<model>/<fold>.json`, and
+            test/votes.json.
+        ledger: file of the looks at the test part.
 
     Raises:
         InputError: a file is missing or has another form than expected, or the predictions are of another split.
     """
     manifest = read_manifest(split / "manifest.csv")
     digest = manifest_digest(manifest)
-    members = {model: read_predictions(predictions / "joined" / f"{model}.csv") for model in params.models}
-    votes = {vote: read_predictions(predictions / "votes" / f"{vote}.csv") for vote in VOTES}
-    for name, table in (members | votes).items():
-        if (table["manifest"] != digest).any():
-            raise InputError(
-                f"{predictions}: the predictions of {name} are of another split than {split}: run `dvc repro`"
-            )
+    content = read_panel(panel, params.models, classes=_read_classes(predictions), manifest=digest)
+    validation = _read_part("validation", content.vote, params, predictions, metrics)
+    test = None
+    if params.evaluate.test:
+        test = _read_part("test", content.vote, params, predictions / "test", metrics / "test")
+    for part in (validation, test):
+        for name, table in part.predictions.items() if part else ():
+            if (table["manifest"] != digest).any():
+                raise InputError(
+                    f"{predictions}: the predictions of {name} are of another split than {split}: run `dvc repro`"
+                )
     return Results(
+        study=params.study or Path.cwd().name,
+        raw=params.data.raw,
+        crop=params.crop,
+        split=params.split,
+        balance=params.balance.strategy,
         seed=params.seed,
-        vote=params.ensemble.vote,
+        unit=params.data.unit,
+        positive=params.data.positive,
         evaluate=params.evaluate,
         manifest=manifest,
         digest=digest,
         counts=read_table(split / "counts.csv"),
         quarantined=pd.concat([read_table(folder / "quarantined.csv") for folder in (crop, split)]),
+        crop_metrics=read_json(metrics / "crop.json"),
+        grey_ranges=summarize_ranges(read_table(crop / "images.csv")),
         split_metrics=read_json(metrics / "split.json"),
         audit_metrics=read_json(metrics / "audit.json"),
         duplicates=read_table(split / "duplicates.csv"),
         shortcuts=read_table(split / "shortcuts.csv"),
+        test_shortcuts=read_table(split / "test_shortcuts.csv"),
         recipes={model: read_json(recipes / f"{model}.json") for model in params.models},
         histories=_per_fold(params, lambda model, fold: read_table(training / model / fold / "history.csv")),
         timings=_per_fold(params, lambda model, fold: read_json(training / model / fold / "timings.json")),
         evaluations=_per_fold(params, lambda model, fold: read_json(metrics / "evaluate" / model / f"{fold}.json")),
-        members=members,
-        votes=votes,
-        comparison=read_json(metrics / "votes.json"),
+        fit=content.fit,
+        validation=validation,
+        test=test,
+        looks=count_models(ledger, manifest),
+        attributes=read_table(crop / "attributes.csv"),
+        run=describe_run(),
         load_crops=CropStore(crop / "store").__getitem__,
     )
 
 
-def select_test(predictions: Predictions) -> Predictions:
-    """Returns the test rows, numbered from 0."""
-    return predictions[predictions["split"] == "test"].reset_index(drop=True)
+def describe_run() -> str:
+    """Returns the time, to the minute, and the commit of the current folder."""
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    commit = current_commit()
+    return f"{now}, commit {commit}" if commit else f"{now}, not in a git repository"
+
+
+def _read_classes(predictions: Path) -> list[str]:
+    """Returns the classes of a run, in the order of the probabilities."""
+    return classes_of(read_predictions(predictions / "votes" / f"{HEADING}.csv"))
+
+
+def _read_part(name: str, vote: str, params: Params, predictions: Path, metrics: Path) -> Part:
+    return Part(
+        name,
+        vote,
+        {model: read_predictions(predictions / "joined" / f"{model}.csv") for model in params.models},
+        {vote: read_predictions(predictions / "votes" / f"{vote}.csv") for vote in (*VOTES, HEADING, UNCALIBRATED)},
+        read_json(metrics / "votes.json"),
+    )
 
 
 def _per_fold(params: Params, read: Callable[[str, str], Any]) -> dict[str, dict[int, Any]]:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from tumorboard.base.params import Runtime
+from tumorboard.evaluation.held_out import HeldOut
 from tumorboard.training.batch_norm import batch_norm_means
 from tumorboard.training.checkpoint_file import Tree, UnusableError, read_checkpoint, write_checkpoint
 from tumorboard.training.distributed import Group
@@ -229,6 +230,7 @@ def _to_tree(
         "optimizer": _copy(state.optimizer.state_dict()),
         "scaler": state.scaler.state_dict(),
         "best_weights": state.best_weights,  # not copied: it is never changed, only replaced
+        "held_out": _held_out_tensors(state.held_out),
         "history": [_plain_epoch(asdict(epoch)) for epoch in state.history],
         "step": state.step,
         "totals": totals,
@@ -244,6 +246,8 @@ def _restore_state(state: State, tree: Tree, group: Group) -> None:
     if state.average is not None:
         for name, value in tree["average"].items():
             state.average[name].copy_(value)
+    held_out = tree["held_out"]
+    state.held_out = held_out and HeldOut(**{name: tensor.numpy() for name, tensor in held_out.items()})
     state.skipped = tree["skipped"]
     state.history = [Epoch(**epoch) for epoch in tree["history"]]
     state.step = tree["step"]
@@ -251,6 +255,13 @@ def _restore_state(state: State, tree: Tree, group: Group) -> None:
         state.sums = torch.tensor(tree["totals"][:2], dtype=torch.float64, device=group.device)
         state.counts = np.array(tree["totals"][2:])
     state.began = time.perf_counter() - tree["seconds"]
+
+
+def _held_out_tensors(held_out: HeldOut | None) -> dict[str, Tensor] | None:
+    """Returns the arrays as tensors; they are not copied, because they are never changed, only replaced."""
+    if held_out is None:
+        return None
+    return {name: torch.from_numpy(array) for name, array in vars(held_out).items()}
 
 
 def _copy(value: Any) -> Any:

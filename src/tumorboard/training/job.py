@@ -19,8 +19,9 @@ from tumorboard.base.files import read_json
 from tumorboard.base.params import Crop, Recipe
 from tumorboard.base.schema import parse
 from tumorboard.base.tables import Manifest, manifest_digest, read_manifest
-from tumorboard.data.grey_ranges import resolve_window
-from tumorboard.data.store import CropStore, check_side
+from tumorboard.data.crop_record import check_crop, resolve_window
+from tumorboard.data.store import CropStore
+from tumorboard.evaluation.held_out import HeldOut
 from tumorboard.models.registry import Classifier
 from tumorboard.models.tensors import file_digest
 from tumorboard.training.distributed import Group
@@ -33,6 +34,7 @@ CODE = (
     "augment/mixing.py",
     "base/randomness.py",
     "data/store.py",
+    "evaluation/held_out.py",
     "evaluation/metrics.py",
     "models",
     "training",
@@ -40,7 +42,7 @@ CODE = (
 # Libraries whose version may change a training's result.
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn")
 # Raise this number when what a key covers changes without a change in CODE.
-_KEY_FORMAT = 1
+_KEY_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Job:
     crop: Crop  # how the images were cropped; recorded in the model file
     digest: str  # of the split's manifest, from which both tables come
     weights: Path  # file of the trained model
+    held_out: Path  # file of the validation outputs
     out: Path  # folder of history.csv
 
 
@@ -70,6 +73,7 @@ def read_job(
     manifest: Path,
     balance: Path,
     weights: Path,
+    held_out: Path,
     out: Path,
 ) -> Job:
     """Reads the prepared data of a fold and returns its Job.
@@ -83,6 +87,7 @@ def read_job(
         manifest: file of the split's manifest.
         balance: folder of the fold's training rows (manifest.csv) and of the altered copies' crops (store).
         weights: file that the trained model will be written to.
+        held_out: file that the validation outputs will be written to.
         out: folder that history.csv will be written to.
 
     Raises:
@@ -91,7 +96,7 @@ def read_job(
     split = read_manifest(manifest)
     rows = read_manifest(balance / "manifest.csv")
     crops = CropStore(store, balance / "store")
-    check_side(crops, crop.side, str(store))
+    check_crop(crops, crop, str(store))
     val_rows = split[split["fold"].eq(fold).fillna(False)]
     if len(val_rows):  # without any the training names the fold
         _check_balance(rows, split, fold, balance)
@@ -106,6 +111,7 @@ def read_job(
         crop=resolve_window(crop, store),
         digest=manifest_digest(split),
         weights=weights,
+        held_out=held_out,
         out=out,
     )
 
@@ -194,6 +200,8 @@ class State:
     history: list[Epoch] = field(default_factory=list)
     best_weights: dict[str, Tensor] | None = None  # on the CPU, of the best epoch so far
     average: dict[str, Tensor] | None = None  # of the weights, if the recipe has an `ema_decay`
+    val_logits: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # of the last epoch
+    held_out: HeldOut | None = None  # on rank 0: the validation outputs of the epochs chosen so far
     skipped: int = 0  # number of steps skipped so far because they were not finite
 
 

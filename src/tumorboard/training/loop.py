@@ -12,12 +12,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.files import write_table
 from tumorboard.base.params import Recipe, Runtime
-from tumorboard.base.tables import make_predictions
+from tumorboard.base.tables import Predictions, make_predictions
+from tumorboard.evaluation.held_out import start_held_out, write_held_out
 from tumorboard.evaluation.metrics import HEADLINE_SCORES, scores
 from tumorboard.models.device import choose_device
 from tumorboard.models.inference import predict_logits, softmax
@@ -95,6 +97,8 @@ def _train(
                     f"{job.name}` finds the accumulate that fits"
                 ) from None
             state.history.append(epoch)
+            if group.rank == 0:
+                _keep_held_out(job, state)
             if epoch.best:
                 state.best_weights = {name: value.cpu().clone() for name, value in _validated_weights(state).items()}
             if group.rank == 0:
@@ -191,7 +195,7 @@ def _train_and_validate(setup: Setup, state: State, checkpoints: Checkpoints) ->
     with swapped_tensors(state.model, state.average) if state.average else nullcontext():
         if state.average:
             average_batch_norm(state.model, setup.group)
-        val = _validate(setup, state.model)
+        val, state.val_logits = _validate(setup, state.model)
     past_best = best_epoch(state.history)
     return Epoch(
         number=number + 1,
@@ -209,10 +213,11 @@ def _validated_weights(state: State) -> Mapping[str, Tensor]:
     return state.average or state.model.state_dict()
 
 
-def _validate(setup: Setup, model: Classifier) -> dict[str, float]:
-    """Returns the headline scores of the validation rows, by the inference that the stage `evaluate` uses.
+def _validate(setup: Setup, model: Classifier) -> tuple[dict[str, float], NDArray[np.float32]]:
+    """Returns the headline scores of the validation rows and, on rank 0, their logits float32[N, K].
 
-    The images are distributed over the processes; rank 0 computes the scores, and all processes return them.
+    Inference is in float32, whatever precision the training has: bfloat16 leaves few distinct probabilities. The images
+    are distributed over the processes; rank 0 computes the scores, and all processes return them.
     """
     job, group, recipe = setup.job, setup.group, setup.job.recipe
     ids = job.val_rows["id"].tolist()
@@ -223,20 +228,39 @@ def _validate(setup: Setup, model: Classifier) -> dict[str, float]:
             model,
             job.store,
             own,
-            precision=recipe.precision,
+            precision="off",
             channels_last=recipe.channels_last,
             device=group.device,
             batch_size=batch_size,
+            progress=group.rank == 0,
         )
     logits = group.gather(part, len(ids))
     headline: dict[str, float] = {}
     if group.rank == 0:
         if not np.isfinite(logits).all():
             raise not_finite(job, "an output for a validation image")
-        rows = job.val_rows.assign(split="val")
-        all_scores = scores(make_predictions(rows, softmax(logits), job.classes, job.digest))
+        all_scores = scores(_val_predictions(job, logits))
         headline = {name: all_scores[name] for name in HEADLINE_SCORES}
-    return group.broadcast(headline)
+    return group.broadcast(headline), logits
+
+
+def _val_predictions(job: Job, logits: NDArray[np.float32]) -> Predictions:
+    return make_predictions(job.val_rows.assign(split="val"), softmax(logits), job.classes, job.digest)
+
+
+def _keep_held_out(job: Job, state: State) -> None:
+    """Lets each part's other rows, and all rows, choose between the last epoch and the one they chose before."""
+    held_out = state.held_out or start_held_out(job.val_rows["group"].tolist(), len(job.classes))
+    table, select, last = _val_predictions(job, state.val_logits), job.recipe.select, state.history[-1]
+    better, new = [], []
+    for choice, old in enumerate(held_out.scores):
+        outside = table[held_out.parts != choice]
+        score = scores(outside)[select] if len(outside) else math.nan
+        new.append(score)
+        undefined = not math.isfinite(old)  # as in `kept_epoch`, the last epoch stands where none has a score
+        past: Mapping[str, float] = {select: float(old)}
+        better.append(job.recipe.keep == "last" or undefined or _is_better(select, {select: score}, past))
+    state.held_out = held_out.choose(state.val_logits, last.number, better, new)
 
 
 def _is_better(select: str, new: Mapping[str, float], old: Mapping[str, float] | None) -> bool:
@@ -291,3 +315,5 @@ def _save(job: Job, state: State, mean_std: MeanStd) -> None:
         seed=job.recipe.seed,
     )
     save_model(job.weights, state.model, card)
+    assert state.held_out is not None
+    write_held_out(state.held_out, job.held_out)

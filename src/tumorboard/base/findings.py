@@ -1,4 +1,4 @@
-"""A finding of `tumorboard doctor`: what was looked at, how it is, and the command that cures it."""
+"""A finding about the machine or the project: what was looked at, how it is, and the command that cures it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -1,0 +1,242 @@
+"""The command `tumorboard compare`: whether two revisions, experiments or tables of predictions differ beyond noise."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tumorboard.base.errors import InputError, printable
+from tumorboard.base.params import load_params
+from tumorboard.base.tables import Predictions, classes_of, read_predictions
+from tumorboard.commands.errors import reports_user_errors
+from tumorboard.evaluation.paired import FIRST, NOISE, SECOND, Differences
+from tumorboard.evaluation.paired import compare as compare_predictions
+from tumorboard.evaluation.summary import OF_PROBABILITIES
+
+WORKSPACE = "workspace"  # as DVC calls the files in the project's folder
+HEADING = "heading"  # the vote that heads the report
+HARD = "hard"  # the vote whose table holds shares of votes, which are no probabilities
+FOLDERS = {"test": Path("predictions/test"), "validation": Path("predictions")}  # with votes/ and joined/
+SPLIT_OF_PART = {"test": "test", "validation": "val"}
+COLORS = {NOISE: "", FIRST: "green", SECOND: "red"}
+
+app = typer.Typer(add_completion=False)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How two tables are compared; from params.yaml in the current folder, if there is one."""
+
+    confidence: float = 0.95
+    seed: int = 0
+    unit: str | None = None  # what a group is
+    positive: str | None = None  # of two classes
+
+
+# Click joins the lines of each paragraph. The last one has to be one command that works.
+EPILOG = """Example: tumorboard compare main workspace
+
+Example: tumorboard compare exp-1 exp-2 --part validation --name cnn
+
+Example: tumorboard compare HEAD workspace --json
+"""
+
+
+@app.command("compare", epilog=EPILOG)
+@reports_user_errors
+def compare(
+    first: Annotated[
+        str, typer.Argument(metavar="A", help="Git revision, experiment, 'workspace', or file of predictions.")
+    ],
+    second: Annotated[str, typer.Argument(metavar="B", help="Likewise.")],
+    name: Annotated[
+        str, typer.Option("--name", help="Member or vote to compare; default: the vote that heads the report.")
+    ] = HEADING,
+    part: Annotated[
+        Literal["test", "validation"], typer.Option("--part", help="Images to compare on; choose by validation.")
+    ] = "test",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
+) -> None:
+    """Compares A with B on the same images: each difference, its interval, and what is within noise.
+
+    Whole groups (patients) are compared, since images of one patient are not
+    independent. Nothing is checked out, run or changed: predictions of a
+    revision or experiment come from DVC's cache or remote.
+
+    To choose between experiments, use --part validation: who chooses by the
+    test part has no test part left.
+    """
+    settings = read_settings(Path("params.yaml"))
+    tables = [read_side(side, name, part) for side in (first, second)]
+    names = (first, second) if first != second else (f"A ({first})", f"B ({second})")
+    positive = settings.positive if settings.positive in classes_of(tables[0]) else None
+    differences = compare_predictions(
+        *tables,
+        confidence=settings.confidence,
+        seed=settings.seed,
+        unit=settings.unit,
+        positive=positive,
+        names=names,
+    )
+    if name == HARD:
+        differences = differences[~differences["score"].isin(OF_PROBABILITIES)]
+    groups = tables[0]["group"].nunique()
+    facts = {"first": first, "second": second, "name": name, "part": part, "images": len(tables[0]), "groups": groups}
+    if as_json:
+        typer.echo(json.dumps(to_json(differences, facts, settings), allow_nan=False))
+    else:
+        print_differences(differences, facts, settings, Console())
+
+
+def read_settings(params_file: Path) -> Settings:
+    """Reads confidence, seed, unit and positive class from params.yaml; the defaults where there is no such file."""
+    if not params_file.is_file():
+        return Settings()
+    params = load_params(params_file)
+    return Settings(params.evaluate.confidence, params.seed, params.data.unit, params.data.positive)
+
+
+def read_side(side: str, name: str, part: Literal["test", "validation"]) -> Predictions:
+    """Reads the Predictions that one side of a comparison stands for.
+
+    Args:
+        side: a file of Predictions, 'workspace', a git revision or the name of an experiment.
+        name: of a member or vote; a file is read as it is.
+        part: whose rows are kept.
+
+    Raises:
+        InputError: there are no such predictions, or none of this part.
+    """
+    if Path(side).is_file():
+        where, table = side, read_predictions(side)
+    elif side == WORKSPACE:
+        where, table = _read_workspace(name, part)
+    else:
+        where, table = _read_revision(side, name, part)
+    rows = table[table["split"] == SPLIT_OF_PART[part]].reset_index(drop=True)
+    if len(rows):
+        return rows
+    if len(table):
+        other = "validation" if part == "test" else "test"
+        raise InputError(f"{where} has no {part} images: --part {other} compares those that it has")
+    raise InputError(
+        f"{where} has no rows: the {part} part was not scored, as evaluate.test was false; --part validation compares "
+        "the held-out predictions"
+    )
+
+
+def _candidates(name: str, part: Literal["test", "validation"]) -> list[Path]:
+    """Returns the files that may hold the Predictions of a member or vote."""
+    return [FOLDERS[part] / folder / f"{name}.csv" for folder in ("votes", "joined")]
+
+
+def _read_workspace(name: str, part: Literal["test", "validation"]) -> tuple[str, Predictions]:
+    files = _candidates(name, part)
+    for file in files:
+        if file.is_file():
+            return str(file), read_predictions(file)
+    if not Path("params.yaml").is_file():
+        raise InputError(f"{Path.cwd()} is no study: it has no params.yaml; change into its folder, or name two files")
+    names = sorted({file.stem for file in FOLDERS[part].glob("*/*.csv") if file.parent.name in ("votes", "joined")})
+    raise InputError(_explain_absent(WORKSPACE, files[0], name, names, "`dvc repro` writes it, `dvc pull` fetches it"))
+
+
+def _explain_absent(side: str, file: Path, name: str, names: list[str], cure: str) -> str:
+    if names and name not in names:
+        return f"{side} has no member or vote '{printable(name)}'; there are {', '.join(map(printable, names))}"
+    return f"{side} has no {file}: {cure}"
+
+
+def _read_revision(side: str, name: str, part: Literal["test", "validation"]) -> tuple[str, Predictions]:
+    """Reads from the files and DVC outputs of a revision, which DVC takes from its cache or fetches."""
+    from dvc.api import DVCFileSystem  # takes a second, and two files need no DVC
+    from dvc.exceptions import DvcException
+    from dvc.scm import RevError
+    from dvc_data.index import DataIndexError
+
+    if not Path(".dvc").is_dir():
+        raise InputError(f"'{printable(side)}' is no file, and {Path.cwd()} is no DVC project, so it has no revisions")
+    cure = (
+        f"`dvc pull` fetches what was pushed; else `dvc exp apply {side}` (an experiment) or `git checkout {side}`, "
+        "then `dvc repro`"
+    )
+    try:
+        files = DVCFileSystem(rev=side)
+        present = [path for path in _candidates(name, part) if files.exists(path.as_posix())]
+        if present:
+            content = files.read_bytes(present[0].as_posix())
+            return _parse(content, f"{present[0]} of {side}")
+        folders = [path.parent.as_posix() for path in _candidates(name, part)]
+        names = sorted(
+            {Path(file).stem for folder in folders if files.isdir(folder) for file in files.ls(folder, False)}
+        )
+    except (DvcException, DataIndexError, OSError) as error:
+        if isinstance(error, RevError):
+            raise InputError(
+                f"'{printable(side)}' is no file, git revision or experiment; `dvc exp show` and `git log` list them"
+            ) from None
+        raise InputError(f"the predictions of {side} are not in DVC's cache ({error}): {cure}") from None
+    raise InputError(_explain_absent(side, _candidates(name, part)[0], name, names, cure))
+
+
+def _parse(content: bytes, where: str) -> tuple[str, Predictions]:
+    """Reads Predictions from the bytes of a file."""
+    with TemporaryDirectory() as folder:
+        file = Path(folder) / "predictions.csv"
+        file.write_bytes(content)
+        try:
+            return where, read_predictions(file)
+        except InputError as error:
+            raise InputError(str(error).replace(str(file), where)) from None
+
+
+def to_json(differences: Differences, facts: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """Returns a comparison as plain values; null where something is undefined."""
+    rows = [
+        {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+        for row in differences.to_dict("records")
+    ]
+    return {**facts, "unit": settings.unit, "confidence": settings.confidence, "scores": rows}
+
+
+def print_differences(differences: Differences, facts: dict[str, Any], settings: Settings, console: Console) -> None:
+    """Prints a comparison for a reader at a terminal.
+
+    Args:
+        differences: of `evaluation.paired.compare`.
+        facts: first, second, name, part, images, groups.
+        settings: of the comparison.
+        console: where it is printed.
+    """
+    unit = settings.unit or "group"
+    first, second = (printable(str(facts[side])) for side in ("first", "second"))
+    what = "the vote that heads the report" if facts["name"] == HEADING else printable(str(facts["name"]))
+    heading = (
+        f"{first} against {second}: {what} on {facts['images']:,} {facts['part']} images of {facts['groups']:,} {unit}s"
+    )
+    console.print(Text(heading, style="bold"), soft_wrap=True)
+    table = Table(box=None, pad_edge=False)
+    table.add_column("score")
+    for column in ("A", "B", "A - B", f"{100 * settings.confidence:g} % interval", "p"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    for row in differences.to_dict("records"):
+        verdict = {FIRST: "A is ahead", SECOND: "B is ahead"}.get(row["verdict"], row["verdict"])
+        values = [f"{row['first']:.3f}", f"{row['second']:.3f}", f"{row['difference']:+.3f}"]
+        interval = "" if math.isnan(row["p"]) else f"{row['low']:+.3f} to {row['high']:+.3f}"
+        p = "" if math.isnan(row["p"]) else "< 0.001" if row["p"] < 0.001 else f"{row['p']:.3f}"
+        cells = [printable(str(row["score"])), *values, interval, p]
+        table.add_row(*map(Text, cells), Text(verdict, style=COLORS.get(row["verdict"], "yellow")))
+    console.print(table)
+    note = (
+        f"Of brier less is better. p and intervals are by {unit} and not corrected for the number of scores: decide "
+        "which one counts before you look."
+    )
+    console.print(Text(note, style="dim"), soft_wrap=True)

@@ -1,0 +1,95 @@
+"""Divides images by the values of a column of the user's table, such as sex, site or age."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from tumorboard.base.errors import InputError, clip, printable
+from tumorboard.base.schema import nearest
+
+MAX_VALUES = 20  # values of one column that are scored one by one
+PARTS = 4  # into which more different numbers are divided
+UNKNOWN = "unknown"  # value of an empty cell
+
+
+def values_of_column(
+    attributes: pd.DataFrame, column: str, ids: Sequence[str]
+) -> tuple[NDArray[np.object_], list[str]]:
+    """Returns the value that each image has in a column.
+
+    Args:
+        attributes: one row per image: id, then one text column per attribute, '' where unknown.
+        column: one of these. More than MAX_VALUES different numbers are divided into PARTS ranges with about equally
+            many of the table's images each, so that a range does not depend on which images are scored.
+        ids: of N images.
+
+    Returns:
+        object[N], the value or range of each image, UNKNOWN where the cell is empty; and all values that occur in it:
+        numbers and ranges by size, other texts by name, UNKNOWN last.
+
+    Raises:
+        InputError: there is no such column, an image is not in the table or in several of its rows, or the column has
+            more than MAX_VALUES texts.
+
+    >>> table = pd.DataFrame({"id": list("abcd"), "grade": ["10", "9", "", "9"]})
+    >>> values_of_column(table, "grade", ["d", "c", "a"])
+    (array(['9', 'unknown', '10'], dtype=object), ['9', '10', 'unknown'])
+    """
+    available = [name for name in attributes.columns if name != "id"]
+    if column not in available:
+        listed = ", ".join(available) or "no columns beyond path, label, group, split and fold"
+        raise InputError(
+            f"evaluate.subgroups names '{column}', which the data's table does not have{nearest(column, available)}: "
+            f"it has {listed}"
+        )
+    if (twice := attributes["id"][attributes["id"].duplicated()]).size:
+        raise InputError(f"the table of attributes has image '{twice.iloc[0]}' in more than one row")
+    texts = pd.Series(
+        _divide([str(text).strip() for text in attributes[column]], column), attributes["id"], dtype=object
+    )
+    if missing := sorted(set(ids) - set(texts.index)):
+        raise InputError(f"image '{missing[0]}' is not in the table of attributes: run `dvc repro`")
+    values = texts.loc[list(ids)].to_numpy(object)
+    return values, [value for value in dict.fromkeys(_sorted_values(texts.tolist())) if value in set(values)]
+
+
+def _number(text: str) -> float:
+    """Returns a text as a number, nan where it is none or not finite."""
+    try:
+        number = float(text)
+    except ValueError:
+        return math.nan
+    return number if math.isfinite(number) else math.nan
+
+
+def _divide(texts: list[str], column: str) -> list[str]:
+    """Returns each text, or the range of its number where there are too many."""
+    known = [text for text in texts if text not in ("", UNKNOWN)]
+    if len(set(known)) <= MAX_VALUES:
+        return [text or UNKNOWN for text in texts]
+    numbers = np.array([_number(text) for text in texts])
+    if words := sorted({text for text in known if math.isnan(_number(text))}):
+        raise InputError(
+            f"evaluate.subgroups: column '{column}' has {len(set(known))} values, such as {printable(clip(words[0]))}: "
+            f"name fewer than {MAX_VALUES + 1} in the table, or leave the column out"
+        )
+    inner = numbers[np.isfinite(numbers)]
+    edges = np.unique(np.quantile(inner, np.arange(1, PARTS) / PARTS, method="inverted_cdf"))
+    part = np.searchsorted(edges, numbers, side="left")
+    ranges = {}
+    for number in np.unique(part[np.isfinite(numbers)]):
+        inside = inner[np.searchsorted(edges, inner, side="left") == number]
+        ranges[number] = f"{inside.min():.6g} to {inside.max():.6g}"
+    return [ranges[p] if math.isfinite(n) else UNKNOWN for p, n in zip(part, numbers, strict=True)]
+
+
+def _sorted_values(texts: list[str]) -> list[str]:
+    """Returns the distinct texts: by their first number if all begin with one, else by name; UNKNOWN last."""
+    distinct = sorted(set(texts) - {UNKNOWN})
+    first = {text: _number(text.split(" to ")[0]) for text in distinct}
+    if not any(math.isnan(number) for number in first.values()):
+        distinct.sort(key=first.__getitem__)
+    return [*distinct, UNKNOWN] if UNKNOWN in texts else distinct

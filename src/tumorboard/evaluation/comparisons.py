@@ -1,0 +1,170 @@
+"""Comparisons within one panel, one of them chosen before the run, and the spread over models of several seeds."""
+
+import math
+from collections.abc import Collection, Sequence
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+import pandas as pd
+from scipy.stats import t
+
+from tumorboard.base.errors import InputError
+from tumorboard.base.tables import Members, classes_of, probabilities_of
+from tumorboard.evaluation.contributions import paired_contributions
+from tumorboard.evaluation.metrics import labels_and_probabilities
+from tumorboard.evaluation.paired import DIFFERENCE_COLUMNS, Differences, align, compare, verdict_of
+from tumorboard.evaluation.subgroups import correct_by_holm
+from tumorboard.evaluation.summary import OF_PROBABILITIES
+
+Seeds: TypeAlias = pd.DataFrame  # one row per score: SEED_COLUMNS
+
+NAME_COLUMNS = ("first_name", "second_name")
+EXPLORATORY_COLUMNS = (*NAME_COLUMNS, *DIFFERENCE_COLUMNS[:-1], "p_holm", "verdict")
+SEED_COLUMNS = ("score", "models", "mean", "sd", "low", "high")
+
+
+class PanelComparison(NamedTuple):
+    """What `compare_panel` returns."""
+
+    primary: Differences  # one row, with NAME_COLUMNS before the others
+    exploratory: pd.DataFrame  # EXPLORATORY_COLUMNS; its verdicts are those of p_holm
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Returns p-values corrected for their number by Holm's method (1979); nan stays nan and does not count.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    corrected: list[float] = correct_by_holm(np.array(p_values, dtype=np.float64)).tolist()
+    return corrected
+
+
+def compare_panel(
+    predictions: Members,
+    *,
+    primary: tuple[str, str] | None,
+    heading: str,
+    best_member: str,
+    confidence: float,
+    seed: int,
+    score: str = "accuracy",
+    positive: str | None = None,
+    unit: str | None = None,
+    without_probabilities: Collection[str] = (),
+) -> PanelComparison:
+    """Makes one comparison that was chosen before the run, and all others as exploratory ones.
+
+    The first is free of multiple testing, because it is one pair and one score. The exploratory table has the primary
+    pair's other scores (those of single classes only where they are sensitivity and specificity), and the heading vote
+    against each other member and vote in `score`; Holm's correction counts all its rows.
+
+    Args:
+        predictions: Predictions of the same images by the name of a member or vote.
+        primary: the two names of the primary comparison; None: the heading vote against the best member.
+        heading: name of the vote that heads the report.
+        best_member: name of the member with the least held-out loss; never chosen by the images compared here.
+        confidence: of the intervals, which are not corrected.
+        seed: of the drawn flips.
+        score: of the primary comparison.
+        positive: of two classes.
+        unit: what a group is, in the singular, for the verdicts.
+        without_probabilities: names whose tables hold shares of votes; `brier` and `auc` are not compared with theirs.
+
+    Raises:
+        InputError: a name is not in the panel, the two names of the primary comparison are the same, or the tables are
+            not of the same images.
+    """
+    pair = primary or (heading, best_member)
+    for name in (*pair, heading):
+        if name not in predictions:
+            raise InputError(f"evaluate.primary: '{name}' is no member or vote; there are {', '.join(predictions)}")
+    if pair[0] == pair[1]:
+        raise InputError(f"evaluate.primary compares '{pair[0]}' with itself: name two members or votes")
+
+    def differences(first: str, second: str) -> Differences:
+        table = compare(
+            predictions[first],
+            predictions[second],
+            confidence=confidence,
+            seed=seed,
+            positive=positive,
+            unit=unit,
+            names=(first, second),
+        )
+        if {first, second} & set(without_probabilities):
+            table = table[~table["score"].isin(OF_PROBABILITIES)]
+        table = table[~table["score"].str.startswith("recall_")]
+        return table.assign(**dict(zip(NAME_COLUMNS, (first, second), strict=True)))
+
+    of_pair = differences(*pair)
+    others = [name for name in predictions if name != heading and {name, heading} != set(pair)]
+    tables = [of_pair[of_pair["score"] != score]]
+    for name in others:
+        table = differences(heading, name)
+        tables.append(table[table["score"] == score])
+    exploratory = pd.concat(tables, ignore_index=True)
+    exploratory["p_holm"] = holm(exploratory["p"].tolist())
+    exploratory["verdict"] = [
+        row["verdict"]
+        if math.isnan(row["p_holm"])
+        else verdict_of(row["score"], row["difference"], row["p_holm"], 1 - confidence)
+        for row in exploratory.to_dict("records")
+    ]
+    chosen = of_pair.loc[of_pair["score"] == score, [*NAME_COLUMNS, *DIFFERENCE_COLUMNS]]
+    return PanelComparison(chosen.reset_index(drop=True), exploratory[list(EXPLORATORY_COLUMNS)])
+
+
+def across_seeds(models: Members, *, confidence: float = 0.95, unit: str | None = None) -> Seeds:
+    """Summarizes models that differ in their seed alone: mean, standard deviation, and an interval of the mean.
+
+    Args:
+        models: Predictions of the same images by the name of a model; two or more.
+        confidence: of the interval.
+        unit: what a group is, in the singular, for messages.
+
+    Returns:
+        One row per score: accuracy, balanced_accuracy, recall_<class>, brier, auc. `models`: how many; `mean` and `sd`
+        over them; `low` and `high`: the interval of the recipe's expected score, which pools the variance of the mean
+        between groups (linearized) and between seeds (sd^2 / models), with the degrees of freedom of Welch and
+        Satterthwaite. nan where a class has fewer than two groups.
+
+    Raises:
+        InputError: there are fewer than two models, or the tables are not of the same images.
+    """
+    if len(models) < 2:
+        raise InputError(f"{len(models)} model: a spread over seeds needs two or more that differ in `seed` alone")
+    names = list(models)
+    reference = models[names[0]]
+    parts = []
+    for name in names:
+        first, second = align(reference, models[name], names=(names[0], name), unit=unit or "group")
+        actual, of_first = labels_and_probabilities(first)
+        _, group = np.unique(first["group"].to_numpy(object), return_inverse=True)
+        of_second, classes = probabilities_of(second), classes_of(first)
+        parts.append(paired_contributions(actual, group, first=of_first, second=of_second, classes=classes))
+    rows = []
+    for score, weighted in parts[0].items():
+        by_model = np.stack([part[score].second for part in parts])  # [models, groups]
+        values = by_model.sum(1)
+        mean, between = float(values.mean()), float(values.var(ddof=1)) / len(values)
+        reach = math.nan
+        if weighted.fewest > 1:
+            groups = int((weighted.weights > 0).sum())
+            # The AUC is a mean over pairs, so that a group enters it twice: by its positive and its negative images.
+            residual = (by_model.mean(0) - mean * weighted.weights) * (2 if score == "auc" else 1)
+            within = float(np.square(residual).sum()) * groups / (groups - 1) if groups > 1 else math.nan
+            reach = _reach(within, groups - 1, between, len(values) - 1, confidence)
+        low, high = max(0.0, mean - reach), min(weighted.largest, mean + reach)
+        if math.isnan(reach):
+            low = high = math.nan
+        rows.append((score, len(values), mean, float(values.std(ddof=1)), low, high))
+    return pd.DataFrame(rows, columns=list(SEED_COLUMNS))
+
+
+def _reach(within: float, within_df: int, between: float, between_df: int, confidence: float) -> float:
+    """Returns half the width of an interval from two components of variance and their degrees of freedom."""
+    if math.isnan(within) or within + between == 0:
+        return math.nan if math.isnan(within) else 0.0
+    df = (within + between) ** 2 / (within**2 / within_df + between**2 / between_df)
+    return float(t.ppf((1 + confidence) / 2, df)) * math.sqrt(within + between)

@@ -1,0 +1,169 @@
+"""Compares two models on the same images: each score's difference with its interval and a test, by whole groups."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import pandas as pd
+
+from tumorboard.base.errors import InputError, printable
+from tumorboard.base.tables import Predictions, classes_of, probabilities_of
+from tumorboard.evaluation.contributions import SCORES_OF_LOSS, Contribution, paired_contributions
+from tumorboard.evaluation.metrics import labels_and_probabilities
+from tumorboard.evaluation.sign_flip import Flipped, flip_signs
+
+Differences: TypeAlias = pd.DataFrame  # one row per score: DIFFERENCE_COLUMNS
+
+DIFFERENCE_COLUMNS = ("score", "first", "second", "difference", "low", "high", "p", "verdict")
+PERMUTATIONS = 9999  # so that the smallest p is 1 in 10,000
+MIN_GROUPS_PER_CLASS = 3  # a score over several classes needs as many groups of each
+NOISE, FIRST, SECOND, UNDEFINED = "within noise", "first is ahead", "second is ahead", "undefined"
+
+
+def compare(
+    first: Predictions,
+    second: Predictions,
+    *,
+    confidence: float = 0.95,
+    seed: int = 0,
+    permutations: int = PERMUTATIONS,
+    positive: str | None = None,
+    unit: str | None = None,
+    names: tuple[str, str] = ("the first", "the second"),
+) -> Differences:
+    """Tests the differences between two models' scores on the same images.
+
+    Args:
+        first: rows that all have a label; `group` says which of them belong together.
+        second: of the same images, in any order.
+        confidence: of the intervals; 1 minus it is the share of false alarms.
+        seed: of the drawn flips (`flip_signs`).
+        permutations: flips to draw where there are too many to take all.
+        positive: of two classes; the recalls are then called sensitivity and specificity.
+        unit: what a group is, in the singular, for verdicts and messages; None: 'group'.
+        names: of the two tables, for messages.
+
+    Returns:
+        One row per score: accuracy, balanced_accuracy, recall_<class> of each class (or sensitivity and specificity),
+        brier, auc. `first`, `second`: the two values; `difference`: first minus second, with `low` and `high` of its
+        interval; `p`: two-sided; `verdict`: NOISE, FIRST, SECOND (for brier less is better), UNDEFINED (a class has no
+        image), or 'too few patients (4)', then without interval and p.
+
+    Raises:
+        InputError: the tables are not of the same images with the same labels, groups and classes; there are no rows,
+            or one has no label; `positive` is none of two classes.
+
+    Example:
+        >>> from tumorboard.base.tables import make_predictions
+        >>> rows = pd.DataFrame({"id": [f"{k:02}" for k in range(32)], "split": "test", "label": list("ab") * 16})
+        >>> rows["group"] = [f"P{k // 4}" for k in range(32)]  # eight patients with four images
+        >>> right = np.full(32, 0.9)
+        >>> wrong = right.copy()
+        >>> wrong[::4] = 0.2  # one image of each patient
+        >>> is_a = (rows["label"] == "a").to_numpy()
+        >>> tables = [np.stack([np.where(is_a, p, 1 - p), np.where(is_a, 1 - p, p)], 1) for p in (right, wrong)]
+        >>> better, worse = (make_predictions(rows, table, ["a", "b"], "digest") for table in tables)
+        >>> differences = compare(better, worse, unit="patient").set_index("score")
+        >>> [*map(str, differences.loc["accuracy"])]
+        ['1.0', '0.75', '0.25', '0.25', '0.25', '0.0078125', 'first is ahead']
+        >>> compare(better[:16], worse[:16], unit="patient")["verdict"].tolist()[0]
+        'too few patients (4)'
+    """
+    unit = unit or "group"
+    first, second = align(first, second, names=names, unit=unit)
+    actual, of_first = labels_and_probabilities(first)
+    of_second = probabilities_of(second)
+    groups, group = np.unique(first["group"].to_numpy(object), return_inverse=True)
+    contributions = paired_contributions(
+        actual, group, first=of_first, second=of_second, classes=classes_of(first), positive=positive
+    )
+    same = np.array_equal(of_first, of_second)
+    rows = []
+    for score, part in contributions.items():
+        flipped = flip_signs(
+            part.difference, part.weights, groups.tolist(), confidence=confidence, seed=seed, permutations=permutations
+        )
+        if same:  # one model under two names: there is nothing to estimate
+            flipped = flipped._replace(low=0.0, high=0.0)
+        rows.append(_difference_row(score, part, flipped, alpha=1 - confidence, unit=unit))
+    return pd.DataFrame(rows, columns=list(DIFFERENCE_COLUMNS))
+
+
+def _difference_row(score: str, part: Contribution, flipped: Flipped, *, alpha: float, unit: str) -> tuple[object, ...]:
+    values = (score, float(part.first.sum()), float(part.second.sum()), flipped.difference)
+    if np.isnan(flipped.difference):
+        return (*values, np.nan, np.nan, np.nan, UNDEFINED)
+    if np.isnan(flipped.p) or part.fewest < MIN_GROUPS_PER_CLASS:
+        few = flipped.groups if np.isnan(flipped.p) else part.fewest
+        return (*values, np.nan, np.nan, np.nan, f"too few {unit}s ({few})")
+    low, high = max(flipped.low, -part.largest), min(flipped.high, part.largest)
+    return (*values, low, high, flipped.p, verdict_of(score, flipped.difference, flipped.p, alpha))
+
+
+def verdict_of(score: str, difference: float, p: float, alpha: float) -> str:
+    """Returns NOISE, or which of two models is ahead.
+
+    >>> verdict_of("accuracy", -0.02, 0.01, 0.05), verdict_of("brier", -0.02, 0.01, 0.05)
+    ('second is ahead', 'first is ahead')
+    >>> verdict_of("accuracy", -0.02, 0.3, 0.05)
+    'within noise'
+    """
+    if np.isnan(p):
+        return UNDEFINED
+    if p >= alpha:
+        return NOISE
+    return FIRST if (difference > 0) != (score in SCORES_OF_LOSS) else SECOND
+
+
+def align(
+    first: Predictions, second: Predictions, *, names: tuple[str, str], unit: str
+) -> tuple[Predictions, Predictions]:
+    """Returns two tables of the same images sorted by id, with the classes in the order of the first.
+
+    Args:
+        first: Predictions.
+        second: likewise.
+        names: of the two tables, for messages.
+        unit: what a group is, for messages.
+
+    Raises:
+        InputError: names the first difference in ids, labels, groups or classes, and how many there are.
+    """
+    for name, table in zip(names, (first, second), strict=True):
+        if twice := table["id"][table["id"].duplicated()].tolist():
+            raise InputError(f"{name}: id '{printable(twice[0])}' is in more than one part: compare one part at a time")
+    _check_same(classes_of(first), classes_of(second), names, "class", "classes", "the same classes")
+    cure = "the same test images (data, seed and split must be equal)" if _is_test(first) else "the same images"
+    _check_same(first["id"].tolist(), second["id"].tolist(), names, "id", "ids", cure)
+    first, second = (table.sort_values("id").reset_index(drop=True) for table in (first, second))
+    for column, word in {"label": "label", "group": unit}.items():
+        differing = np.flatnonzero((first[column] != second[column]).to_numpy())
+        if len(differing):
+            row = differing[0]
+            one, other, image = (
+                printable(str(text)) for text in (first[column][row], second[column][row], first["id"][row])
+            )
+            raise InputError(
+                f"{names[0]} and {names[1]} were made of different data: id '{image}' has the {word} '{one}' in one, "
+                f"'{other}' in the other; {len(differing):,} of {len(first):,} ids differ"
+            )
+    return first, second[first.columns]
+
+
+def _is_test(predictions: Predictions) -> bool:
+    return bool(len(predictions)) and bool((predictions["split"] == "test").all())
+
+
+def _check_same(
+    one: Sequence[str], other: Sequence[str], names: tuple[str, str], word: str, words: str, cure: str
+) -> None:
+    """Raises InputError unless two lists have the same entries in any order."""
+    only = [sorted(set(one) - set(other)), sorted(set(other) - set(one))]
+    if not any(only):
+        return
+    parts = [
+        f"{len(missing):,} of {len(entries):,} {words} are only in {name}, such as {word} '{printable(missing[0])}'"
+        for missing, entries, name in zip(only, (one, other), names, strict=True)
+        if missing
+    ]
+    raise InputError(f"{names[0]} and {names[1]} were made of different data: {'; '.join(parts)}: compare {cure}")

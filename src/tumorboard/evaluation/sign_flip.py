@@ -1,0 +1,142 @@
+"""The sign-flip test of a paired difference, and the interval that is the test's inverse; whole groups are flipped.
+
+Where two models are equally good, they could have changed places in any patient. The difference of a score is a sum of
+one contribution per patient, and changing places there flips the sign of that contribution. The test compares the
+difference with those of all flips; the interval has the differences that the test does not reject.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import beta
+
+from tumorboard.base.randomness import keys_of, uniforms
+
+STREAM = 1 << 20  # the first counter of the draws, apart from those of other uses of the same seed and names
+MANY_GROUPS = 1000  # more groups are flipped in as many sets of groups
+CHUNK_CELLS = 4_000_000  # flips times groups in memory at a time: 32 MB of float64
+ROUNDING = 1e-12  # differences that differ by less are equal but for rounding
+
+
+class Flipped(NamedTuple):
+    """What `flip_signs` returns."""
+
+    difference: float  # the sum of the contributions
+    low: float  # of the interval; nan where there are too few groups
+    high: float  # likewise
+    p: float  # two-sided; nan where there are too few groups
+    groups: int  # that have a weight
+
+
+def flip_signs(
+    contributions: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    groups: Sequence[str],
+    *,
+    confidence: float,
+    seed: int,
+    permutations: int,
+) -> Flipped:
+    """Tests whether a sum of one contribution per group differs from 0, and inverts the test.
+
+    All 2^(G-1) flips are taken, or `permutations` of them where there are more. p is the share of flips whose sum is at
+    least as far from 0 as the observed one, which counts among them; equal sums count half (mid-p), since the sums of
+    few images take few values and p would be too large. A difference d is in the interval where the contributions minus
+    d times the weights give a p of at least 1 - confidence. Where almost no group differs, the interval is widened by
+    what the groups that did not differ leave open (`_limits_of_few`).
+
+    Args:
+        contributions: float64[G].
+        weights: float64[G], the part of a difference that each group would have by its number of images; not negative,
+            with the sum 1. Groups without a weight are left out.
+        groups: the G names, by which flips are drawn.
+        confidence: of the interval.
+        seed: of the drawn flips.
+        permutations: flips to draw.
+
+    Returns:
+        The test, without interval and p where no flip of so few groups can have a p below 1 - confidence.
+
+    Source:
+        Fisher 1935; Pitman 1937; Hartigan 1969 for the inverse: the ends are order statistics of the differences in
+        random halves of the groups. Lancaster 1961 for mid-p; Phipson and Smyth 2010 for drawn flips.
+
+    Example:
+        >>> names = ["P01", "P02", "P03", "P04", "P05", "P06", "P07"]
+        >>> gains = np.array([0.02, 0.01, 0.03, 0.01, 0.02, 0.01, 0.02])  # 1 flip of 64 has a sum as large
+        >>> flip_signs(gains, np.full(7, 1 / 7), names, confidence=0.95, seed=0, permutations=9999).p
+        0.015625
+    """
+    weighted = weights > 0
+    count = int(weighted.sum())
+    difference = float(contributions.sum())
+    names = [name for name, has in zip(groups, weighted, strict=True) if has]
+    contributions, weights, keys = _merge(contributions[weighted], weights[weighted], keys_of(names))
+    exact = 2.0 ** (len(keys) - 1) <= permutations + 1
+    total = 2 ** (len(keys) - 1) if exact and count else permutations + 1  # the observed signs included
+    # A difference is rejected where fewer than `needed` flips besides the observed one are as far from 0.
+    needed = math.ceil((1 - confidence) * total - 1e-9) - 1
+    if count == 0 or needed < 1:
+        return Flipped(difference, math.nan, math.nan, math.nan, count)
+    flips = _all_flips(len(keys)) if exact else _drawn_flips(keys, seed, permutations)
+    sums, shares = np.concatenate([signs @ np.stack([contributions, weights], 1) for signs in flips]).T
+    few = 0.5 ** (int((np.abs(contributions) > ROUNDING).sum()) - 1) >= 1 - confidence
+    distance = np.abs(sums) - abs(difference)
+    beyond, equal = (distance > ROUNDING).sum(), (np.abs(distance) <= ROUNDING).sum()
+    p = float((1 + beyond + equal / 2) / total) if abs(difference) > ROUNDING else 1.0
+    with np.errstate(divide="ignore", invalid="ignore"):  # the halves of a flip that leaves all or none as they are
+        halves = np.stack([(difference - sums) / (1 - shares), (difference + sums) / (1 + shares)])
+    whole = np.abs(shares) > 1 - ROUNDING
+    lows = np.sort(np.where(whole, -np.inf, halves.min(0)))
+    highs = np.sort(np.where(whole, np.inf, halves.max(0)))[::-1]
+    low, high = (0.0 if abs(end) <= ROUNDING else float(end) for end in (lows[needed - 1], highs[needed - 1]))
+    if few and p >= 1 - confidence:
+        least, largest = _limits_of_few(contributions, weights, confidence)
+        low, high = min(low, least), max(high, largest)
+    return Flipped(difference, low, high, p, count)
+
+
+def _limits_of_few(
+    contributions: NDArray[np.float64], weights: NDArray[np.float64], confidence: float
+) -> tuple[float, float]:
+    """Returns how far the difference may reach in either direction where almost no group differs.
+
+    That is the Clopper-Pearson limit of the share of groups that differ in this direction, times the mean difference in
+    a group that differs; where none does, that mean may be as large as 1.
+    """
+    differs = np.abs(contributions) > ROUNDING
+    size = float(np.mean(np.abs(contributions[differs]) / weights[differs])) if differs.any() else 1.0
+    counts = [int((sign * contributions > ROUNDING).sum()) for sign in (-1, 1)]
+    less, more = (
+        size * float(beta.ppf((1 + confidence) / 2, seen + 1, len(weights) - seen)) if seen < len(weights) else size
+        for seen in counts
+    )
+    return -less, more
+
+
+def _merge(
+    contributions: NDArray[np.float64], weights: NDArray[np.float64], keys: NDArray[np.uint64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.uint64]]:
+    """Merges more than MANY_GROUPS groups into as many sets, by their keys."""
+    if len(keys) <= MANY_GROUPS:
+        return contributions, weights, keys
+    numbers, member = np.unique(keys % np.uint64(MANY_GROUPS), return_inverse=True)
+    contributions, weights = (np.bincount(member, values).astype(np.float64) for values in (contributions, weights))
+    return contributions, weights, numbers
+
+
+def _all_flips(groups: int) -> Iterator[NDArray[np.float64]]:
+    """Yields all signs of the groups but the observed ones, float64[F, G]; the first group keeps its sign."""
+    numbers = np.arange(1, 2 ** (groups - 1))
+    signs = 1.0 - 2.0 * ((numbers[:, None] >> np.arange(groups - 1)) & 1)
+    yield np.hstack([np.ones((len(numbers), 1)), signs])
+
+
+def _drawn_flips(keys: NDArray[np.uint64], seed: int, permutations: int) -> Iterator[NDArray[np.float64]]:
+    step = max(1, CHUNK_CELLS // len(keys))
+    for number, first in enumerate(range(0, permutations, step)):
+        draws = uniforms(seed, keys, STREAM + number, min(step, permutations - first)).T
+        yield np.where(draws < 0.5, -1.0, 1.0)

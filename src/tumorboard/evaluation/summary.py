@@ -1,0 +1,135 @@
+"""All scores of one table of Predictions, as the metrics files and the report have them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from tumorboard.base.errors import InputError
+from tumorboard.base.params import Evaluate, Params
+from tumorboard.base.tables import Predictions
+from tumorboard.evaluation.by_group import group_predictions
+from tumorboard.evaluation.calibration import calibration_scores
+from tumorboard.evaluation.intervals import intervals
+from tumorboard.evaluation.metrics import scores
+from tumorboard.evaluation.operating_point import operating_scores
+
+# Scores over all classes. Macro means of precision, recall and specificity are left out: the mean recall is the
+# balanced accuracy, and the others would pose as the precision and specificity of a decision.
+SUMMARY_SCORES = ("loss", "brier", "accuracy", "balanced_accuracy", "f1", "auc")
+OF_PROBABILITIES = ("loss", "brier", "auc")  # scores that a share of votes does not have
+OPERATING_SCORES = ("sensitivity", "specificity", "ppv", "npv")
+CALIBRATION_SCORES = ("calibration_slope", "calibration_intercept")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judging:
+    """How predictions are scored."""
+
+    evaluate: Evaluate  # confidence, bootstrap, by_patient
+    seed: int  # of the bootstrap
+    unit: str | None = None  # what a group is; None: nobody said
+    positive: str | None = None  # of two classes
+
+
+def judging_of(params: Params) -> Judging:
+    """Returns how the predictions of a study are scored."""
+    return Judging(evaluate=params.evaluate, seed=params.seed, unit=params.data.unit, positive=params.data.positive)
+
+
+def summarize(
+    predictions: Predictions,
+    judging: Judging,
+    *,
+    probabilities: bool = True,
+    thresholds: NDArray[np.float64] | None = None,
+) -> dict[str, Any]:
+    """Scores predictions, with intervals.
+
+    Args:
+        predictions: N rows that all have a label.
+        judging: how.
+        probabilities: whether the table holds probabilities; a hard vote's shares are none.
+        thresholds: float64[N], the lowest probability of the positive class that decides for it; nan, or None: the more
+            probable class. Decides sensitivity, specificity, ppv and npv alone.
+
+    Returns:
+        Flat but for the last: `images` and `groups`; SUMMARY_SCORES but those of probabilities where there are none;
+        with a positive class OPERATING_SCORES. Each of these has `<score>_low` and `<score>_high`; where these are
+        None, `<score>_method` says why. CALIBRATION_SCORES of probabilities. `by_group`: the scores of one row per
+        group, where its images can be taken together, else the `reason` why they cannot.
+    """
+    flat: dict[str, Any] = {"images": len(predictions), "groups": int(predictions["group"].nunique())}
+    flat |= _headline(predictions, judging, probabilities)
+    if judging.positive is not None:
+        flat |= _operating(predictions, judging, thresholds)
+    if probabilities:
+        calibration = calibration_scores(predictions, positive=judging.positive)
+        flat |= {name: calibration[name] for name in CALIBRATION_SCORES}
+    return flat | {"by_group": _by_group(predictions, judging, probabilities)}
+
+
+def _headline(predictions: Predictions, judging: Judging, probabilities: bool) -> dict[str, Any]:
+    evaluate = judging.evaluate
+    every = intervals(predictions, evaluate.confidence, judging.seed, bootstrap=evaluate.bootstrap, unit=judging.unit)
+    left_out = () if probabilities else OF_PROBABILITIES
+    names = [name for name in SUMMARY_SCORES if name not in left_out]
+    flat: dict[str, Any] = {}
+    for name in names:
+        flat[name] = every[name]
+        if f"{name}_low" in every:
+            flat |= _ends(name, every[f"{name}_low"], every[f"{name}_high"], str(every[f"{name}_method"]))
+    return flat
+
+
+def _ends(name: str, low: Any, high: Any, method: str) -> dict[str, Any]:
+    ends = {f"{name}_low": low, f"{name}_high": high}
+    return ends if low is not None else ends | {f"{name}_method": method}
+
+
+def _operating(predictions: Predictions, judging: Judging, thresholds: NDArray[np.float64] | None) -> dict[str, Any]:
+    assert judging.positive is not None
+    given = np.full(len(predictions), np.nan) if thresholds is None else thresholds
+    at = np.where(np.isnan(given), 0.5, given)
+    every = operating_scores(
+        predictions, judging.positive, at, confidence=judging.evaluate.confidence, unit=judging.unit
+    )
+    flat: dict[str, Any] = {}
+    for name in OPERATING_SCORES:
+        flat |= {name: every[name]} | _ends(
+            name, every[f"{name}_low"], every[f"{name}_high"], str(every[f"{name}_method"])
+        )
+    return flat
+
+
+def _by_group(predictions: Predictions, judging: Judging, probabilities: bool) -> dict[str, Any]:
+    """Returns the scores of groups, or under `reason` why there are none."""
+    if predictions["group"].nunique() == len(predictions):
+        return {"reason": f"each image is its own {judging.unit or 'group'}"}
+    try:
+        table = group_predictions(
+            predictions, judging.evaluate.by_patient, positive=judging.positive, unit=judging.unit
+        )
+    except InputError as error:
+        return {"reason": str(error)}
+    if table["label"].nunique() < 2:
+        return {"reason": f"every {judging.unit or 'group'} has an image of '{table['label'].iloc[0]}'"}
+    return {"groups": len(table)} | _headline(table, judging, probabilities)
+
+
+def mean_and_spread(folds: Sequence[Predictions]) -> dict[str, float]:
+    """Returns the mean and the standard deviation (n - 1) of the folds' headline scores.
+
+    Returns:
+        `<score>_mean` and `<score>_sd`; nan if the score is undefined in one fold.
+    """
+    per_fold = pd.DataFrame([scores(fold) for fold in folds])[list(SUMMARY_SCORES)]
+    statistics = {"mean": per_fold.mean(skipna=False), "sd": per_fold.std(skipna=False)}
+    return {
+        f"{name}_{statistic}": float(values[name])
+        for name in SUMMARY_SCORES
+        for statistic, values in statistics.items()
+    }

@@ -1,0 +1,311 @@
+"""Scores how unlike a model's training images a picture is, by the network's features and by simple image statistics.
+
+`fit_unlike` describes the training images of one model file by two normal distributions: one of the features that the
+network's head reads, one of `image_statistics`. A picture's score is the mean of its two log distances, each shifted
+and scaled by those of held-out validation images: 0 is a typical new image of the same source, 1 is as far away in both
+as the farthest twentieth. A panel's score is the mean over its model files; `panel_threshold` returns the score beyond
+which a picture is called unlike. No label and no test image is used.
+
+Source:
+    Mahalanobis distance of features: Lee et al. 2018; here without classes, along principal directions, and with the
+    squared rest beyond them, as in Wang et al. 2022 (ViM).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+from scipy.linalg import eigh
+from torch import Tensor
+
+from tumorboard.base.errors import InputError
+from tumorboard.base.files import replacing
+from tumorboard.base.randomness import keys_of, order
+from tumorboard.base.tables import Manifest
+from tumorboard.data.grouping import factorize
+from tumorboard.data.store import CropBatch, CropStore
+from tumorboard.evaluation.tolerance import tolerance_limit
+from tumorboard.models.inference import crop_logits
+from tumorboard.models.model_file import ModelCard
+from tumorboard.models.registry import Classifier
+
+Array: TypeAlias = NDArray[np.float64]
+
+MAX_IMAGES = 1000  # training images, and held-out images, that are embedded per model file
+MAX_FEATURES = 8_000_000  # numbers in memory; of networks with more than 8,000 features fewer images are embedded
+MIN_IMAGES = 200  # training images that are embedded however many features there are
+MAX_COMPONENTS = 64  # principal directions of the features that are kept
+MAX_STORED = 500_000  # numbers of these directions in the file: 2 MB
+SHRINKAGE = 0.01  # share of the mean variance that is added to each variance
+SMALLEST_DEVIATION = 0.01  # of an image statistic: a grey data set must not call the tint of a JPEG file unlike
+SMALLEST_SPREAD = 0.01  # of the held-out log distances
+UPPER = 0.95  # quantile of the held-out log distances that gets the score 1
+STATISTICS = 15  # of an image
+SIDE = 128  # pixels; larger crops are thinned to less than twice this side
+BATCH = 32  # images per forward pass
+STREAM = "unlike//"  # in front of the ids, so that no other draw has these keys
+
+
+@dataclass(frozen=True)
+class UnlikeStatistics:
+    """What `fit_unlike` learned of the training images of one model file. F features, C directions, T statistics."""
+
+    feature_mean: NDArray[np.float32]  # [F]
+    directions: NDArray[np.float32]  # [C, F], orthonormal
+    variances: NDArray[np.float64]  # [C], along the directions
+    residual: NDArray[np.float64]  # [1], mean squared distance from the space of the directions; 0: none is left
+    image_mean: NDArray[np.float64]  # [T]
+    image_precision: NDArray[np.float64]  # [T, T], inverse of the covariance
+    center: NDArray[np.float64]  # [2], median held-out log distance of features and of image statistics
+    spread: NDArray[np.float64]  # [2], from there to the quantile UPPER
+    held_out: NDArray[np.float64]  # [M], the scores of the held-out images
+    held_out_groups: NDArray[np.int64]  # [M], numbers of their groups
+
+
+def fit_unlike(
+    network: Classifier, card: ModelCard, *, train: Manifest, held_out: Manifest, crops: CropStore
+) -> UnlikeStatistics:
+    """Describes the training images of a model, so that unlike ones can be told.
+
+    At most MAX_IMAGES of each table are embedded; which ones depends on their ids alone.
+
+    Args:
+        network: on its device.
+        card: its `recipe.channels_last` counts.
+        train: rows of the images that the network was trained on.
+        held_out: the validation rows of its fold, with their groups; at least one.
+        crops: holds the images of both.
+    """
+    held_out = _draw(held_out, MAX_IMAGES)
+    first = _embed(network, card, crops[held_out["id"].tolist()[:1]])[0]
+    train = _draw(train, min(MAX_IMAGES, max(MIN_IMAGES, MAX_FEATURES // first.shape[1])))
+    features, images = _embed_stored(network, card, train["id"].tolist(), crops)
+    mean, directions, variances, residual = _principal_directions(features)
+    image_mean, image_precision = _normal_distribution(images)
+    start = UnlikeStatistics(
+        feature_mean=mean.astype(np.float32),
+        directions=directions.astype(np.float32),
+        variances=variances,
+        residual=np.array([residual]),
+        image_mean=image_mean,
+        image_precision=image_precision,
+        center=np.zeros(2),
+        spread=np.ones(2),
+        held_out=np.zeros(0),
+        held_out_groups=factorize(held_out["group"])[1],
+    )
+    ids = held_out["id"].tolist()
+    distances = np.concatenate(
+        [
+            _log_distances(start, *_embed(network, card, crops[ids[first : first + BATCH]]))
+            for first in range(0, len(ids), BATCH)
+        ]
+    )
+    center = np.median(distances, axis=0)
+    spread = np.maximum(np.quantile(distances, UPPER, axis=0) - center, SMALLEST_SPREAD)
+    held_out_scores = ((distances - center) / spread).mean(1)
+    return replace(start, center=center, spread=spread, held_out=held_out_scores)
+
+
+def unlike_scores(statistics: UnlikeStatistics, features: NDArray[np.float32], crops: CropBatch) -> Array:
+    """Returns the score float64[N] of images by one model file.
+
+    Args:
+        statistics: of the model file.
+        features: float32[N, F], what the network's head reads of these images; `collected_features` collects it.
+        crops: uint8[N, S, S, 3].
+    """
+    distances = _log_distances(statistics, features, image_statistics(crops))
+    return np.asarray(((distances - statistics.center) / statistics.spread).mean(1))
+
+
+@contextmanager
+def collected_features(network: Classifier) -> Iterator[list[NDArray[np.float32]]]:
+    """Collects what the head of a network reads, float32[N, F] per forward pass, while the body of the `with` runs."""
+    batches: list[NDArray[np.float32]] = []
+
+    def collect(_: Any, inputs: tuple[Tensor, ...]) -> None:
+        batches.append(inputs[0].detach().float().flatten(1).cpu().numpy())
+
+    handle = network.head.register_forward_pre_hook(collect)
+    try:
+        yield batches
+    finally:
+        handle.remove()
+
+
+def image_statistics(crops: CropBatch) -> Array:
+    """Returns statistics float64[N, 15] of crops uint8[N, S, S, 3], of values from 0 to 1.
+
+    Mean and deviation of each channel; logarithms of the mean gradient and of the mean Laplacian; mean and deviation of
+    the brightness along the edge of the crop; mean brightness of its middle half; mean saturation; the 5, 50 and 95 %
+    quantiles of the brightness. Of crops of twice SIDE and more, only every second row and column counts, and so on.
+    """
+    return np.array([_statistics_of(crop) for crop in crops], dtype=np.float64).reshape(len(crops), STATISTICS)
+
+
+def _statistics_of(crop: NDArray[np.uint8]) -> list[float]:
+    step = max(1, len(crop) // SIDE)
+    picture = crop[::step, ::step].astype(np.float32) / 255
+    grey = picture.mean(2)
+    edge = np.concatenate([grey[0], grey[-1], grey[1:-1, 0], grey[1:-1, -1]])
+    quarter = len(grey) // 4
+    gradient = np.abs(np.diff(grey, axis=0)).mean() + np.abs(np.diff(grey, axis=1)).mean()
+    inner = 4 * grey[1:-1, 1:-1]
+    laplacian = np.abs(inner - grey[:-2, 1:-1] - grey[2:, 1:-1] - grey[1:-1, :-2] - grey[1:-1, 2:]).mean()
+    statistics = [
+        *picture.mean((0, 1)),
+        *picture.std((0, 1)),
+        np.log(gradient + 1e-3),
+        np.log(laplacian + 1e-3),
+        edge.mean(),
+        edge.std(),
+        grey[quarter:-quarter, quarter:-quarter].mean(),
+        (picture.max(2) - picture.min(2)).mean(),
+        *np.quantile(grey, [0.05, 0.5, 0.95]),
+    ]
+    return [float(value) for value in statistics]
+
+
+def panel_scores(by_file: Sequence[Array]) -> Array:
+    """Returns the score float64[N] of a panel: the mean of the scores float64[N] of its model files."""
+    return np.asarray(np.mean(by_file, axis=0))
+
+
+def panel_threshold(by_fold: Mapping[int, Sequence[UnlikeStatistics]], share: float) -> float:
+    """Returns the score from which on a panel calls a picture unlike its training images.
+
+    A held-out image has the mean score of the models of its own fold, which were trained without it.
+
+    Args:
+        by_fold: the statistics of all models of each fold.
+        share: `evaluate.unlike`.
+
+    Raises:
+        InputError: where the models of a fold have other held-out images.
+    """
+    scores: list[Array] = []
+    groups: list[NDArray[np.int64]] = []
+    for fold, files in by_fold.items():
+        if any(not np.array_equal(files[0].held_out_groups, other.held_out_groups) for other in files):
+            raise InputError(f"fold {fold}: the models have other validation images: run `dvc repro`")
+        scores.append(panel_scores([file.held_out for file in files]))
+        groups.append(files[0].held_out_groups + sum(map(len, groups)))  # no fold shares a group with another
+    return tolerance_limit(np.concatenate(scores), np.concatenate(groups), share=share)
+
+
+def save_unlike(statistics: UnlikeStatistics, path: Path) -> None:
+    """Writes statistics as safetensors; equal ones give equal bytes."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(save({name: np.ascontiguousarray(array) for name, array in vars(statistics).items()}))
+
+
+def load_unlike(path: Path, features: int | None = None) -> UnlikeStatistics:
+    """Reads what `save_unlike` wrote.
+
+    Args:
+        path: of the file.
+        features: width F that the network's features have; None: any.
+
+    Raises:
+        InputError: the file is missing, damaged or of another network.
+    """
+    try:
+        statistics = UnlikeStatistics(**load(path.read_bytes()))
+    except FileNotFoundError:
+        raise InputError(f"{path}: is not there: `dvc repro` writes it, `dvc pull` fetches it") from None
+    except (SafetensorError, TypeError, OSError) as error:
+        raise InputError(f"{path}: is damaged: {error}") from None
+    width, count = len(statistics.feature_mean), len(statistics.variances)
+    kinds = len(statistics.image_mean)
+    shapes = {
+        "feature_mean": (features or width,),
+        "directions": (count, width),
+        "variances": (count,),
+        "residual": (1,),
+        "image_precision": (kinds, kinds),
+        "center": (2,),
+        "spread": (2,),
+        "held_out_groups": statistics.held_out.shape,
+    }
+    for name, shape in shapes.items():
+        if (actual := getattr(statistics, name).shape) != shape:
+            raise InputError(f"{path}: {name} has the shape {list(actual)}, expected {list(shape)}: run `dvc repro`")
+    return statistics
+
+
+def _draw(rows: Manifest, count: int) -> Manifest:
+    """Returns at most `count` rows, sorted by id; the same ones for all models."""
+    ordered = rows.sort_values("id", ignore_index=True)
+    keys = keys_of([STREAM + name for name in ordered["id"]])
+    return ordered.iloc[np.sort(order(0, keys, 0)[:count])]
+
+
+def _embed(network: Classifier, card: ModelCard, batch: CropBatch) -> tuple[NDArray[np.float32], Array]:
+    """Returns features float32[N, F] and image statistics float64[N, T] of one batch."""
+    device: torch.device = network.mean.device
+    with collected_features(network) as batches:
+        crop_logits(network, batch, precision="off", channels_last=card.recipe.channels_last, device=device)
+    return batches[0], image_statistics(batch)
+
+
+def _embed_stored(
+    network: Classifier, card: ModelCard, ids: Sequence[str], crops: CropStore
+) -> tuple[NDArray[np.float32], Array]:
+    parts = [_embed(network, card, crops[ids[first : first + BATCH]]) for first in range(0, len(ids), BATCH)]
+    features, images = zip(*parts, strict=True)
+    return np.concatenate(features), np.concatenate(images)
+
+
+def _principal_directions(features: NDArray[np.float32]) -> tuple[Array, Array, Array, float]:
+    """Returns mean [F], directions [C, F], variances [C] and the mean squared rest of features [N, F]."""
+    mean = features.mean(0, dtype=np.float64).astype(np.float32).astype(np.float64)  # as it is stored
+    centered = features - mean
+    number, width = centered.shape
+    count = max(1, min(MAX_COMPONENTS, MAX_STORED // width, number - 1, width))
+    # The smaller of the two Gram matrices has the same largest eigenvalues.
+    wide = width > number
+    gram = centered @ centered.T if wide else centered.T @ centered
+    values, vectors = eigh(gram, subset_by_index=[len(gram) - count, len(gram) - 1])
+    usable = values > max(values[-1], 0) * 1e-12
+    directions = (vectors.T @ centered if wide else vectors.T)[usable]
+    directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
+    largest = directions[np.arange(len(directions)), np.abs(directions).argmax(1)]
+    directions = directions * np.sign(largest)[:, None]  # else the sign would be the library's whim
+    variances = values[usable] / number
+    rest = float((centered**2).sum() / number - variances.sum())
+    return (
+        mean,
+        directions,
+        variances,
+        rest if rest > SHRINKAGE * float(variances.mean() if usable.any() else 1) else 0.0,
+    )
+
+
+def _normal_distribution(statistics: Array) -> tuple[Array, Array]:
+    """Returns mean [T] and precision [T, T] of image statistics [N, T]."""
+    covariance = np.cov(statistics.T, bias=True) + SMALLEST_DEVIATION**2 * np.eye(statistics.shape[1])
+    return statistics.mean(0), np.asarray(np.linalg.inv(covariance), dtype=np.float64)
+
+
+def _log_distances(statistics: UnlikeStatistics, features: NDArray[np.float32], images: Array) -> Array:
+    """Returns the logarithms float64[N, 2] of the squared Mahalanobis distances of features and image statistics."""
+    centered = features.astype(np.float64) - statistics.feature_mean
+    along = centered @ statistics.directions.astype(np.float64).T
+    shrunken = (
+        statistics.variances + SHRINKAGE * statistics.variances.mean() if along.shape[1] else statistics.variances
+    )
+    squared = (along**2 / shrunken).sum(1)
+    if statistics.residual[0] > 0:
+        rest = np.maximum((centered**2).sum(1) - (along**2).sum(1), 0)
+        squared = squared + rest / statistics.residual[0]
+    offset = images - statistics.image_mean
+    by_image = np.einsum("nt,tu,nu->n", offset, statistics.image_precision, offset)
+    return np.log(np.stack([squared, by_image], axis=1) + 1e-9)

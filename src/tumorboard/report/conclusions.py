@@ -1,0 +1,113 @@
+"""What is concluded from the predictions of a run: comparisons, subgroups, suspected labels, how much they can tell."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from tumorboard.evaluation.comparisons import PanelComparison, compare_panel
+from tumorboard.evaluation.intervals import concentration_warning, precision_statement
+from tumorboard.evaluation.paired import FIRST, SECOND
+from tumorboard.evaluation.subgroups import Subgroups, subgroup_scores, subgroups_warnings
+from tumorboard.evaluation.suspects import SUSPECT_COLUMNS, Suspects, find_suspects
+from tumorboard.panel.comparison import best_member
+from tumorboard.panel.votes import VOTES
+from tumorboard.report.results import Part, Results, name_of_vote
+
+VOTE = "vote"  # the name of the vote that heads the report in `evaluate.primary`
+
+
+@dataclass(frozen=True)
+class Conclusions:
+    """What is concluded from the predictions of a run."""
+
+    comparisons: Mapping[str, PanelComparison]  # by name of the part; of the heading vote and the others, paired
+    precision: str  # how large a difference the shown part can tell, in a sentence; '' where it is not known
+    concentration: str  # a sentence where one group has a large share of the images, else ''
+    subgroups: Subgroups  # on the shown part; without rows where no column is named
+    subgroup_warnings: list[str]  # sentences
+    suspects: Suspects  # training images whose label may be wrong, by validation predictions
+
+
+def draw_conclusions(results: Results) -> Conclusions:
+    """Draws the conclusions from the predictions of a run.
+
+    Of `evaluate.subgroups`, columns that the data does not have are left out with a warning.
+
+    Raises:
+        InputError: a column of `evaluate.subgroups` has too many values.
+    """
+    part, evaluate = results.shown, results.evaluate
+    subgroups, warnings = pd.DataFrame(), list[str]()
+    if columns := [name for name in evaluate.subgroups if name in results.attributes.columns and name != "id"]:
+        subgroups = subgroup_scores(
+            part.heading,
+            results.attributes,
+            columns,
+            confidence=evaluate.confidence,
+            seed=results.seed,
+            unit=results.unit,
+        )
+        warnings = subgroups_warnings(subgroups)
+    if missing := [name for name in evaluate.subgroups if name not in results.attributes.columns]:
+        warnings.append(f"no subgroups by {', '.join(missing)}: the data's table has no such column")
+    suspects = pd.DataFrame(columns=list(SUSPECT_COLUMNS))
+    if results.control is None:
+        suspects = find_suspects(results.validation.heading)
+    parts = [part for part in (results.validation, results.test) if part is not None]
+    return Conclusions(
+        comparisons={part.name: compare_part(part, results) for part in parts},
+        precision=precision_statement(part.headline, part.headline["groups"], results.unit),
+        concentration=concentration_warning(part.heading, results.unit),
+        subgroups=subgroups,
+        subgroup_warnings=warnings,
+        suspects=suspects,
+    )
+
+
+def compare_part(part: Part, results: Results) -> PanelComparison:
+    """Compares the vote that heads the report with members and other votes on the images of one part.
+
+    The primary pair is that of `evaluate.primary`, else the heading vote and the best member by validation loss.
+    """
+    votes = {name_of_vote(vote): part.votes[vote] for vote in VOTES}
+    primary = results.evaluate.primary
+    return compare_panel(
+        {**part.members, **votes},
+        primary=None if primary is None else (_name_in_tables(primary[0], part), _name_in_tables(primary[1], part)),
+        heading=name_of_vote(part.vote),
+        best_member=best_member(results.validation.scores),
+        confidence=results.evaluate.confidence,
+        seed=results.seed,
+        positive=results.positive,
+        unit=results.unit,
+        without_probabilities=(name_of_vote("hard"),),
+    )
+
+
+def _name_in_tables(name: str, part: Part) -> str:
+    if name == VOTE:
+        return name_of_vote(part.vote)
+    return name_of_vote(name) if name in VOTES and name not in part.members else name
+
+
+def sentence_of(row: Mapping[Any, Any]) -> str:
+    """Returns a paired comparison as a sentence."""
+    points = [100 * row[key] for key in ("difference", "low", "high")]
+    ends = "" if pd.isna(points[1]) else f" ({points[1]:+.1f} to {points[2]:+.1f}, p {row['p']:.3f})"
+    return (
+        f"{_with_article(row['first_name'])} against {row['second_name']}, on the same images: {points[0]:+.1f} points "
+        f"of {row['score'].replace('_', ' ')}{ends}: {verdict_text(row)}."
+    )
+
+
+def _with_article(name: str) -> str:
+    """Returns how a sentence begins with a member's or a vote's name; only a vote's has a space."""
+    return f"The {name}" if " " in name else name
+
+
+def verdict_text(row: Mapping[Any, Any]) -> str:
+    """Returns the verdict of a comparison with the names of what is compared."""
+    ahead = {FIRST: row["first_name"], SECOND: row["second_name"]}.get(row["verdict"])
+    return str(row["verdict"]) if ahead is None else f"{ahead} is ahead"

@@ -1,0 +1,172 @@
+"""The front page of a report: what the study is, what may be claimed, what stands against it, where it fails."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from tumorboard.base.tables import classes_of, probabilities_of
+from tumorboard.evaluation.metrics import scores
+from tumorboard.panel.comparison import best_member
+from tumorboard.panel.fits import ALONE
+from tumorboard.report.conclusions import Conclusions, sentence_of
+from tumorboard.report.results import Part, Results, name_of_vote
+
+
+class Front(NamedTuple):
+    """Texts of the front page."""
+
+    facts: dict[str, str]  # by title: what the study is
+    claim: list[str]  # sentences
+    cautions: list[str]  # sentences that qualify the claim, most serious first
+    failures: list[str]  # sentences: where the panel is weakest
+
+
+def front_page(results: Results, conclusions: Conclusions) -> Front:
+    """Returns the texts of the front page."""
+    return Front(
+        _facts(results),
+        list(_claim(results, conclusions)),
+        list(_cautions(results, conclusions)),
+        list(_failures(results, conclusions)),
+    )
+
+
+def percent(value: float | None) -> str:
+    """Returns a share as '94.3 %' with a no-break space; nan and None, which JSON makes of nan, as 'undefined'."""
+    return "undefined" if value is None or not np.isfinite(value) else f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
+
+
+def interval_text(scores: Mapping[str, Any], name: str, digits: int | None = None) -> str:
+    """Returns an interval as '91.0 % to 95.6 %', why there is none, or '' where none was computed.
+
+    Args:
+        scores: with `<name>_low`, `<name>_high` and, where these are None, `<name>_method`.
+        name: of the score.
+        digits: of a number; None: a share in percent.
+    """
+    if f"{name}_low" not in scores:
+        return ""
+    ends = scores[f"{name}_low"], scores[f"{name}_high"]
+    if None in ends:
+        # It may stand in brackets: 'too few patients for an interval (7)' becomes 'too few patients: 7'.
+        reason = str(scores.get(f"{name}_method", "undefined"))
+        return reason.replace(" for an interval (", ": ").removesuffix(")")
+    low, high = (percent(end) if digits is None else f"{end:.{digits}f}" for end in ends)
+    return f"{low} to {high}"
+
+
+def _facts(results: Results) -> dict[str, str]:
+    manifest, fit = results.manifest, results.fit
+    weights = ", ".join(f"{model} {weight:.2f}" for model, weight in fit.weights.items())
+    vote = name_of_vote(fit.vote) + (f" ({weights})" if fit.vote == "weighted" else "")
+    if fit.losses:
+        vote += ", chosen by validation loss"
+    return {
+        "images": f"{len(manifest):,} of {manifest['group'].nunique():,} {results.units} in {results.raw}",
+        "classes": ", ".join(classes_of(results.shown.heading)),
+        "crops": f"{results.crop.side} pixels",
+        "models": ", ".join(results.fit.temperatures),
+        "vote": vote,
+        "run": results.run,
+    }
+
+
+def _claim(results: Results, conclusions: Conclusions) -> Iterator[str]:
+    part, head = results.shown, results.shown.headline
+    text = interval_text(head, "accuracy")
+    if head.get("accuracy_low") is not None:
+        text = f"{100 * results.evaluate.confidence:g} % interval {text}"
+    yield (
+        f"The {name_of_vote(part.vote)} classifies {percent(head['accuracy'])} of {head['images']:,} {part.name} "
+        f"images of {head['groups']:,} {results.units} as they are labeled" + (f" ({text})." if text else ".")
+    )
+    most_frequent = max((part.heading["label"] == name).mean() for name in classes_of(part.heading))
+    yield f"Always predicting the most frequent class would score {percent(float(most_frequent))}."
+    if results.positive is not None:
+        rates = [f"{percent(head[name])} ({interval_text(head, name)})" for name in ("sensitivity", "specificity")]
+        threshold = results.fit.threshold
+        chosen = "" if threshold is None else f" at a probability of {threshold:.3f}, chosen on validation images"
+        yield f"Deciding for {results.positive}{chosen}, its sensitivity is {rates[0]}, its specificity {rates[1]}."
+    for row in conclusions.comparisons[part.name].primary.to_dict("records"):
+        yield sentence_of(row)
+    yield f"{conclusions.precision[0].upper()}{conclusions.precision[1:]}."
+
+
+def _cautions(results: Results, conclusions: Conclusions) -> Iterator[str]:
+    if results.control is not None:
+        yield f"This is a control: labels were shuffled over {results.units}, so that every score should be at chance."
+    if results.test is None:
+        yield "The test part is not scored (evaluate.test: false): by these validation scores the choices are made."
+    yield from _against_shortcuts(results)
+    if conclusions.concentration:
+        yield f"{conclusions.concentration[0].upper()}{conclusions.concentration[1:]}: its images decide the scores."
+    if results.audit_metrics["may_leak"]:
+        yield "Copies of pictures may be on both sides of the split (audit.policy: report)."
+    yield from _against_members(results)
+    if results.test is not None and results.looks > sum(map(len, results.evaluations.values())):
+        yield (
+            f"Scores on this test part were computed for {results.looks} sets of weights so far: the best of many "
+            "looks better than it is."
+        )
+    if results.unit is None:
+        yield (
+            "Nobody said what a group is (data.unit): if images share patients beyond the groups, all intervals are "
+            "too narrow."
+        )
+
+
+def _against_shortcuts(results: Results) -> Iterator[str]:
+    """Yields that facts of the files alone predict the class better than the vote, where they do."""
+    probe = results.shortcuts if results.test is None else results.test_shortcuts
+    skills = pd.to_numeric(probe["skill"])
+    if skills.notna().any():
+        best, guess = int(skills.argmax()), 1 / len(classes_of(results.shown.heading))
+        of_facts = guess + float(skills.max()) * (1 - guess)
+        of_vote = results.shown.headline["balanced_accuracy"]
+        if of_vote is not None and of_facts > of_vote:
+            yield (
+                f"A model that sees no image, only {probe['facts'].iloc[best]}, has a balanced accuracy of "
+                f"{percent(of_facts)}, more than the vote's {percent(of_vote)}: the vote may not go by the images."
+            )
+
+
+def _against_members(results: Results) -> Iterator[str]:
+    """Yields what makes a vote needless: a member that is better by validation loss, or one that has all the weight."""
+    tree = results.validation.scores
+    best = best_member(tree)
+    member, vote = tree["members"][best]["loss"], results.validation.headline.get("loss")
+    if vote is not None and member is not None and len(tree["members"]) > 1 and member < vote:
+        yield f"{best} alone has a lower validation loss ({member:.4f}) than the vote ({vote:.4f})."
+    heaviest = max(results.fit.weights, key=lambda model: results.fit.weights[model])
+    if results.fit.vote == "weighted" and results.fit.weights[heaviest] > ALONE and len(results.fit.weights) > 1:
+        yield f"This vote is {heaviest} alone: its weight is {results.fit.weights[heaviest]:.2f}."
+
+
+def _failures(results: Results, conclusions: Conclusions) -> Iterator[str]:
+    part = results.shown
+    by_class = scores(part.heading)
+    recalls = {name: by_class[f"recall_{name}"] for name in classes_of(part.heading)}
+    defined = {name: recall for name, recall in recalls.items() if np.isfinite(recall)}
+    if defined:
+        weakest = min(defined, key=lambda name: defined[name])
+        yield (
+            f"Of {weakest}, {percent(defined[weakest])} of {by_class[f'support_{weakest}']:,} {part.name} images are "
+            "recognized, the least of all classes."
+        )
+    yield from _weak_groups(part, results.unit or "group")
+    for warning in conclusions.subgroup_warnings:
+        yield f"{warning[0].upper()}{warning[1:]}."
+
+
+def _weak_groups(part: Part, unit: str) -> Iterator[str]:
+    """Yields how the mistakes are distributed over the groups."""
+    table = part.heading
+    names = classes_of(table)
+    decided = np.array(names, dtype=object)[probabilities_of(table).argmax(1)]
+    wrong = decided != table["label"].to_numpy(object)
+    per_group = table.assign(wrong=wrong).groupby("group")["wrong"].sum().sort_values(ascending=False)
+    if len(per_group) < len(table) and (mistakes := int(per_group.sum())):
+        few = int(np.searchsorted(per_group.cumsum().to_numpy(), mistakes / 2) + 1)
+        yield f"Half of its {mistakes} mistakes are on images of {few} of {len(per_group):,} {unit}s."

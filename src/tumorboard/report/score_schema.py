@@ -1,0 +1,72 @@
+"""Name, unit, range, direction and interval of each score in metrics/*.json; docs/metrics.md has the same in prose."""
+
+from typing import Any, Literal, NamedTuple
+
+PROPORTION, LOGIT, BOOTSTRAP = "Korn-Graubard", "logit-t", "t and bootstrap"
+
+
+class Score(NamedTuple):
+    """What a number in a metrics file means."""
+
+    meaning: str  # in one line
+    unit: str = "share"  # share, nats, log-odds, images, groups, none
+    lowest: float | None = 0  # that it can be; None: no bound
+    highest: float | None = 1
+    better: Literal["higher", "lower", "1", "0", "neither"] = "higher"  # '1', '0': as close to it as possible
+    interval: str | None = None  # its method where there are enough groups; None: it has no interval
+
+
+# By the name of the score, without the prefix of test scores and without an ending.
+SCORES: dict[str, Score] = {
+    "images": Score("scored images", "images", 1, None, "neither"),
+    "groups": Score("groups (`data.unit`) of these images", "groups", 1, None, "neither"),
+    "accuracy": Score("images whose most probable class is their label", interval=PROPORTION),
+    "balanced_accuracy": Score("recall, the mean of all classes", interval=LOGIT),
+    "f1": Score("F1, the mean of all classes", interval=LOGIT),
+    "auc": Score(
+        "area under the ROC curve; of three classes or more the mean of each against the rest", interval=LOGIT
+    ),
+    "loss": Score("cross-entropy of the label", "nats", 0, None, "lower", BOOTSTRAP),
+    "brier": Score("squared error of the probabilities, summed over the classes", "none", 0, 2, "lower", BOOTSTRAP),
+    "sensitivity": Score("images of `data.positive` that are called so at the threshold", interval=PROPORTION),
+    "specificity": Score("images of the other class that are called so at the threshold", interval=PROPORTION),
+    "ppv": Score("images called `data.positive` that are", interval=PROPORTION),
+    "npv": Score("images called the other class that are", interval=PROPORTION),
+    "calibration_slope": Score(
+        "slope of the labels on the stated log-odds; below 1: too sure", "none", None, None, "1"
+    ),
+    "calibration_intercept": Score("what the stated log-odds lack; above 0: too low", "log-odds", None, None, "0"),
+    "ece": Score("mean distance of the stated probability from the share that is right", "share", 0, 1, "lower"),
+}
+
+ENDINGS = {
+    "_low": "lower end of the interval; null: there is none",
+    "_high": "upper end of the interval; null: there is none",
+    "_method": "why there is no interval; absent where there is one",
+    "_mean": "mean over the folds, each scored on its own",
+    "_sd": "standard deviation over the folds (n - 1)",
+}
+
+TEST_PREFIX = "test_"  # of all scores in metrics/test/ensemble.json
+
+
+def schema() -> dict[str, Any]:
+    """Returns the content of metrics/schema.json."""
+    return {
+        "format": 1,
+        "scores": {name: score._asdict() for name, score in SCORES.items()},
+        "endings": ENDINGS,
+        "test_prefix": TEST_PREFIX,
+    }
+
+
+def score_of_key(key: str) -> str | None:
+    """Returns the name of the score that a key of a metrics file is about; None: it is about none.
+
+    >>> score_of_key("test_balanced_accuracy_low"), score_of_key("vote")
+    ('balanced_accuracy', None)
+    """
+    name = key.removeprefix(TEST_PREFIX)
+    ending = next((end for end in ENDINGS if name.endswith(end)), "")
+    name = name.removesuffix(ending)
+    return name if name in SCORES else None

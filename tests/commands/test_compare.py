@@ -1,0 +1,273 @@
+"""compare: sides that are files, the workspace, revisions and experiments; git and DVC are real."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from click.testing import Result
+from typer.testing import CliRunner
+
+from tumorboard.base.files import write_table
+from tumorboard.base.schema import read_yaml
+from tumorboard.base.tables import Predictions, make_predictions
+from tumorboard.commands.compare import app
+
+ROOT = Path(__file__).resolve().parents[2]
+DVC = (sys.executable, "-m", "dvc")
+STAGES = """stages:
+  ensemble:
+    cmd: mkdir -p predictions && cp -r made/. predictions
+    deps: [made]
+    outs: [predictions/joined, predictions/votes, predictions/test/joined, predictions/test/votes]
+"""
+
+
+def table(wrong: int, *, split: str = "test", patients: int = 12) -> Predictions:
+    """Four images of each patient, of which the first `wrong` are classified wrongly."""
+    count = 4 * patients
+    rows = pd.DataFrame(
+        {"id": [f"{k:03}" for k in range(count)], "split": split, "label": ["ill", "well"] * (count // 2)}
+    )
+    rows["group"] = [f"P{k // 4}" for k in range(count)]
+    right = np.arange(count) % 4 >= wrong
+    ill = np.where(right == (rows["label"] == "ill"), 0.8, 0.2)
+    return make_predictions(rows, np.stack([ill, 1 - ill], 1), ["ill", "well"], "digest")
+
+
+def write_predictions(folder: Path, wrong: dict[str, int], *, test: bool = True) -> None:
+    """Writes the tables of the stage ensemble; `wrong` by folder and name."""
+    for name, number in wrong.items():
+        write_table(table(number, split="val", patients=15), folder / f"{name}.csv")
+        rows = table(number)
+        write_table(rows if test else rows[:0], folder / "test" / f"{name}.csv")
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "150"})
+
+
+def scores(*arguments: str) -> dict[str, dict[str, object]]:
+    done = run(*arguments, "--json")
+    assert done.exit_code == 0, done.output
+    return {row["score"]: row for row in json.loads(done.stdout)["scores"]}
+
+
+class Study:
+    """A repository of git and DVC with one stage, which copies predictions."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "made").mkdir(parents=True)
+        self("git", "init", "--quiet", "--initial-branch", "main")
+        self("git", "config", "user.name", "tests")
+        self("git", "config", "user.email", "tests@localhost")
+        self(*DVC, "init", "--quiet")
+        tree = read_yaml(ROOT / "params.yaml")
+        tree["data"] |= {"unit": "smear", "positive": "ill"}
+        tree["evaluate"]["confidence"] = 0.9
+        (folder / "params.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+        (folder / "dvc.yaml").write_text(STAGES, encoding="utf-8")
+
+    def __call__(self, *command: str) -> str:
+        done = subprocess.run(
+            command, cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    def make(self, wrong: dict[str, int], *, test: bool = True) -> None:
+        shutil.rmtree(self.folder / "made")
+        write_predictions(self.folder / "made", wrong, test=test)
+        self(*DVC, "repro", "--quiet")
+
+    def commit(self, tag: str) -> None:
+        self("git", "add", "-A")
+        self("git", "commit", "--quiet", "-m", tag)
+        self("git", "tag", tag)
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Study:
+    """Revisions: one (no image wrong), two (one image of each patient), untested (as one, without test part)."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("GIT_", "DVC_"))]:
+            patch.delenv(name)
+        study = Study(tmp_path_factory.mktemp("compare") / "study")
+        study.make({"votes/heading": 0, "votes/soft": 0, "joined/cnn": 2})
+        study.commit("one")
+        study.make({"votes/heading": 1, "votes/soft": 1, "joined/cnn": 2})
+        study.commit("two")
+        study.make({"votes/heading": 0, "joined/cnn": 2}, test=False)
+        study.commit("untested")
+    return study
+
+
+@pytest.fixture
+def study(template: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    for name in [name for name in os.environ if name.startswith(("GIT_", "DVC_"))]:
+        monkeypatch.delenv(name)
+    shutil.copytree(template.folder, tmp_path / "study", symlinks=True)
+    monkeypatch.chdir(tmp_path / "study")
+    copy = object.__new__(Study)
+    copy.folder = tmp_path / "study"
+    return copy
+
+
+def test_two_files_are_compared_without_a_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_table(table(0), "a.csv")
+    write_table(table(1), "b.csv")
+    done = run("a.csv", "b.csv")
+    assert done.exit_code == 0, done.output
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    assert lines[0] == "a.csv against b.csv: the vote that heads the report on 48 test images of 12 groups"
+    assert lines[1] == "score A B A - B 95 % interval p"
+    assert lines[2] == "accuracy 1.000 0.750 +0.250 +0.250 to +0.250 < 0.001 A is ahead"
+    assert [line.split()[0] for line in lines[2:8]] == [
+        *("accuracy", "balanced_accuracy", "recall_ill", "recall_well", "brier", "auc")
+    ]
+    assert "Of brier less is better" in lines[-1]
+
+
+def test_the_other_order_names_the_other_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_table(table(0), "a.csv")
+    write_table(table(1), "b.csv")
+    assert "B is ahead" in run("b.csv", "a.csv").stdout
+    assert "A is ahead" not in run("b.csv", "a.csv").stdout
+    of = scores("b.csv", "a.csv")
+    assert (of["brier"]["difference"] > 0, of["brier"]["verdict"]) == (True, "second is ahead")
+
+
+def test_revisions_are_read_from_the_cache_and_nothing_is_checked_out(study: Study) -> None:
+    before = study("git", "status", "--porcelain"), sorted(study.folder.rglob("*.csv"))
+    of = scores("one", "two")
+    assert (of["accuracy"]["first"], of["accuracy"]["second"]) == (1.0, 0.75)
+    assert of["accuracy"]["verdict"] == "first is ahead"
+    assert scores("one", "two", "--name", "cnn")["accuracy"]["verdict"] == "within noise"  # equal tables
+    assert before == (study("git", "status", "--porcelain"), sorted(study.folder.rglob("*.csv")))
+
+
+@pytest.mark.usefixtures("study")
+def test_the_validation_part_has_other_rows() -> None:
+    done = json.loads(run("one", "untested", "--part", "validation", "--json").stdout)
+    assert (done["images"], done["groups"], done["part"], done["unit"]) == (60, 15, "validation", "smear")
+
+
+def test_workspace_against_a_revision(study: Study) -> None:
+    study.make({"votes/heading": 3, "joined/cnn": 2})
+    assert scores("workspace", "two")["accuracy"]["difference"] == pytest.approx(-0.5)
+
+
+def test_an_experiment_is_a_side(study: Study) -> None:
+    shutil.rmtree(study.folder / "made")
+    write_predictions(study.folder / "made", {"votes/heading": 3, "joined/cnn": 2})
+    study(*DVC, "exp", "run", "--quiet", "--name", "worse")
+    study("git", "checkout", "--quiet", "--force", "two")
+    assert scores("worse", "two")["accuracy"]["first"] == 0.25
+
+
+@pytest.mark.usefixtures("study")
+def test_an_unscored_test_part_is_named() -> None:
+    done = run("untested", "one")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("compare: predictions/test/votes/heading.csv of untested has no rows: the test part")
+    assert "--part validation" in done.stderr
+
+
+@pytest.mark.usefixtures("study")
+@pytest.mark.parametrize(
+    ("side", "message"),
+    [
+        ("nobody", "compare: 'nobody' is no file, git revision or experiment"),
+        ("nobody.csv", "compare: 'nobody.csv' is no file, git revision or experiment"),
+    ],
+)
+def test_an_unknown_side_is_named(side: str, message: str) -> None:
+    done = run("one", side)
+    assert (done.exit_code, done.stderr.startswith(message)) == (1, True), done.stderr
+
+
+def test_an_unknown_member_lists_those_there_are(study: Study) -> None:
+    expected = "compare: one has no member or vote 'resnet'; there are cnn, heading, soft\n"
+    assert run("one", "two", "--name", "resnet").stderr == expected
+    study(*DVC, "checkout", "--quiet")
+    done = run("workspace", "two", "--name", "resnet", "--part", "validation")
+    assert done.stderr == "compare: workspace has no member or vote 'resnet'; there are cnn, heading\n"
+
+
+def test_the_hard_vote_has_no_scores_of_probabilities(study: Study) -> None:
+    write_predictions(study.folder / "predictions", {"votes/hard": 1})
+    assert [*scores("workspace", "workspace", "--name", "hard")] == [
+        *("accuracy", "balanced_accuracy", "sensitivity", "specificity")
+    ]
+
+
+def test_a_missing_cache_names_the_commands(study: Study) -> None:
+    shutil.rmtree(study.folder / ".dvc/cache")
+    done = run("one", "two")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("compare: the predictions of one are not in DVC's cache"), done.stderr
+    for command in ("`dvc pull`", "`dvc exp apply one`", "`dvc repro`"):
+        assert command in done.stderr
+
+
+def test_a_revision_before_the_pipeline_is_one_message(study: Study) -> None:
+    study("git", "checkout", "--quiet", "--orphan", "empty")
+    study("git", "rm", "-r", "--quiet", "--cached", ".")
+    study("git", "add", ".dvc")
+    study("git", "commit", "--quiet", "-m", "empty")
+    done = run("empty", "one")
+    assert done.exit_code == 1
+    assert done.stderr.startswith("compare: empty has no predictions/test/votes/heading.csv: `dvc pull`"), done.stderr
+
+
+def test_other_data_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_table(table(0), "a.csv")
+    write_table(table(1, patients=13), "b.csv")
+    assert run("a.csv", "b.csv").stderr == (
+        "compare: a.csv and b.csv were made of different data: 4 of 52 ids are only in b.csv, such as id '048': "
+        "compare the same test images (data, seed and split must be equal)\n"
+    )
+
+
+def test_a_file_of_another_part_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_table(table(0, split="val"), "a.csv")
+    assert run("a.csv", "a.csv").stderr == (
+        "compare: a.csv has no test images: --part validation compares those that it has\n"
+    )
+    assert run("a.csv", "a.csv", "--part", "validation").exit_code == 0
+
+
+def test_outside_a_project_a_revision_and_the_workspace_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_table(table(0), "a.csv")
+    assert "is no DVC project, so it has no revisions" in run("a.csv", "main").stderr
+    assert "is no study" in run("a.csv", "workspace").stderr
+
+
+def test_a_damaged_file_is_named(study: Study) -> None:
+    (study.folder / "bad.csv").write_text("id,label\n1,a\n", encoding="utf-8")
+    assert run("bad.csv", "one").stderr.startswith("compare: bad.csv: columns are")
+
+
+def test_unit_confidence_and_positive_class_are_those_of_params(study: Study) -> None:
+    done = run("one", "two")
+    assert "48 test images of 12 smears" in done.stdout, done.output
+    assert "90 % interval" in done.stdout
+    assert "sensitivity" in done.stdout
+    assert "recall_ill" not in done.stdout
+    params = study.folder / "params.yaml"
+    params.write_text(params.read_text(encoding="utf-8").replace("positive: ill", "positive: blast"), encoding="utf-8")
+    assert "recall_ill" in run("one", "two").stdout  # the class of other data than these

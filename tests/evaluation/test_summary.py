@@ -1,0 +1,180 @@
+"""All scores of a table: which it has, whose threshold decides, what has no interval and why, and groups."""
+
+import dataclasses
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tumorboard.base.errors import InputError
+from tumorboard.base.params import Evaluate, Params
+from tumorboard.base.tables import Predictions, make_predictions
+from tumorboard.evaluation.by_group import group_predictions
+from tumorboard.evaluation.calibration import calibration_scores
+from tumorboard.evaluation.intervals import intervals
+from tumorboard.evaluation.metrics import scores
+from tumorboard.evaluation.summary import (
+    OF_PROBABILITIES,
+    OPERATING_SCORES,
+    SUMMARY_SCORES,
+    Judging,
+    judging_of,
+    mean_and_spread,
+    summarize,
+)
+
+
+@pytest.fixture
+def judging(params: Params) -> Judging:
+    evaluate = Evaluate(**dict(params.evaluate) | {"bootstrap": 30, "confidence": 0.9, "by_patient": "mean"})
+    return Judging(evaluate=evaluate, seed=4, unit="patient", positive="ill")
+
+
+def table(seed: int = 0, groups: int = 30, size: int = 3, classes: tuple[str, ...] = ("well", "ill")) -> Predictions:
+    """Rows of `groups` patients, each of one class, whose probabilities are right three times in four."""
+    generator = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(groups) % len(classes), size)
+    logits = generator.normal(size=(len(labels), len(classes))) + 1.3 * np.eye(len(classes))[labels]
+    probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    rows = pd.DataFrame({"id": [f"i{row:03d}" for row in range(len(labels))]})
+    rows["group"] = [f"p{row // size}" for row in range(len(labels))]
+    rows = rows.assign(split="val", label=[classes[label] for label in labels])
+    return make_predictions(rows, probabilities, list(classes), "digest")
+
+
+def test_scores_and_intervals_are_those_of_the_functions_that_compute_them(judging: Judging) -> None:
+    rows = table()
+    summary = summarize(rows, judging)
+    every = intervals(rows, 0.9, 4, bootstrap=30, unit="patient")
+    for name in SUMMARY_SCORES:
+        assert summary[name] == pytest.approx(scores(rows)[name])
+        assert (summary[f"{name}_low"], summary[f"{name}_high"]) == (every[f"{name}_low"], every[f"{name}_high"])
+        assert summary[f"{name}_low"] < summary[name] < summary[f"{name}_high"]
+    assert (summary["images"], summary["groups"]) == (90, 30)
+    calibration = calibration_scores(rows, positive="ill")
+    assert summary["calibration_slope"] == calibration["calibration_slope"]
+    assert summary["calibration_intercept"] == calibration["calibration_intercept"]
+    assert not [name for name in summary if name.endswith("_method")], "each has an interval"
+    other = summarize(rows, dataclasses.replace(judging, seed=5))
+    assert other["accuracy_low"] == summary["accuracy_low"]
+    assert other["brier_low"] != summary["brier_low"] or other["brier_high"] != summary["brier_high"], "bootstrap"
+
+
+def test_a_vote_of_shares_has_no_scores_of_probabilities(judging: Judging) -> None:
+    summary = summarize(table(), judging, probabilities=False)
+    full = summarize(table(), judging)
+    assert not [name for name in summary if name.startswith((*OF_PROBABILITIES, "calibration"))]
+    assert summary.items() >= {name: full[name] for name in ("accuracy", "f1", "sensitivity", "npv_low")}.items()
+    assert not set(OF_PROBABILITIES) & set(summary["by_group"])
+    assert "accuracy" in summary["by_group"]
+
+
+def test_the_threshold_of_each_row_decides_sensitivity_and_specificity_alone(judging: Judging) -> None:
+    rows = table()
+    thresholds = np.where(np.arange(90) % 2, 0.3, 0.7)
+    thresholds[:10] = np.nan
+    summary, plain = summarize(rows, judging, thresholds=thresholds), summarize(rows, judging)
+    ill, p = (rows["label"] == "ill").to_numpy(), rows["p_ill"].to_numpy()
+    called = p >= np.where(np.isnan(thresholds), 0.5, thresholds)
+    assert summary["sensitivity"] == pytest.approx(called[ill].mean())
+    assert summary["specificity"] == pytest.approx((~called)[~ill].mean())
+    assert summary["ppv"] == pytest.approx(ill[called].mean())
+    assert summary["npv"] == pytest.approx((~ill)[~called].mean())
+    changed = {name for name in plain if plain[name] != summary[name] and not isinstance(plain[name], dict)}
+    assert {name.removesuffix("_low").removesuffix("_high") for name in changed} <= set(OPERATING_SCORES)
+    assert "sensitivity" in changed
+    assert plain["sensitivity"] == pytest.approx((p >= 0.5)[ill].mean())
+    turned = summarize(rows, dataclasses.replace(judging, positive="well"))
+    assert turned["sensitivity"] == pytest.approx(plain["specificity"])
+
+
+def test_without_a_positive_class_there_is_no_sensitivity(judging: Judging) -> None:
+    summary = summarize(table(classes=("a", "b", "c")), dataclasses.replace(judging, positive=None))
+    assert not set(OPERATING_SCORES) & set(summary)
+    assert not {"precision", "recall"} & set(summary), "means over classes would pose as a decision's"
+    assert set(SUMMARY_SCORES) <= set(summary)
+
+
+def test_where_there_is_no_interval_the_method_says_why(judging: Judging) -> None:
+    summary = summarize(table(groups=8), judging)
+    for name in ("accuracy", "auc", "sensitivity", "npv"):
+        assert summary[name] is not None
+        assert summary[f"{name}_low"] is summary[f"{name}_high"] is None
+        assert re.fullmatch(r"too few patients for an interval \(\d\)", summary[f"{name}_method"])
+    nobody_said = summarize(table(groups=8), dataclasses.replace(judging, unit=None))
+    assert nobody_said["accuracy_method"] == "too few groups for an interval (8)"
+
+
+def test_an_undefined_score_is_none_and_says_so(judging: Judging) -> None:
+    rows = table()
+    one_class = rows[rows["label"] == "well"].reset_index(drop=True)
+    summary = summarize(one_class, judging)
+    assert summary["auc"] is summary["sensitivity"] is None
+    assert summary["auc_method"] == "undefined"
+    assert "sensitivity_method" in summary
+    assert summary["specificity"] is not None
+    assert summary["by_group"] == {"reason": "every patient has an image of 'well'"}
+
+
+def test_groups_are_scored_as_rows_where_their_images_can_be_taken_together(judging: Judging) -> None:
+    rows = table()
+    summary = summarize(rows, judging)["by_group"]
+    by_patient = group_predictions(rows, "mean", positive="ill", unit="patient")
+    assert summary["groups"] == 30
+    assert summary["accuracy"] == pytest.approx(scores(by_patient)["accuracy"])
+    assert summary["auc_low"] == intervals(by_patient, 0.9, 4, bootstrap=30, unit="patient")["auc_low"]
+    worst = dataclasses.replace(judging, evaluate=judging.evaluate.model_copy(update={"by_patient": "worst"}))
+    expected = scores(group_predictions(rows, "worst", positive="ill"))
+    assert summarize(rows, worst)["by_group"]["accuracy"] == pytest.approx(expected["accuracy"])
+
+
+def test_images_that_cannot_be_taken_together_have_a_reason_and_no_scores(judging: Judging) -> None:
+    alone = summarize(table(size=1), judging)["by_group"]
+    assert alone == {"reason": "each image is its own patient"}
+    rows = table(classes=("a", "b", "c"))
+    rows.loc[0, "label"] = "b"
+    mixed = summarize(rows, dataclasses.replace(judging, positive=None, unit="smear"))["by_group"]
+    assert list(mixed) == ["reason"]
+    assert mixed["reason"].startswith("1 of 30 smears have images of several classes, such as p0: no smear has a label")
+    of_one = table().assign(group="p0")
+    assert summarize(of_one, judging)["by_group"] == {"reason": "every patient has an image of 'ill'"}
+
+
+def test_rows_without_a_label_and_no_rows_are_refused(judging: Judging) -> None:
+    rows = table()
+    rows.loc[3, "label"] = ""
+    with pytest.raises(InputError, match="id 'i003' has no label"):
+        summarize(rows, judging)
+    with pytest.raises(InputError, match="the table has no rows"):
+        summarize(rows[:0], judging)
+
+
+def test_the_order_of_rows_changes_nothing(judging: Judging) -> None:
+    rows, thresholds = table(), np.linspace(0.2, 0.8, 90)
+    order = np.random.default_rng(1).permutation(90)
+    one = summarize(rows, judging, thresholds=thresholds)
+    two = summarize(rows.iloc[order].reset_index(drop=True), judging, thresholds=thresholds[order])
+    by_group = one.pop("by_group"), two.pop("by_group")
+    assert two == pytest.approx(one, rel=1e-9)
+    assert by_group[1] == pytest.approx(by_group[0], rel=1e-9)
+
+
+def test_how_a_study_is_judged_follows_from_params(params: Params) -> None:
+    judging = judging_of(params)
+    assert (judging.evaluate, judging.seed) == (params.evaluate, params.seed)
+    assert (judging.unit, judging.positive) == (params.data.unit, params.data.positive)
+
+
+def test_folds_have_a_mean_and_a_spread() -> None:
+    folds = [table(seed) for seed in range(3)]
+    spread = mean_and_spread(folds)
+    assert list(spread) == [f"{name}_{statistic}" for name in SUMMARY_SCORES for statistic in ("mean", "sd")]
+    for name in SUMMARY_SCORES:
+        values = [scores(fold)[name] for fold in folds]
+        assert spread[f"{name}_mean"] == pytest.approx(np.mean(values))
+        assert spread[f"{name}_sd"] == pytest.approx(np.std(values, ddof=1))
+    one_class = folds[0][folds[0]["label"] == "ill"]
+    undefined = mean_and_spread([folds[1], one_class])
+    assert np.isnan([undefined["auc_mean"], undefined["auc_sd"]]).all()
+    assert np.isfinite(undefined["accuracy_sd"])
