@@ -57,7 +57,8 @@ if name == "recipe":
     files = [f"recipes/{model}.json" for model in params["models"]]
     text = json.dumps(params["train"])
 elif name in ("crop", "split"):
-    files = [f"data/{name}/{file}" for file in ("manifest.csv", "images.csv", "attributes.csv", "quarantined.csv", "store/index.csv")]
+    names = ("manifest.csv", "images.csv", "attributes.csv", "quarantined.csv", "store/index.csv")
+    files = [f"data/{name}/{file}" for file in names]
 else:
     files = []
 if name == "train":
