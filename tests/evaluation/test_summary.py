@@ -62,8 +62,9 @@ def test_scores_and_intervals_are_those_of_the_functions_that_compute_them(judgi
 
 
 def test_a_vote_of_shares_has_no_scores_of_probabilities(judging: Judging) -> None:
-    summary = summarize(table(), judging, probabilities=False)
-    full = summarize(table(), judging)
+    at_half = np.full(90, 0.5)
+    summary = summarize(table(), judging, probabilities=False, thresholds=at_half)
+    full = summarize(table(), judging, thresholds=at_half)
     assert not [name for name in summary if name.startswith((*OF_PROBABILITIES, "calibration"))]
     assert summary.items() >= {name: full[name] for name in ("accuracy", "f1", "sensitivity", "npv_low")}.items()
     assert not set(OF_PROBABILITIES) & set(summary["by_group"])
@@ -74,7 +75,9 @@ def test_the_threshold_of_each_row_decides_sensitivity_and_specificity_alone(jud
     rows = table()
     thresholds = np.where(np.arange(90) % 2, 0.3, 0.7)
     thresholds[:10] = np.nan
-    summary, plain = summarize(rows, judging, thresholds=thresholds), summarize(rows, judging)
+    summary = summarize(rows, judging, thresholds=thresholds)
+    plain = summarize(rows, judging, thresholds=np.full(90, np.nan))
+    assert not set(OPERATING_SCORES) & set(summarize(rows, judging)), "a table that no threshold decides"
     ill, p = (rows["label"] == "ill").to_numpy(), rows["p_ill"].to_numpy()
     called = p >= np.where(np.isnan(thresholds), 0.5, thresholds)
     assert summary["sensitivity"] == pytest.approx(called[ill].mean())
@@ -82,10 +85,14 @@ def test_the_threshold_of_each_row_decides_sensitivity_and_specificity_alone(jud
     assert summary["ppv"] == pytest.approx(ill[called].mean())
     assert summary["npv"] == pytest.approx((~ill)[~called].mean())
     changed = {name for name in plain if plain[name] != summary[name] and not isinstance(plain[name], dict)}
-    assert {name.removesuffix("_low").removesuffix("_high") for name in changed} <= set(OPERATING_SCORES)
+    assert {name.removesuffix("_low").removesuffix("_high") for name in changed} <= {
+        *OPERATING_SCORES,
+        "decided_accuracy",
+    }
+    assert summary["decided_accuracy"] == pytest.approx((called == ill).mean())
     assert "sensitivity" in changed
     assert plain["sensitivity"] == pytest.approx((p >= 0.5)[ill].mean())
-    turned = summarize(rows, dataclasses.replace(judging, positive="well"))
+    turned = summarize(rows, dataclasses.replace(judging, positive="well"), thresholds=np.full(90, np.nan))
     assert turned["sensitivity"] == pytest.approx(plain["specificity"])
 
 
@@ -97,7 +104,7 @@ def test_without_a_positive_class_there_is_no_sensitivity(judging: Judging) -> N
 
 
 def test_where_there_is_no_interval_the_method_says_why(judging: Judging) -> None:
-    summary = summarize(table(groups=8), judging)
+    summary = summarize(table(groups=8), judging, thresholds=np.full(24, 0.5))
     for name in ("accuracy", "auc", "sensitivity", "npv"):
         assert summary[name] is not None
         assert summary[f"{name}_low"] is summary[f"{name}_high"] is None
@@ -109,7 +116,7 @@ def test_where_there_is_no_interval_the_method_says_why(judging: Judging) -> Non
 def test_an_undefined_score_is_none_and_says_so(judging: Judging) -> None:
     rows = table()
     one_class = rows[rows["label"] == "well"].reset_index(drop=True)
-    summary = summarize(one_class, judging)
+    summary = summarize(one_class, judging, thresholds=np.full(len(one_class), 0.5))
     assert summary["auc"] is summary["sensitivity"] is None
     assert summary["auc_method"] == "undefined"
     assert "sensitivity_method" in summary

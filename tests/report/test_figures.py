@@ -80,7 +80,7 @@ def test_tables_hold_the_scores_and_the_confusion_of_each_model_on_one_part(run,
     for name in ("roc", "precision_recall"):
         assert set(part[name]["class"]) == set(CLASSES)
         assert set(part[name]["model"]) == {"linear", "cnn", "soft vote"}
-    assert set(part["reliability"]["model"]) == {"linear", "cnn", "soft vote", "soft vote before"}
+    assert set(part["reliability"]["model"]) == {"linear", "cnn", "soft vote", "soft vote, uncalibrated"}
     assert part["reliability"].groupby("model")["images"].sum().eq(rows).all()
 
 

@@ -46,8 +46,8 @@ def test_the_claim_has_the_share_its_interval_and_the_most_frequent_class(result
     claim = front_of(results).claim
     shares = [percent(head[name]) for name in ("accuracy", "accuracy_low", "accuracy_high")]
     assert claim[0] == (
-        f"The soft vote classifies {shares[0]} of 36 test images of 12 patients as they are labeled "
-        f"(95 % interval {shares[1]} to {shares[2]})."
+        f"The soft vote classifies {shares[0]} of 36 test images of 12 patients as they are labeled, by the "
+        f"most probable class (95 % interval {shares[1]} to {shares[2]})."
     )
     assert claim[1] == f"Always predicting the most frequent class would score {percent(1 / 3)}."
     assert claim[2].startswith("The soft vote against cnn, on the same images: ")
@@ -58,14 +58,17 @@ def test_the_claim_has_the_share_its_interval_and_the_most_frequent_class(result
 
 def test_the_claim_without_an_interval_says_why(judged):
     claim = front_of(judged(groups=18)).claim
-    assert claim[0].endswith("as they are labeled (too few patients: 6).")
+    assert claim[0].endswith("as they are labeled, by the most probable class (too few patients: 6).")
     assert claim[3] == "6 patients: too few to tell any difference."
 
 
 def test_a_positive_class_is_claimed_at_the_threshold_of_validation_images(binary):
     head = binary.test.headline
     (sentence,) = [sentence for sentence in front_of(binary).claim if "Deciding" in sentence]
-    assert sentence.startswith(f"Deciding for b at a probability of {binary.fit.threshold:.3f}, chosen on validation")
+    assert sentence.startswith(
+        f"Deciding for b from a probability of {binary.fit.threshold:.3f} on, chosen on validation"
+    )
+    assert f"{percent(head['decided_accuracy'])} of these decisions are right" in sentence
     assert f"its sensitivity is {percent(head['sensitivity'])} ({percent(head['sensitivity_low'])} to " in sentence
     assert f"its specificity {percent(head['specificity'])} (" in sentence
     assert binary.test.headline["images"] == 72
@@ -75,7 +78,7 @@ def test_without_a_rule_the_positive_class_has_no_threshold(judged):
     results = judged(changes={"data": {"positive": "b"}, "evaluate": {"threshold": None}})
     assert results.fit.threshold is None
     (sentence,) = [sentence for sentence in front_of(results).claim if "Deciding" in sentence]
-    assert sentence.startswith("Deciding for b, its sensitivity is ")
+    assert sentence.startswith("Deciding for b, as predict does: its sensitivity is ")
 
 
 def test_a_plain_run_of_patients_has_no_caution(binary):

@@ -178,7 +178,7 @@ def test_reliability_has_the_vote_in_black_with_its_intervals_and_dashed_before_
         [
             ("m", 0.6, 0.5, 0.4, 0.7),
             ("m", 0.9, 0.8, 0.7, 0.9),
-            ("soft vote before", 0.7, 0.6, 0.5, 0.7),
+            ("soft vote, uncalibrated", 0.7, 0.6, 0.5, 0.7),
             ("soft vote", 0.8, 0.75, 0.7, 0.85),
             ("soft vote", 0.95, 0.9, np.nan, np.nan),
         ]
@@ -195,7 +195,7 @@ def test_reliability_has_the_vote_in_black_with_its_intervals_and_dashed_before_
     drawn = [segment[:, 1].tolist() for segment in spans.get_segments() if np.size(segment) == 4]
     assert drawn == [[0.7, 0.85]]
     names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == ["m", "soft vote before", "soft vote"]
+    assert names == ["m", "soft vote, uncalibrated", "soft vote"]
 
 
 def test_all_that_the_reliability_diagram_draws_is_inside_its_axes():

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import Annotated, Any, Literal, Union, get_args
 
 from pydantic import AfterValidator, Field, create_model, model_validator
 
@@ -303,6 +303,12 @@ class Params(Section):
             raise ValueError(
                 f"recipes has a model named '{min(hidden)}': DVC ignores changes below a key of that name, rename it"
             )
+        votes = get_args(Ensemble.model_fields["vote"].annotation)
+        for name in self.evaluate.primary or ():
+            if name not in (comparable := ["vote", *self.models, *(vote for vote in votes if vote != "auto")]):
+                raise ValueError(
+                    f"evaluate.primary names '{name}', which is no member or vote; there are {', '.join(comparable)}"
+                )
         for model in self.models:
             if model not in self.recipes:
                 near = nearest(model, self.recipes)

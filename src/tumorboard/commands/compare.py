@@ -14,7 +14,7 @@ from rich.text import Text
 
 from tumorboard.base.errors import InputError, printable
 from tumorboard.base.params import load_params
-from tumorboard.base.tables import Predictions, classes_of, read_predictions
+from tumorboard.base.tables import Predictions, read_predictions
 from tumorboard.commands.errors import reports_user_errors
 from tumorboard.evaluation.paired import FIRST, NOISE, SECOND, Differences
 from tumorboard.evaluation.paired import compare as compare_predictions
@@ -37,7 +37,6 @@ class Settings:
     confidence: float = 0.95
     seed: int = 0
     unit: str | None = None  # what a group is
-    positive: str | None = None  # of two classes
 
 
 # Click joins the lines of each paragraph. The last one has to be one command that works.
@@ -76,13 +75,11 @@ def compare(
     settings = read_settings(Path("params.yaml"))
     tables = [read_side(side, name, part) for side in (first, second)]
     names = (first, second) if first != second else (f"A ({first})", f"B ({second})")
-    positive = settings.positive if settings.positive in classes_of(tables[0]) else None
     differences = compare_predictions(
         *tables,
         confidence=settings.confidence,
         seed=settings.seed,
         unit=settings.unit,
-        positive=positive,
         names=names,
     )
     if name == HARD:
@@ -96,11 +93,11 @@ def compare(
 
 
 def read_settings(params_file: Path) -> Settings:
-    """Reads confidence, seed, unit and positive class from params.yaml; the defaults where there is no such file."""
+    """Reads confidence, seed and unit from params.yaml; the defaults where there is no such file."""
     if not params_file.is_file():
         return Settings()
     params = load_params(params_file)
-    return Settings(params.evaluate.confidence, params.seed, params.data.unit, params.data.positive)
+    return Settings(params.evaluate.confidence, params.seed, params.data.unit)
 
 
 def read_side(side: str, name: str, part: Literal["test", "validation"]) -> Predictions:

@@ -86,14 +86,17 @@ def labels_and_probabilities(predictions: Predictions) -> tuple[NDArray[np.int64
     """Returns the labels as class indices, int64[N], and the probabilities, float64[N, K].
 
     Raises:
-        InputError: where there are no rows, or one row has no label.
+        InputError: where there are no rows, or one row has no label or a probability that is not finite.
     """
     if predictions.empty:
         raise InputError("no predictions to score: the table has no rows")
     if (unlabeled := predictions["label"].eq("")).any():
         raise InputError(f"id '{predictions['id'][unlabeled].iloc[0]}' has no label, so it cannot be scored")
     index = {name: column for column, name in enumerate(classes_of(predictions))}
-    return np.array([index[label] for label in predictions["label"]], dtype=np.int64), probabilities_of(predictions)
+    probabilities = probabilities_of(predictions)
+    if not (finite := np.isfinite(probabilities).all(1)).all():
+        raise InputError(f"id '{predictions['id'].iloc[int(finite.argmin())]}' has a probability that is no number")
+    return np.array([index[label] for label in predictions["label"]], dtype=np.int64), probabilities
 
 
 def class_rates(confusion: NDArray[np.integer[Any]]) -> dict[str, NDArray[np.float64]]:

@@ -153,6 +153,6 @@ def subgroups_warnings(subgroups: Subgroups) -> list[str]:
     return [
         f"{row['column']} {row['value']}: {row['accuracy']:.1%} of {row['images']:,} images are right, "
         f"{-100 * row['gap']:.1f} points below the other values at equal shares of classes "
-        f"({-100 * row['gap_high']:.1f} to {-100 * row['gap_low']:.1f}; p {row['p_holm']:.3f} after Holm's correction)"
+        f"(p {row['p_holm']:.3f} after Holm's correction)"
         for row in subgroups[subgroups["verdict"] == BELOW].to_dict("records")
     ]

@@ -53,19 +53,20 @@ def summarize(
         predictions: N rows that all have a label.
         judging: how.
         probabilities: whether the table holds probabilities; a hard vote's shares are none.
-        thresholds: float64[N], the lowest probability of the positive class that decides for it; nan, or None: the more
-            probable class. Decides sensitivity, specificity, ppv and npv alone.
+        thresholds: float64[N], the lowest probability of the positive class that decides for it; nan: the more probable
+            class. None: the table is not decided by a threshold and has no OPERATING_SCORES.
 
     Returns:
         Flat but for the last: `images` and `groups`; SUMMARY_SCORES but those of probabilities where there are none;
-        with a positive class OPERATING_SCORES. Each of these has `<score>_low` and `<score>_high`; where these are
-        None, `<score>_method` says why. CALIBRATION_SCORES of probabilities. `by_group`: the scores of one row per
-        group, where its images can be taken together, else the `reason` why they cannot.
+        with a positive class and thresholds OPERATING_SCORES and `decided_accuracy`, the share of right decisions. Each
+        score but the last has `<score>_low` and `<score>_high`; where these are None, `<score>_method` says why.
+        CALIBRATION_SCORES of probabilities. `by_group`: the scores of one row per group, where its images can be taken
+        together, else the `reason` why they cannot.
     """
     flat: dict[str, Any] = {"images": len(predictions), "groups": int(predictions["group"].nunique())}
     flat |= _headline(predictions, judging, probabilities)
-    if judging.positive is not None:
-        flat |= _operating(predictions, judging, thresholds)
+    if judging.positive is not None and thresholds is not None:
+        flat |= _operating(predictions, judging.positive, judging, thresholds)
     if probabilities:
         calibration = calibration_scores(predictions, positive=judging.positive)
         flat |= {name: calibration[name] for name in CALIBRATION_SCORES}
@@ -90,14 +91,14 @@ def _ends(name: str, low: Any, high: Any, method: str) -> dict[str, Any]:
     return ends if low is not None else ends | {f"{name}_method": method}
 
 
-def _operating(predictions: Predictions, judging: Judging, thresholds: NDArray[np.float64] | None) -> dict[str, Any]:
-    assert judging.positive is not None
-    given = np.full(len(predictions), np.nan) if thresholds is None else thresholds
-    at = np.where(np.isnan(given), 0.5, given)
-    every = operating_scores(
-        predictions, judging.positive, at, confidence=judging.evaluate.confidence, unit=judging.unit
-    )
-    flat: dict[str, Any] = {}
+def _operating(
+    predictions: Predictions, positive: str, judging: Judging, thresholds: NDArray[np.float64]
+) -> dict[str, Any]:
+    at = np.where(np.isnan(thresholds), 0.5, thresholds)
+    every = operating_scores(predictions, positive, at, confidence=judging.evaluate.confidence, unit=judging.unit)
+    counts: dict[str, Any] = dict(every)
+    right = counts["true_positives"] + counts["true_negatives"]
+    flat: dict[str, Any] = {"decided_accuracy": right / len(predictions)}
     for name in OPERATING_SCORES:
         flat |= {name: every[name]} | _ends(
             name, every[f"{name}_low"], every[f"{name}_high"], str(every[f"{name}_method"])

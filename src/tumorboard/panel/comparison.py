@@ -178,7 +178,7 @@ def score_part(part: PartResults, folds: list[PartResults], vote: str, judging: 
     shares = {"hard", HEADING, UNCALIBRATED} if vote == "hard" else {"hard"}  # of votes, which are no probabilities
 
     def scores_of(kind: str, name: str) -> dict[str, Any]:
-        thresholds = part.thresholds if name == HEADING else None
+        thresholds = part.thresholds if kind == "votes" and name == HEADING else None
         stated = kind == "members" or name not in shares
         return summarize(getattr(part, kind)[name], judging, probabilities=stated, thresholds=thresholds)
 

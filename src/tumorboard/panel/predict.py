@@ -78,7 +78,7 @@ class Deciding:
     fit: Fit  # what was fitted on validation images; `unfitted` for models without a panel's file
     vote: str  # a name in `VOTES`
     positive: str | None  # the class that `fit.threshold` belongs to; only the vote `fit.vote` uses it
-    abstain: float  # an image without a class of this probability is left undecided
+    abstain: float  # an image whose decided class has a lower probability is left undecided
     unlike: float | None = None  # score from which an image is called unlike; None: it is not scored
 
     @property
@@ -117,7 +117,7 @@ def predict_images(
         One row per file, in the order of `files`, with the columns
 
         - `path`: as given.
-        - `decided`: the predicted class; empty where even the most probable class is below `deciding.abstain`.
+        - `decided`: the predicted class; empty where its probability is below `deciding.abstain`.
         - `probability`: of that class, from the vote; where none is decided, of the one that would have been.
         - `agreeing`: how many models predict that class by themselves, as in '3 of 4'.
         - `p_<class>`: the probability of each class, from the vote.
@@ -279,7 +279,7 @@ def _join_decisions(
     stated = probabilities[np.arange(len(choice)), choice]
     agreeing = (members.argmax(2) == choice).sum(0)
     columns = pd.DataFrame({"decided": names[choice], "probability": stated}, index=table.index[usable])
-    columns.loc[probabilities.max(1) < deciding.abstain, "decided"] = ""
+    columns.loc[stated < deciding.abstain, "decided"] = ""
     columns["agreeing"] = [f"{count} of {len(members)}" for count in agreeing]
     for column, name in enumerate(names):
         columns[f"p_{name}"] = probabilities[:, column]

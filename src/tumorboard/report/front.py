@@ -5,9 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from tumorboard.base.tables import classes_of, probabilities_of
-from tumorboard.evaluation.metrics import scores
 from tumorboard.panel.comparison import best_member
 from tumorboard.panel.fits import ALONE
 from tumorboard.report.conclusions import Conclusions, sentence_of
@@ -80,15 +80,20 @@ def _claim(results: Results, conclusions: Conclusions) -> Iterator[str]:
         text = f"{100 * results.evaluate.confidence:g} % interval {text}"
     yield (
         f"The {name_of_vote(part.vote)} classifies {percent(head['accuracy'])} of {head['images']:,} {part.name} "
-        f"images of {head['groups']:,} {results.units} as they are labeled" + (f" ({text})." if text else ".")
+        f"images of {head['groups']:,} {results.units} as they are labeled, by the most probable class"
+        + (f" ({text})." if text else ".")
     )
     most_frequent = max((part.heading["label"] == name).mean() for name in classes_of(part.heading))
     yield f"Always predicting the most frequent class would score {percent(float(most_frequent))}."
     if results.positive is not None:
         rates = [f"{percent(head[name])} ({interval_text(head, name)})" for name in ("sensitivity", "specificity")]
         threshold = results.fit.threshold
-        chosen = "" if threshold is None else f" at a probability of {threshold:.3f}, chosen on validation images"
-        yield f"Deciding for {results.positive}{chosen}, its sensitivity is {rates[0]}, its specificity {rates[1]}."
+        chosen = "" if threshold is None else f" from a probability of {threshold:.3f} on, chosen on validation images"
+        right = "" if threshold is None else f"{percent(head['decided_accuracy'])} of these decisions are right, "
+        yield (
+            f"Deciding for {results.positive}{chosen}, as predict does: {right}its sensitivity is {rates[0]}, its "
+            f"specificity {rates[1]}."
+        )
     for row in conclusions.comparisons[part.name].primary.to_dict("records"):
         yield sentence_of(row)
     yield f"{conclusions.precision[0].upper()}{conclusions.precision[1:]}."
@@ -109,6 +114,11 @@ def _cautions(results: Results, conclusions: Conclusions) -> Iterator[str]:
         yield (
             f"Scores on this test part were computed for {results.looks} sets of weights so far: the best of many "
             "looks better than it is."
+        )
+    if results.unit is not None and results.manifest["group"].nunique() == len(results.manifest):
+        yield (
+            f"Each image is its own {results.unit} here: if a {results.unit} has several, set data.group_pattern or a "
+            "column group, else all intervals are too narrow."
         )
     if results.unit is None:
         yield (
@@ -146,27 +156,41 @@ def _against_members(results: Results) -> Iterator[str]:
 
 def _failures(results: Results, conclusions: Conclusions) -> Iterator[str]:
     part = results.shown
-    by_class = scores(part.heading)
-    recalls = {name: by_class[f"recall_{name}"] for name in classes_of(part.heading)}
-    defined = {name: recall for name, recall in recalls.items() if np.isfinite(recall)}
-    if defined:
-        weakest = min(defined, key=lambda name: defined[name])
+    decided = _decisions(results)
+    labels = part.heading["label"].to_numpy(object)
+    recalls = {
+        name: float((decided[labels == name] == name).mean()) for name in classes_of(part.heading) if name in labels
+    }
+    if recalls:
+        weakest = min(recalls, key=lambda name: recalls[name])
         yield (
-            f"Of {weakest}, {percent(defined[weakest])} of {by_class[f'support_{weakest}']:,} {part.name} images are "
+            f"Of {weakest}, {percent(recalls[weakest])} of {int((labels == weakest).sum()):,} {part.name} images are "
             "recognized, the least of all classes."
         )
-    yield from _weak_groups(part, results.unit or "group")
+    yield from _weak_groups(part, decided, results.unit or "group")
     for warning in conclusions.subgroup_warnings:
         yield f"{warning[0].upper()}{warning[1:]}."
 
 
-def _weak_groups(part: Part, unit: str) -> Iterator[str]:
+def _decisions(results: Results) -> NDArray[np.object_]:
+    """Returns the class that the panel decides for each shown image: of test images at its threshold, as in `predict`.
+
+    Each validation image has a threshold of its own part, which no table has; there the more probable class decides.
+    """
+    table, threshold = results.shown.heading, results.fit.threshold
+    names, probabilities = np.array(classes_of(table), dtype=object), probabilities_of(table)
+    choice = probabilities.argmax(1)
+    if results.test is not None and results.positive is not None and threshold is not None:
+        positive = classes_of(table).index(results.positive)
+        choice = np.where(probabilities[:, positive] >= threshold, positive, 1 - positive)
+    decided: NDArray[np.object_] = names[choice]
+    return decided
+
+
+def _weak_groups(part: Part, decided: NDArray[np.object_], unit: str) -> Iterator[str]:
     """Yields how the mistakes are distributed over the groups."""
-    table = part.heading
-    names = classes_of(table)
-    decided = np.array(names, dtype=object)[probabilities_of(table).argmax(1)]
-    wrong = decided != table["label"].to_numpy(object)
-    per_group = table.assign(wrong=wrong).groupby("group")["wrong"].sum().sort_values(ascending=False)
-    if len(per_group) < len(table) and (mistakes := int(per_group.sum())):
+    wrong = decided != part.heading["label"].to_numpy(object)
+    per_group = part.heading.assign(wrong=wrong).groupby("group")["wrong"].sum().sort_values(ascending=False)
+    if len(per_group) < len(wrong) and (mistakes := int(per_group.sum())):
         few = int(np.searchsorted(per_group.cumsum().to_numpy(), mistakes / 2) + 1)
         yield f"Half of its {mistakes} mistakes are on images of {few} of {len(per_group):,} {unit}s."

@@ -240,14 +240,14 @@ def reliability_diagram(table: Reliability, vote: str) -> Figure:
 
     Args:
         table: model, probability, observed, observed_low, observed_high (nan: none), images; by rising probability.
-        vote: the value of `model` that is the vote that heads the report; `<vote> before` is the same uncalibrated.
+        vote: the value of `model` that is the vote that heads the report; `<vote>, uncalibrated` is it uncalibrated.
     """
     figure = Figure((WIDTH * 0.6, 4.9), layout="constrained")
     axes = figure.subplots()
     models = [model for model in dict.fromkeys(table["model"]) if model != vote]
     styles = dict(zip(models, map(line_style, range(len(models))), strict=True))
     if (table["model"] == vote).any():  # a hard vote has no probabilities
-        styles |= {f"{vote} before": {"color": OTHER_VOTE_COLOR, "linestyle": "--"}, vote: {"color": VOTE_COLOR}}
+        styles |= {f"{vote}, uncalibrated": {"color": OTHER_VOTE_COLOR, "linestyle": "--"}, vote: {"color": VOTE_COLOR}}
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, zorder=0)
     for model, style in styles.items():
         line = table[table["model"] == model]

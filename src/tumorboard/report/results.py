@@ -79,7 +79,7 @@ class Part:
     def calibrated_and_not(self) -> dict[str, Predictions]:
         """The vote that heads the report without temperatures and, last, with them; none of a hard vote."""
         name = name_of_vote(self.vote)
-        return {f"{name} before": self.votes[UNCALIBRATED], name: self.heading} if self.has_probabilities else {}
+        return {f"{name}, uncalibrated": self.votes[UNCALIBRATED], name: self.heading} if self.has_probabilities else {}
 
     @property
     def listed_votes(self) -> dict[str, Mapping[str, Any]]:
@@ -214,7 +214,8 @@ def read_results(
         fit=content.fit,
         validation=validation,
         test=test,
-        looks=count_models(ledger, manifest),
+        # A clone has no ledger, but the scores of this run were computed.
+        looks=max(count_models(ledger, manifest), len(params.models) * len(params.folds) if test else 0),
         attributes=read_table(crop / "attributes.csv"),
         run=describe_run(),
         load_crops=CropStore(crop / "store").__getitem__,

@@ -50,8 +50,9 @@ class Journal:
 
     The curves go to <out>/dvclive and, if the recipe has `tensorboard: true`, to <out>/tensorboard. `metrics` is a
     JSON file with the last epoch's number (`epoch`), the kept epoch's number (`kept_epoch`) and the kept epoch's scores
-    (`train`, `val`). <out>/timings.json has the `seconds` of all epochs and the last epoch's `images_per_second`.
-    Nothing is opened before the first epoch: under torchrun all ranks have a Journal, and only rank 0 adds epochs.
+    on the training images (`train`); those on the validation images, which chose the epoch, are in the curves alone.
+    <out>/timings.json has the `seconds` of all epochs and the last epoch's `images_per_second`. Nothing is opened
+    before the first epoch: under torchrun all ranks have a Journal, and only rank 0 adds epochs.
     """
 
     def __init__(self, out: Path, metrics: Path, recipe: Recipe) -> None:
@@ -82,9 +83,7 @@ class Journal:
         if self._recipe.tensorboard:
             self._board.flush()
         kept = kept_epoch(self._history, self._recipe.keep)
-        write_json(
-            {"epoch": epoch.number, "kept_epoch": kept.number, "train": kept.train, "val": kept.val}, self._metrics
-        )
+        write_json({"epoch": epoch.number, "kept_epoch": kept.number, "train": kept.train}, self._metrics)
         seconds = sum(past.seconds for past in self._history)
         timings = {"seconds": round(seconds, 3), "images_per_second": round(epoch.images_per_second, 1)}
         write_json(timings, self._out / "timings.json")
