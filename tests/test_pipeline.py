@@ -251,6 +251,7 @@ def owing_nothing_to_the_test_part(project: Project) -> dict[str, bytes]:
     return files
 
 
+@pytest.mark.slow
 def test_noise_in_the_place_of_the_test_part_changes_nothing_that_choices_are_made_by(project: Project) -> None:
     """Other images and other labels: models, validation predictions, the panel and every validation score stay."""
     source = project.folder / "given"
