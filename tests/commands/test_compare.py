@@ -127,7 +127,7 @@ def test_two_files_are_compared_without_a_project(tmp_path: Path, monkeypatch: p
     done = run("a.csv", "b.csv")
     assert done.exit_code == 0, done.output
     lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
-    assert lines[0] == "a.csv against b.csv: the vote that heads the report on 48 test images of 12 groups"
+    assert lines[0] == "a.csv against b.csv: these tables on 48 test images of 12 groups"
     assert lines[1] == "score A B A - B 95 % interval p"
     assert lines[2] == "accuracy 1.000 0.750 +0.250 +0.250 to +0.250 < 0.001 A is ahead"
     assert [line.split()[0] for line in lines[2:8]] == [

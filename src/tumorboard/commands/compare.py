@@ -215,6 +215,8 @@ def print_differences(differences: Differences, facts: dict[str, Any], settings:
     unit = settings.unit or "group"
     first, second = (printable(str(facts[side])) for side in ("first", "second"))
     what = "the vote that heads the report" if facts["name"] == HEADING else printable(str(facts["name"]))
+    if Path(str(facts["first"])).is_file() and Path(str(facts["second"])).is_file():
+        what = "these tables"
     heading = (
         f"{first} against {second}: {what} on {facts['images']:,} {facts['part']} images of {facts['groups']:,} {unit}s"
     )
