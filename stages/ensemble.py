@@ -10,7 +10,7 @@ from tumorboard.base.stage import Output, run_stage
 from tumorboard.base.tables import Members, classes_of, read_predictions
 from tumorboard.evaluation.held_out import read_held_out
 from tumorboard.evaluation.summary import judging_of
-from tumorboard.panel.comparison import HEADING, MemberOutputs, headline, judge_panel
+from tumorboard.panel.comparison import HEADING, MemberOutputs, headline, headline_of_test, judge_panel
 from tumorboard.panel.fits import fitting_of
 from tumorboard.panel.panel_file import write_panel
 from tumorboard.panel.unlike import load_unlike, panel_threshold
@@ -78,8 +78,7 @@ def main(
     write_json(results.validation_scores, comparison)
     write_json(headline(results.validation_scores, results.fit), metrics)
     write_json(results.test_scores, test_comparison)
-    flat = headline(results.test_scores, results.fit) if results.test_scores else {}
-    write_json({f"test_{name}": value for name, value in flat.items()}, test_metrics)
+    write_json(headline_of_test(results), test_metrics)
 
 
 def _read(table: Path, test: Path, outputs: Path) -> MemberOutputs:

@@ -119,7 +119,7 @@ def test_a_missing_damaged_or_foreign_file_is_one_message(tmp_path: Path) -> Non
         with pytest.raises(InputError, match=f"^{re.escape(str(file))}: {message}"):
             read_held_out(file, rows, classes)
 
-    fails("is not there: run `dvc repro`")
+    fails("is not there: `dvc repro` writes it")
     write_held_out(example(), file)
     whole = file.read_bytes()
     fails("has parts of 6 images, expected 5: run `dvc repro`", rows=5)

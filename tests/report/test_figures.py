@@ -43,7 +43,7 @@ def figures(results, conclusions, tables):
 
 
 @pytest.fixture(scope="module")
-def test_figures(results):
+def figures_of_test(results):
     return draw_test_figures(results)
 
 
@@ -226,9 +226,9 @@ def test_a_class_with_few_images_leaves_white_places(results):
     assert white == ([False] * 5 + [True] * 7) * 3
 
 
-def test_figure_of_the_mistakes_shows_the_worst_first_with_label_and_vote(results, test_figures):
+def test_figure_of_the_mistakes_shows_the_worst_first_with_label_and_vote(results, figures_of_test):
     mistakes = worst_mistakes(results.test.heading)
-    figure = test_figures["mistakes"]
+    figure = figures_of_test["mistakes"]
     captions = [text for text in texts_of(figure) if text.startswith("label ")]
     assert len(captions) == len(mistakes)
     assert [float(re.search(r"vote (\S+) ", caption)[1]) for caption in captions] == pytest.approx(
@@ -319,5 +319,5 @@ def test_a_positive_class_has_one_panel_and_a_decision_curve(binary):
     assert "call all b" in texts_of(figures["decision_curve"])
 
 
-def test_without_a_scored_test_part_there_are_no_test_figures(results):
+def test_without_a_scored_test_part_there_are_no_figures_of_test(results):
     assert draw_test_figures(dataclasses.replace(results, test=None)) == {}

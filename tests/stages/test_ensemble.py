@@ -213,7 +213,7 @@ def test_a_positive_class_that_is_none_and_a_missing_file_are_one_message_and_wr
         run(tmp_path, wrong)
     assert contents(tmp_path) == before
     (tmp_path / "held_out/cnn/2.safetensors").unlink()
-    with pytest.raises(InputError, match=r"held_out/cnn/2\.safetensors: is not there: run `dvc repro`"):
+    with pytest.raises(InputError, match=r"held_out/cnn/2\.safetensors: is not there: `dvc repro` writes it"):
         run(tmp_path, settings)
     shutil.copy(tmp_path / "held_out/cnn/0.safetensors", tmp_path / "held_out/cnn/2.safetensors")
     with pytest.raises(InputError, match=r"held_out/cnn/2\.safetensors: has parts of 10 images, expected 6"):

@@ -10,12 +10,18 @@ from tumorboard.base.data_params import DVC_IGNORED_KEYS
 from tumorboard.base.data_params import Data as Data
 from tumorboard.base.data_params import Frames as Frames
 from tumorboard.base.errors import InputError
+from tumorboard.base.evaluate_params import AtCost as AtCost
+from tumorboard.base.evaluate_params import AtSensitivity as AtSensitivity
+from tumorboard.base.evaluate_params import AtSpecificity as AtSpecificity
+from tumorboard.base.evaluate_params import Cost as Cost
+from tumorboard.base.evaluate_params import Ensemble as Ensemble
+from tumorboard.base.evaluate_params import Evaluate as Evaluate
+from tumorboard.base.evaluate_params import Threshold as Threshold
 from tumorboard.base.schema import Section, nearest, parse, read_yaml
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
-OpenShare = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Several = Annotated[int, Field(ge=0)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # as torch takes them
@@ -204,57 +210,6 @@ class LrFind(Section):
         if self.first >= self.last:
             raise ValueError(f"first {self.first} is not below last {self.last}")
         return self
-
-
-class Cost(Section):
-    """What a wrong decision costs, in any unit."""
-
-    false_negative: Positive
-    false_positive: Positive
-
-
-class AtSensitivity(Section):
-    """The highest threshold that reaches a sensitivity."""
-
-    sensitivity: OpenShare
-
-
-class AtSpecificity(Section):
-    """The lowest threshold that reaches a specificity."""
-
-    specificity: OpenShare
-
-
-class AtCost(Section):
-    """The threshold with the least cost."""
-
-    cost: Cost
-
-
-Threshold = Literal["youden"] | AtSensitivity | AtSpecificity | AtCost | None
-
-
-class Evaluate(Section):
-    test: bool  # whether the test part is scored
-    confidence: OpenShare
-    bootstrap: Several
-    primary: tuple[str, str] | None  # names of members or votes
-    threshold: Threshold
-    by_patient: Literal["mean", "worst"]
-    subgroups: tuple[str, ...]  # columns of the data's table
-    unlike: Annotated[float, Field(gt=0, le=0.5)]  # share of the panel's own held-out images
-    abstain: Annotated[float, Field(ge=0, lt=1)]  # probability
-
-    @model_validator(mode="after")
-    def _differ(self) -> "Evaluate":
-        if self.primary and self.primary[0] == self.primary[1]:
-            raise ValueError(f"primary compares '{self.primary[0]}' with itself: name two members or votes")
-        return self
-
-
-class Ensemble(Section):
-    vote: Literal["auto", "hard", "soft", "product", "weighted"]
-    calibrate: bool
 
 
 class Runtime(Section):

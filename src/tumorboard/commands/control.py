@@ -22,7 +22,7 @@ from tumorboard.commands.errors import reports_user_errors
 from tumorboard.commands.paths import METRICS, TEST_METRICS
 from tumorboard.commands.start_checks import prepare_start
 
-SUSPICIOUS = 0.01  # probability below which so many intervals without 0.5 are no accident
+SUSPICIOUS = 0.01  # probability below which that number of intervals without 0.5 is no accident
 LEAKS = 1  # the exit status if the scores are not at chance
 
 app = typer.Typer(add_completion=False)

@@ -110,14 +110,7 @@ def crop_images(images: ListedImages, ignored: IgnoredFiles, job: CropJob) -> Cr
             written to `out` then); or a worker of the cluster does not see the folders.
     """
     images = images.sort_values("path", ignore_index=True)
-    job = replace(
-        job,
-        # Workers on a cluster have another working directory.
-        raw=job.raw.absolute(),
-        out=job.out.absolute(),
-        cache=job.cache.absolute(),
-        workers=limit_workers(min(job.workers, -(-len(images) // MIN_WORKER_FILES)), SMALL_MEMORY),
-    )
+    job = _absolute(job, len(images))
     with open_workers(job.workers, job.scheduler) as parallel_map:
         window = job.crop.window
         if window == grey_ranges.SET:
@@ -138,17 +131,26 @@ def crop_images(images: ListedImages, ignored: IgnoredFiles, job: CropJob) -> Cr
             parallel_map=parallel_map,
         ):
             manifest, facts = _manifest_and_facts(images, files)
-            write_table(facts[list(IMAGE_COLUMNS)], job.out / "images.csv")
-            write_table(attribute_table(images), job.out / "attributes.csv")
-            write_table(quarantined, job.out / "quarantined.csv")
-            write_table(ignored, job.out / "ignored.csv")
-            write_table(manifest, job.out / "manifest.csv")
+            tables = {"images": facts[list(IMAGE_COLUMNS)], "attributes": attribute_table(images), "manifest": manifest}
+            for name, table in (tables | {"quarantined": quarantined, "ignored": ignored}).items():
+                write_table(table, job.out / f"{name}.csv")
         asked_crop = job.crop.model_copy(update={"window": window})
         write_record(job.out / "store", asked_crop, job.frames, job.crop.fixed_window)
     warnings = (*grey_ranges.describe_ranges(facts), *grey_ranges.describe_decoder_warnings(facts))
     decoded = sum(file.decoded for file in files)
     counts = count_images(manifest, facts, len(quarantined), len(ignored))
     return CropSummary(counts, listed=len(results), decoded=decoded, cached=len(files) - decoded, warnings=warnings)
+
+
+def _absolute(job: CropJob, images: int) -> CropJob:
+    """Returns the job with absolute folders, for a cluster's workers elsewhere, and with few workers for few images."""
+    return replace(
+        job,
+        raw=job.raw.absolute(),
+        out=job.out.absolute(),
+        cache=job.cache.absolute(),
+        workers=limit_workers(min(job.workers, -(-images // MIN_WORKER_FILES)), SMALL_MEMORY),
+    )
 
 
 def _with_common_range(paths: Sequence[str], job: CropJob, parallel_map: ParallelMap) -> CropJob:

@@ -98,10 +98,7 @@ def read_label_table(
     seen: dict[str, tuple[int, Row]] = {}
     for line, cells in text.rows:
         where = f"{table}: line {line}"
-        row = {key: "/".join(cells[name] for name in columns.get(key, ())) for key in LABEL_COLUMNS}
-        row["path"] = places.find(row["path"], where)
-        if len(columns["label"]) > 1:
-            row["label"] = _one_hot_label({name: cells[name] for name in columns["label"]}, row["path"], where)
+        row = _read_row(cells, columns, places, where)
         _check_values(row, columns, form, where)
         attributes = {kept[name]: plain_text(cells[name]) for name in kept}
         if row["path"] in seen:
@@ -119,6 +116,15 @@ def read_label_table(
         seen[row["path"]] = line, row
         rows.append(row)
     return rows
+
+
+def _read_row(cells: Mapping[str, str], columns: Mapping[str, Sequence[str]], places: "_Places", where: str) -> Row:
+    """Returns the columns LABEL_COLUMNS of one line, with the path that `places` knows and a one-hot label by name."""
+    row = {key: "/".join(cells[name] for name in columns.get(key, ())) for key in LABEL_COLUMNS}
+    row["path"] = places.find(row["path"], where)
+    if len(columns["label"]) > 1:
+        row["label"] = _one_hot_label({name: cells[name] for name in columns["label"]}, row["path"], where)
+    return row
 
 
 def own_columns(header: list[str], form: TableForm) -> set[str]:

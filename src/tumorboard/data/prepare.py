@@ -10,7 +10,7 @@ from tumorboard.base.errors import InputError
 from tumorboard.base.params import Params
 from tumorboard.base.tables import MANIFEST, Images, Manifest
 from tumorboard.data.attributes import Attributes
-from tumorboard.data.audit import PAIR_COLUMNS, Copies, audit_manifest
+from tumorboard.data.audit import PAIR_COLUMNS, Copies, Pictures, audit_manifest
 from tumorboard.data.control import control_warning, shuffle_labels
 from tumorboard.data.label_warnings import describe_placeholders
 from tumorboard.data.leave_out import fold_by_value
@@ -23,6 +23,7 @@ from tumorboard.data.parts import (
     shares_warning,
     summarize_shares,
 )
+from tumorboard.data.preconditions import check_given_parts, check_positive
 from tumorboard.data.quarantine import QuarantinedFiles, check_quarantine_limit
 from tumorboard.data.shortcuts import (
     PROBE_COLUMNS,
@@ -36,8 +37,6 @@ from tumorboard.data.shortcuts import (
 )
 from tumorboard.data.split import (
     LeftOutImages,
-    check_given_parts,
-    check_positive,
     check_split,
     left_out,
     left_out_warning,
@@ -155,26 +154,10 @@ def _run_steps(
     )
     yield known
 
-    split, values = params.split, list[str]()
-    if split.leave_out is not None:
-        manifest, values = fold_by_value(
-            manifest, audit.pictures, attributes, column=split.leave_out, folds=params.folds
-        )
-        split = split.model_copy(update={"folds": len(values)})
-    divided, counts = split_manifest(manifest, audit.pictures, split=split, folds=params.folds, seed=params.seed)
-    if values:
-        counts["left_out_values"] = {f"fold_{fold}": value for fold, value in enumerate(values)}
-    shares = class_shares(divided, manifest, split)
-    known = replace(
-        known,
-        manifest=divided,
-        shares=shares,
-        split_metrics=counts | summarize_shares(shares),
-        warnings=known.warnings
-        + _named("split", missing_class_warning(divided), few_validation_warning(divided, params.folds)),
-    )
+    known = _divide(known, manifest, audit.pictures, params, attributes)
     yield known
 
+    divided, shares = known.manifest, known.shares
     check_split(divided, images, audit.pairs, copies=params.audit.policy != "report")
     probe = probe_shortcuts(divided, images, params.seed, params.audit.shortcut)
     facts = _named("shortcuts", shortcuts_warning(probe, params.audit.shortcut))
@@ -186,6 +169,28 @@ def _run_steps(
         | {"dropped": len(audit.manifest) - len(divided)}
         | count_shortcuts(probe, params.audit.shortcut),
         warnings=known.warnings + facts + _named("split", shares_warning(shares, params.split.tolerance)),
+    )
+
+
+def _divide(
+    known: Prepared, manifest: Manifest, pictures: Pictures, params: Params, attributes: Attributes
+) -> Prepared:
+    """Adds the split Manifest, the classes' shares in its parts, the metrics and the warnings of the split."""
+    split, values = params.split, list[str]()
+    if split.leave_out is not None:
+        manifest, values = fold_by_value(manifest, pictures, attributes, column=split.leave_out, folds=params.folds)
+        split = split.model_copy(update={"folds": len(values)})
+    divided, counts = split_manifest(manifest, pictures, split=split, folds=params.folds, seed=params.seed)
+    if values:
+        counts["left_out_values"] = {f"fold_{fold}": value for fold, value in enumerate(values)}
+    shares = class_shares(divided, manifest, split)
+    warnings = _named("split", missing_class_warning(divided), few_validation_warning(divided, params.folds))
+    return replace(
+        known,
+        manifest=divided,
+        shares=shares,
+        split_metrics=counts | summarize_shares(shares),
+        warnings=known.warnings + warnings,
     )
 
 

@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedGroupKFold
 
-from tumorboard.base.errors import InputError, clip, printable
+from tumorboard.base.errors import InputError
 from tumorboard.base.params import Split
 from tumorboard.base.randomness import keys_of, order
 from tumorboard.base.tables import Images, Manifest, check_manifest
@@ -16,6 +16,7 @@ from tumorboard.data.audit import Pictures
 from tumorboard.data.grouping import connected_sets, factorize
 from tumorboard.data.near_duplicates import Pairs
 from tumorboard.data.parts import count_tree
+from tumorboard.data.preconditions import check_given_parts
 
 LeftOutImages: TypeAlias = pd.DataFrame  # one row per image: path, reason
 JoinedRows: TypeAlias = pd.DataFrame  # a Manifest sorted by id with the column `picture`; groups are merged by picture
@@ -73,23 +74,6 @@ def split_manifest(
     _check_folds(rows[training], classes, folds=split.folds, validated=folds, given_part="val" in given)
     divided = check_manifest(rows[list(manifest.columns)], "the split")
     return divided, count_tree(divided) | dropped
-
-
-def check_given_parts(manifest: Manifest) -> None:
-    """Raises InputError where the part is given for some rows and empty for others."""
-    if len(given := set(manifest["split"])) > 1 and "" in given:
-        raise InputError("split is given for some images and empty for others: give it for all or for none")
-
-
-def check_positive(manifest: Manifest, positive: str | None) -> None:
-    """Raises InputError unless `data.positive` is None or one of two classes."""
-    classes = sorted(set(manifest["label"]))
-    if positive is not None and (len(classes) != 2 or positive not in classes):
-        raise InputError(
-            f"data.positive is '{positive}', expected one of two classes; the classes are "
-            f"{clip(', '.join(map(printable, classes)), 300)}: name the one to detect, or leave it empty "
-            "(-S data.positive=null)"
-        )
 
 
 def left_out(manifest: Manifest, pictures: Pictures) -> LeftOutImages:

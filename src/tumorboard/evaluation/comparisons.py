@@ -75,12 +75,7 @@ def compare_panel(
         InputError: a name is not in the panel, the two names of the primary comparison are the same, or the tables are
             not of the same images.
     """
-    pair = primary or (heading, best_member)
-    for name in (*pair, heading):
-        if name not in predictions:
-            raise InputError(f"evaluate.primary: '{name}' is no member or vote; there are {', '.join(predictions)}")
-    if pair[0] == pair[1]:
-        raise InputError(f"evaluate.primary compares '{pair[0]}' with itself: name two members or votes")
+    pair = _chosen_pair(predictions, primary, heading, best_member)
 
     def differences(first: str, second: str) -> Differences:
         table = compare(
@@ -98,21 +93,40 @@ def compare_panel(
         return table.assign(**dict(zip(NAME_COLUMNS, (first, second), strict=True)))
 
     of_pair = differences(*pair)
-    others = [name for name in predictions if name != heading and {name, heading} != set(pair)]
     tables = [of_pair[of_pair["score"] != score]]
-    for name in others:
-        table = differences(heading, name)
-        tables.append(table[table["score"] == score])
-    exploratory = pd.concat(tables, ignore_index=True)
-    exploratory["p_holm"] = holm(exploratory["p"].tolist())
+    for name in predictions:
+        if name != heading and {name, heading} != set(pair):
+            table = differences(heading, name)
+            tables.append(table[table["score"] == score])
+    chosen = of_pair.loc[of_pair["score"] == score, [*NAME_COLUMNS, *DIFFERENCE_COLUMNS]]
+    return PanelComparison(
+        chosen.reset_index(drop=True), _correct(pd.concat(tables, ignore_index=True), 1 - confidence)
+    )
+
+
+def _chosen_pair(
+    predictions: Members, primary: tuple[str, str] | None, heading: str, best_member: str
+) -> tuple[str, str]:
+    """Returns the names of the primary comparison; raises InputError where one is unknown or both are the same."""
+    pair = primary or (heading, best_member)
+    for name in (*pair, heading):
+        if name not in predictions:
+            raise InputError(f"evaluate.primary: '{name}' is no member or vote; there are {', '.join(predictions)}")
+    if pair[0] == pair[1]:
+        raise InputError(f"evaluate.primary compares '{pair[0]}' with itself: name two members or votes")
+    return pair
+
+
+def _correct(exploratory: Differences, alpha: float) -> pd.DataFrame:
+    """Adds p_holm to comparisons and makes their verdicts those of p_holm: EXPLORATORY_COLUMNS."""
+    exploratory = exploratory.assign(p_holm=holm(exploratory["p"].tolist()))
     exploratory["verdict"] = [
         row["verdict"]
         if math.isnan(row["p_holm"])
-        else verdict_of(row["score"], row["difference"], row["p_holm"], 1 - confidence)
+        else verdict_of(row["score"], row["difference"], row["p_holm"], alpha)
         for row in exploratory.to_dict("records")
     ]
-    chosen = of_pair.loc[of_pair["score"] == score, [*NAME_COLUMNS, *DIFFERENCE_COLUMNS]]
-    return PanelComparison(chosen.reset_index(drop=True), exploratory[list(EXPLORATORY_COLUMNS)])
+    return exploratory[list(EXPLORATORY_COLUMNS)]
 
 
 def across_seeds(models: Members, *, confidence: float = 0.95, unit: str | None = None) -> Seeds:

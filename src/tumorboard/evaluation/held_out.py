@@ -11,12 +11,10 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 from scipy.special import softmax
 
+from tumorboard.base.arrays import read_arrays, write_arrays
 from tumorboard.base.errors import InputError
-from tumorboard.base.files import replacing
 from tumorboard.base.randomness import keys_of
 
 PARTS = 5  # parts that a fold's validation rows are divided into
@@ -98,9 +96,7 @@ def start_held_out(groups: Sequence[str], classes: int) -> HeldOut:
 
 def write_held_out(held_out: HeldOut, path: Path) -> None:
     """Writes the outputs as safetensors; equal ones give equal bytes."""
-    tensors = {name: np.ascontiguousarray(getattr(held_out, name)) for name in HeldOut.__dataclass_fields__}
-    with replacing(path) as temporary:
-        temporary.write_bytes(save(tensors))
+    write_arrays(held_out, path)
 
 
 def read_held_out(path: Path, rows: int, classes: int) -> HeldOut:
@@ -114,12 +110,7 @@ def read_held_out(path: Path, rows: int, classes: int) -> HeldOut:
     Raises:
         InputError: the file is missing, damaged or of other rows.
     """
-    try:
-        held_out = HeldOut(**load(path.read_bytes()))
-    except FileNotFoundError:
-        raise InputError(f"{path}: is not there: run `dvc repro`") from None
-    except (SafetensorError, TypeError, OSError) as error:
-        raise InputError(f"{path}: is damaged: {error}") from None
+    held_out = read_arrays(HeldOut, path)
     choices = int(held_out.parts.max(initial=0)) + 2
     if held_out.parts.shape != (rows,):
         raise InputError(f"{path}: has parts of {len(held_out.parts)} images, expected {rows}: run `dvc repro`")

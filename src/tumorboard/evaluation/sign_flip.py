@@ -87,16 +87,31 @@ def flip_signs(
     distance = np.abs(sums) - abs(difference)
     beyond, equal = (distance > ROUNDING).sum(), (np.abs(distance) <= ROUNDING).sum()
     p = float((1 + beyond + equal / 2) / total) if abs(difference) > ROUNDING else 1.0
+    low, high = _inverse(difference, sums, shares, needed)
+    if few and p >= 1 - confidence:
+        least, largest = _limits_of_few(contributions, weights, confidence)
+        low, high = min(low, least), max(high, largest)
+    return Flipped(difference, low, high, p, count)
+
+
+def _inverse(
+    difference: float, sums: NDArray[np.float64], shares: NDArray[np.float64], needed: int
+) -> tuple[float, float]:
+    """Returns the ends of the interval: the `needed`-th lowest and highest difference in halves of the groups.
+
+    Args:
+        difference: of all groups.
+        sums: float64[F], of the contributions with the signs of each flip.
+        shares: float64[F], of the weights, likewise.
+        needed: number of flips.
+    """
     with np.errstate(divide="ignore", invalid="ignore"):  # the halves of a flip that leaves all or none as they are
         halves = np.stack([(difference - sums) / (1 - shares), (difference + sums) / (1 + shares)])
     whole = np.abs(shares) > 1 - ROUNDING
     lows = np.sort(np.where(whole, -np.inf, halves.min(0)))
     highs = np.sort(np.where(whole, np.inf, halves.max(0)))[::-1]
     low, high = (0.0 if abs(end) <= ROUNDING else float(end) for end in (lows[needed - 1], highs[needed - 1]))
-    if few and p >= 1 - confidence:
-        least, largest = _limits_of_few(contributions, weights, confidence)
-        low, high = min(low, least), max(high, largest)
-    return Flipped(difference, low, high, p, count)
+    return low, high
 
 
 def _limits_of_few(

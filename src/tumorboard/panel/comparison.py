@@ -205,6 +205,12 @@ def headline(tree: ScoreTree, fit: Fit) -> dict[str, Any]:
     return {"vote": fit.vote, **scores, **spread}
 
 
+def headline_of_test(results: PanelResults) -> dict[str, Any]:
+    """Returns the same of the test images, each name with the prefix 'test_'; {} where they are not scored."""
+    flat = headline(results.test_scores, results.fit) if results.test_scores else {}
+    return {f"test_{name}": value for name, value in flat.items()}
+
+
 def best_member(validation_scores: Mapping[str, Any]) -> str:
     """Returns the member with the least validation loss; the first of equals."""
     members = validation_scores["members"]

@@ -62,8 +62,9 @@ def evaluate_model(
     network, card = load_model(weights, device)
     _check_card(card, {"model": model, "fold": fold, "manifest": digest}, weights)
     check_crop(crops, card.crop, f"the crop store for {weights}")
-    val_rows = manifest[manifest["fold"].eq(fold).fillna(False)].assign(split="val")
-    train_rows = manifest[(manifest["split"] == "train") & manifest["fold"].ne(fold).fillna(True)]
+    in_fold = manifest["fold"].eq(fold).fillna(False)
+    val_rows = manifest[in_fold].assign(split="val")
+    train_rows = manifest[(manifest["split"] == "train") & ~in_fold]
     test_rows = manifest[(manifest["split"] == "test") & test]
     outputs = read_held_out(held_out, len(val_rows), len(card.classes))
     start = time.perf_counter()

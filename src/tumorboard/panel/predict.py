@@ -81,6 +81,13 @@ class Deciding:
     abstain: float  # an image whose decided class has a lower probability is left undecided
     unlike: float | None = None  # score from which an image is called unlike; None: it is not scored
 
+    def check_weights(self) -> None:
+        """Raises InputError where the weighted vote lacks its weights."""
+        if self.vote == "weighted" and not self.fit.weights:
+            raise InputError(
+                "the weighted vote needs the weights of a study's models/panel.json: choose hard, soft or product"
+            )
+
     @property
     def threshold(self) -> float | None:
         """The lowest probability of the positive class that decides for it, where there is one."""
@@ -128,10 +135,7 @@ def predict_images(
     Raises:
         InputError: where no file can be used, a network's output is not finite, or the weighted vote lacks its weights.
     """
-    if deciding.vote == "weighted" and not deciding.fit.weights:
-        raise InputError(
-            "the weighted vote needs the weights of a study's models/panel.json: choose hard, soft or product"
-        )
+    deciding.check_weights()
     rows, outputs = _crop_and_classify(
         panel,
         files,

@@ -20,13 +20,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 from scipy.linalg import eigh
 from torch import Tensor
 
+from tumorboard.base.arrays import read_arrays, write_arrays
 from tumorboard.base.errors import InputError
-from tumorboard.base.files import replacing
 from tumorboard.base.randomness import keys_of, order
 from tumorboard.base.tables import Manifest
 from tumorboard.data.grouping import factorize
@@ -203,8 +201,7 @@ def panel_threshold(by_fold: Mapping[int, Sequence[UnlikeStatistics]], share: fl
 
 def save_unlike(statistics: UnlikeStatistics, path: Path) -> None:
     """Writes statistics as safetensors; equal ones give equal bytes."""
-    with replacing(path) as temporary:
-        temporary.write_bytes(save({name: np.ascontiguousarray(array) for name, array in vars(statistics).items()}))
+    write_arrays(statistics, path)
 
 
 def load_unlike(path: Path, features: int | None = None) -> UnlikeStatistics:
@@ -217,12 +214,7 @@ def load_unlike(path: Path, features: int | None = None) -> UnlikeStatistics:
     Raises:
         InputError: the file is missing, damaged or of another network.
     """
-    try:
-        statistics = UnlikeStatistics(**load(path.read_bytes()))
-    except FileNotFoundError:
-        raise InputError(f"{path}: is not there: `dvc repro` writes it, `dvc pull` fetches it") from None
-    except (SafetensorError, TypeError, OSError) as error:
-        raise InputError(f"{path}: is damaged: {error}") from None
+    statistics = read_arrays(UnlikeStatistics, path)
     width, count = len(statistics.feature_mean), len(statistics.variances)
     kinds = len(statistics.image_mean)
     shapes = {

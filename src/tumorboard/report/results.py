@@ -181,11 +181,8 @@ def read_results(
     if params.evaluate.test:
         test = _read_part("test", content.vote, params, predictions / "test", metrics / "test")
     for part in (validation, test):
-        for name, table in part.predictions.items() if part else ():
-            if (table["manifest"] != digest).any():
-                raise InputError(
-                    f"{predictions}: the predictions of {name} are of another split than {split}: run `dvc repro`"
-                )
+        if part is not None:
+            _check_split(part, digest, predictions, split)
     return Results(
         study=params.study or Path.cwd().name,
         raw=params.data.raw,
@@ -220,6 +217,15 @@ def read_results(
         run=describe_run(),
         load_crops=CropStore(crop / "store").__getitem__,
     )
+
+
+def _check_split(part: Part, digest: str, predictions: Path, split: Path) -> None:
+    """Raises InputError unless the predictions of a part are of the split with this digest."""
+    for name, table in part.predictions.items():
+        if (table["manifest"] != digest).any():
+            raise InputError(
+                f"{predictions}: the predictions of {name} are of another split than {split}: run `dvc repro`"
+            )
 
 
 def describe_run() -> str:

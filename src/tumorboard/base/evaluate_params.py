@@ -1,0 +1,60 @@
+"""The sections `evaluate` and `ensemble` of params.yaml: how predictions are judged, and how the members vote."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from tumorboard.base.schema import Section
+
+OpenShare = Annotated[float, Field(gt=0, lt=1)]
+
+
+class Cost(Section):
+    """What a wrong decision costs, in any unit."""
+
+    false_negative: Annotated[float, Field(gt=0)]
+    false_positive: Annotated[float, Field(gt=0)]
+
+
+class AtSensitivity(Section):
+    """The highest threshold that reaches a sensitivity."""
+
+    sensitivity: OpenShare
+
+
+class AtSpecificity(Section):
+    """The lowest threshold that reaches a specificity."""
+
+    specificity: OpenShare
+
+
+class AtCost(Section):
+    """The threshold with the least cost."""
+
+    cost: Cost
+
+
+Threshold = Literal["youden"] | AtSensitivity | AtSpecificity | AtCost | None
+
+
+class Evaluate(Section):
+    test: bool  # whether the test part is scored
+    confidence: OpenShare
+    bootstrap: Annotated[int, Field(ge=0)]
+    primary: tuple[str, str] | None  # names of members or votes
+    threshold: Threshold
+    by_patient: Literal["mean", "worst"]
+    subgroups: tuple[str, ...]  # columns of the data's table
+    unlike: Annotated[float, Field(gt=0, le=0.5)]  # share of the panel's own held-out images
+    abstain: Annotated[float, Field(ge=0, lt=1)]  # probability
+
+    @model_validator(mode="after")
+    def _differ(self) -> "Evaluate":
+        if self.primary and self.primary[0] == self.primary[1]:
+            raise ValueError(f"primary compares '{self.primary[0]}' with itself: name two members or votes")
+        return self
+
+
+class Ensemble(Section):
+    vote: Literal["auto", "hard", "soft", "product", "weighted"]
+    calibrate: bool
