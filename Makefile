@@ -29,10 +29,10 @@ $(BIN)/.installed: requirements.lock pyproject.toml
 	@touch $@
 
 test: env ## run the tests, one file at a time per core
-	pytest -n logical --maxprocesses 8 --dist loadfile
+	pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 test-slow: env ## run the tests that `make test` leaves out: further cases of what a faster test covers
-	pytest -n logical --maxprocesses 8 --dist loadfile -m slow
+	pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m slow
 
 lint: env ## check style, types and the directions of imports
 	ruff check .

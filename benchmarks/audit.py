@@ -3,17 +3,21 @@
 Recall (with --data): copies of real images, made by re-saving, resizing, shifting, cropping, brightening and mirroring
 the file, go through the whole audit: decode, crop, select candidates, verify. Precision (with --data): the pairs found
 in the folder itself, by correlation and by whether their labels differ; --sheet draws the pairs nearest to the
-threshold, to be judged by eye. Growth (with --growth): CPU seconds and peak memory by number of synthetic images.
+threshold, to be judged by eye. Known copies (with --data and --known): recall and precision of the pairs in the folder
+itself against a list of its near duplicates, inside the parts (first folders) and across them. Growth (with --growth):
+CPU seconds and peak memory by number of synthetic images.
 
 Example:
     python -m benchmarks.audit --data ../shared/data/brain_mri --count 200 --sheet near.png
+    python -m benchmarks.audit --data ../shared/data/brain_mri --count 0 --known benchmarks/brain_mri_copies.csv
     python -m benchmarks.audit --growth 20000 100000
 """
 
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from hashlib import sha256
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import cv2
@@ -123,6 +127,37 @@ def measure_recall(folder: Path, crops: Mapping[str, Pixels], count: int, params
         print(f"{kind:32s} {len(originals):4d} {recalled:6d} {recalled / len(originals):7.1%}", flush=True)
 
 
+def measure_known(digests: Mapping[str, str], crops: Mapping[str, Pixels], audit: Audit, known: Path) -> None:
+    """Prints how many pairs of copies the audit finds of those that are known, and how many others it finds.
+
+    A pair is any two images of one set: those with equal pixels, and those that pairs of near duplicates connect.
+
+    Args:
+        digests: of the decoded pixels, by path.
+        crops: of all images by path.
+        audit: `near`, `candidates` and `mirror`.
+        known: CSV file of all near duplicates, with the columns first and second.
+    """
+    first_path: dict[str, str] = {}
+    originals = {path: first_path.setdefault(digest, path) for path, digest in sorted(digests.items())}
+    exact = pd.DataFrame({"first": list(originals.values()), "second": list(originals)})
+    near = find_pairs({path: crops[path] for path in sorted(set(originals.values()))}, audit)
+    sets = []
+    for pairs in (pd.read_csv(known, dtype=str), near):
+        pictures = picture_names(list(digests), pd.concat([exact, pairs[["first", "second"]]]))
+        sets.append(
+            {pair for ids in pictures.groupby(pictures).groups.values() for pair in combinations(sorted(ids), 2)}
+        )
+    print(f"\n{'pairs':>14s} {'known':>6s} {'found':>6s} {'recall':>7s} {'precision':>9s}")
+    for name, across in (("inside parts", False), ("across parts", True)):
+        expected, found = (
+            {pair for pair in pairs if (len({path.split("/")[0] for path in pair}) == 2) == across} for pairs in sets
+        )
+        right = len(expected & found)
+        recall, precision = right / max(len(expected), 1), right / max(len(found), 1)
+        print(f"{name:>14s} {len(expected):6d} {len(found):6d} {recall:7.4f} {precision:9.4f}")
+
+
 def measure_precision(
     label_of: Mapping[str, str], crops: Mapping[str, Pixels], audit: Audit, sheet: Path | None
 ) -> None:
@@ -199,6 +234,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of real images, for recall and precision")
     parser.add_argument("--count", type=int, default=200, help="images that are copied (default: %(default)s)")
     parser.add_argument("--sheet", type=Path, help="PNG file to draw the pairs nearest to the threshold in")
+    parser.add_argument("--known", type=Path, help="CSV file of the folder's near duplicates, for recall and precision")
     parser.add_argument("--growth", type=int, nargs="+", default=[], help="numbers of synthetic images")
     options = parser.parse_args()
     if not (options.data or options.growth):
@@ -208,8 +244,15 @@ def main() -> None:
     if options.data:
         data = params.data.model_copy(update={"raw": str(options.data), "group_pattern": None, "table": None})
         rows = list_images(options.data, data)[0]
-        crops = {path: crop_image(read_image(options.data / path, params.crop), params.crop) for path in rows["path"]}
-        measure_recall(options.data, crops, options.count, params)
+        crops, digests = {}, {}
+        for path in rows["path"]:
+            image = read_image(options.data / path, params.crop)
+            crops[path] = crop_image(image, params.crop)
+            digests[path] = sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest()
+        if options.count:
+            measure_recall(options.data, crops, options.count, params)
+        if options.known:
+            measure_known(digests, crops, params.audit, options.known)
         measure_precision(dict(zip(rows["path"], rows["label"], strict=True)), crops, params.audit, options.sheet)
     if options.growth:
         measure_growth(options.growth, params.audit)

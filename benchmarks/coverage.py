@@ -12,6 +12,7 @@ each.
 
 Example:
     python -m benchmarks.coverage --repetitions 250 --workers 2
+    python -m benchmarks.coverage --repetitions 250 --workers 2 --only auc
 """
 
 import itertools
@@ -31,6 +32,7 @@ from benchmarks import argument_parser, machine
 from tumorboard.base.randomness import keys_of
 from tumorboard.evaluation.clustered import BRIER_RANGE, Rows, estimate_scores
 from tumorboard.evaluation.intervals import interval_with_bootstrap
+from tumorboard.evaluation.metrics import CLASS_SCORES
 
 IMAGES = 12  # per patient, in the mean
 GIANT = 0.44  # share of the images
@@ -122,9 +124,9 @@ def population_of(cell: Cell) -> Cell:
     return cell._replace(patients=0, sizes="", labels="image")
 
 
-def measure_cell(task: tuple[Cell, int, int]) -> list[dict[str, object]]:
+def measure_cell(task: tuple[Cell, int, int, tuple[str, ...]]) -> list[dict[str, object]]:
     """Returns one row per score of a cell: how many intervals were given, held the truth, and lay above or below."""
-    cell, repetitions, resamples = task
+    cell, repetitions, resamples, only = task
     truth = true_scores(population_of(cell))
     names = [str(column) for column in range(cell.classes)]
     keys = keys_of([str(patient) for patient in range(cell.patients)])
@@ -132,7 +134,7 @@ def measure_cell(task: tuple[Cell, int, int]) -> list[dict[str, object]]:
     for repetition in range(repetitions):
         generator = np.random.default_rng([CELLS.index(cell), repetition])
         rows = draw_images(cell, draw_sizes(cell, generator), generator)
-        for estimate in estimate_scores(rows, names):
+        for estimate in estimate_scores(rows, names, only=only):
             if estimate.score in SCORES + MEANS:
                 interval = interval_with_bootstrap(
                     estimate, rows, keys, confidence=CONFIDENCE, seed=repetition, resamples=resamples, unit="patient"
@@ -140,7 +142,7 @@ def measure_cell(task: tuple[Cell, int, int]) -> list[dict[str, object]]:
                 if interval.low is not None and interval.high is not None:
                     ends[estimate.score].append((interval.low, interval.high))
     table = []
-    for score in SCORES + MEANS:
+    for score in [score for score in SCORES + MEANS if not only or score.startswith(only)]:
         low, high = np.array(ends[score]).reshape(-1, 2).T
         given = max(len(low), 1)
         above, below = (low > truth[score] + 1e-12).sum() / given, (high < truth[score] - 1e-12).sum() / given
@@ -178,6 +180,8 @@ def summarize(cells: pd.DataFrame) -> pd.DataFrame:
     for kind in KINDS:
         for score in SCORES + MEANS:
             chosen = shown[(shown["kind"] == kind) & (shown["score"] == score)]
+            if chosen.empty:
+                continue
             row = {"cells": kind, "score": score, "number": str(len(chosen))}
             for patients, some in chosen.groupby("patients"):
                 coverage, width = some["coverage"], some["width"].mean()
@@ -235,12 +239,16 @@ def main() -> None:
     parser.add_argument("--resamples", type=int, default=200, help="of the bootstrap (default: %(default)s)")
     parser.add_argument("--patients", type=int, nargs="+", default=[8, 15, 40, 100], choices=[8, 15, 40, 100])
     parser.add_argument("--classes", type=int, nargs="+", default=[2, 5], choices=[2, 5])
+    parser.add_argument("--only", nargs="+", default=[], choices=CLASS_SCORES, help="scores (default: all)")
     parser.add_argument("--workers", type=int, default=1, help="processes (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=Path("coverage.md"), help="the table (default: %(default)s)")
     parser.add_argument("--cells", type=Path, default=Path("coverage.csv"), help="all cells (default: %(default)s)")
     options = parser.parse_args()
     chosen = [cell for cell in CELLS if cell.patients in options.patients and cell.classes in options.classes]
-    tasks = [(cell, options.repetitions // (10 if cell.patients < 10 else 1), options.resamples) for cell in chosen]
+    only = tuple(options.only)
+    tasks = [
+        (cell, options.repetitions // (10 if cell.patients < 10 else 1), options.resamples, only) for cell in chosen
+    ]
     for cell in chosen:  # before the processes start, which inherit them
         true_scores(population_of(cell))
     table: list[dict[str, object]] = []

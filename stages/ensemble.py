@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tumorboard.base.files import remove_leftovers, write_json, write_table
+from tumorboard.base.files import read_table, remove_leftovers, write_json, write_table
 from tumorboard.base.params import Params
-from tumorboard.base.stage import Output, run_stage
+from tumorboard.base.stage import Input, Output, run_stage
 from tumorboard.base.tables import Members, classes_of, read_predictions
 from tumorboard.evaluation.held_out import read_held_out
 from tumorboard.evaluation.summary import judging_of
@@ -26,6 +26,7 @@ def main(
     test_members: Path,
     held_out: Path,
     unlike: Path,
+    attributes: Input,
     panel: Output,
     joined: Output,
     votes: Output,
@@ -46,6 +47,7 @@ def main(
         test_members: folder with those for test images.
         held_out: folder with the outputs for validation images by left-out part, <model>/<fold>.safetensors.
         unlike: folder with the statistics of the training images, <model>/<fold>.safetensors.
+        attributes: file of the data's further columns, of which the vote `stacking` may use some.
         panel: file for the fitted numbers, which `tumorboard predict` reads.
         joined: folder for each member's calibrated Predictions for validation images, <model>.csv.
         votes: folder for each vote's, <vote>.csv, and that of the vote that heads the report, heading.csv.
@@ -66,7 +68,7 @@ def main(
         for model in params.models
     }
     classes = classes_of(read[params.models[0]][params.folds[0]].validation)
-    results = judge_panel(read, fitting_of(params, classes), judging_of(params))
+    results = judge_panel(read, fitting_of(params, classes), judging_of(params), read_table(attributes))
     manifest = results.validation.votes[HEADING]["manifest"].iloc[0]
     by_fold = {fold: [load_unlike(statistics[model, fold]) for model in params.models] for fold in params.folds}
     limit = panel_threshold(by_fold, params.evaluate.unlike)

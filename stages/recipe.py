@@ -9,10 +9,15 @@ from tumorboard.models.registry import pin_recipes
 
 
 def main(params: Params, *, out: Output) -> None:
-    """Writes `out`/<model>.json for each model that runs: its whole recipe, and the digest of its weights file."""
+    """Writes `out`/<model>.json for each model that runs: its whole recipe, and what its weights and own code are.
+
+    Prints which published weights a model starts from.
+    """
     for model, recipe in pin_recipes(params).items():
         write_json(recipe, out / f"{model}.json")
+        if "pretrained_tag" in recipe:
+            print(f"{model}: pretrained: imagenet takes {recipe['pretrained_tag']}")
 
 
 if __name__ == "__main__":
-    run_stage(main, lambda *_: [Path("weights")])
+    run_stage(main, lambda *_: [Path("weights"), Path("architectures")])

@@ -21,6 +21,7 @@ def main(
     *,
     crop: Input,
     split: Input,
+    balance: Input,
     recipes: Input,
     training: Path,
     predictions: Input,
@@ -51,6 +52,7 @@ def main(
         params,
         crop=crop,
         split=split,
+        balance=balance,
         recipes=recipes,
         training=training,
         predictions=predictions,
@@ -69,6 +71,9 @@ def main(
     # A file name need not be valid UTF-8, but the page must be.
     _write(render_page(results, conclusions, pictures, test_pictures).encode("utf-8", "backslashreplace"), page)
     write_table(conclusions.suspects, plots / "suspects.csv")
+    disagreement = conclusions.disagreements[results.validation.name]
+    write_table(disagreement.agreement, plots / "agreement.csv")
+    write_table(disagreement.splits, plots / "splits.csv")
     write_json(score_schema(), schema)
     print(summarize_scores(results))
 

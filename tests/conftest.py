@@ -1,11 +1,15 @@
 """What many tests share: the real params.yaml, shrunk."""
 
+import fcntl
 import os
+import shutil
 import signal
 from pathlib import Path
 
 import pytest
 
+from tests.pipeline import Project
+from tests.warm_python import spawn_warm_children
 from tumorboard.base.params import Params, load_params
 
 # Small networks on shared cores: a second thread waits for its turn more than it computes.
@@ -17,8 +21,12 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Minutes long: begun first, so that no process is left alone with one at the end.
-LONG = ("test_pipeline.py", "test_links.py", "test_run.py", "test_elastic.py", "test_loop.py")
+# Begun first, the longest in front, so that no process is left alone with one at the end. (`make test` keeps this order
+# by --no-loadscope-reorder; by default xdist begins with the files of most tests.)
+LONG = (
+    *("test_pipeline.py", "test_run.py", "test_pipeline_changes.py", "test_pipeline_queue.py", "test_distributed.py"),
+    *("test_links.py", "test_elastic.py", "test_loop.py", "test_train.py"),
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -37,6 +45,36 @@ def params() -> Params:
             "train": full.train.model_copy(update={"epochs": 1, "batch_size": 8, "warmup_epochs": 0.0}),
         }
     )
+
+
+@pytest.fixture
+def warm_children(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Children that `multiprocessing` spawns are forks of the server in tests/warm_python.py."""
+    spawn_warm_children(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a project whose pipeline has run, as `Project.copy_of` copies it; all processes share it.
+
+    The first run has one model; of the second, for another model, added.log is the output. Both are committed.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    with folder.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "added.log").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            project = Project(folder, warm=False)
+            project.write_params({}, ["linear"])
+            project("dvc", "repro")  # by ordinary processes, each of which must import all that it uses
+            project.commit("the first run")
+            project.write_params({}, ["linear", "cnn"])
+            project.drop_recipes()
+            project.use(warm=True)
+            (folder / "added.log").write_text(project("dvc", "repro"), encoding="utf-8")
+            project.commit("another model")
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ import yaml
 
 from tumorboard.base.data_params import Data
 from tumorboard.base.digests import source_files
+from tumorboard.base.presets import PRESETS
 
 ROOT = Path(__file__).resolve().parents[1]
 STAGES: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
@@ -124,6 +125,18 @@ def test_the_crop_stage_depends_on_every_entry_of_the_data_that_decides_about_cr
     """What a group is called, and which class is the positive one, changes no crop."""
     kept = [param.removeprefix("data.") for param in STAGES["crop"]["params"] if param.startswith("data")]
     assert sorted(kept) == sorted(Data.model_fields.keys() - {"unit", "positive"})
+
+
+def test_a_preset_reaches_every_stage_that_reads_what_it_fills() -> None:
+    """A stage lists `preset`, or depends on an output that has what it became."""
+    filled = {key.rsplit(".", depth)[0] for key in PRESETS["general"].settings for depth in range(key.count(".") + 1)}
+    reads = {name for name, stage in STAGES.items() if filled & set(stage.get("params", []))}
+    lists = {name for name, stage in STAGES.items() if "preset" in stage.get("params", [])}
+    assert lists == {"crop", "balance", "recipe"}
+    # The store has crop.json, the record of the crop.
+    follow = {name for name in STAGES if {"data/crop", "data/crop/store"} & set(STAGES[name]["deps"])}
+    assert reads == {"crop", "balance", "recipe", "train", "report"}
+    assert reads - lists <= follow
 
 
 def test_scripts_are_thin() -> None:

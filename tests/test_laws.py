@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.data.scenes import scene
-from tests.test_pipeline import Project
+from tests.pipeline import Project
 from tumorboard.base.schema import read_yaml
 from tumorboard.base.tables import read_manifest
 

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from tests.data.cropping import data_section
-from tests.test_pipeline import Project
+from tests.pipeline import Project
 from tumorboard.base.dvc_cache import dvc_cache_folders
 from tumorboard.base.errors import ImageError, InputError
 from tumorboard.base.files import read_table
@@ -19,6 +19,7 @@ PICTURES = [np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.u
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project(tmp_path_factory.mktemp("links"))
+    project.drop_recipes()
     project("dvc", "repro", "digest")
     return project
 
@@ -38,7 +39,7 @@ def write_table(raw: Path) -> None:
 
 def crop(project: Project, raw: str) -> dict[str, int]:
     """Runs the stage crop by DVC and returns the number of images by label."""
-    project.write_params({"data": {"raw": raw, "group_pattern": "(.+)", "positive": "null"}}, ["linear"])
+    project.write_params({"data": {"raw": raw, "group_pattern": "(.+)", "positive": None}}, ["linear"])
     project("dvc", "repro", "--single-item", "crop")
     assert read_table(project.folder / "data/crop/quarantined.csv").empty
     manifest = read_table(project.folder / "data/crop/manifest.csv")

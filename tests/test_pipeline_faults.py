@@ -16,8 +16,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from tests.test_pipeline import Project, ran
+from tests.pipeline import Project, ran
 from tumorboard.base.files import read_json, read_table
+from tumorboard.base.presets import fill_empty
 from tumorboard.base.schema import read_yaml
 from tumorboard.data.store import CropStore
 from tumorboard.models.model_file import load_model
@@ -101,8 +102,9 @@ def test_an_edit_while_crop_runs_fails_the_run_and_nothing_is_recorded(project: 
     assert "crop" in ran(project("dvc", "repro", "crop"))  # and not from the run cache
     store = CropStore(project.folder / "data/crop/store")
     recorded = read_yaml(project.folder / "dvc.lock")["stages"]["crop"]["params"]["params.yaml"]["crop"]
-    assert recorded == read_json(project.folder / "data/crop/store/crop.json")["crop"]
-    assert store.size == recorded["side"]
+    used = fill_empty({"preset": "cells", "crop": recorded})["crop"]
+    assert used == read_json(project.folder / "data/crop/store/crop.json")["crop"]
+    assert store.size == used["side"]
     assert "up to date" in project("dvc", "repro", "crop")
 
 
@@ -139,7 +141,7 @@ def interrupt(project: Project, waits_for: str, seconds: float) -> tuple[int, li
     process = subprocess.Popen(
         ["dvc", "repro", "train"],
         cwd=project.folder,
-        env=project.environment,
+        env=project.ordinary,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

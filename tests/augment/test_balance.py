@@ -94,8 +94,8 @@ def test_images_are_counted_per_class(balance: Balance) -> None:
     rows = training_manifest(normal=2, blast=5)
     counts = count_by_class(balance_manifest(rows, balance, 0))
     assert list(counts.items()) == [
-        ("blast", {"before": 5, "copies": 0, "after": 5}),
-        ("normal", {"before": 2, "copies": 3, "after": 5}),
+        ("blast", {"before": 5, "copies": 0, "generated": 0, "after": 5}),
+        ("normal", {"before": 2, "copies": 3, "generated": 0, "after": 5}),
     ]
 
 

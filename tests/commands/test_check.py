@@ -214,7 +214,7 @@ def test_the_text_of_an_accepted_folder(ugly: Path, monkeypatch: pytest.MonkeyPa
         "17 groups: one per image: no patients are known (--group-pattern, or a column group)",
         "Quarantined: 6",
         "broken or outward link: 1",
-        "Copies: the same pixels in other bytes: 2 sets, 4 files",
+        "Copies that were found: the same pixels in other bytes: 2 sets, 4 files",
         r"blast/P2_x.png = 'normal/-twin\n.TIF'",
         "Label conflicts: one picture under several labels: 1 set, 2 files",
     ):

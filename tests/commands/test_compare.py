@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +13,15 @@ import yaml
 from click.testing import Result
 from typer.testing import CliRunner
 
+from tests.warm_python import search_path
 from tumorboard.base.files import write_table
 from tumorboard.base.schema import read_yaml
 from tumorboard.base.tables import Predictions, make_predictions
 from tumorboard.commands.compare import app
+from tumorboard.evaluation.paired import SHARES
 
 ROOT = Path(__file__).resolve().parents[2]
-DVC = (sys.executable, "-m", "dvc")
+DVC = ("dvc",)
 STAGES = """stages:
   ensemble:
     cmd: mkdir -p predictions && cp -r made/. predictions
@@ -77,7 +78,13 @@ class Study:
 
     def __call__(self, *command: str) -> str:
         done = subprocess.run(
-            command, cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+            command,
+            cwd=self.folder,
+            env=os.environ | {"PATH": search_path()},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
         )
         assert done.returncode == 0, done.stdout
         return done.stdout
@@ -203,11 +210,41 @@ def test_an_unknown_member_lists_those_there_are(study: Study) -> None:
     assert done.stderr == "compare: workspace has no member or vote 'resnet'; there are cnn, heading\n"
 
 
+def refused(rows: dict[str, dict[str, object]]) -> list[str]:
+    """The scores that are not compared; they have no number."""
+    names = [name for name, row in rows.items() if row["verdict"] == SHARES]
+    assert all(rows[name][key] is None for name in names for key in ("first", "second", "difference", "low", "p"))
+    return names
+
+
 def test_the_hard_vote_has_no_scores_of_probabilities(study: Study) -> None:
     write_predictions(study.folder / "predictions", {"votes/hard": 1})
-    assert [*scores("workspace", "workspace", "--name", "hard")] == [
-        *("accuracy", "balanced_accuracy", "recall_ill", "recall_well")
-    ]
+    rows = scores("workspace", "workspace", "--name", "hard")
+    assert [*rows] == ["accuracy", "balanced_accuracy", "recall_ill", "recall_well", "brier", "auc"]
+    assert refused(rows) == ["brier", "auc"]
+    lines = run("workspace", "workspace", "--name", "hard").stdout.splitlines()
+    (line,) = [" ".join(line.split()) for line in lines if line.startswith("brier")]
+    assert line == f"brier {SHARES}"
+
+
+def test_a_heading_vote_that_is_the_hard_one_is_known_by_its_table(study: Study) -> None:
+    write_predictions(study.folder / "predictions", {"votes/hard": 1, "votes/heading": 0, "joined/cnn": 2})
+    assert refused(scores("workspace", "one")) == []
+    write_predictions(study.folder / "predictions", {"votes/heading": 1})
+    for part in ("test", "validation"):
+        assert refused(scores("workspace", "one", "--part", part)) == ["brier", "auc"]
+        assert refused(scores("one", "workspace", "--part", part)) == ["brier", "auc"]
+    assert refused(scores("workspace", "one", "--name", "cnn")) == []
+
+
+def test_a_file_of_the_hard_vote_is_known_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, wrong in {"soft": 0, "hard": 1, "heading": 1}.items():
+        write_table(table(wrong), f"{name}.csv")
+    assert refused(scores("soft.csv", "hard.csv")) == ["brier", "auc"]
+    assert refused(scores("heading.csv", "soft.csv")) == ["brier", "auc"]
+    write_table(table(0), "heading.csv")
+    assert refused(scores("heading.csv", "soft.csv")) == []
 
 
 def test_a_missing_cache_names_the_commands(study: Study) -> None:

@@ -3,12 +3,12 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.warm_python import search_path
 from tumorboard.base.errors import InputError
 from tumorboard.commands.control import Outcome, conclude, read_metrics, read_outcome
 from tumorboard.commands.paths import METRICS, TEST_METRICS
@@ -111,7 +111,7 @@ def run(folder: Path, *command: str, status: int = 0) -> tuple[str, str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "GIT_"))}
     places = {f"DVC_{kind}_CONFIG_DIR": str(folder.parent / kind) for kind in ("GLOBAL", "SYSTEM")}
     environment |= places | {"HOME": str(folder.parent), "DVC_SITE_CACHE_DIR": str(folder.parent / "site")}
-    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    environment["PATH"] = search_path()
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout, done.stderr

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from tests.warm_python import search_path
 from tumorboard.base.disk import check_disk
 from tumorboard.base.errors import InputError
 from tumorboard.base.findings import Finding
@@ -20,7 +21,7 @@ from tumorboard.commands.doctor import PROJECT_CHECKS, app
 from tumorboard.commands.start_checks import prepare_start, run_checks
 
 ROOT = Path(__file__).resolve().parents[2]
-DVC = (sys.executable, "-m", "dvc")
+DVC = ("dvc",)
 STAGES = """stages:
   phantom: {cmd: mkdir -p data/phantom && echo x > data/phantom/x, outs: [data/phantom]}
   crop: {cmd: cp -r data/phantom data/crop, deps: [data/phantom], outs: [data/crop]}
@@ -45,7 +46,13 @@ class Study:
 
     def __call__(self, *command: str, fails: bool = False) -> str:
         done = subprocess.run(
-            command, cwd=self.folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, check=False
+            command,
+            cwd=self.folder,
+            env=os.environ | {"PATH": search_path()},
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
         )
         assert (done.returncode != 0) == fails, done.stdout
         return done.stdout

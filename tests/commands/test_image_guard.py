@@ -1,8 +1,8 @@
 """image_guard: images do not go into git, by the hook, by .gitignore, whatever their name; .dvc files do."""
 
+import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
+from tests.warm_python import search_path
 from tumorboard.commands.image_guard import LIMIT, large_images, main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -88,11 +89,11 @@ def test_the_gitignore_hides_data_and_shows_dvc_files(tmp_path: Path) -> None:
     project.mkdir()
 
     def call(*command: str) -> str:
-        return subprocess.run(command, cwd=project, capture_output=True, text=True, check=True).stdout
+        environment = os.environ | {"PATH": search_path()}
+        return subprocess.run(command, cwd=project, env=environment, capture_output=True, text=True, check=True).stdout
 
-    dvc = (sys.executable, "-m", "dvc")
     call("git", "init", "--quiet")
-    call(*dvc, "init", "--quiet")
+    call("dvc", "init", "--quiet")
     shutil.copy(ROOT / ".gitignore", project)
     folders = ("datasets/mine", "datasets/deep/er", "data/own", "datasets/two words")
     for folder in folders:
@@ -102,10 +103,10 @@ def test_the_gitignore_hides_data_and_shows_dvc_files(tmp_path: Path) -> None:
     call("git", "add", "-A")
     assert "datasets" not in call("git", "ls-files")
     assert "data/" not in call("git", "ls-files")
-    call(*dvc, "add", "--quiet", *folders, "datasets/set.npz")
+    call("dvc", "add", "--quiet", *folders, "datasets/set.npz")
     for ignoring in [*project.glob("data*/**/.gitignore")]:
         ignoring.unlink()
     call("git", "add", "-A")
     tracked = call("git", "ls-files", "-z", "data", "datasets").split("\0")
     assert sorted(filter(None, tracked)) == sorted([*(f"{folder}.dvc" for folder in folders), "datasets/set.npz.dvc"])
-    assert call(*dvc, "status").strip() == "Data and pipelines are up to date."
+    assert call("dvc", "status").strip() == "Data and pipelines are up to date."

@@ -85,6 +85,7 @@ def test_the_command_writes_a_table_and_a_picture_and_suggests(prepared_project:
     assert lines[0] == f"tenth of the lowest: {lowest / 10:.2g}"
     assert lines[1].startswith("steepest fall: ")
     assert lines[2] == f"the recipe's lr is 0.001; lr_find/cnn.csv and lr_find/cnn.png show {len(curve)} steps"
+    assert lines[3:] == [f"to train with the first: dvc exp run -S '++recipes.cnn.lr={lowest / 10:.2g}'"]
     with Image.open(prepared_project / "lr_find/cnn.png") as picture:
         assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 8  # something is drawn
     assert {path.name for path in (prepared_project / "lr_find").iterdir()} == {"cnn.csv", "cnn.png"}

@@ -3,9 +3,9 @@
 import os
 import re
 import subprocess
-import sys
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from tests.warm_python import executable
 from tumorboard.base.files import write_table
 from tumorboard.base.params import Params, resolve_recipe
 from tumorboard.commands.app import app
@@ -21,6 +22,7 @@ from tumorboard.models.model_file import ModelCard, load_model, save_model
 from tumorboard.models.registry import build_model
 from tumorboard.panel.fits import Fit
 from tumorboard.panel.panel_file import write_panel
+from tumorboard.panel.stacking import Column, Stacking
 from tumorboard.panel.unlike import UnlikeStatistics, save_unlike
 
 ROOT = Path(__file__).parents[2]
@@ -199,7 +201,7 @@ def test_a_study_whose_panel_file_is_missing_or_of_other_models_is_one_message(
 
 def run_program(*arguments: str | bytes, **environment: str) -> subprocess.CompletedProcess[bytes]:
     """Runs the command in a process of its own, whose streams have an encoding."""
-    command = [sys.executable, "-m", "tumorboard.commands.app", *arguments]
+    command = [executable(), "-m", "tumorboard.commands.app", *arguments]
     return subprocess.run(command, capture_output=True, check=False, env={**os.environ, **environment})
 
 
@@ -254,7 +256,7 @@ def test_the_limits_of_the_study_hold_for_somebody_elses_model(files: list[Path]
 def test_mistakes_are_one_message_each(files: list[Path]) -> None:
     files[2].unlink()
     for arguments, message in (
-        (["new", "--vote", "loud"], "predict: --vote is 'loud', expected one of hard, soft, product, weighted"),
+        (["new", "--vote", "loud"], "predict: --vote is 'loud', expected one of single, hard, soft, product, weighted"),
         (["new"], "predict: models/cnn/0.safetensors is not there: `dvc repro` trains it, `dvc pull` fetches it"),
         (["nowhere", *named(files)], "predict: nowhere: no such file"),
         (
@@ -265,6 +267,48 @@ def test_mistakes_are_one_message_each(files: list[Path]) -> None:
         done = CliRunner().invoke(app, ["predict", *arguments])
         assert (done.exit_code, done.stdout) == (1, "")
         assert done.stderr.startswith(message)
+
+
+def test_a_panel_that_votes_by_columns_takes_them_from_a_table(files: list[Path], tmp_path: Path) -> None:
+    own = tmp_path / "new/deeper/03, é.png"
+    save_study(files, own)
+    fit = Fit(
+        vote="stacking",
+        temperatures={"linear": 2.0, "cnn": 0.5},
+        weights={"linear": 0.1, "cnn": 0.9},
+        vote_temperatures={},
+        single="cnn",
+        stacking=Stacking(
+            coefficients=((0.0,) * 8, (0.0,) * 6 + (5.0, 0.0), (0.0,) * 6 + (-5.0, 0.0)),
+            intercepts=(0.0, 0.0, 0.0),
+            penalty=1.0,
+            columns=(Column("age", (), 50.0, 10.0),),
+        ),
+    )
+    write_panel(PANEL, fit, classes=CLASSES, manifest=DIGEST, positive=None, unlike=1.5)
+    paths = sorted((tmp_path / "new/deeper").iterdir())
+    rows = [f'"{path.relative_to(tmp_path)}",{70 if number % 2 else 30}' for number, path in enumerate(paths)]
+    Path("ages.csv").write_text("\n".join(["path,age", *rows]), encoding="utf-8")
+
+    def run(*options: str) -> Any:
+        return CliRunner().invoke(app, ["predict", "new/deeper", *options, "--out", "table.csv"])
+
+    for options, message in (
+        (
+            (),
+            "predict: the stacking vote needs age of each image: name a table with the columns path, age: --columns",
+        ),
+        (("--columns", "nowhere.csv"), "predict: nowhere.csv"),
+        (("--columns", "ages.csv", "--vote", "soft"), "predict: --columns: the soft vote uses no columns of a table"),
+    ):
+        done = run(*options)
+        assert (done.exit_code, done.stderr.splitlines()[0].startswith(message)) == (1, True), done.stderr
+        assert not Path("table.csv").exists()
+    done = run("--columns", "ages.csv")
+    assert done.exit_code == 0, done.stderr
+    table = pd.read_csv("table.csv").set_index("path")
+    decided = [table.loc[str(path.relative_to(tmp_path)), "decided"] for path in paths]
+    assert decided == [CLASSES[1] if number % 2 else CLASSES[2] for number in range(len(paths))]
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_anything_is_classified(

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from tests.test_pipeline import Project
+from tests.pipeline import Project
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Params
 from tumorboard.commands.run import choose_gpus
@@ -91,7 +91,7 @@ from pathlib import Path
 from tumorboard.commands.run import reproduce_in_parallel
 sys.exit(reproduce_in_parallel(sys.argv[1:], jobs=2, gpus=["5", "7"], logs=Path(".cache/logs")))
 """
-COMMAND = (sys.executable, "-m", "tumorboard.commands.app", "run")
+COMMAND = ("python", "-m", "tumorboard.commands.app", "run")
 STAGES = ("digest", "phantom", "crop", "split", "balance@0", "recipe", "ensemble", "report")
 MATRIX = ("train", "evaluate")
 MODELS = ["linear", "cnn", "resnet18"]
@@ -106,6 +106,7 @@ class StubProject(Project):
         self.environment |= {"JOURNAL": str(self.journal), "PYTHONPATH": str(self.folder / "src")}
         self.environment.pop("OMP_NUM_THREADS", None)
         self.write_params({}, MODELS)
+        self.drop_recipes()
         self.commit("stubs")
 
     def script(self, together: int = 0, **models: str) -> None:
@@ -118,7 +119,7 @@ class StubProject(Project):
         self.environment["TOGETHER"] = str(together)
 
     def side_by_side(self, *targets: str, fails: bool = False) -> str:
-        return self(sys.executable, "-c", ON_TWO_GPUS, *targets, fails=fails)
+        return self("python", "-c", ON_TWO_GPUS, *targets, fails=fails)
 
     def notes(self, event: str = "") -> list[dict[str, str | None]]:
         """The notes of the trainings, or those of one event: 'begin' or 'end'."""
@@ -222,7 +223,7 @@ def test_a_signal_ends_the_trainings_and_leaves_the_lock_file_whole(project: Stu
     project.write_params({"train": {"lr": 0.03}}, MODELS)
     project.script(hang="cnn linear")
     command = [sys.executable, "-c", ON_TWO_GPUS]
-    process = subprocess.Popen(command, cwd=project.folder, env=project.environment, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, cwd=project.folder, env=project.ordinary, stdout=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 240
     while len(project.notes("begin")) < 2:
         assert time.monotonic() < deadline

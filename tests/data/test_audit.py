@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from tests.data.scenes import Pixels, images_of_scenes
+from tests.data.scenes import Pixels, images_of_scenes, reader_of, resized, scene
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Audit, Params, Split
 from tumorboard.base.tables import Images, Manifest
@@ -130,6 +130,7 @@ def test_counts_by_hand(audit: Audit) -> None:
         "pairs_bytes": 1,
         "pairs_pixels": 1,
         "pairs_near": 1,
+        "pairs_overlap": 0,
         "pairs_mirrored": 0,
         "sets": 2,
         "largest_set": 3,
@@ -138,6 +139,76 @@ def test_counts_by_hand(audit: Audit) -> None:
         "label_conflicts": 0,
         "quarantined": 0,
     }
+
+
+def overlapping(
+    labels: list[str], splits: list[str] | None = None, groups: list[str] | None = None
+) -> tuple[Manifest, Images, ReadCrops]:
+    """Images 000 and 001 show 75 % of one field, 002 is a copy of 001, all others are different pictures."""
+    manifest, images, _ = images_of_scenes(labels, [0, 1, 1, *range(3, len(labels))], splits=splits)
+    field = scene(0, 192)
+    crops = {"000": resized(field[32:160, 10:138]), "001": resized(field[32:160, 42:170])}
+    crops["002"] = crops["001"]
+    crops |= {name: resized(scene(int(name))) for name in manifest["id"][3:]}
+    return manifest.assign(group=groups or manifest["group"]), images, reader_of(crops)
+
+
+def test_overlaps_are_looked_for_where_asked_and_merge_groups(audit: Audit) -> None:
+    made = overlapping(["a", "b", "b", "a", "b"], groups=["p9", "p2", "p7", "p9", "p5"])
+    assert audited(*made, audit.model_copy(update={"overlap": None})).counts["pairs_overlap"] == 0
+    asked = audit.model_copy(update={"overlap": 0.5})
+    result = audited(*made, asked)
+    kinds = result.pairs[["first", "second", "kind"]].to_numpy().tolist()
+    assert kinds == [["000", "001", "overlap"], ["001", "002", "pixels"]]
+    # The groups p9 and p2 share a field. The copies 001 and 002 are joined by the split, through their picture.
+    assert result.manifest["group"].tolist() == ["p2", "p2", "p7", "p2", "p5"]
+    # They are two pictures: two labels are no conflict, and no image is left out.
+    assert result.pictures.to_dict() == {"000": "000", "001": "001", "002": "001", "003": "003", "004": "004"}
+    assert {key: result.counts[key] for key in ("pairs_overlap", "sets", "pictures", "label_conflicts")} == {
+        "pairs_overlap": 1,
+        "sets": 1,
+        "pictures": 4,
+        "label_conflicts": 0,
+    }
+    assert result.warnings == []
+    assert audited(*made, audit.model_copy(update={"overlap": 0.85})).counts["pairs_overlap"] == 0
+
+
+def test_overlaps_under_the_other_policies(audit: Audit) -> None:
+    manifest, images, crops = overlapping(["a", "b", "b", "a"])
+    made = manifest.drop(2), images, crops
+    asked = audit.model_copy(update={"overlap": 0.5})
+    with pytest.raises(InputError, match=r"1 pairs of pictures show parts of one field, the first '000' and '001'"):
+        audited(*made, asked.model_copy(update={"policy": "refuse"}))
+    result = audited(*made, asked.model_copy(update={"policy": "report"}))
+    assert result.counts["may_leak"] is True
+    assert result.manifest["group"].tolist() == ["g0", "g1", "g3"]
+    (warning,) = result.warnings
+    assert "1 pairs of pictures show parts of one field and are not kept on one side" in warning
+    assert "'000' and '001'" in warning
+
+
+def test_a_quarantined_picture_merges_no_groups(audit: Audit) -> None:
+    """001 and 002 are one picture under two labels."""
+    result = audited(*overlapping(["a", "a", "b", "a", "b"]), audit.model_copy(update={"overlap": 0.5}))
+    assert result.manifest["id"].tolist() == ["000", "003", "004"]
+    assert result.manifest["group"].tolist() == ["g0", "g3", "g4"]
+
+
+def test_a_training_image_whose_field_is_in_the_given_test_set_leaves_training(audit: Audit) -> None:
+    labels, splits = ["a", "b"] * 12, ["train"] + ["test"] * 2 + ["train"] * 19 + ["test"] * 2
+    made = overlapping([*labels[:1], "b", "b", *labels[3:]], splits)
+    result = audited(*made, audit.model_copy(update={"overlap": 0.5}))
+    divided, counts = split_manifest(
+        result.manifest,
+        result.pictures,
+        split=Split(test=0.2, folds=3, fold_seed=None, leave_out=None, control=None, tolerance=0.05),
+        folds=[0],
+        seed=0,
+    )
+    assert set(made[0]["id"]) - set(divided["id"]) == {"000"}
+    assert (counts["dropped_train_twins"], counts["dropped_train_patients"]) == (0, 1)
+    check_split(divided, made[1], result.pairs, copies=True)
 
 
 def test_under_the_policy_report_every_image_is_its_own_picture(audit: Audit) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
 from tests.data.cropping import data_section
 from tumorboard.base.data_params import Columns, Data
@@ -26,14 +27,49 @@ def table(raw: Path, header: str, rows: Sequence[str], data: Data | None = None)
 @pytest.mark.parametrize(
     "labels", [("a|b", "a", "c"), ('"a,b"', "a", "b"), ("a;b", "b", "a"), ("a & b", "a", "b"), ("x|y", "z", "w")]
 )
-def test_several_findings_in_one_cell_are_reported_with_the_line_that_leaves_them_out(
+def test_several_findings_in_one_cell_are_refused_with_the_lines_that_leave_them_out(
     tmp_path: Path, labels: tuple[str, ...]
 ) -> None:
-    (warning,) = table(tmp_path, "label", [*labels, *labels[1:]])
     combined, *single = (label.strip('"') for label in labels)
-    assert warning.startswith(f"1 images have a label that looks like several findings, such as {combined!r}")
-    lines = "".join(f"\n    {label}: {label}" for label in sorted(single)).replace("y:", "'y':")
-    assert warning.endswith(f"write in params.yaml:\ndata:\n  classes:{lines}")
+    with pytest.raises(InputError) as refusal:
+        table(tmp_path, "label", [*labels[1:], *labels])
+    message, lines = str(refusal.value).split("write in params.yaml:\n")
+    assert message.startswith(f"{tmp_path / 'labels.csv'}: line 4: the label {combined!r} looks like several findings")
+    assert "1 of 5 rows; images with several labels (multi-label) are not supported" in message
+    classes = yaml.safe_load(lines)["data"]["classes"]
+    assert classes == {label: label for label in single}
+    # With these lines the row is left out, and nothing is told of it.
+    assert table(tmp_path, "label", [*labels[1:], *labels], data_section(classes=classes)) == []
+    images, ignored = list_images(tmp_path, data_section(classes=classes))
+    assert sorted(images["label"]) == sorted(2 * single)
+    assert ignored.to_dict("records") == [{"path": "2.png", "reason": "not in data.classes"}]
+
+
+def test_a_combination_that_the_classes_list_is_a_class(tmp_path: Path) -> None:
+    classes = {"a": "a", "a|b": "a with b"}
+    assert table(tmp_path, "label", ["a", "a|b", "b"], data_section(classes=classes)) == []
+    assert list_images(tmp_path, data_section(classes=classes))[0]["label"].tolist() == ["a", "a with b"]
+
+
+def test_findings_that_never_stand_alone_are_refused_without_lines(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"line 2: .*3 of 4 rows.* Keep one finding per row in a copy of the table"):
+        table(tmp_path, "label", ["a|b", "b|c", "a|c", "d"])
+
+
+def test_more_classes_than_fit_in_a_message_are_the_commonest(tmp_path: Path) -> None:
+    names = [f"{n:02}" for n in range(40)]
+    with pytest.raises(InputError) as refusal:
+        table(tmp_path, "label", [*names, *names[10:], "00|01"])
+    assert list(yaml.safe_load(str(refusal.value).split("params.yaml:\n")[1])["data"]["classes"]) == names[10:]
+
+
+def test_class_folders_that_look_like_several_findings_are_told(tmp_path: Path) -> None:
+    for name in ("a", "b", "a+b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "1.png").write_bytes(b"x")
+    (warning,) = describe_listing(list_images(tmp_path, data_section())[0], tmp_path, data_section())
+    assert warning.startswith("1 images have a label that looks like several findings, such as 'a+b'")
+    assert warning.endswith("write in params.yaml:\ndata:\n  classes:\n    a: a\n    b: b")
 
 
 def test_labels_with_signs_that_are_one_finding_are_not_told(tmp_path: Path) -> None:

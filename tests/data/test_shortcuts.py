@@ -19,9 +19,18 @@ from tumorboard.data.shortcuts import (
 
 
 @pytest.fixture(autouse=True)
+def one_permutation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the tests of skill alone."""
+    monkeypatch.setattr(shortcuts, "PERMUTATIONS", 1)
+
+
+@pytest.fixture
 def few_permutations(monkeypatch: pytest.MonkeyPatch) -> None:
     """The least p is 1 / 40."""
     monkeypatch.setattr(shortcuts, "PERMUTATIONS", 39)
+
+
+needs_p = pytest.mark.usefixtures("few_permutations")
 
 
 def tables(labels: list[str], **facts: object) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -39,6 +48,7 @@ def tables(labels: list[str], **facts: object) -> tuple[pd.DataFrame, pd.DataFra
     return manifest, images.assign(**facts).astype(str).astype(object)
 
 
+@needs_p
 def test_a_planted_size_is_found_by_its_fact_and_by_all_of_them() -> None:
     labels = ["a", "b", "b"] * 60
     probe = probe_shortcuts(*tables(labels, width=[512 if label == "a" else 300 for label in labels]), 0, 0.25)
@@ -147,6 +157,7 @@ def by_patient(patients: int, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     return manifest.assign(group=[f"P{number}" for number in patient]), images
 
 
+@needs_p
 def test_the_luck_of_few_patients_is_no_shortcut() -> None:
     """A third of these data sets have a fact with skill; a false alarm in 5 % of 8 is less than one."""
     skilled = warned = 0
@@ -158,12 +169,14 @@ def test_the_luck_of_few_patients_is_no_shortcut() -> None:
     assert warned <= 1
 
 
+@needs_p
 def test_a_scanner_per_class_is_a_shortcut_of_twelve_patients() -> None:
     manifest, images = by_patient(12, 0)
     images["width"] = np.where(manifest["label"] == "a", "512", "300")
     assert "width" in select_shortcuts(probe_shortcuts(manifest, images, 0, 0.25), 0.25)["facts"].tolist()
 
 
+@needs_p
 def test_two_patients_per_class_prove_nothing() -> None:
     """Of the six ways to deal out the labels, at least two are as good as the truth."""
     manifest, images = by_patient(4, 0)
@@ -193,6 +206,7 @@ def test_a_group_of_two_labels_gives_both_in_random_order() -> None:
     assert draws == {(0, 1, 2, 2), (1, 0, 2, 2), (2, 2, 0, 1), (2, 2, 1, 0)}
 
 
+@needs_p
 def test_a_size_that_gives_one_class_of_four_away_is_a_shortcut() -> None:
     """As in brain_mri, where all images of a class are of one size, which is rare among the others."""
     generator = np.random.default_rng(5)
@@ -209,6 +223,7 @@ def test_skill_and_significance_are_both_needed() -> None:
     assert len(select_shortcuts(pd.DataFrame([row | {"p": 0.05}]), 0.4)) == 1
 
 
+@needs_p
 def test_a_class_in_a_single_group_cannot_be_probed() -> None:
     manifest, images = tables(["a"] * 20 + ["b"] * 5)
     manifest.loc[20:, "group"] = "P"

@@ -156,3 +156,41 @@ def test_counts_are_of_the_rarer_class():
     assert named["accuracy"].groups == 25
     assert (named["recall_b"].images, named["accuracy"].images) == (6, 56)
     assert named["recall_b"].effective_groups == pytest.approx(3)
+
+
+def test_degrees_of_freedom_of_auc_lie_between_those_of_one_mean_and_welchs():
+    """Sixteen groups; all with both kinds: 15. Each with one kind: Welch's, computed again from the two variances."""
+    generator = np.random.default_rng(3)
+    group = np.repeat(np.arange(16), 6)
+    odds = generator.normal(size=96)
+    p = 1 / (1 + np.exp(-odds))
+    rows = Rows(np.tile([0, 0, 0, 1, 1, 1], 16), np.stack([1 - p, p], 1), group, 16)
+    assert estimates(rows)["auc"].effective_groups == pytest.approx(16)
+    actual = (group < 6).astype(int)
+    positive, place = actual == 1, pairwise_placements(actual == 1, odds.round(9))
+    auc = place[positive].mean()
+    sums = np.bincount(group, np.where(positive, place - auc, auc - place))
+    variances = np.array([sums[:6].var(ddof=1) * 6 / 36**2, sums[6:].var(ddof=1) * 10 / 60**2])
+    welch = variances.sum() ** 2 / (variances**2 / np.array([5, 9])).sum()
+    estimate = estimates(rows._replace(actual=actual))["auc"]
+    assert estimate.variance == pytest.approx(variances.sum())
+    assert estimate.effective_groups - 1 == pytest.approx(welch)
+    assert 5 < welch < 14
+
+
+def test_the_weight_of_an_image_is_that_of_the_rarer_class_in_the_mean_over_classes():
+    actual = np.repeat([0, 1, 2], [30, 20, 10])
+    rows = random_rows(60, np.arange(60))._replace(actual=actual)
+    named = estimates(rows)
+    assert [named[f"auc_{name}"].weight for name in CLASSES] == pytest.approx([1 / 30, 1 / 20, 1 / 10])
+    assert named["auc"].weight == pytest.approx(1 / 30)
+    assert named["recall_a"].weight == named["loss"].weight == 0
+    two = random_rows(60, np.arange(60), classes=2)._replace(actual=np.repeat([0, 1], [42, 18]))
+    assert estimates(two)["auc"].weight == estimates(two)["auc_a"].weight == pytest.approx(1 / 18)
+
+
+def test_scores_can_be_estimated_alone():
+    rows = random_rows(60, np.arange(60) % 20)
+    alone = {estimate.score: estimate for estimate in estimate_scores(rows, CLASSES, only=("auc",))}
+    assert list(alone) == ["auc_a", "auc_b", "auc_c", "auc"]
+    assert alone == {name: estimates(rows)[name] for name in alone}

@@ -94,6 +94,30 @@ def test_groups_without_differences_are_not_more_exact_than_independent_images()
     assert high - low > 0.1
 
 
+def test_the_lower_end_of_an_auc_allows_for_an_image_ranked_by_chance():
+    """40 images of their own patients, 20 of each class; one of class a is ranked below all but four of class b."""
+    score = np.append(np.linspace(2, 3, 20), np.linspace(0, 1, 20))
+    score[0] = 0.19  # above the 4 lowest of b, of which 16 lie above it
+    rows = pd.DataFrame({"id": [f"i{k}" for k in range(40)], "group": [f"p{k}" for k in range(40)], "split": "test"})
+    rows["label"] = ["a"] * 20 + ["b"] * 20
+    p = 1 / (1 + np.exp(-score))
+    result = intervals(make_predictions(rows, np.stack([p, 1 - p], 1), ["a", "b"], "digest"), bootstrap=0)
+    places = [np.array([4 / 20] + [1.0] * 19), np.array([1.0] * 4 + [19 / 20] * 16)]
+    auc = 1 - 16 / 400
+    assert result["auc"] == pytest.approx(auc)
+    variances = np.array([place.var(ddof=1) / 20 for place in places])
+    simple = sum(np.square(place - auc).sum() / 400 for place in places)
+    degrees = variances.sum() ** 2 / (variances**2 / 19).sum()
+    half = scipy.stats.t.ppf(0.975, degrees) * math.sqrt(variances.sum())
+
+    def end(center, sign):
+        return scipy.special.expit(scipy.special.logit(center) + sign * half / (center * (1 - center)))
+
+    lowered = auc - 0.5 / 20 * variances.sum() / simple
+    assert result["auc_high"] == pytest.approx(end(auc, 1))
+    assert result["auc_low"] == pytest.approx(min(end(auc, -1), end(lowered, -1)))
+
+
 def test_copies_of_an_image_in_its_group_are_no_further_evidence():
     ten = predictions(60, 1)
     ten["group"] = ten["id"]

@@ -10,7 +10,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from tumorboard.base.errors import InputError
 from tumorboard.base.tables import make_predictions
 from tumorboard.evaluation.metrics import scores
-from tumorboard.evaluation.paired import FIRST, NOISE, SECOND, compare
+from tumorboard.evaluation.paired import FIRST, NOISE, SECOND, SHARES, compare
 
 CLASSES = ["a", "b", "c"]
 
@@ -49,7 +49,7 @@ def test_every_score_is_tested_by_exchanging_the_models_within_groups(classes, b
     names = sorted(set(first["group"]))
     flips = [[names[k] for k in range(7) if signs[k]] for signs in itertools.product([False, True], repeat=7)]
     tables = [[scores(table) for table in exchanged(first, second, chosen)] for chosen in flips]
-    for row in compare(first, second).to_dict("records"):
+    for row in compare(first, second).query("score != 'auc'").to_dict("records"):
         differences = np.array([one[row["score"]] - other[row["score"]] for one, other in tables])
         assert row["difference"] == pytest.approx(differences[0])
         if np.isnan(row["p"]):
@@ -158,6 +158,25 @@ def test_equal_decisions_of_different_models_are_not_equal_accuracy():
     assert row["low"] == pytest.approx(-row["high"])
     assert row["high"] == pytest.approx(1 - 0.025 ** (1 / 12))
     assert row["verdict"] == NOISE
+
+
+def test_shares_of_votes_have_no_scores_of_probabilities():
+    first, second = pair()
+    full, table = (compare(first, second, probabilities=known).set_index("score") for known in (True, False))
+    assert table.index.tolist() == full.index.tolist()
+    assert table.loc[["brier", "auc"], "verdict"].tolist() == [SHARES] * 2
+    assert table.loc[["brier", "auc"]].drop(columns="verdict").isna().to_numpy().all()
+    others = full.index.drop(["brier", "auc"])
+    pd.testing.assert_frame_equal(table.loc[others], full.loc[others])
+
+
+def test_the_verdict_on_auc_follows_its_interval():
+    verdicts = set()
+    for seed in range(30):
+        row = compare(*pair(skills=(1.2, 0.8), seed=seed), permutations=99).set_index("score").loc["auc"]
+        assert (row["verdict"] == NOISE) == (row["low"] <= 0 <= row["high"])
+        verdicts.add(row["verdict"])
+    assert verdicts == {NOISE, FIRST}
 
 
 def test_the_positive_class_gives_sensitivity_and_specificity():

@@ -14,6 +14,7 @@ from tumorboard.evaluation.by_group import group_predictions
 from tumorboard.evaluation.calibration import calibration_scores
 from tumorboard.evaluation.intervals import intervals
 from tumorboard.evaluation.metrics import scores
+from tumorboard.evaluation.proportions import rate_by_group
 from tumorboard.evaluation.summary import (
     OF_PROBABILITIES,
     OPERATING_SCORES,
@@ -90,6 +91,14 @@ def test_the_threshold_of_each_row_decides_sensitivity_and_specificity_alone(jud
         "decided_accuracy",
     }
     assert summary["decided_accuracy"] == pytest.approx((called == ill).mean())
+    hits = rate_by_group(called == ill, rows["group"].to_numpy(object), judging.evaluate.confidence, judging.unit)
+    assert (summary["decided_accuracy_low"], summary["decided_accuracy_high"]) == (hits.low, hits.high)
+    assert summary["decisions"] == {
+        "true_positives": int((called & ill).sum()),
+        "false_negatives": int((~called & ill).sum()),
+        "false_positives": int((called & ~ill).sum()),
+        "true_negatives": int((~called & ~ill).sum()),
+    }
     assert "sensitivity" in changed
     assert plain["sensitivity"] == pytest.approx((p >= 0.5)[ill].mean())
     turned = summarize(rows, dataclasses.replace(judging, positive="well"), thresholds=np.full(90, np.nan))
@@ -163,6 +172,7 @@ def test_the_order_of_rows_changes_nothing(judging: Judging) -> None:
     one = summarize(rows, judging, thresholds=thresholds)
     two = summarize(rows.iloc[order].reset_index(drop=True), judging, thresholds=thresholds[order])
     by_group = one.pop("by_group"), two.pop("by_group")
+    assert one.pop("decisions") == two.pop("decisions")
     assert two == pytest.approx(one, rel=1e-9)
     assert by_group[1] == pytest.approx(by_group[0], rel=1e-9)
 
@@ -185,3 +195,25 @@ def test_folds_have_a_mean_and_a_spread() -> None:
     undefined = mean_and_spread([folds[1], one_class])
     assert np.isnan([undefined["auc_mean"], undefined["auc_sd"]]).all()
     assert np.isfinite(undefined["accuracy_sd"])
+
+
+def test_decisions_by_hand_beside_those_by_the_more_probable_class(judging: Judging) -> None:
+    """Four ill images of p .9 .6 .35 .32 and four well ones of p .8 .4 .2 .05; the threshold is .3, then .7.
+
+    By the more probable class 2 + 3 of 8 are right, by the thresholds 4 + 2 and 1 + 3.
+    """
+    p = np.array([0.9, 0.6, 0.35, 0.32, 0.8, 0.4, 0.2, 0.05])
+    rows = pd.DataFrame({"id": [f"i{k}" for k in range(8)], "group": [f"g{k}" for k in range(8)], "split": "test"})
+    rows["label"] = ["ill"] * 4 + ["well"] * 4
+    predictions = make_predictions(rows, np.stack([p, 1 - p], 1), ["ill", "well"], "digest")
+    low, high = (summarize(predictions, judging, thresholds=np.full(8, threshold)) for threshold in (0.3, 0.7))
+    assert [*low["decisions"].values()] == [4, 0, 2, 2]
+    assert [*high["decisions"].values()] == [1, 3, 1, 3]
+    assert (low["accuracy"], low["decided_accuracy"], low["sensitivity"], low["specificity"]) == (
+        5 / 8,
+        6 / 8,
+        1,
+        2 / 4,
+    )
+    assert (high["accuracy"], high["decided_accuracy"]) == (5 / 8, 4 / 8)
+    assert low["decided_accuracy_method"] == "too few patients for an interval (8)"

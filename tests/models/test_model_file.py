@@ -218,9 +218,13 @@ def test_every_kind_of_network_is_outlined_as_it_is_built(params: Params, archit
 
 
 def test_a_model_of_version_0_1_0_is_read(tmp_path: Path, params: Params) -> None:
-    """Its card has no crop.max_bytes."""
+    """Its card has no crop.max_bytes, and no test-time augmentation."""
     model, card = make_model(params)
     tree = json.loads(card.model_dump_json())
     del tree["crop"]["max_bytes"]
+    for key in ("tta", "progressive", "average_last"):
+        del tree["recipe"][key]
     save_file(dict(model.state_dict()), tmp_path / "old.safetensors", {"tumorboard": json.dumps(tree)})
-    assert load_model(tmp_path / "old.safetensors", "cpu")[1].crop == card.crop
+    read = load_model(tmp_path / "old.safetensors", "cpu")[1]
+    assert read.crop == card.crop
+    assert (read.recipe.tta, read.recipe.progressive, read.recipe.average_last) == ((), 1.0, 0)

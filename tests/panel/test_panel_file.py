@@ -25,7 +25,7 @@ def members() -> np.ndarray:
 @pytest.fixture
 def fit(members: np.ndarray) -> Fit:
     """Fitted numbers with all their digits."""
-    fitting = Fitting(models=MODELS, vote="auto", calibrate=True, positive=1, rule="youden")
+    fitting = Fitting(models=MODELS, classes=["well", "ill"], vote="auto", calibrate=True, positive=1, rule="youden")
     actual = (members.mean(0)[:, 1] + np.random.default_rng(4).normal(size=50) / 3 > 0.5).astype(np.int64)
     return fit_panel(fitting, members, actual, assign_parts([f"p{row // 2}" for row in range(50)]))
 
@@ -49,6 +49,47 @@ def test_the_fit_is_equal_to_the_last_digit_and_in_the_order_of_the_models(tmp_p
         assert (before == after).all()
     assert (panel.positive, panel.vote, panel.intended_use) == ("ill", fit.vote, DISCLAIMER)
     assert list(json.loads((tmp_path / "models/panel.json").read_text())["temperatures"]) == MODELS
+
+
+def test_a_stacking_with_columns_is_equal_to_the_last_digit_and_an_earlier_file_has_none(tmp_path, members):
+    actual = (members.mean(0)[:, 1] + np.random.default_rng(4).normal(size=50) / 3 > 0.5).astype(np.int64)
+    cells = np.array([[str(30 + row / 7), ["f", "", "m"][row % 3]] for row in range(50)], dtype=object)
+    fitting = Fitting(
+        models=MODELS,
+        classes=["well", "ill"],
+        vote="stacking",
+        calibrate=True,
+        positive=1,
+        rule="youden",
+        stacking_columns=["age", "sex"],
+    )
+    fit = fit_panel(fitting, members, actual, np.arange(50) % 5, cells=cells)
+    write(tmp_path / "panel.json", fit)
+    panel = read(tmp_path / "panel.json")
+    assert panel.fit == fit
+    assert [column.name for column in panel.fit.stacking.columns] == ["age", "sex"]
+    before, after = (apply_vote(one, "stacking", calibrate_members(one, members), cells) for one in (fit, panel.fit))
+    assert (before == after).all()
+    content = json.loads((tmp_path / "panel.json").read_text())
+    for changes, message in (
+        ({"single": "vgg"}, "single is vgg, expected one of its models"),
+        ({"stacking": None}, "lacks the numbers of the stacking vote: run `dvc repro ensemble`"),
+        (
+            {"stacking": content["stacking"] | {"intercepts": [0.0]}},
+            "stacking has other numbers of coefficients than",
+        ),
+        ({"stacking": content["stacking"] | {"coefficients": [[0.0], [1.0]]}}, "stacking has other numbers of coeff"),
+        (
+            {"stacking": content["stacking"] | {"intercepts": [0.0, float("nan")]}},
+            "stacking.intercepts.1: Input",
+        ),
+    ):
+        (tmp_path / "panel.json").write_text(json.dumps(content | changes))
+        with pytest.raises(InputError, match=f"json: {message}"):
+            read(tmp_path / "panel.json")
+    earlier = {name: value for name, value in content.items() if name not in ("single", "stacking")}
+    (tmp_path / "panel.json").write_text(json.dumps(earlier | {"vote": "soft"}))
+    assert read(tmp_path / "panel.json").fit.votes == ("single", "hard", "soft", "product", "weighted")
 
 
 def test_equal_fits_give_equal_bytes_and_no_threshold_is_null(tmp_path, fit):
@@ -89,8 +130,8 @@ def test_a_file_of_other_models_is_refused(tmp_path, fit, asked, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vote": "loud"}, "vote is 'loud', expected one of hard, soft, product, weighted"),
-        ({"vote": "\x1b[2Kloud"}, r"vote is '\\x1b\[2Kloud', expected one of hard"),
+        ({"vote": "loud"}, "vote is 'loud', expected one of single, hard, soft, product, weighted, stacking"),
+        ({"vote": "\x1b[2Kloud"}, r"vote is '\\x1b\[2Kloud', expected one of single"),
         ({"temperatures": {"\x1b[2Kx": 1}}, r"was fitted for '\\x1b\[2Kx', but the panel has"),
         ({"positive": "healthy"}, "positive is healthy, expected one of well, ill"),
         ({"format": 2}, "format: Input should be 1"),

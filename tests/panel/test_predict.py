@@ -1,6 +1,7 @@
 """Prediction on new images: the networks' own probabilities, the vote's own code, and no file left out silently."""
 
 import dataclasses
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 
@@ -22,19 +23,18 @@ from tumorboard.models.model_file import load_model, save_model
 from tumorboard.panel import comparison
 from tumorboard.panel import predict as panel_predict
 from tumorboard.panel.comparison import HEADING, MemberOutputs, judge_panel
+from tumorboard.panel.deciding import Deciding, unfitted
 from tumorboard.panel.evaluate import evaluate_model
 from tumorboard.panel.fits import Fit, Fitting
 from tumorboard.panel.panel import load_panel
 from tumorboard.panel.panel_file import read_panel, write_panel
 from tumorboard.panel.predict import (
-    Deciding,
     check_writable,
     list_new_files,
     predict_images,
     summarize_decisions,
-    unfitted,
 )
-from tumorboard.panel.votes import VOTES
+from tumorboard.panel.stacking import Column, Stacking
 
 
 @pytest.fixture
@@ -118,6 +118,7 @@ def test_each_file_has_a_row_with_the_mean_over_folds_and_models(files, pictures
     ]  # fmt: skip
 
 
+@pytest.mark.usefixtures("warm_children")
 def test_several_processes_and_one_file_at_a_time_give_the_same(files, pictures):
     several = predict(files, [pictures], decide("product"), workers=2)
     pd.testing.assert_frame_equal(several, predict(files, [pictures], decide("product")))
@@ -144,8 +145,37 @@ def test_temperatures_are_those_of_members_before_the_folds_mean_and_of_the_vote
 
 
 def test_the_weighted_vote_needs_fitted_weights(files, pictures):
-    with pytest.raises(InputError, match=r"weighted vote needs the weights of a study's models/panel\.json: choose"):
-        predict(files, [pictures], decide("weighted"))
+    for vote in ("weighted", "single", "stacking"):
+        with pytest.raises(InputError, match=rf"{vote} vote needs the weights of a study's models/panel\.json: choose"):
+            predict(files, [pictures], decide(vote))
+    with pytest.raises(InputError, match=r"stacking vote was not fitted in this study .*: choose another --vote"):
+        predict(files, [pictures], decide("stacking", FITTED))
+
+
+def test_a_vote_with_columns_needs_a_table_and_uses_its_rows_by_path(files, pictures):
+    """The members have no coefficients here, so that the vote is what the columns say."""
+    nothing = (0.0,) * 6
+    fit = replace(
+        FITTED,
+        stacking=Stacking(
+            coefficients=(
+                (*nothing, 0.0, 0.0, 0.0, 0.0),
+                (*nothing, 1.0, 2.0, 3.0, 4.0),
+                (*nothing, 0.0, 0.0, 0.0, 0.0),
+            ),
+            intercepts=(0.0, 0.0, 0.0),
+            penalty=1.0,
+            columns=(Column("age", (), 50.0, 10.0), Column("sex", ("f",), None, None)),
+        ),
+    )
+    paths = sorted((pictures / "deeper").iterdir())[:3]
+    with pytest.raises(InputError, match=r"needs age, sex of each image: .* columns path, age, sex: --columns"):
+        predict(files, paths, decide("stacking", fit))
+    cells = dict(zip(paths, (["70", "f"], ["", "m"], ["50", ""]), strict=True))
+    decisions = predict(files, paths[::-1], replace(decide("stacking", fit), cells=cells))
+    for column, odds in zip(decisions[["p_b", "p_a", "p_c"]].to_numpy(float), (0 + 4, 2 + 0, 2 + 3), strict=True):
+        assert column == pytest.approx(np.exp([0, odds, 0]) / (2 + np.exp(odds)))
+    assert predict(files, paths, decide("soft", fit))["p_a"].notna().all(), "other votes need no table"
 
 
 @pytest.fixture
@@ -225,12 +255,14 @@ def test_new_images_get_what_the_study_gave_its_test_images_to_the_last_digit(
         )
         held_out = HeldOut(parts, logits, np.ones(6, np.int64), np.zeros(6))
         outputs[model][fold] = MemberOutputs(one.validation, held_out, one.test)
-    fitting = Fitting(models=["linear", "cnn"], vote="auto", calibrate=calibrate, positive=None, rule=None)
+    fitting = Fitting(
+        models=["linear", "cnn"], classes=CLASSES, vote="auto", calibrate=calibrate, positive=None, rule=None
+    )
     results = judge_panel(outputs, fitting, Judging(evaluate=params.evaluate, seed=0))
     assert (len({1.0, *results.fit.temperatures.values()}) == 3) == calibrate
     write_panel(tmp_path / "panel.json", results.fit, classes=CLASSES, manifest=changes["manifest"], positive=None)
     panel = read_panel(tmp_path / "panel.json", ["linear", "cnn"], classes=CLASSES, manifest=changes["manifest"])
-    for vote in (*VOTES, HEADING):
+    for vote in (*results.fit.votes, HEADING):
         name = panel.vote if vote == HEADING else vote
         decisions = predict(files, paths[:6], decide(name, panel.fit))
         assert (decisions[["p_b", "p_a", "p_c"]].to_numpy(float) == probabilities_of(results.test.votes[vote])).all()

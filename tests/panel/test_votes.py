@@ -4,11 +4,15 @@ import numpy as np
 import pytest
 
 from tumorboard.panel.votes import (
+    POOLS,
     PROBABILISTIC,
+    STACKING,
+    TEMPERED,
     VOTES,
     fit_weights,
     hard_vote,
     product_vote,
+    single_vote,
     soft_vote,
     weighted_vote,
 )
@@ -39,6 +43,12 @@ def test_product_vote_survives_zeros_and_many_small_factors():
     assert product_vote(four, NONE)[0] == pytest.approx([0.6, 0.4, 0])
 
 
+def test_single_vote_is_the_member_with_the_largest_weight_and_the_first_of_equals():
+    some = members([[0.5, 0.5]], [[0.1, 0.9]], [[0.3, 0.7]])
+    assert single_vote(some, np.array([0.2, 0.3, 0.5])).tolist() == [[0.3, 0.7]]
+    assert single_vote(some, np.array([0.0, 0.5, 0.5])).tolist() == [[0.1, 0.9]]
+
+
 def test_hard_vote_counts_decisions_and_the_mean_breaks_ties():
     three = members(
         [[0.6, 0.4, 0.0], [0.51, 0.49, 0.0]],
@@ -57,34 +67,36 @@ def test_weighted_vote_is_the_weighted_mean():
     assert voted[0] == pytest.approx([0.525, 0.475])
 
 
-@pytest.mark.parametrize("name", VOTES)
+@pytest.mark.parametrize("name", POOLS)
 def test_one_member_decides_alone(name):
-    voted = VOTES[name](members([[0.2, 0.5, 0.3], [0.7, 0.2, 0.1]]), np.ones(1))
+    voted = POOLS[name](members([[0.2, 0.5, 0.3], [0.7, 0.2, 0.1]]), np.ones(1))
     assert voted.argmax(1).tolist() == [1, 0]
     if name in PROBABILISTIC:
         assert voted == pytest.approx(np.array([[0.2, 0.5, 0.3], [0.7, 0.2, 0.1]]))
 
 
-@pytest.mark.parametrize("name", VOTES)
+@pytest.mark.parametrize("name", POOLS)
 def test_rows_are_probabilities_in_any_order_of_members_and_one_by_one(name):
     some = np.stack([random_member(np.random.default_rng(seed)) for seed in range(4)])
     weights = np.array([0.1, 0.2, 0.3, 0.4])
-    voted = VOTES[name](some, weights)
+    voted = POOLS[name](some, weights)
     assert voted.sum(1) == pytest.approx(1, abs=1e-12)
     assert (voted >= 0).all()
-    assert VOTES[name](some[::-1], weights[::-1]) == pytest.approx(voted, abs=1e-12)
-    assert np.concatenate([VOTES[name](some[:, :1], weights), VOTES[name](some[:, 1:], weights)]) == pytest.approx(
+    assert POOLS[name](some[::-1], weights[::-1]) == pytest.approx(voted, abs=1e-12)
+    assert np.concatenate([POOLS[name](some[:, :1], weights), POOLS[name](some[:, 1:], weights)]) == pytest.approx(
         voted, abs=1e-15
     )
 
 
-@pytest.mark.parametrize("name", VOTES)
+@pytest.mark.parametrize("name", POOLS)
 def test_no_images_have_no_votes(name):
-    assert VOTES[name](np.empty((3, 0, 2)), np.full(3, 1 / 3)).shape == (0, 2)
+    assert POOLS[name](np.empty((3, 0, 2)), np.full(3, 1 / 3)).shape == (0, 2)
 
 
 def test_auto_chooses_among_all_votes_but_that_of_shares():
     assert set(PROBABILISTIC) == set(VOTES) - {"hard"}
+    assert set(VOTES) == {*POOLS, STACKING}
+    assert set(TEMPERED) == set(PROBABILISTIC) - {"single", STACKING}, "these two are calibrated as they are"
 
 
 def random_member(generator, n=150, sharpness=1.0):

@@ -106,6 +106,7 @@ def run_ensemble(root: Path, params: Params) -> None:
         test_members=predictions / "test" / "members",
         held_out=predictions / "held_out",
         unlike=predictions / "unlike",
+        attributes=root / "crop" / "attributes.csv",
         panel=root / "models" / "panel.json",
         joined=predictions / "joined",
         votes=predictions / "votes",
@@ -145,7 +146,9 @@ def make_results(root: Path, params: Params, **options: Any) -> Results:
 
 def inputs_of(root: Path) -> dict[str, Path]:
     """Returns the files and folders that `read_results` reads, by parameter name."""
-    folders = {name: root / name for name in ("crop", "split", "recipes", "training", "predictions", "metrics")}
+    folders = {
+        name: root / name for name in ("crop", "split", "balance", "recipes", "training", "predictions", "metrics")
+    }
     return folders | {"panel": root / "models" / "panel.json", "ledger": root / ".cache" / "test-looks.jsonl"}
 
 

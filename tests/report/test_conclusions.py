@@ -6,8 +6,8 @@ import pytest
 from tests.report.finished_run import make_results, panel_params
 from tumorboard.base.errors import InputError
 from tumorboard.evaluation.comparisons import holm
-from tumorboard.evaluation.paired import compare
-from tumorboard.panel.votes import VOTES
+from tumorboard.evaluation.paired import SHARES, compare
+from tumorboard.panel.votes import POOLS
 from tumorboard.report.conclusions import compare_part, draw_conclusions, sentence_of, verdict_text
 
 
@@ -44,7 +44,7 @@ def test_the_differences_are_those_of_the_paired_comparison(results, conclusions
 def test_all_others_are_exploratory_and_corrected_together(conclusions):
     table = conclusions.comparisons["test"].exploratory
     accuracies = table[table["score"] == "accuracy"]
-    assert accuracies["second_name"].tolist() == ["linear", *(f"{vote} vote" for vote in VOTES if vote != "soft")]
+    assert accuracies["second_name"].tolist() == ["linear", *(f"{vote} vote" for vote in POOLS if vote != "soft")]
     assert table["p_holm"].tolist() == pytest.approx(holm(table["p"].tolist()), nan_ok=True)
 
 
@@ -73,7 +73,9 @@ def test_a_hard_vote_is_not_compared_in_scores_of_probabilities(tmp_path, params
     results = make_results(tmp_path, panel_params(params, ensemble={"vote": "hard"}))
     comparison = draw_conclusions(results).comparisons["test"]
     assert comparison.primary["first_name"].tolist() == ["hard vote"]
-    assert not set(comparison.exploratory["score"]) & {"brier", "auc"}
+    refused = comparison.exploratory[comparison.exploratory["score"].isin(["brier", "auc"])]
+    assert refused["verdict"].tolist() == [SHARES] * 2
+    assert refused[["first", "second", "difference", "p_holm"]].isna().to_numpy().all()
 
 
 def test_subgroups_are_those_of_the_shown_part(results, conclusions):

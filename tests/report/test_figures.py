@@ -9,7 +9,7 @@ from tests.report.finished_run import CLASSES
 from tumorboard.base.tables import make_predictions, read_predictions
 from tumorboard.evaluation.metrics import scores
 from tumorboard.panel.comparison import HEADING, UNCALIBRATED
-from tumorboard.panel.votes import VOTES
+from tumorboard.panel.votes import POOLS
 from tumorboard.report.conclusions import draw_conclusions
 from tumorboard.report.figures import (
     base_rates,
@@ -76,7 +76,7 @@ def test_tables_hold_the_scores_and_the_confusion_of_each_model_on_one_part(run,
     table = part["scores"].set_index("model")
     assert table.loc["soft", "accuracy"] == pytest.approx(expected["accuracy"])
     assert table.loc["soft", "accuracy_low"] <= expected["accuracy"] <= table.loc["soft", "accuracy_high"]
-    assert table["kind"].to_dict() == dict.fromkeys(panel.models, "member") | dict.fromkeys(VOTES, "vote")
+    assert table["kind"].to_dict() == dict.fromkeys(panel.models, "member") | dict.fromkeys(POOLS, "vote")
     for name in ("roc", "precision_recall"):
         assert set(part[name]["class"]) == set(CLASSES)
         assert set(part[name]["model"]) == {"linear", "cnn", "soft vote"}
@@ -307,7 +307,7 @@ def test_without_mistakes_duplicates_and_suspects_there_are_no_figures_of_them(r
     of_part = {"scores", "confusion_normalised", "confusion", "roc", "precision_recall", "reliability"}
     assert set(draw_test_figures(perfect)) == of_part
     figures = draw_figures(perfect, conclusions, plot_tables(perfect, conclusions))
-    assert set(figures) == of_part | {"curves", "data"}
+    assert set(figures) == of_part | {"curves", "data", "splits"}, "the members still disagree"
 
 
 def test_a_positive_class_has_one_panel_and_a_decision_curve(binary):

@@ -68,7 +68,10 @@ def test_a_positive_class_is_claimed_at_the_threshold_of_validation_images(binar
     assert sentence.startswith(
         f"Deciding for b from a probability of {binary.fit.threshold:.3f} on, chosen on validation"
     )
-    assert f"{percent(head['decided_accuracy'])} of these decisions are right" in sentence
+    ends = f"{percent(head['decided_accuracy_low'])} to {percent(head['decided_accuracy_high'])}"
+    assert f"{percent(head['decided_accuracy'])} ({ends}) of these decisions are right" in sentence
+    (comparison,) = [sentence for sentence in front_of(binary).claim if "on the same images" in sentence]
+    assert " points of accuracy by the most probable class (" in comparison
     assert f"its sensitivity is {percent(head['sensitivity'])} ({percent(head['sensitivity_low'])} to " in sentence
     assert f"its specificity {percent(head['specificity'])} (" in sentence
     assert binary.test.headline["images"] == 72

@@ -16,7 +16,7 @@ from tumorboard.base.files import write_json
 from tumorboard.base.tables import read_predictions
 from tumorboard.evaluation.calibration import calibration_scores
 from tumorboard.evaluation.metrics import scores
-from tumorboard.panel.votes import VOTES
+from tumorboard.panel.votes import POOLS
 from tumorboard.report.conclusions import draw_conclusions
 from tumorboard.report.page import render_page, summarize_scores
 from tumorboard.report.results import read_results
@@ -58,7 +58,7 @@ def test_summary_lists_the_scores_with_the_heading_vote_last(run, results):
     lines = summarize_scores(results).splitlines()
     assert lines[0] == "36 test images of 12 patients:"
     names = [re.split(r"\s{2,}", line.strip())[0] for line in lines[1:]]
-    assert names == ["linear", "cnn", *(f"{vote} vote" for vote in VOTES if vote != "soft"), "soft vote"]
+    assert names == ["linear", "cnn", *(f"{vote} vote" for vote in POOLS if vote != "soft"), "soft vote"]
     low, high = headline["test_accuracy_low"], headline["test_accuracy_high"]
     interval = f"({100 * low:.1f} to {100 * high:.1f})"
     assert lines[-1] == (
@@ -75,7 +75,7 @@ def test_page_is_self_contained_and_states_its_purpose(run, page):
     pictures = re.findall(r"data:image/png;base64,([^\"]+)", page)
     files = [path.read_bytes() for folder in ("images", "test") for path in (run / "plots" / folder).iterdir()]
     assert sorted(map(base64.b64decode, pictures)) == sorted(files)
-    assert len(files) == 17
+    assert len(files) == 18
     for content in files:
         Image.open(io.BytesIO(content)).verify()
 
@@ -108,7 +108,7 @@ def test_page_reports_the_audit_and_the_split(page):
     assert "2 shares of classes or parts differ by more than split.tolerance" in text
     assert "fold 1, class &lt;b&gt;&amp;: 25.0 % instead of 33.3 %, groups stay &lt;whole&gt;;" in text
     assert "test, all its images: 40.0 % instead of 20.0 %, another reason." in text
-    assert "No patient and no set of duplicates is divided between" in text
+    assert "No patient and no set of duplicates that was found is divided between" in text
 
 
 def test_ranges_of_grey_and_damaged_files_are_reported_where_there_are_any(run, panel, page):
@@ -203,6 +203,17 @@ def test_mistakes_are_listed_with_the_highest_probability_first(page):
     assert probabilities == sorted(probabilities, reverse=True)
 
 
+def test_disagreement_has_a_kappa_per_pair_and_part_and_the_images_that_split_the_panel(page, conclusions):
+    section = page[page.index("Where the members disagree</h2>") : page.index("Labels that may be wrong</h2>")]
+    text = text_of(section)
+    for name, one in conclusions.disagreements.items():
+        assert f"{100 * one.unanimous:.1f}" in text
+        assert f"of the {name} images" in text
+        assert text.count(f"{one.kappas['linear']['cnn']:.2f}") >= 2, "in both orders"
+    shown = conclusions.disagreements["validation"].shown
+    assert section.count("<tr><td><code>") == len(shown) > 0
+
+
 def test_suspects_are_listed_with_label_and_suggestion(page, conclusions):
     section = page[page.index("<h2>Labels that may be wrong") : page.index("<h2>Recipes")]
     text = text_of(section)
@@ -237,7 +248,7 @@ def test_a_split_that_may_leak_is_reported_as_such(judged, tmp_path, params):
     text = text_of(render(read_results(panel_params(params), **inputs_of(tmp_path))))
     assert "This split may leak: 29 pictures occur more than once" in text
     assert "Duplicates of an image may be" in text
-    assert "no set of duplicates is divided" not in text
+    assert "no set of duplicates that was found is divided" not in text
 
 
 def test_one_model_on_one_fold_has_no_spread(judged):
@@ -293,7 +304,19 @@ def test_a_positive_class_has_its_rates_at_its_threshold(binary):
             ("negative predictive value", "npv"),
         )
     ]
-    positions = [text.index(rate, text.index("At the threshold of b")) for rate in rates]
+    rule = f"y the threshold {binary.fit.threshold:.3f} of b"
+    positions = [text.index(rate, text.index(f"B{rule}: sensitivity")) for rate in rates]
+    counts = head["decisions"]
+    matrix = text[text.index(f"The heading vote's decisions b{rule}:") :]
+    assert re.search(
+        rf"class images called b called a b 36 {counts['true_positives']} \(.*?\) {counts['false_negatives']} \(.*?\) "
+        rf"a 36 {counts['false_positives']} \(.*?\) {counts['true_negatives']} \(",
+        matrix,
+    )
+    assert "accuracy on test images by the most probable class" in text
+    assert f"{100 * head['decided_accuracy']:.1f} % accuracy by the threshold" in text.replace(
+        "\N{NO-BREAK SPACE}", " "
+    )
     assert positions == sorted(positions)
     assert "What a decision is worth" in text
 

@@ -8,7 +8,7 @@ from tests.report.finished_run import GROUPS, IMAGES_PER_GROUP, inputs_of, recor
 from tumorboard.base.errors import InputError
 from tumorboard.base.tables import read_predictions
 from tumorboard.panel.comparison import HEADING, UNCALIBRATED
-from tumorboard.panel.votes import VOTES
+from tumorboard.panel.votes import POOLS
 from tumorboard.report.results import read_results
 
 FILES = [
@@ -41,7 +41,7 @@ FILES = [
 def test_results_are_read_per_model_and_fold(run, results, panel):
     for part in (results.validation, results.test):
         assert list(part.members) == list(results.recipes) == ["linear", "cnn"]
-        assert list(part.votes) == [*VOTES, HEADING, UNCALIBRATED]
+        assert list(part.votes) == [*POOLS, HEADING, UNCALIBRATED]
     for model in panel.models:
         for fold in panel.folds:
             folder = run / "training" / model / str(fold)
@@ -83,7 +83,7 @@ def test_each_part_has_the_predictions_of_members_and_of_the_heading_vote(run, r
             part.calibrated_and_not["soft vote, uncalibrated"],
             read_predictions(run / folder / "votes/uncalibrated.csv"),
         )
-        assert list(part.listed_votes) == list(VOTES)
+        assert list(part.listed_votes) == list(POOLS)
         assert part.headline is part.scores["votes"]["heading"]
     assert results.shown is results.test
     assert len(results.manifest) == GROUPS * IMAGES_PER_GROUP

@@ -5,12 +5,13 @@ from pathlib import Path
 import pytest
 
 from tests.report.finished_run import make_results, panel_params
+from tumorboard.evaluation.summary import DECISIONS
 from tumorboard.report.score_schema import ENDINGS, SCORES, TEST_PREFIX, schema, score_of_key
 
 DOC = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 # Keys that are no scores, each of which the document explains.
 OTHERS = {"vote", "members", "votes", "uncalibrated", "folds", "heading", "by_group", "reason", "validation"}
-OTHERS |= {"parameters", "epoch"}
+OTHERS |= {"parameters", "epoch", "decisions", *DECISIONS}
 
 
 def rows_of(heading):
@@ -62,7 +63,7 @@ def test_the_document_has_each_score_as_the_schema_has_it():
 
 def test_each_key_that_is_written_is_documented(files):
     models = {"linear", "cnn"}
-    votes = {"hard", "soft", "product", "weighted"}
+    votes = {"single", "hard", "soft", "product", "weighted", "stacking"}
     document = DOC.read_text(encoding="utf-8")
     for file, tree in files.items():
         for key in keys_of(tree):

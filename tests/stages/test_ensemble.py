@@ -49,6 +49,18 @@ def outputs():
 
 def write(folder, outputs):
     generator = np.random.default_rng(5)
+    ids = sorted(
+        {
+            id_
+            for folds in outputs.values()
+            for one in folds.values()
+            for id_ in (*one.validation["id"], *one.test["id"])
+        }
+    )
+    write_table(
+        pd.DataFrame({"id": ids, "sex": ["f", "m"] * (len(ids) // 2) + ["f"] * (len(ids) % 2)}),
+        folder / "attributes.csv",
+    )
     for model, folds in outputs.items():
         for fold, one in folds.items():
             write_table(one.validation, folder / f"members/{model}/{fold}.csv")
@@ -79,6 +91,7 @@ def run(folder, settings, outputs=None):
         test_members=folder / "test/members",
         held_out=folder / "held_out",
         unlike=folder / "unlike",
+        attributes=folder / "attributes.csv",
         panel=folder / "models/panel.json",
         joined=folder / "joined",
         votes=folder / "votes",
@@ -116,7 +129,7 @@ def test_files_hold_what_the_library_returns(finished, expected):
             for name, table in tables.items():
                 written = read_predictions(folder / f"{name}.csv")
                 pd.testing.assert_frame_equal(written, table, check_dtype=False, check_exact=True)
-    assert set(expected.test.votes) == {*VOTES, HEADING, UNCALIBRATED}
+    assert set(expected.test.votes) == {*VOTES, HEADING, UNCALIBRATED} - {"stacking"}, "of 16 images"
     panel = read_panel(finished / "models/panel.json", MODELS, classes=("a", "b"), manifest="digest")
     assert panel.fit == expected.fit
     assert (panel.positive, panel.vote) == ("b", "product")
@@ -162,7 +175,7 @@ def test_noise_in_the_test_part_changes_no_file_but_those_of_the_test_part(tmp_p
     one, two = contents(finished), contents(tmp_path)
     assert sorted(one) == sorted(two)
     of_test = {name for name in one if name.startswith(("test/", "metrics/test/"))}
-    assert {name for name in one if one[name] != two[name]} == of_test
+    assert {name for name in one if one[name] != two[name]} - {"attributes.csv"} == of_test
     assert {"models/panel.json", "metrics/votes.json", "votes/heading.csv"} <= set(one) - of_test
 
 
@@ -175,6 +188,7 @@ def test_a_test_part_that_is_not_scored_leaves_empty_tables_and_empty_objects(tm
         table = read_predictions(file)
         assert (len(table), list(table)) == (0, list(outputs["cnn"][0].test))
     unscored, scored = contents(tmp_path), contents(finished)
+    del unscored["attributes.csv"], scored["attributes.csv"]
     assert sorted(unscored) == sorted(scored)
     assert {name.split("/")[-2] for name in scored if scored[name] != unscored[name]} == {
         *("linear", "cnn", "joined", "votes", "test"),

@@ -32,6 +32,17 @@ def test_stage_writes_what_the_balancing_strategy_sets(tmp_path: Path, params: P
         assert (written["loss"], written["class_weights"], written["sampler"]) == ("focal", "balanced", "shuffle")
 
 
+def test_stage_prints_and_writes_which_published_weights_a_model_takes(
+    tmp_path: Path, params: Params, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changed = params.recipes["resnet18"].model_copy(update={"pretrained": "imagenet"})
+    params = params.model_copy(update={"recipes": params.recipes | {"resnet18": changed}})
+    stages.recipe.main(params, out=tmp_path)
+    assert capsys.readouterr().out == "resnet18: pretrained: imagenet takes ResNet18_Weights.IMAGENET1K_V1\n"
+    written = json.loads((tmp_path / "resnet18.json").read_text())
+    assert written["pretrained_tag"] == "ResNet18_Weights.IMAGENET1K_V1"
+
+
 def test_stage_writes_nothing_when_one_model_cannot_be_trained(tmp_path: Path, params: Params) -> None:
     last = params.models[-1]
     wrong = params.recipes[last].model_copy(update={"architecture": "resnet_18"})

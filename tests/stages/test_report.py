@@ -29,6 +29,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, panel: Params) -> Path:
 
 def test_tables_pictures_and_page_are_written(run):
     assert {path.name for path in (run / "plots").glob("*.csv")} == {
+        "agreement.csv",
         "confusion.csv",
         "curves.csv",
         "data.csv",
@@ -36,11 +37,12 @@ def test_tables_pictures_and_page_are_written(run):
         "reliability.csv",
         "roc.csv",
         "scores.csv",
+        "splits.csv",
         "suspects.csv",
     }
     of_part = {"confusion", "confusion_normalised", "precision_recall", "reliability", "roc", "scores"}
     validation = {path.stem for path in (run / "plots" / "images").iterdir()}
-    assert validation == of_part | {"curves", "data", "duplicates", "suspects"}
+    assert validation == of_part | {"curves", "data", "duplicates", "splits", "suspects"}
     assert {path.stem for path in (run / "plots" / "test").iterdir()} == of_part | {"mistakes"}
     assert (run / "report" / "index.html").read_text("utf-8").startswith("<!DOCTYPE html>")
     roc = pd.read_csv(run / "plots" / "roc.csv", keep_default_na=False)

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.warm_python import executable
 from tumorboard.base.files import write_json, write_table
 from tumorboard.base.params import load_params, resolve_recipe
 from tumorboard.base.schema import read_yaml
@@ -22,6 +22,7 @@ from tumorboard.base.tables import manifest_digest, read_manifest
 from tumorboard.data.store import write_store
 from tumorboard.evaluation.held_out import read_held_out
 from tumorboard.models.model_file import load_model
+from tumorboard.models.study_code import study_digest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -78,7 +79,7 @@ def _python(project: Path, *command: str) -> subprocess.CompletedProcess[str]:
     # The package beside the stages, from whichever folder a script is started.
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"}
     return subprocess.run(
-        [sys.executable, *command], cwd=project, env=environment, text=True, capture_output=True, timeout=240
+        [executable(), *command], cwd=project, env=environment, text=True, capture_output=True, timeout=240
     )
 
 
@@ -134,6 +135,33 @@ def test_pretrained_weights_that_changed_since_the_recipe_are_refused(project: P
     done = _run(project)
     assert done.returncode == 1
     assert "train: weights/start.pth: is not the file that recipe.json was written for: run `dvc repro`" in done.stderr
+
+
+OWN_NETWORK = """
+from architectures.parts import shrink
+from torch import nn
+
+def network(side):
+    return nn.Sequential(shrink(), nn.Flatten(), nn.Linear(3 * (side // 2) ** 2, 7), nn.ReLU())
+"""
+
+
+def test_an_architecture_of_the_studys_own_is_trained_and_its_model_read(project: Path, monkeypatch) -> None:
+    (project / "architectures").mkdir()
+    (project / "architectures/mine.py").write_text(OWN_NETWORK)
+    (project / "architectures/parts.py").write_text(
+        "from torch.nn import AvgPool2d\ndef shrink(): return AvgPool2d(2)\n"
+    )
+    monkeypatch.chdir(project)
+    digest = study_digest("architectures.mine:network")
+    recipe = json.loads((project / "recipe.json").read_text()) | {"architecture": "architectures.mine:network"}
+    (project / "recipe.json").write_text(json.dumps(recipe | {"architecture_sha256": digest}))
+    done = _run(project)
+    assert done.returncode == 0, done.stderr
+    model, card = load_model(project / "model.safetensors", "cpu")
+    assert card.versions["architectures.mine:network"] == digest
+    assert model.head.in_features == 7
+    assert card.parameters == 3 * 8 * 8 * 7 + 7 + 7 * 2 + 2
 
 
 KILLED_WHILE_WRITING = """

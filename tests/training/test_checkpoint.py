@@ -4,7 +4,6 @@ import fcntl
 import os
 import resource
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.warm_python import executable
 from tumorboard.base.params import Params, Runtime
 from tumorboard.evaluation.held_out import HeldOut
 from tumorboard.models.registry import Classifier
@@ -183,7 +183,7 @@ with open_checkpoints(Group(0, 1, torch.device("cpu")), Path(sys.argv[2]), runti
 
 def test_a_warning_is_printed_to_standard_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    command = [sys.executable, "-c", WARNED, str(ROOT / "params.yaml"), str(tmp_path / "file")]
+    command = [executable(), "-c", WARNED, str(ROOT / "params.yaml"), str(tmp_path / "file")]
     done = subprocess.run(command, text=True, capture_output=True, check=True)
     assert done.stdout == ""
     assert done.stderr.startswith(f"checkpoint {tmp_path / 'file' / 'key'}: cannot be used ([Errno 20] Not a directory")

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.warm_python import executable
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Params
 from tumorboard.models.device import choose_device
@@ -98,7 +99,7 @@ def script(tmp_path: Path) -> Path:
 
 
 def test_two_processes_exchange_values_and_one_that_fails_ends_both(script: Path) -> None:
-    done = subprocess.run([sys.executable, script, "exchange"], text=True, capture_output=True, timeout=240)
+    done = subprocess.run([executable(), script, "exchange"], text=True, capture_output=True, timeout=240)
     assert (done.returncode, done.stderr) == (1, "rank 1 found a mistake\n")
     values, ended = (json.loads(line) for line in done.stdout.splitlines())
     assert ended - values.pop("time") < 50  # the failed process waits for 60
@@ -126,7 +127,7 @@ def test_a_lost_process_and_too_little_memory_are_one_line(
     script: Path, work: str, environment: dict[str, str], message: str
 ) -> None:
     done = subprocess.run(
-        [sys.executable, script, work], env=os.environ | environment, text=True, capture_output=True, timeout=240
+        [executable(), script, work], env=os.environ | environment, text=True, capture_output=True, timeout=240
     )
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr
@@ -134,12 +135,18 @@ def test_a_lost_process_and_too_little_memory_are_one_line(
 
 
 def test_another_error_in_a_process_has_its_traceback(script: Path) -> None:
-    done = subprocess.run([sys.executable, script, "be_wrong"], text=True, capture_output=True, timeout=240)
+    done = subprocess.run([executable(), script, "be_wrong"], text=True, capture_output=True, timeout=240)
     assert done.returncode == 1
     assert re.search(r"RuntimeError: training process 1:\nTraceback.*in be_wrong\n", done.stderr, re.DOTALL)
 
 
-@pytest.mark.parametrize("handler", [signal.SIG_DFL, signal.SIG_IGN], ids=["foreground", "background"])
+@pytest.mark.parametrize(
+    "handler",
+    [
+        pytest.param(signal.SIG_DFL, id="foreground", marks=pytest.mark.slow),
+        pytest.param(signal.SIG_IGN, id="background"),
+    ],
+)
 def test_processes_do_not_outlive_the_one_that_started_them(script: Path, handler: signal.Handlers) -> None:
     """A shell makes what it starts in the background ignore SIGINT, and the children inherit that."""
     old = signal.signal(signal.SIGINT, handler)
@@ -186,24 +193,25 @@ def test_settings_with_which_restarted_workers_never_meet_are_refused(
 
 
 FAULTS = """
-import resource, sys, torch
+import resource, torch
 from tumorboard.training.distributed import keep_freed_memory
 
-if sys.argv[1] == "keep":
-    keep_freed_memory()
-torch.ones(1 << 24)  # 64 MiB, freed at once
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(40):
-    torch.ones(1 << 24)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+def faults():
+    torch.ones(1 << 24)  # 64 MiB, freed at once
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(40):
+        torch.ones(1 << 24)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+leave = faults()
+keep_freed_memory()
+print(leave, faults())
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
 def test_freed_memory_is_used_again_without_new_page_faults() -> None:
-    faults = {}
-    for setting in ("keep", "leave"):
-        done = subprocess.run([sys.executable, "-c", FAULTS, setting], capture_output=True, text=True, check=True)
-        faults[setting] = int(done.stdout)
-    assert faults["leave"] >= 40 * (1 << 26) // resource.getpagesize()
-    assert faults["keep"] < faults["leave"] / 5  # the first few may find no free block that fits
+    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
+    leave, keep = map(int, done.stdout.split())
+    assert leave >= 40 * (1 << 26) // resource.getpagesize()
+    assert keep < leave / 5  # the first few may find no free block that fits

@@ -7,14 +7,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import yaml
 from safetensors.numpy import load_file
 
+from tests.warm_python import executable
 from tumorboard.base.files import write_json, write_table
 from tumorboard.base.params import load_params, resolve_recipe
 from tumorboard.base.schema import read_yaml
@@ -70,7 +73,8 @@ def _torchrun(project: Path, log: str, before: list[str], *settings: str) -> sub
     """Starts torchrun with two workers in all; its output goes to the file `log`."""
     own = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'src'}"}
     environment = os.environ | own
-    command = [*before, sys.executable, "-m", "torch.distributed.run", *settings, "-m", *STAGE]
+    python = sys.executable if before else executable()  # forks of tests/warm_python.py have its network
+    command = [*before, python, "-m", "torch.distributed.run", *settings, "-m", *STAGE]
     with (project / log).open("wb") as output:
         return subprocess.Popen(command, cwd=project, env=environment, stdout=output, stderr=subprocess.STDOUT)
 
@@ -87,9 +91,15 @@ def _is_in_epoch(project: Path, epoch: int) -> bool:
     return any((project / ".cache" / "checkpoints").glob(f"*/{epoch:06d}-*.ckpt"))
 
 
-def _workers(torchrun: int) -> list[int]:
-    children = Path(f"/proc/{torchrun}/task/{torchrun}/children").read_text().split()
-    return [pid for pid in map(int, children) if b"stages.train" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+def _workers(project: Path) -> list[int]:
+    """Returns the processes that train in a project."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            words = process.cmdline()
+            if "stages.train" in words and "torch.distributed.run" not in words and process.cwd() == str(project):
+                found.append(process.pid)
+    return found
 
 
 def _results(project: Path) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
@@ -123,7 +133,7 @@ def test_torchrun_restarts_the_group_when_a_worker_was_killed(
     with _torchrun(project, "log", [], *settings) as process:
         try:
             _wait_until(lambda: _is_in_epoch(project, 3), process)
-            os.kill(_workers(process.pid)[1], signal.SIGKILL)
+            os.kill(_workers(project)[1], signal.SIGKILL)
             assert process.wait(PATIENCE) == 0, (project / "log").read_text()
         finally:
             process.kill()
@@ -172,7 +182,7 @@ def test_two_hosts_resume_after_one_was_disconnected(
     try:
         _wait_until(lambda: _is_in_epoch(project, 3), *processes)
         _ip("-n", hosts[1], "link", "set", "cable", "down")
-        _wait_until(lambda: all(not _workers(process.pid) for process in processes), *processes)
+        _wait_until(lambda: not _workers(project), *processes)
         _ip("-n", hosts[1], "link", "set", "cable", "up")
         for number, process in enumerate(processes, 1):
             assert process.wait(PATIENCE) == 0, (project / f"log{number}").read_text()

@@ -19,6 +19,7 @@ from tumorboard.base.params import Params, Recipe
 from tumorboard.base.tables import manifest_digest, read_manifest
 from tumorboard.data.crop_record import write_record
 from tumorboard.data.store import CropStore, write_store
+from tumorboard.models.study_code import study_digest
 from tumorboard.training import job as job_module
 from tumorboard.training.job import (
     CODE,
@@ -97,6 +98,7 @@ def test_the_key_covers_the_code_that_trains() -> None:
         "tumorboard",
         "tumorboard.base.arrays",
         "tumorboard.base.data_params",
+        "tumorboard.base.digests",
         "tumorboard.base.disk",
         "tumorboard.base.dvc_cache",
         "tumorboard.base.errors",
@@ -104,11 +106,16 @@ def test_the_key_covers_the_code_that_trains() -> None:
         "tumorboard.base.faults",
         "tumorboard.base.files",
         "tumorboard.base.findings",
+        "tumorboard.base.generate_params",
         "tumorboard.base.interrupts",
+        "tumorboard.base.package_files",
         "tumorboard.base.params",
+        "tumorboard.base.presets",
         "tumorboard.base.processes",
         "tumorboard.base.progress",
+        "tumorboard.base.run_params",
         "tumorboard.base.schema",
+        "tumorboard.base.short_params",
         "tumorboard.base.tables",
         "tumorboard.data.crop_record",
         "tumorboard.data.grey_ranges",
@@ -149,6 +156,20 @@ def test_the_key_changes_with_code_and_with_library_versions(
         monkeypatch.setattr(job_module, "code_files", lambda _: [tmp_path / "code.py"])
         keys.append(key_with())
     assert len(set(keys)) == 5
+
+
+def test_the_key_changes_with_the_studys_own_architecture(
+    key_with: KeyWith, tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = Recipe(**dict(params.train), architecture="architectures.mine:network", seed=0)
+    (tmp_path / "architectures").mkdir()
+    keys = set()
+    for number in range(2):
+        (tmp_path / "architectures/mine.py").write_text("from architectures.part import a\n")
+        (tmp_path / "architectures/part.py").write_text(f"a = {number}\n")
+        keys.add(key_with(recipe=recipe))
+    assert len(keys) == 2
 
 
 def test_the_key_covers_the_pixels_of_every_image(key_with: KeyWith, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,6 +300,21 @@ def test_a_recipe_is_read_with_the_digest_of_its_weights(
     write_json(tree | {"lr": "fast"}, file)
     with pytest.raises(InputError, match=r"recipe\.json: lr: is 'fast'"):
         read_recipe(file)
+
+
+def test_a_recipe_is_read_with_the_digest_of_its_own_architecture(
+    tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    recipe = Recipe(**dict(params.train), architecture="architectures.mine:network", seed=0)
+    (tmp_path / "architectures").mkdir()
+    (tmp_path / "architectures/mine.py").write_text("a = 1")
+    pinned = {"architecture_sha256": study_digest(recipe.architecture), "pretrained_tag": "any"}
+    write_json(recipe.model_dump(mode="json") | pinned, tmp_path / "recipe.json")
+    assert read_recipe(tmp_path / "recipe.json") == recipe
+    (tmp_path / "architectures/mine.py").write_text("a = 2")
+    with pytest.raises(InputError, match=r"^architectures\.mine:network: is not the code that .* run `dvc repro`"):
+        read_recipe(tmp_path / "recipe.json")
 
 
 def test_a_job_resolves_the_window_of_the_set(tmp_path: Path, params: Params) -> None:

@@ -26,6 +26,7 @@ from tumorboard.training.job import Job, State
 from tumorboard.training.loop import train_model
 
 
+@pytest.mark.usefixtures("warm_children")
 @pytest.mark.parametrize(("processes", "accumulate"), [(1, 1), (1, 5), (2, 3), (3, 2), (4, 1)])
 def test_processes_and_micro_batches_change_a_result_by_rounding_only(
     make_job: MakeJob, alone: Runtime, processes: int, accumulate: int
@@ -290,3 +291,17 @@ def test_too_little_memory_is_an_error_that_names_the_cure(
     monkeypatch.setattr(loop, "train_epoch", full)
     with pytest.raises(InputError, match=r"model 'm', fold 0: cpu has too little memory for batch_size 16 with accum"):
         train_model(make_job(), alone, lambda _: None)
+
+
+def test_validation_outputs_are_the_mean_of_the_recipes_views(make_job: MakeJob, alone: Runtime) -> None:
+    job = make_job(epochs=1, tta=("hflip", "shift"))
+    model, epochs = train(job, alone)
+    settings = {"precision": "off", "channels_last": True, "device": CPU, "batch_size": 16}
+    ids = job.val_rows["id"].tolist()
+    averaged, plain = (predict_logits(model, job.store, ids, **settings, tta=views) for views in (job.recipe.tta, ()))
+    outputs = read_held_out(job.held_out, 31, 2)
+    np.testing.assert_allclose(outputs.own_logits, averaged, atol=1e-6)
+    assert np.abs(averaged - plain).max() > 1e-4
+    predictions = make_predictions(job.val_rows.assign(split="val"), softmax(averaged), CLASSES, "0" * 16)
+    assert epochs[0].val["loss"] == pytest.approx(scores(predictions)["loss"], abs=1e-6)
+    assert load_model(job.weights, CPU)[1].recipe.tta == ("hflip", "shift")

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.training.trainings import CPU, MakeJob, output_files, train, train_in_plain_torch
+from tests.warm_python import spawn_warm_children
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Params, Runtime
 from tumorboard.models.model_file import load_model
@@ -40,7 +41,12 @@ def kill(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 @pytest.mark.parametrize(
-    "tricks", [{}, {"ema_decay": 0.9, "mixup": 0.4, "cutmix": 1.0, "nonfinite": "skip", "clip_norm": 1.0}]
+    "tricks",
+    [
+        {},
+        {"ema_decay": 0.9, "mixup": 0.4, "cutmix": 1.0, "nonfinite": "skip", "clip_norm": 1.0},
+        {"progressive": 0.5, "average_last": 2, "cutmix": 1.0, "tta": ("vflip",)},
+    ],
 )
 def test_a_training_killed_after_every_step_ends_with_the_result_of_one_that_was_not(
     tricks: dict[str, Any],
@@ -109,7 +115,11 @@ def test_checkpoints_change_no_result_and_a_changed_job_does_not_resume(
 
 
 def test_one_or_four_processes_resume_what_two_began(
-    make_job: MakeJob, alone: Runtime, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make_job: MakeJob,
+    alone: Runtime,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The two are killed in the second epoch; batches have 14 or 15 images, which four cannot share evenly."""
     folder, copy = tmp_path / "checkpoints", tmp_path / "copy"
@@ -122,6 +132,7 @@ def test_one_or_four_processes_resume_what_two_began(
     with pytest.raises(KilledError):
         train_model(job, each_step.model_copy(update={"processes": 2}), end, folder)
     shutil.copytree(folder, copy)
+    spawn_warm_children(monkeypatch)
     expected, loss = train_in_plain_torch(job)
     for processes in (1, 4):
         shutil.rmtree(folder)

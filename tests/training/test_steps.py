@@ -135,8 +135,8 @@ def _with_nan_losses(setup: Setup, ids: set[str]) -> Setup:
     wrong = torch.tensor([name in ids for name in setup.job.rows["id"]])
     load, seen = setup.loader.load, []
 
-    def loads(batches: Any) -> Any:
-        for draws, batch in zip(batches, load(batches), strict=True):
+    def loads(batches: Any, side: int | None) -> Any:
+        for draws, batch in zip(batches, load(batches, side), strict=True):
             seen.append(draws[:, 0])
             yield batch
 
@@ -154,7 +154,7 @@ def _everything(state: State) -> list[Tensor]:
 
 
 def test_a_skipped_step_is_named_and_training_goes_on(make_job: MakeJob, capsys: pytest.CaptureFixture[str]) -> None:
-    job = make_job(48, nonfinite="skip", nonfinite_budget=1)
+    job = make_job(48, epochs=2, nonfinite="skip", nonfinite_budget=1)
     setup, state = _prepare(job)
     before = _everything(state)
     outcome = _train_epoch(_with_nan_losses(setup, {"7.jpg"}), state, 0)
@@ -175,7 +175,7 @@ def test_a_skipped_step_is_named_and_training_goes_on(make_job: MakeJob, capsys:
 def test_a_skipped_step_leaves_no_trace(make_job: MakeJob) -> None:
     """In an epoch of one skipped step, weights, moments, running statistics and the average stay as they are."""
     changes = {"architecture": "cnn", "optimizer": "adam", "lr": 0.001, "nonfinite": "skip", "ema_decay": 0.9}
-    job = make_job(16, nonfinite_budget=9, **changes)  # one step per epoch
+    job = make_job(16, epochs=2, nonfinite_budget=9, **changes)  # one step per epoch
     setup, state = _prepare(job)
     _train_epoch(setup, state, 0)
     before = _everything(state)
@@ -221,6 +221,7 @@ def test_a_scale_that_keeps_falling_ends_the_training(make_job: MakeJob) -> None
         _train_epoch(setup, dataclasses.replace(state, scaler=scaler), 0)
 
 
+@pytest.mark.usefixtures("warm_children")
 def test_processes_skip_together(make_job: MakeJob, alone: Runtime) -> None:
     """At a learning rate that ruins the weights the second step is skipped, and the third ends both processes."""
     job = make_job(48, lr=1e30, nonfinite="skip", nonfinite_budget=1)

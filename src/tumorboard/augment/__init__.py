@@ -1,1 +1,1 @@
-"""Changes training images at random: altered images, copies that balance the classes, mixed pairs."""
+"""Changes training images at random, mixes pairs, and balances the classes by copies and by generated images."""

@@ -1,4 +1,4 @@
-"""Adds altered copies of training images until the classes are as large as wanted."""
+"""Adds altered copies of training images, or generated images, until the classes are as large as wanted."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from tumorboard.base.errors import InputError
 from tumorboard.base.params import Augment, Balance
 from tumorboard.base.progress import Progress
 from tumorboard.base.randomness import keys_of, order
-from tumorboard.base.tables import Manifest, copy_id
+from tumorboard.base.tables import GENERATED, Manifest, copy_id, generated_id, is_generated
 from tumorboard.data.store import CropArray, CropStore
 
 _BATCH = 64  # copies drawn at once
@@ -33,15 +33,16 @@ def training_rows(manifest: Manifest, fold: int) -> Manifest:
 
 
 def balance_manifest(rows: Manifest, balance: Balance, seed: int) -> Manifest:
-    """Appends rows of copies to training rows, class by class.
+    """Appends rows of copies and of generated images to training rows, class by class.
 
-    With the strategy "augment" each class grows to `target` images, or without a target to the size of the largest
-    class; a larger one stays as it is. Then, with any strategy, each class grows `multiply`-fold. Within a class the
-    numbers of copies per image differ by one at most.
+    With the strategies "augment" and "generate" each class grows to `target` images, or without a target to the size
+    of the largest class; a larger one stays as it is. "augment" adds altered copies, "generate" generated images. Then,
+    with any strategy, each class grows `multiply`-fold by altered copies. Copies are made of real images alone, and
+    within a class the numbers of copies per image differ by one at most.
 
     Which copies are made does not depend on the order of the rows. An additional image adds copies of itself alone and
     changes no other copy, with one exception: without a target, an additional image of the largest class raises the
-    size of every class by `multiply`.
+    size of every class by `multiply`. The number of a class's generated images alone depends on the rows.
 
     Args:
         rows: training rows without copies.
@@ -49,7 +50,8 @@ def balance_manifest(rows: Manifest, balance: Balance, seed: int) -> Manifest:
         seed: chooses which images are copied first.
 
     Returns:
-        The rows, then the copies: their `id` is `copy_id` of the parent and a number from 1, all else is the parent's.
+        The rows, then by class the generated images, as `check_manifest` states them, and the copies: their `id` is
+        `copy_id` of the parent and a number from 1, all else is the parent's.
 
     >>> from tumorboard.base.tables import MANIFEST
     >>> rows = pd.DataFrame("", index=range(4), columns=list(MANIFEST))
@@ -69,15 +71,26 @@ def balance_manifest(rows: Manifest, balance: Balance, seed: int) -> Manifest:
     parts = [rows]
     for label, count in counts.items():
         wanted = count
-        if balance.strategy == "augment":
+        if balance.strategy in ("augment", "generate"):
             wanted = max(count, balance.target or counts.max())
-        copies = range(wanted * balance.multiply - count)
+        generated = wanted - count if balance.strategy == "generate" else 0
+        parts.append(_generated_rows(str(label), generated, rows))
+        copies = range(wanted * balance.multiply - count - generated)
         parents = rows[rows["label"] == label]
         parents = parents.iloc[order(seed, keys_of(parents["id"].tolist()), 0)]
         part = parents.iloc[[copy % count for copy in copies]].copy()
         part["id"] = [copy_id(parent, copy // count + 1) for parent, copy in zip(part["id"], copies, strict=True)]
         parts.append(part)
     return pd.concat(parts, ignore_index=True)
+
+
+def _generated_rows(label: str, count: int, like: Manifest) -> Manifest:
+    """Returns the rows of a class's generated images, with the columns and types of another Manifest."""
+    values = dict.fromkeys(("path", "group", "source_id", "sha256"), GENERATED)
+    ids = [generated_id(label, number) for number in range(1, count + 1)]
+    return pd.DataFrame({"id": ids, "label": label, "split": "train", "fold": pd.NA, **values})[
+        list(like.columns)
+    ].astype(like.dtypes.to_dict())
 
 
 def draw_copies(
@@ -94,18 +107,17 @@ def draw_copies(
     Returns:
         The ids of the copies, and an iterator over their crops uint8[S, S, 3] in the same order.
     """
-    copies = manifest[_is_copy(manifest)]
+    copies = manifest[_is_copy(manifest) & ~is_generated(manifest)]
     return copies["id"].tolist(), _draw_crops(copies, store, augment, seed)
 
 
 def count_by_class(manifest: Manifest) -> dict[str, dict[str, int]]:
-    """Returns the number of originals ("before"), of "copies" and of both ("after") per class name."""
-    copied = _is_copy(manifest)
-    originals, copies = Counter(manifest["label"][~copied]), Counter(manifest["label"][copied])
-    return {
-        label: {"before": originals[label], "copies": copies[label], "after": originals[label] + copies[label]}
-        for label in sorted(originals)
-    }
+    """Returns the number of originals ("before"), of "copies", of "generated" images and of all ("after") per class."""
+    drawn, copied = is_generated(manifest), _is_copy(manifest)
+    kinds = {"before": ~copied, "copies": copied & ~drawn, "generated": drawn}
+    counts = {kind: Counter(manifest["label"][rows]) for kind, rows in kinds.items()}
+    counts["after"] = Counter(manifest["label"])
+    return {label: {kind: count[label] for kind, count in counts.items()} for label in sorted(counts["before"])}
 
 
 def _is_copy(manifest: Manifest) -> "pd.Series[bool]":

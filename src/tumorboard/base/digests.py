@@ -7,23 +7,26 @@ from pathlib import Path
 
 from tumorboard.base.errors import InputError, printable
 from tumorboard.base.files import replacing
+from tumorboard.base.package_files import PACKAGE, package_file
 
 
-def write_digests(stages: Path, library: Path, out: Path) -> None:
+def write_digests(stages: Path, library: Path, out: Path, *, installed: bool = False) -> None:
     """Writes `out`/<stage>.sha256 for each stage script: the SHA-256 of every source file that the stage runs.
 
     A line is "<digest>  <path>", sorted by path, which `sha256sum --check` reads. Paths are as given by `stages` and
-    `library`.
+    `library`, or start with their names where these are installed: so the lists are equal on every machine.
 
     Args:
         stages: folder of the stage scripts, a package.
         library: folder of the library, a package.
         out: folder of the digests.
+        installed: whether the folders lie outside the study.
     """
     packages = {folder.name: folder for folder in (stages, library)}
     for script in sorted(stages.glob("[!_]*.py")):
         files = source_files(f"{stages.name}.{script.stem}", packages)
-        lines = [f"{sha256(file.read_bytes()).hexdigest()}  {file.as_posix()}\n" for file in sorted(files)]
+        names = {_installed_name(file, packages) if installed else file.as_posix(): file for file in files}
+        lines = [f"{sha256(file.read_bytes()).hexdigest()}  {name}\n" for name, file in sorted(names.items())]
         with replacing(out / f"{script.stem}.sha256") as temporary:
             temporary.write_text("".join(lines), encoding="utf-8")
 
@@ -38,12 +41,25 @@ def check_digests(file: Path) -> None:
     """
     for line in file.read_text(encoding="utf-8").splitlines():
         digest, _, name = line.partition("  ")
-        source = Path(name)
+        source = _locate(name)
         if not source.is_file() or sha256(source.read_bytes()).hexdigest() != digest:
             raise InputError(
                 f"{printable(name)}: is not the file that {file} lists, which DVC would record: run `dvc repro`, which "
                 "renews the list first"
             )
+
+
+def _installed_name(file: Path, packages: dict[str, Path]) -> str:
+    name, folder = next((name, folder) for name, folder in packages.items() if file.is_relative_to(folder))
+    return f"{name}/{file.relative_to(folder).as_posix()}"
+
+
+def _locate(name: str) -> Path:
+    """Returns the file that a line of `write_digests` names; the inverse of `_installed_name`."""
+    top, _, rest = name.partition("/")
+    if top == PACKAGE.name:
+        return PACKAGE / rest
+    return package_file("stages") / rest if top == "stages" and not Path("stages").is_dir() else Path(name)
 
 
 def source_files(module: str, packages: dict[str, Path]) -> set[Path]:

@@ -56,5 +56,12 @@ class Evaluate(Section):
 
 
 class Ensemble(Section):
-    vote: Literal["auto", "hard", "soft", "product", "weighted"]
+    vote: Literal["auto", "single", "hard", "soft", "product", "weighted", "stacking"]
     calibrate: bool
+    stacking_columns: tuple[str, ...]  # of the data's table
+
+    @model_validator(mode="after")
+    def _twice(self) -> "Ensemble":
+        if twice := [name for name in self.stacking_columns if self.stacking_columns.count(name) > 1]:
+            raise ValueError(f"stacking_columns names '{twice[0]}' twice: name it once")
+        return self

@@ -32,7 +32,8 @@ def take_snapshot(stage: str, paths: Iterable[Path]) -> Snapshot:
     Raises:
         InputError: params.yaml or dvc.yaml cannot be read.
     """
-    tree = read_yaml(Path("params.yaml"))
+    file = params_file(stage)
+    tree = read_yaml(file)
     return Snapshot(
         {key: _value_at(tree, key) for key in _param_keys(stage, tree)},
         {str(file): stamp for path in paths for file, stamp in _stamps(path)},
@@ -60,6 +61,12 @@ def check_unchanged(before: Snapshot, after: Snapshot) -> None:
         more = [f"  … and {len(changed) - LISTED} more"] if len(changed) > LISTED else []
         lines = "\n".join([f"  {line}" for line in changed[:LISTED]] + more)
         raise InputError(f"inputs changed while the stage ran; nothing was written, run it again:\n{lines}")
+
+
+def params_file(stage: str) -> Path:
+    """Returns the file of the stage's parameters: the one that dvc.yaml names, else params.yaml."""
+    named = [next(iter(entry)) for entry in _params_of(stage) if isinstance(entry, dict)]
+    return Path(named[0] if named else "params.yaml")
 
 
 def source_lists(stage: str) -> list[Path]:
@@ -101,7 +108,16 @@ def _stamps_of_file(file: Path) -> Iterable[tuple[Path, Stamp]]:
 def _param_keys(stage: str, tree: Mapping[str, Any]) -> list[str]:
     if not Path("dvc.yaml").is_file():
         return [key for key in tree if key != "runtime"]
-    return [key for key in _stage_entry(stage).get("params") or [] if isinstance(key, str)]
+    keys: list[str] = []
+    for entry in _params_of(stage):
+        keys += [entry] if isinstance(entry, str) else [key for listed in entry.values() for key in listed or []]
+    return keys
+
+
+def _params_of(stage: str) -> list[str | dict[str, list[str]]]:
+    """Returns the entries `params` of a stage: keys of params.yaml, or keys by another file."""
+    entries = _stage_entry(stage).get("params") or []
+    return [entry for entry in entries if isinstance(entry, str | dict) and entry]
 
 
 def _stage_entry(stage: str) -> Mapping[str, Any]:

@@ -17,14 +17,14 @@ from tumorboard.base.evaluate_params import Cost as Cost
 from tumorboard.base.evaluate_params import Ensemble as Ensemble
 from tumorboard.base.evaluate_params import Evaluate as Evaluate
 from tumorboard.base.evaluate_params import Threshold as Threshold
+from tumorboard.base.generate_params import Generate as Generate
+from tumorboard.base.package_files import package_file
+from tumorboard.base.presets import check_preset, fill_empty
+from tumorboard.base.run_params import Count, NotNegative, Positive, Seed, Several, Share
+from tumorboard.base.run_params import LrFind as LrFind
+from tumorboard.base.run_params import Runtime as Runtime
 from tumorboard.base.schema import Section, nearest, parse, read_yaml
-
-Share = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-NotNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
-Several = Annotated[int, Field(ge=0)]
-Seed = Annotated[int, Field(ge=0, lt=2**63)]  # as torch takes them
+from tumorboard.base.short_params import complete_values
 
 
 def _rising(pair: tuple[float, float]) -> tuple[float, float]:
@@ -40,6 +40,7 @@ def _widening(window: tuple[float, float]) -> tuple[float, float]:
 
 
 Range = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
+View = Literal["hflip", "vflip", "quarter_turns", "shift"]
 Byte = Annotated[int, Field(ge=0, le=255)]
 
 
@@ -86,6 +87,9 @@ class Audit(Section):
     near: Annotated[float, Field(gt=0, le=1)] | None  # correlation of copies; None: equal pixels only
     candidates: Annotated[float, Field(gt=0, lt=1)]  # cosine from which the correlation is computed
     mirror: bool  # mirrored copies too
+    overlap: (
+        Annotated[float, Field(ge=0.3, lt=1)] | None
+    )  # share of a field that two pictures show; None: not looked for
     shortcut: Share  # skill, from guessing (0) to perfect (1), from which a fact of the files is a warning
 
 
@@ -109,10 +113,11 @@ class Augment(Section):
 
 
 class Balance(Section):
-    strategy: Literal["none", "augment", "weights", "sampler", "focal"]
+    strategy: Literal["none", "augment", "generate", "weights", "sampler", "focal"]
     target: Count | None
     multiply: Count
     augment: Augment
+    generate: Generate
 
 
 class Train(Section):
@@ -130,6 +135,7 @@ class Train(Section):
     batch_size: Count
     sampler: Literal["shuffle", "balanced"]
     accumulate: Count
+    progressive: Annotated[float, Field(gt=0, le=1)]
     optimizer: Literal["sgd", "adam", "adamw"]
     lr: Positive
     backbone_lr_scale: NotNegative
@@ -139,6 +145,7 @@ class Train(Section):
     weight_decay: NotNegative
     clip_norm: NotNegative
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    average_last: Several
     schedule: Literal["constant", "step", "cosine", "plateau", "onecycle"]
     warmup_epochs: NotNegative
     step_epochs: Count
@@ -161,6 +168,7 @@ class Train(Section):
     select: Literal["loss", "accuracy", "balanced_accuracy", "f1", "auc"]
     keep: Literal["best", "last"]
     early_stopping: Several
+    tta: tuple[View, ...]
     tensorboard: bool
     augment: Augment
 
@@ -183,6 +191,10 @@ class Recipe(Train):
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} is longer than all of {self.epochs} epochs")
         if self.accumulate > self.batch_size:
             raise ValueError(f"accumulate {self.accumulate} exceeds batch_size {self.batch_size}")
+        if self.average_last > self.epochs:
+            raise ValueError(f"average_last {self.average_last} is more than all of {self.epochs} epochs")
+        if self.average_last and self.ema_decay:
+            raise ValueError("average_last and ema_decay both average the weights: set one of them to 0")
         if self.loss == "focal" and self.label_smoothing > 0:
             raise ValueError(f"label_smoothing is {self.label_smoothing:g}, but the focal loss has none: set it to 0")
         if self.sampler == "balanced" and self.class_weights == "balanced":
@@ -199,33 +211,11 @@ def _optional(section: type[Section], name: str, **nested: Any) -> Any:
 Overrides = _optional(Recipe, "Overrides", augment=_optional(Augment, "AugmentOverrides"))
 
 
-class LrFind(Section):
-    first: Positive
-    last: Positive
-    steps: Annotated[int, Field(ge=10)]
-    smoothing: Annotated[float, Field(ge=0, lt=1)]
-
-    @model_validator(mode="after")
-    def _rises(self) -> "LrFind":
-        if self.first >= self.last:
-            raise ValueError(f"first {self.first} is not below last {self.last}")
-        return self
-
-
-class Runtime(Section):
-    device: Literal["auto", "cpu", "cuda"]
-    processes: Literal["auto"] | Count
-    workers: Literal["auto"] | Count
-    scheduler: Annotated[str, Field(pattern=r"^(tcp|tls)://\S+:\d+$")] | None
-    timeout: Positive
-    checkpoint_seconds: NotNegative
-    checkpoint_days: Positive
-
-
 class Params(Section):
-    """All of params.yaml."""
+    """All of params.yaml, with the preset's values for the keys that are empty there."""
 
     study: str | None
+    preset: Annotated[str, AfterValidator(check_preset)]
     seed: Seed
     models: Annotated[tuple[str, ...], Field(min_length=1)]
     folds: Annotated[tuple[Several, ...], Field(min_length=1)]
@@ -272,14 +262,25 @@ class Params(Section):
 
 
 def load_params(path: Path | str) -> Params:
-    """Reads params.yaml and checks it; raises InputError with one line per wrong key that says what would be right."""
-    return parse(Params, read_yaml(Path(path)), str(path))
+    """Reads params.yaml, completes it by the package's defaults and its preset, and checks it.
+
+    Raises:
+        InputError: there is no such file, or one line per wrong key says what would be right.
+    """
+    if Path(path) == Path("params.yaml") and not Path(path).exists():
+        raise InputError(
+            f"{Path.cwd()} is no study: it has no params.yaml. Change into the folder of a study; `tumorboard new` "
+            "makes one"
+        )
+    return parse(Params, fill_empty(complete_values(read_yaml(Path(path)))), str(path))
 
 
-# The entries that each balance.strategy sets in every recipe, in place of the neutral ones; 'augment' makes copies.
+# The entries that each balance.strategy sets in every recipe, in place of the neutral ones. 'augment' and 'generate'
+# add training images.
 STRATEGIES: dict[str, dict[str, str]] = {
     "none": {},
     "augment": {},
+    "generate": {},
     "weights": {"class_weights": "balanced"},
     "sampler": {"sampler": "balanced"},
     "focal": {"loss": "focal", "class_weights": "balanced"},
@@ -334,7 +335,6 @@ def _strategy_entries(
 
 
 def find_params() -> Path:
-    """Returns params.yaml in the current folder, else in the installed package, else in the checkout of this file."""
-    package = Path(__file__).parents[1]
-    candidates = (Path("params.yaml"), package / "params.yaml", package.parents[1] / "params.yaml")
-    return next((file for file in candidates if file.is_file()), candidates[0])
+    """Returns params.yaml in the current folder, else that of the installed project."""
+    own = Path("params.yaml")
+    return own if own.is_file() else package_file("params.yaml")

@@ -12,7 +12,7 @@ from tumorboard.base.checkout import check_checkout
 from tumorboard.base.digests import check_digests
 from tumorboard.base.errors import InputError, escape_unprintable
 from tumorboard.base.faults import reported_errors
-from tumorboard.base.inputs import check_unchanged, source_lists, take_snapshot
+from tumorboard.base.inputs import check_unchanged, params_file, source_lists, take_snapshot
 from tumorboard.base.interrupts import note_end
 from tumorboard.base.params import Params, load_params
 
@@ -43,7 +43,7 @@ def run_stage(
         lists = source_lists(name)
         for file in lists:
             check_digests(file)
-        params = load_params("params.yaml")
+        params = load_params(params_file(name))
         paths = [*lists, *further_inputs(params, options), *(options[key] for key in _options_of(main, "input"))]
         before = take_snapshot(name, paths)
         main(params, **options)

@@ -20,6 +20,9 @@ Members: TypeAlias = Mapping[str, Predictions]  # the Predictions of each model 
 MANIFEST = ("id", "path", "label", "group", "split", "fold", "source_id", "sha256")
 PREDICTIONS = ("id", "group", "split", "label")
 SPLITS = ("train", "val", "test")
+GENERATED = (
+    "//generated"  # path, group, source_id and sha256 of a generated image; no path contains two slashes in a row
+)
 
 
 def copy_id(parent: str, number: int) -> str:
@@ -31,11 +34,26 @@ def copy_id(parent: str, number: int) -> str:
     return f"{parent}//{number}"
 
 
+def generated_id(label: str, number: int) -> str:
+    """Returns the id of a generated image of a class; no image and no copy has it.
+
+    >>> generated_id("blast", 2)
+    'blast//g2'
+    """
+    return f"{label}//g{number}"
+
+
+def is_generated(manifest: Manifest) -> "pd.Series[bool]":
+    """Returns which rows of a Manifest are generated images, which belong to no patient."""
+    return manifest["source_id"] == GENERATED
+
+
 def check_manifest(manifest: Manifest, where: str) -> Manifest:
     """Checks a Manifest and returns it.
 
     All columns but `fold` are text:
-        id: unique; an original's path, or `copy_id` of a copy.
+        id: unique; an original's path, `copy_id` of a copy, or `generated_id` of a generated image, whose path, group,
+            source_id and sha256 are GENERATED.
         path: relative to the raw folder, with slashes.
         label: class name, not empty.
         group: patient, smear or slide, not empty.

@@ -21,7 +21,10 @@ from tumorboard.base.errors import escape_unprintable
 # The subcommands in the order of `tumorboard --help`, each with the first line of its own help. The module of
 # `lr-find` is tumorboard.commands.lr_find, and so on; each has a typer.Typer named `app` with one command.
 SUMMARIES = {
+    "new": "Makes a study of the images in FOLDER: parameters, pipeline, git and DVC, first commit.",
     "check": "Reports what a run would make of RAW: classes, bad files, copies, label conflicts, shortcuts.",
+    "preset": "Prints what a preset sets in params.yaml, with a reason per value.",
+    "params": "Prints every parameter with its explanation and the package's default value.",
     "predict": "Classifies new images by the panel's vote: one row per file. For research, not for diagnosis.",
     "compare": "Compares A with B on the same images: each difference, its interval, and what is within noise.",
     "run": "Brings the project up to date like `dvc repro`, with the trainings side by side, one per GPU.",

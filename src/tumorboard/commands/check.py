@@ -26,6 +26,7 @@ DUPLICATE_HEADINGS = {
     "bytes": "the same bytes",
     "pixels": "the same pixels in other bytes",
     "near": "nearly the same picture",
+    "overlap": "parts of one field (audit.overlap)",
 }
 
 app = typer.Typer(add_completion=False)
@@ -138,8 +139,8 @@ def _print_by_reason(heading: str, entries: Sequence[dict[str, str]], console: C
 def _print_duplicates(duplicates: Sequence[dict[str, Any]], console: Console) -> None:
     for kind, words in DUPLICATE_HEADINGS.items():
         sets = [entry["paths"] for entry in duplicates if entry["kind"] == kind]
-        if sets or kind != "near":
-            _print_sets(f"Copies: {words}", sets, console)
+        if sets or kind in ("bytes", "pixels"):
+            _print_sets(f"Copies that were found: {words}", sets, console)
 
 
 def _print_sets(heading: str, sets: Sequence[Sequence[str]], console: Console) -> None:

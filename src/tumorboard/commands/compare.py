@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -14,11 +15,10 @@ from rich.text import Text
 
 from tumorboard.base.errors import InputError, printable
 from tumorboard.base.params import load_params
-from tumorboard.base.tables import Predictions, read_predictions
+from tumorboard.base.tables import Predictions, probabilities_of, read_predictions
 from tumorboard.commands.errors import reports_user_errors
-from tumorboard.evaluation.paired import FIRST, NOISE, SECOND, Differences
+from tumorboard.evaluation.paired import FIRST, NOISE, SECOND, SHARES, Differences
 from tumorboard.evaluation.paired import compare as compare_predictions
-from tumorboard.evaluation.summary import OF_PROBABILITIES
 
 WORKSPACE = "workspace"  # as DVC calls the files in the project's folder
 HEADING = "heading"  # the vote that heads the report
@@ -81,9 +81,10 @@ def compare(
         seed=settings.seed,
         unit=settings.unit,
         names=names,
+        probabilities=not any(
+            holds_shares(side, name, part, table) for side, table in zip((first, second), tables, strict=True)
+        ),
     )
-    if name == HARD:
-        differences = differences[~differences["score"].isin(OF_PROBABILITIES)]
     groups = tables[0]["group"].nunique()
     facts = {"first": first, "second": second, "name": name, "part": part, "images": len(tables[0]), "groups": groups}
     if as_json:
@@ -127,6 +128,31 @@ def read_side(side: str, name: str, part: Literal["test", "validation"]) -> Pred
         f"{where} has no rows: the {part} part was not scored, as evaluate.test was false; --part validation compares "
         "the held-out predictions"
     )
+
+
+def holds_shares(side: str, name: str, part: Literal["test", "validation"], table: Predictions) -> bool:
+    """Returns whether a side of a comparison is a hard vote, whose table has shares of votes and no probabilities.
+
+    That is the vote 'hard' by its name, or the vote that heads the report where it equals it.
+
+    Args:
+        side: as in `read_side`; of a file the name says which vote it is.
+        name: of a member or vote.
+        part: whose rows were read.
+        table: what `read_side` returned.
+    """
+    file = Path(side)
+    if file.is_file():
+        name, side = file.stem, str(file.with_name(f"{HARD}.csv"))
+        if name == HEADING and not Path(side).is_file():
+            return False
+    if name != HEADING:
+        return name == HARD
+    try:
+        hard = read_side(side, HARD, part)
+    except InputError:
+        return False
+    return hard["id"].equals(table["id"]) and np.array_equal(probabilities_of(hard), probabilities_of(table))
 
 
 def _candidates(name: str, part: Literal["test", "validation"]) -> list[Path]:
@@ -229,6 +255,8 @@ def print_differences(differences: Differences, facts: dict[str, Any], settings:
     for row in differences.to_dict("records"):
         verdict = {FIRST: "A is ahead", SECOND: "B is ahead"}.get(row["verdict"], row["verdict"])
         values = [f"{row['first']:.3f}", f"{row['second']:.3f}", f"{row['difference']:+.3f}"]
+        if row["verdict"] == SHARES:
+            values = ["", "", ""]
         interval = "" if math.isnan(row["p"]) else f"{row['low']:+.3f} to {row['high']:+.3f}"
         p = "" if math.isnan(row["p"]) else "< 0.001" if row["p"] < 0.001 else f"{row['p']:.3f}"
         cells = [printable(str(row["score"])), *values, interval, p]

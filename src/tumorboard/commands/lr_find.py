@@ -45,6 +45,8 @@ def lr_find(model: ModelArgument, fold: FoldOption = 0) -> None:
     for name, lr in suggested.items():
         typer.echo(f"{name}: {lr:.2g}")
     typer.echo(f"the recipe's lr is {job.recipe.lr:g}; {table} and {picture} show {len(curve)} steps")
+    first = next(iter(suggested.values()))
+    typer.echo(f"to train with the first: dvc exp run -S '++recipes.{model}.lr={first:.2g}'")
 
 
 def find_lr(job: Job, runtime: Runtime, ramp: LrFind) -> LrCurve:

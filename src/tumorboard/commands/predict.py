@@ -1,5 +1,7 @@
 """The command `tumorboard predict`: the panel's vote on new images."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,17 +15,17 @@ from tumorboard.commands.errors import reports_user_errors
 from tumorboard.commands.paths import MODELS, PANEL, SPLIT, UNLIKE
 from tumorboard.data.workers import worker_count
 from tumorboard.models.device import choose_device
+from tumorboard.panel.deciding import Deciding, unfitted
 from tumorboard.panel.panel import Panel, load_panel
 from tumorboard.panel.panel_file import read_panel
 from tumorboard.panel.predict import (
-    Deciding,
     Decisions,
     check_writable,
     list_new_files,
     predict_images,
     summarize_decisions,
-    unfitted,
 )
+from tumorboard.panel.stacking_columns import read_cells
 from tumorboard.panel.votes import VOTES
 
 app = typer.Typer(add_completion=False)
@@ -43,6 +45,12 @@ def predict(
     vote: Annotated[
         str | None,
         typer.Option(help=f"One of {', '.join(VOTES)}; default: the vote that heads the report; with --model: soft."),
+    ] = None,
+    columns: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CSV", help="Table with path and the columns of ensemble.stacking_columns, for the stacking vote."
+        ),
     ] = None,
 ) -> None:
     """Classifies new images by the panel's vote: one row per file. For research, not for diagnosis.
@@ -67,6 +75,8 @@ def predict(
     files = list_new_files(images)
     panel = load_panel(model or project_models(params), choose_device(params.runtime), unlike=None if model else UNLIKE)
     deciding = read_deciding(panel, vote, params.evaluate.abstain, PANEL if not model else None)
+    if columns:
+        deciding = with_columns(deciding, columns, files)
     table = predict_images(
         panel,
         files,
@@ -110,6 +120,17 @@ def read_deciding(panel: Panel, vote: str | None, abstain: float, file: Path | N
     return Deciding(
         fit=content.fit, vote=vote or content.vote, positive=content.positive, abstain=abstain, unlike=content.unlike
     )
+
+
+def with_columns(deciding: Deciding, table: Path, files: Sequence[Path]) -> Deciding:
+    """Adds what a table says of the images that are to be predicted.
+
+    Raises:
+        InputError: the vote uses no columns, or the table does not have what it needs.
+    """
+    if not deciding.columns or deciding.fit.stacking is None:
+        raise InputError(f"--columns: the {deciding.vote} vote uses no columns of a table: leave the option out")
+    return replace(deciding, cells=read_cells(table, deciding.fit.stacking.columns, files))
 
 
 def check_study() -> None:

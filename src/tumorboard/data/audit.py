@@ -1,4 +1,4 @@
-"""Audits images for copies: equal files, equal pixels, near duplicates, and copies of one picture under two labels."""
+"""Audits images for copies: equal files, equal pixels, near duplicates, overlaps, and copies under two labels."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -11,10 +11,11 @@ from tumorboard.base.params import Audit
 from tumorboard.base.tables import Images, Manifest
 from tumorboard.data.grouping import connected_sets, factorize
 from tumorboard.data.near_duplicates import Pairs, ReadCrops, find_near_duplicates
+from tumorboard.data.overlaps import find_overlaps
 from tumorboard.data.quarantine import QuarantinedFiles
 
 PAIR_COLUMNS = ("first", "second", "kind", "correlation", "mirrored")
-PAIR_KINDS = ("bytes", "pixels", "near")  # what two copies have in common, the strictest first
+PAIR_KINDS = ("bytes", "pixels", "near", "overlap")  # what two pictures have in common, the strictest first
 LABEL_CONFLICT: Reason = "label conflict"
 SHOWN_IMAGES = 5  # images named per set of copies in a message
 SHOWN_SETS = 10  # sets of copies named per message
@@ -23,9 +24,9 @@ Pictures: TypeAlias = pd.Series  # name of the picture that each image shows, by
 
 
 class Copies(NamedTuple):
-    """The images that show the same picture."""
+    """The images that show the same picture, and those that show parts of one field."""
 
-    pairs: Pairs  # PAIR_COLUMNS; enough pairs to connect every set of copies, not all pairs of each set
+    pairs: Pairs  # PAIR_COLUMNS; enough pairs to connect every set of copies, and all overlaps of different pictures
     faint: list[str]  # ids of the images with too little detail to compare
 
 
@@ -34,14 +35,17 @@ class AuditResult(NamedTuple):
 
     pairs: Pairs  # the pairs of Copies, with first_label, second_label, first_split, second_split
     pictures: Pictures  # smallest id that shows the same picture; each image's own id under the policy 'report'
-    manifest: Manifest  # without the quarantined rows, sorted by id
+    manifest: Manifest  # without the quarantined rows, sorted by id; groups that share a field are merged
     quarantined: QuarantinedFiles  # all copies of a picture under two labels, sorted by path
     counts: dict[str, Any]  # for the metrics, flat
     warnings: list[str]  # sentences for the user
 
 
 def audit_manifest(manifest: Manifest, copies: Copies, audit: Audit) -> AuditResult:
-    """Quarantines pictures under two labels, and counts copies.
+    """Quarantines pictures under two labels, merges groups that share a field, and counts copies.
+
+    Pictures that overlap are different pictures: they may have two labels, and none of them is left out as a copy.
+    Under the policy 'regroup' their groups become one, named by the smallest name.
 
     Args:
         manifest: of originals.
@@ -53,10 +57,11 @@ def audit_manifest(manifest: Manifest, copies: Copies, audit: Audit) -> AuditRes
             `audit.label_conflicts` is 'refuse'; or all images of a class are quarantined.
     """
     rows, pairs = manifest.sort_values("id", ignore_index=True), copies.pairs.copy()
-    pictures = picture_names(rows["id"], pairs)
+    overlaps = pairs[pairs["kind"] == "overlap"]
+    pictures = picture_names(rows["id"], pairs[pairs["kind"] != "overlap"])
     sets = _sets_of_copies(rows, pictures)
     conflicts = [part for part in sets if part["label"].nunique() > 1]
-    _refuse(sets, conflicts, audit)
+    _refuse(sets, conflicts, overlaps, audit)
     quarantined = _quarantine(conflicts, audit)
     left = rows[~rows["path"].isin(quarantined["path"])]
     _check_classes_left(rows, left, conflicts, pairs)
@@ -67,7 +72,7 @@ def audit_manifest(manifest: Manifest, copies: Copies, audit: Audit) -> AuditRes
             pairs[f"{end}_{column}"] = by_id[column].reindex(pairs[end]).to_numpy()
     counts = {
         "policy": audit.policy,
-        "may_leak": bool(sets) and audit.policy == "report",
+        "may_leak": bool(len(sets) + len(overlaps)) and audit.policy == "report",
         "images": len(rows),
         "pictures": len(set(pictures)),
         **{f"pairs_{kind}": int((pairs["kind"] == kind).sum()) for kind in PAIR_KINDS},
@@ -82,23 +87,24 @@ def audit_manifest(manifest: Manifest, copies: Copies, audit: Audit) -> AuditRes
     return AuditResult(
         pairs=pairs.sort_values(["kind", "first", "second"], ignore_index=True),
         pictures=pd.Series(pictures.index, index=pictures.index) if audit.policy == "report" else pictures,
-        manifest=left[list(manifest.columns)].reset_index(drop=True),
+        manifest=_merge_overlapping_groups(left[list(manifest.columns)], overlaps, audit),
         quarantined=quarantined,
         counts=counts,
-        warnings=_warnings(sets, conflicts, audit),
+        warnings=_warnings(sets, conflicts, overlaps, audit),
     )
 
 
 def find_copies(manifest: Manifest, images: Images, read_crops: ReadCrops, audit: Audit) -> Copies:
-    """Finds the images of a Manifest that show the same picture.
+    """Finds the images of a Manifest that show the same picture or parts of one field.
 
-    Equal files and equal pixels are paired with the smallest of their ids; only that one is compared further.
+    Equal files and equal pixels are paired with the smallest of their ids; only that one is compared further. Of near
+    duplicates, too, only the smallest id is searched for overlaps.
 
     Args:
         manifest: of originals.
         images: one row per image, with `id` and `pixels`, the digest of the decoded picture.
         read_crops: returns the crops uint8[N, S, S, 3] of ids.
-        audit: `near`, `candidates` and `mirror`, see `find_near_duplicates`.
+        audit: `near`, `candidates` and `mirror`, see `find_near_duplicates`; `overlap`, see `find_overlaps`.
 
     Raises:
         InputError: `images` lacks an image of the Manifest.
@@ -117,6 +123,9 @@ def find_copies(manifest: Manifest, images: Images, read_crops: ReadCrops, audit
         rows = rows[~again]
     near, faint = find_near_duplicates(rows["id"].tolist(), read_crops, audit)
     tables.append(near.assign(kind="near")[list(PAIR_COLUMNS)])
+    if audit.overlap is not None:
+        different = sorted(set(picture_names(rows["id"], near)) - set(faint))
+        tables.append(find_overlaps(different, read_crops, audit.overlap).assign(kind="overlap", mirrored=False))
     pairs = pd.concat(tables, ignore_index=True).astype({"correlation": np.float64, "mirrored": bool})
     return Copies(pairs[list(PAIR_COLUMNS)], faint)
 
@@ -142,7 +151,20 @@ def _sets_of_copies(rows: Manifest, pictures: Pictures) -> list[Manifest]:
     return [rows.iloc[part] for part in np.split(by_picture, limits)] if len(copied) else []
 
 
-def _refuse(sets: list[Manifest], conflicts: list[Manifest], audit: Audit) -> None:
+def _merge_overlapping_groups(rows: Manifest, overlaps: Pairs, audit: Audit) -> Manifest:
+    """Returns the rows with a new index; groups with overlapping pictures have the smallest of their names."""
+    rows = rows.reset_index(drop=True)
+    ids = pd.Index(rows["id"])
+    first, second = ids.get_indexer(overlaps["first"]), ids.get_indexer(overlaps["second"])
+    present = (first >= 0) & (second >= 0)  # neither picture is quarantined
+    if audit.policy == "report" or not present.any():
+        return rows
+    names, groups = factorize(rows["group"])
+    smallest = connected_sets(len(names), groups[first[present]], groups[second[present]])
+    return rows.assign(group=pd.Series(names[smallest[groups]], index=rows.index, dtype=object))
+
+
+def _refuse(sets: list[Manifest], conflicts: list[Manifest], overlaps: Pairs, audit: Audit) -> None:
     if conflicts and audit.label_conflicts == "refuse":
         raise InputError(
             f"{len(conflicts)} pictures have two labels; correct the labels, or set audit.label_conflicts to "
@@ -152,6 +174,11 @@ def _refuse(sets: list[Manifest], conflicts: list[Manifest], audit: Audit) -> No
         raise InputError(
             f"{len(sets)} pictures appear more than once; remove the copies, or set audit.policy to regroup or "
             f"report:\n{_list_sets(sets)}"
+        )
+    if len(overlaps) and audit.policy == "refuse":
+        raise InputError(
+            f"{len(overlaps)} pairs of pictures show parts of one field, the first {_describe_overlap(overlaps)}; "
+            "remove one of each pair, set audit.policy to regroup or report, or leave audit.overlap empty"
         )
 
 
@@ -183,7 +210,7 @@ def _check_classes_left(rows: Manifest, left: Manifest, conflicts: list[Manifest
     )
 
 
-def _warnings(sets: list[Manifest], conflicts: list[Manifest], audit: Audit) -> list[str]:
+def _warnings(sets: list[Manifest], conflicts: list[Manifest], overlaps: Pairs, audit: Audit) -> list[str]:
     warnings = []
     if conflicts:
         consequence = (
@@ -199,7 +226,18 @@ def _warnings(sets: list[Manifest], conflicts: list[Manifest], audit: Audit) -> 
             f"audit.policy is report: the copies of {len(sets)} pictures are neither kept on one side nor left out, so "
             "that the split may leak"
         )
+    if audit.policy == "report" and len(overlaps):
+        warnings.append(
+            f"audit.policy is report: {len(overlaps)} pairs of pictures show parts of one field and are not kept on "
+            f"one side, so that the split may leak; the first: {_describe_overlap(overlaps)}"
+        )
     return warnings
+
+
+def _describe_overlap(overlaps: Pairs) -> str:
+    """Names the two images of the first pair."""
+    first = overlaps.sort_values(["first", "second"]).iloc[0]
+    return f"{first['first']!r} and {first['second']!r}"
 
 
 def _list_sets(sets: list[Manifest]) -> str:

@@ -55,7 +55,10 @@ def select_copies(
     waiting = [_Part(edges, near, -1.0) for edges in _connected(np.arange(len(first)), first, second)]
     while waiting:
         part = waiting.pop()
-        spread = _distance_to_center(first[part.edges], second[part.edges], near=near, correlate=correlate)
+        if len(part.edges) == 1:
+            spread: float | None = 1 - float(correlation[part.edges[0]])
+        else:
+            spread = _distance_to_center(first[part.edges], second[part.edges], near=near, correlate=correlate)
         if spread is not None and GAP * max(spread, NOISE) <= 1 - part.outside:
             kept[part.edges] = True
             continue

@@ -197,7 +197,8 @@ def _list_copies(manifest: Manifest, images: Images, copies: Copies) -> tuple[li
     A set of equal files is not repeated among equal pixels or near duplicates, unless these add files to it.
     """
     digests = dict(zip(images["id"], images["pixels"], strict=True))
-    pictures = picture_names(manifest["id"], copies.pairs)
+    overlaps = copies.pairs[copies.pairs["kind"] == "overlap"]
+    pictures = picture_names(manifest["id"], copies.pairs.drop(overlaps.index))
     near = set(pictures[copies.pairs["first"][copies.pairs["kind"] == "near"]])
     name_of = {
         "bytes": dict(zip(manifest["id"], manifest["sha256"], strict=True)),
@@ -208,6 +209,8 @@ def _list_copies(manifest: Manifest, images: Images, copies: Copies) -> tuple[li
     for kind, names in name_of.items():
         known = {tuple(entry["paths"]) for entry in duplicates}
         duplicates += [{"kind": kind, "paths": paths} for paths in _ids_by_name(names) if tuple(paths) not in known]
+    ends = zip(overlaps["first"], overlaps["second"], strict=True)
+    duplicates += [{"kind": "overlap", "paths": list(paths)} for paths in sorted(ends)]
     label_of = dict(zip(manifest["id"], manifest["label"], strict=True))
     copied = _ids_by_name(dict(zip(pictures.index, pictures, strict=True)))
     return duplicates, [paths for paths in copied if len({label_of[path] for path in paths}) > 1]

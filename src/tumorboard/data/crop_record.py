@@ -37,7 +37,7 @@ def check_crop(store: CropStore, crop: Crop, where: str) -> None:
     Of a store without a record (of version 0.1.0) only the side is compared.
 
     Args:
-        store: not empty; may join several folders, of which those of altered copies have no record.
+        store: not empty; may join several folders, of which those that balance the classes have no record.
         crop: section `crop` of params.yaml, or of a model card.
         where: folder of the store, for the message.
     """

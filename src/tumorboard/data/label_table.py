@@ -12,6 +12,7 @@ from tumorboard.base.data_params import Columns, Data
 from tumorboard.base.errors import InputError
 from tumorboard.data.attributes import choose_columns, plain_text
 from tumorboard.data.links import ALLOWED_BY, LinkRule, link_rule
+from tumorboard.data.several_findings import refuse_several_findings
 from tumorboard.data.table_text import read_table_text
 
 LABEL_COLUMNS = ("path", "label", "group", "split", "fold")
@@ -79,7 +80,8 @@ def read_label_table(
 
     Raises:
         ColumnsError: a column is missing.
-        InputError: the table cannot be read, or a line is wrong; the message names the line.
+        InputError: the table cannot be read, a line is wrong, or labels are several findings while `form.values` is
+            None; the message names the line.
 
     >>> from tempfile import TemporaryDirectory
     >>> with TemporaryDirectory() as folder:
@@ -115,6 +117,8 @@ def read_label_table(
         row |= attributes
         seen[row["path"]] = line, row
         rows.append(row)
+    if form.values is None:
+        refuse_several_findings(table, [(line, row["label"]) for line, row in seen.values()])
     return rows
 
 

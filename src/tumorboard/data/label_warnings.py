@@ -16,12 +16,12 @@ from tumorboard.base.tables import Manifest
 from tumorboard.data.attributes import choose_columns, unkept_warnings
 from tumorboard.data.label_table import Row, own_columns, table_form
 from tumorboard.data.published_tables import describe_table, find_patient_column
+from tumorboard.data.several_findings import MAX_CLASSES, combined_labels, leave_out_lines
 from tumorboard.data.sources import find_table
 from tumorboard.data.table_text import SAVE_AS_CSV, WORKBOOKS, read_table_text
 from tumorboard.data.tables_beside import Table, find_tables
 
 SHOWN = 5  # values in a message
-MAX_CLASSES = 30  # in lines for params.yaml
 FREQUENT = 3  # times the median number of files per patient, beyond which a number such as 0 is a placeholder
 
 # Values without case, spaces and signs that stand for "not known".
@@ -44,7 +44,7 @@ def describe_listing(images: pd.DataFrame, raw: Path, data: Data, labels: Path |
     counts = Counter(images["label"])
     patients = Counter(group for group in images["group"] if group)
     warnings = [
-        *_several_findings(counts),
+        *(_several_findings(counts) if data.classes is None else []),
         *_alike("labels", counts, _as_classes),
         *_alike("patients", patients, lambda _: "give each patient one name"),
     ]
@@ -96,21 +96,13 @@ def _is_placeholder(group: str, counts: Mapping[str, int]) -> bool:
 
 
 def _several_findings(counts: Mapping[str, int]) -> list[str]:
-    """Returns a warning about labels that are several findings in one cell."""
-    parts = {label: [part.strip() for part in re.split(r"[|;,+&/]", label)] for label in counts}
-    names = Counter(part for each in parts.values() for part in set(each))
-    combined = [
-        label
-        for label, each in parts.items()
-        if len(each) > 1 and all(each) and ("|" in label or all(part in counts or names[part] > 1 for part in each))
-    ]
+    """Returns a warning about class folders that look like several findings; a table with such labels is refused."""
+    combined = combined_labels(counts)
     if not combined:
         return []
-    single = {label: label for label in sorted(counts) if label not in combined}
-    cure = f"To leave these out, {_lines({'classes': single})}" if 1 < len(single) <= MAX_CLASSES else ""
     return [
         f"{sum(counts[label] for label in combined)} images have a label that looks like several findings, such as "
-        f"{combined[0]!r}. Images with several labels are not supported: each combination is a class of its own. {cure}"
+        f"{combined[0]!r}: each combination is a class of its own. {leave_out_lines(counts, combined)}"
     ]
 
 

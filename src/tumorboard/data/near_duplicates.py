@@ -12,27 +12,22 @@ from numpy.typing import NDArray
 from tumorboard.base.params import Audit
 from tumorboard.base.progress import tracked
 from tumorboard.base.randomness import keys_of, order
+from tumorboard.data.alignment import FAINT, SIDE, Flags, Thumbnails, correlate, detail_frames, details
 from tumorboard.data.chains import Floats, Rows, select_copies
 from tumorboard.data.grouping import connected_sets
 
-SIDE = 48  # pixels: side of a thumbnail
-BLUR = 4.5  # pixels of a thumbnail: standard deviation of the blur that is subtracted; the rest is the detail
-FAINT = 1.0  # grey levels: an image whose detail has a smaller standard deviation is too faint to compare
 COARSE = 24  # pixels: side of the picture that a descriptor is computed from
 DIMENSIONS = 64  # numbers per descriptor
 EXHAUSTIVE = 64  # images: up to this many, every pair is a candidate
 MARGIN = 0.05  # share of the side by which a window is smaller than the picture, since a copy may be cropped
 PROBES = 8  # cells of the inverted file that are searched per descriptor
-STEPS = 3  # least-squares steps of the alignment
-REACH = 0.15  # largest shift (in half sides) and largest change of scale that the alignment makes
+WIDEN = 1.6  # side of the window around a picture's frame, in sides of the frame
 READ = 512  # images read at a time
 BLOCK = 1 << 24  # cosines held at a time
 BATCH = 4096  # candidates verified at a time
 PENDING = 1 << 20  # candidates that are collected before they are verified
 
-Thumbnails: TypeAlias = NDArray[np.uint8]  # [N, SIDE, SIDE], grey
-Flags: TypeAlias = NDArray[np.bool_]
-PictureWindow: TypeAlias = tuple[float, float, float, float]  # top, bottom, left, right as shares of the side
+Windows: TypeAlias = Floats  # [N or 1, 4]: top, bottom, left, right as shares of the side
 ReadCrops: TypeAlias = Callable[[Sequence[str]], NDArray[np.uint8]]  # ids -> their crops uint8[N, S, S, 3]
 Pairs: TypeAlias = pd.DataFrame  # one row per pair of copies: first, second (ids), correlation, mirrored, and more
 
@@ -48,10 +43,11 @@ def find_near_duplicates(ids: Sequence[str], read_crops: ReadCrops, audit: Audit
     """Finds pairs of images that show the same picture, whatever their brightness and contrast.
 
     1. Candidates: every image has a descriptor, its coarse thumbnail whitened by principal components. Two images are
-       candidates where the cosine of their descriptors is `audit.candidates` or more, for the whole picture or one of
-       several slightly smaller windows. An inverted file of sqrt(N) cells finds them in time N * sqrt(N).
-    2. Verification: after shift and scale are aligned by least squares, the details (a thumbnail minus its blur) must
-       correlate by `audit.near` or more.
+       candidates where the cosine of their descriptors is `audit.candidates` or more, for the whole picture, one of
+       several slightly smaller windows, or the frame of the detail, which leaves a margin out. An inverted file of
+       sqrt(N) cells finds them in time N * sqrt(N).
+    2. Verification: after shift and scale are aligned (`alignment.correlate`), the details (a thumbnail minus its blur)
+       must correlate by `audit.near` or more.
     3. Chains of similar but different pictures are taken apart (`chains.select_copies`).
 
     Needs about 3 kB of memory per image, 7 kB at the peak (benchmarks/audit.py). No candidate is skipped in a full
@@ -68,7 +64,7 @@ def find_near_duplicates(ids: Sequence[str], read_crops: ReadCrops, audit: Audit
     columns = {"first": object, "second": object, "correlation": np.float64, "mirrored": bool}
     if audit.near is None or len(ids) < 2:
         return NearDuplicates(pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()}), [])
-    all_thumbs, faint = _read_thumbnails(ids, read_crops)
+    all_thumbs, faint = read_thumbnails(ids, read_crops)
     names = np.array(ids, dtype=object)
     clear, thumbs = names[~faint], all_thumbs[~faint]
     verifier = _Verifier(thumbs, audit.near)
@@ -84,7 +80,7 @@ def find_near_duplicates(ids: Sequence[str], read_crops: ReadCrops, audit: Audit
     return NearDuplicates(pairs, names[faint].tolist())
 
 
-def _read_thumbnails(ids: Sequence[str], read_crops: ReadCrops) -> tuple[Thumbnails, Flags]:
+def read_thumbnails(ids: Sequence[str], read_crops: ReadCrops) -> tuple[Thumbnails, Flags]:
     """Returns thumbnails, each stretched to all 256 grey levels, and bool[N]: which are too faint."""
     thumbs = np.empty((len(ids), SIDE, SIDE), np.uint8)
     faint = np.empty(len(ids), bool)
@@ -94,18 +90,10 @@ def _read_thumbnails(ids: Sequence[str], read_crops: ReadCrops) -> tuple[Thumbna
         interpolation = cv2.INTER_AREA if crops.shape[1] > SIDE else cv2.INTER_LINEAR
         greys = [cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY).astype(np.float32) for crop in crops]
         small = np.stack([cv2.resize(grey, (SIDE, SIDE), interpolation=interpolation) for grey in greys])
-        faint[part] = _detail(small).std((1, 2)) < FAINT
+        faint[part] = details(small).std((1, 2)) < FAINT
         low, high = small.min((1, 2), keepdims=True), small.max((1, 2), keepdims=True)
         thumbs[part] = np.rint((small - low) * (255 / np.maximum(high - low, 1e-6)))
     return thumbs, faint
-
-
-def _detail(thumbs: Floats) -> Floats:
-    """Returns thumbnails float32[N, SIDE, SIDE] minus their Gaussian blur."""
-    pixels = np.arange(SIDE)
-    blur = np.exp(-((pixels[:, None] - pixels) ** 2) / (2 * BLUR**2))
-    blur = (blur / blur.sum(1, keepdims=True)).astype(np.float32)
-    return np.asarray(thumbs - blur @ thumbs @ blur.T)
 
 
 def _candidates(
@@ -120,19 +108,21 @@ def _candidates(
             yield first, second, np.ones(len(first), np.float32), mirrored
         return
     drawn = order(0, keys, 0)
-    # Few images have few reliable components: with more, the descriptors of copies would differ by what is peculiar
-    # to single images.
-    basis = _principal_components(thumbs[np.sort(drawn[:4096])], min(DIMENSIONS, count // 16))
-    whole = _descriptors(thumbs, WINDOWS[0], False, basis)
-    centers = whole[np.sort(drawn[: int(np.ceil(np.sqrt(count)))])]
-    cell_of = np.concatenate([(part @ centers.T).argmax(1) for part in _row_blocks(whole, len(centers))])
-    members = np.split(np.argsort(cell_of, kind="stable"), np.cumsum(np.bincount(cell_of, minlength=len(centers)))[:-1])
-    for mirrored in flips:
-        for window in tracked(WINDOWS, "mirrored" if mirrored else "near duplicates", "window"):
-            queries = whole if window == WINDOWS[0] and not mirrored else _descriptors(thumbs, window, mirrored, basis)
-            pairs = _search(queries, whole, centers=centers, members=members, threshold=audit.candidates)
-            for first, second, cosine in pairs:
-                yield first, second, cosine, mirrored
+    for windows in (WINDOWS, (_framing_windows(thumbs),)):
+        # Few images have few reliable components: with more, the descriptors of copies would differ by what is peculiar
+        # to single images.
+        basis = _principal_components(thumbs, windows[0], np.sort(drawn[:4096]), min(DIMENSIONS, count // 16))
+        whole = _descriptors(thumbs, windows[0], False, basis)
+        centers = whole[np.sort(drawn[: int(np.ceil(np.sqrt(count)))])]
+        cell_of = np.concatenate([(part @ centers.T).argmax(1) for part in _row_blocks(whole, len(centers))])
+        limits = np.cumsum(np.bincount(cell_of, minlength=len(centers)))[:-1]
+        members = np.split(np.argsort(cell_of, kind="stable"), limits)
+        for mirrored in flips:
+            for number, window in enumerate(tracked(windows, "mirrored" if mirrored else "near duplicates", "window")):
+                asking = _descriptors(thumbs, window, mirrored, basis) if number or mirrored else whole
+                pairs = _search(asking, whole, centers=centers, members=members, threshold=audit.candidates)
+                for first, second, cosine in pairs:
+                    yield first, second, cosine, mirrored
 
 
 def _search(
@@ -164,50 +154,65 @@ def _row_blocks(rows: Floats, width: int) -> list[Floats]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
-def _windows() -> tuple[PictureWindow, ...]:
+def _windows() -> tuple[Windows, ...]:
     """Returns the parts of a picture that a cropped or shifted copy may show; the first is the whole picture."""
     ends = ((0.0, 1.0), (MARGIN, 1.0), (0.0, 1 - MARGIN))
-    return (*((*rows, *columns) for rows in ends for columns in ends), (MARGIN / 2, 1 - MARGIN / 2) * 2)
+    windows = [*((*rows, *columns) for rows in ends for columns in ends), (MARGIN / 2, 1 - MARGIN / 2) * 2]
+    return tuple(np.array([window], np.float32) for window in windows)
 
 
 WINDOWS = _windows()
 
 
-def _coarse(thumbs: Thumbnails, window: PictureWindow, mirrored: bool) -> Floats:
+def _framing_windows(thumbs: Thumbnails) -> Windows:
+    """Returns a window for each thumbnail, float32[N, 4], that is WIDEN times as large as its frame."""
+    parts = (thumbs[start : start + READ].astype(np.float32) for start in range(0, len(thumbs), READ))
+    frames = np.concatenate([detail_frames(details(part)) for part in parts])
+    low, high = frames[:, [0, 0, 2, 2]], frames[:, [1, 1, 3, 3]]
+    sides = (low + high) / 2 + np.array([-1, 1, -1, 1], np.float32) * WIDEN * (high - low) / 2
+    return np.asarray((sides + 1) / 2, dtype=np.float32)
+
+
+def _coarse(thumbs: Thumbnails, window: Windows, mirrored: bool) -> Floats:
     """Returns a window of each thumbnail as float32[N, COARSE**2] of mean 0 and standard deviation 1."""
-    rows, columns = _averaging(*window[:2]), _averaging(*window[2:])
-    # Reversed columns of the averaging matrix mirror the picture.
-    small = rows @ thumbs.astype(np.float32) @ (columns[:, ::-1] if mirrored else columns).T
+    rows, columns = _averaging(window[:, 0], window[:, 1]), _averaging(window[:, 2], window[:, 3])
+    # The averaging matrix with its rows reversed mirrors the picture.
+    small = rows @ thumbs.astype(np.float32) @ (columns[:, ::-1] if mirrored else columns).transpose(0, 2, 1)
     flat = small.reshape(len(thumbs), -1)
     flat -= flat.mean(1, keepdims=True)
     return np.asarray(flat / np.maximum(flat.std(1, keepdims=True), 1e-6))
 
 
-def _averaging(low: float, high: float) -> Floats:
-    """Returns the matrix float32[COARSE, SIDE] that averages pixels by area between two shares of the side."""
-    edges = (low + np.arange(COARSE + 1) / COARSE * (high - low)) * SIDE
-    pixels = np.arange(SIDE)
-    overlap = np.minimum(edges[1:, None], pixels + 1) - np.maximum(edges[:-1, None], pixels)
-    overlap = np.maximum(overlap, 0)
-    return np.asarray(overlap / overlap.sum(1, keepdims=True), dtype=np.float32)
+def _averaging(low: Floats, high: Floats) -> Floats:
+    """Returns matrices float32[W, COARSE, SIDE] that average pixels by area between two shares of the side.
+
+    What lies beyond the picture is black.
+    """
+    edges = (low[:, None] + np.arange(COARSE + 1, dtype=np.float32) / COARSE * (high - low)[:, None]) * SIDE
+    pixels = np.arange(SIDE, dtype=np.float32)
+    overlap = np.minimum(edges[:, 1:, None], pixels + 1) - np.maximum(edges[:, :-1, None], pixels)
+    width = np.maximum(edges[:, 1:] - edges[:, :-1], 1e-3)[:, :, None]
+    return np.asarray(np.maximum(overlap, 0) / width, dtype=np.float32)
 
 
-def _principal_components(thumbs: Thumbnails, dimensions: int) -> tuple[Floats, Floats]:
+def _principal_components(thumbs: Thumbnails, window: Windows, sample: Rows, dimensions: int) -> tuple[Floats, Floats]:
     """Returns the mean of coarse pictures and the projection [COARSE**2, dimensions] that whitens them."""
-    coarse = _coarse(thumbs, WINDOWS[0], False)
+    coarse = _coarse(thumbs[sample], window if len(window) == 1 else window[sample], False)
     mean = coarse.mean(0)
     values, vectors = np.linalg.eigh(np.cov(coarse, rowvar=False))
     values, vectors = values[::-1][:dimensions], vectors[:, ::-1][:, :dimensions]
     return mean, (vectors / np.sqrt(np.maximum(values, 1e-6 * values[0]))).astype(np.float32)
 
 
-def _descriptors(thumbs: Thumbnails, window: PictureWindow, mirrored: bool, basis: tuple[Floats, Floats]) -> Floats:
+def _descriptors(thumbs: Thumbnails, window: Windows, mirrored: bool, basis: tuple[Floats, Floats]) -> Floats:
     """Returns the whitened components of a window, float32[N, D] of length 1."""
     mean, projection = basis
-    parts = [
-        (_coarse(thumbs[start : start + READ], window, mirrored) - mean) @ projection
-        for start in range(0, len(thumbs), READ)
-    ]
+    parts = []
+    for start in range(0, len(thumbs), READ):
+        part = slice(start, start + READ)
+        parts.append(
+            (_coarse(thumbs[part], window if len(window) == 1 else window[part], mirrored) - mean) @ projection
+        )
     whitened = np.concatenate(parts)
     return np.asarray(whitened / np.maximum(np.linalg.norm(whitened, axis=1, keepdims=True), 1e-6))
 
@@ -224,6 +229,7 @@ class _Verifier:
         self._threshold = threshold
         self._set_of = np.arange(len(thumbs))
         self._waiting: list[tuple[Rows, Floats]] = []
+        self._pending = 0
         self._rejected = np.empty(0, np.int64)
         self._accepted: list[tuple[Rows, Floats]] = [(np.empty(0, np.int64), np.empty(0, np.float32))]
 
@@ -233,7 +239,8 @@ class _Verifier:
         first, second = np.minimum(first, second)[apart], np.maximum(first, second)[apart]
         codes, at = np.unique((first * len(self._thumbs) + second) * 2 + mirrored, return_index=True)
         self._waiting.append((codes, cosine[apart][at]))
-        if sum(len(codes) for codes, _ in self._waiting) > PENDING:
+        self._pending += len(codes)
+        if self._pending > PENDING:
             self._verify()
 
     def finish(self) -> tuple[Rows, Rows, Floats, Flags]:
@@ -270,7 +277,7 @@ class _Verifier:
         if not self._waiting:
             return np.empty(0, np.int64)
         codes, cosine = (np.concatenate(parts) for parts in zip(*self._waiting, strict=True))
-        self._waiting = []
+        self._waiting, self._pending = [], 0
         best = np.lexsort((-cosine, codes))
         first_of_code = np.diff(codes[best], prepend=-1) != 0
         codes, cosine = codes[best][first_of_code], cosine[best][first_of_code]
@@ -278,65 +285,7 @@ class _Verifier:
         return np.asarray(codes[new][np.argsort(-cosine[new], kind="stable")])
 
 
-def correlate(thumbs: Thumbnails, first: Rows, second: Rows, mirrored: Flags) -> Floats:
-    """Returns the correlation float32[P] of the aligned details of pairs of thumbnails.
-
-    Args:
-        thumbs: grey thumbnails uint8[N, SIDE, SIDE].
-        first: row of the thumbnail that is moved, int64[P].
-        second: row of the thumbnail that stays, int64[P].
-        mirrored: whether the first one is mirrored before, bool[P].
-    """
-    parts = [np.empty(0, np.float32)]
-    for start in range(0, len(first), 32):  # 32 pairs fit into a processor's cache
-        part = slice(start, start + 32)
-        moved = thumbs[first[part]].astype(np.float32)
-        moved[mirrored[part]] = moved[mirrored[part]][:, :, ::-1]
-        parts.append(_align(_detail(moved), _detail(thumbs[second[part]].astype(np.float32))))
-    return np.concatenate(parts)
-
-
 def _correlate_either_way(thumbs: Thumbnails, mirror: bool, first: Rows, second: Rows) -> Floats:
-    """Returns the larger correlation float32[P] of moving the first or the second one, with `mirror` mirrored too."""
-    ends = ((first, second), (second, first))
+    """Returns the correlation float32[P] of pairs of pictures, with `mirror` that of mirrored ones if it is larger."""
     flips = (False, True) if mirror else (False,)
-    ways = [correlate(thumbs, *pair, np.full(len(first), flip)) for pair in ends for flip in flips]
-    return np.asarray(np.max(ways, axis=0))
-
-
-def _align(moved: Floats, fixed: Floats) -> Floats:
-    """Returns the best correlation float32[P] over the steps of an alignment by shift and scale of either axis."""
-    ramp = (np.arange(SIDE, dtype=np.float32) - (SIDE - 1) / 2) / (SIDE / 2)  # -1 to 1 over the picture
-    place = np.zeros((len(moved), 4), np.float32)  # shift in x, in y, scale in x, in y
-    best = np.full(len(moved), -1, np.float32)
-    for step in range(STEPS + 1):
-        x = place[:, :1] + ramp * (1 + place[:, 2:3])
-        y = place[:, 1:2] + ramp * (1 + place[:, 3:4])
-        warped = np.asarray(_sampling(y) @ moved @ _sampling(x).transpose(0, 2, 1), dtype=np.float32)
-        inside = ((np.abs(y) <= 1)[:, :, None] & (np.abs(x) <= 1)[:, None, :]).astype(np.float32)
-        best = np.maximum(best, _correlation(warped, fixed, inside))
-        if step == STEPS:
-            break
-        down, right = np.gradient(warped, 2 / SIDE, axis=(1, 2))
-        terms = [warped, np.ones_like(warped), right, down, right * ramp, down * ramp[:, None]]
-        design = (np.stack(terms, 1) * inside[:, None]).reshape(len(moved), 6, -1)
-        square = design @ design.transpose(0, 2, 1)
-        # A small ridge: a picture of stripes does not determine the shift along them.
-        square += np.eye(6, dtype=np.float32) * (1e-4 / 6) * np.trace(square, axis1=1, axis2=2)[:, None, None]
-        solution = np.linalg.solve(square, design @ fixed.reshape(len(moved), -1, 1))[..., 0]
-        place = np.clip(place + solution[:, 2:] / np.maximum(solution[:, :1], 0.3), -REACH, REACH)
-    return best
-
-
-def _sampling(places: Floats) -> Floats:
-    """Returns matrices float32[P, SIDE, SIDE] that interpolate linearly at places float32[P, SIDE] in [-1, 1]."""
-    pixel = np.clip(places * (SIDE / 2) + (SIDE - 1) / 2, 0, SIDE - 1)
-    return np.asarray(np.maximum(0, 1 - np.abs(pixel[:, :, None] - np.arange(SIDE, dtype=np.float32))))
-
-
-def _correlation(one: Floats, other: Floats, weight: Floats) -> Floats:
-    """Returns the weighted Pearson correlation float32[P] of images float32[P, SIDE, SIDE]."""
-    total = weight.sum((1, 2), keepdims=True)
-    one, other = (image - (image * weight).sum((1, 2), keepdims=True) / total for image in (one, other))
-    squares = (weight * one * one).sum((1, 2)) * (weight * other * other).sum((1, 2))
-    return np.asarray((weight * one * other).sum((1, 2)) / np.sqrt(np.maximum(squares, 1e-12)))
+    return np.asarray(np.max([correlate(thumbs, first, second, np.full(len(first), flip)) for flip in flips], axis=0))

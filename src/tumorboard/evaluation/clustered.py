@@ -6,7 +6,8 @@ cluster-robust ("sandwich") variance of any such score, without assumptions abou
 other.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from functools import reduce
 from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
@@ -41,6 +42,7 @@ class Estimate(NamedTuple):
     images: int  # in the denominator; of the rarer class
     groups: int  # with such an image
     effective_groups: float  # the number of equally large groups that would be as informative
+    weight: float = 0.0  # of AUC: that of one image of the rarer class in the score; else 0
 
 
 class _Part(NamedTuple):
@@ -52,14 +54,16 @@ class _Part(NamedTuple):
     images: float
     groups: int
     effective_groups: float
+    weight: float = 0.0
 
 
-def estimate_scores(rows: Rows, classes: Sequence[str]) -> Iterator[Estimate]:
+def estimate_scores(rows: Rows, classes: Sequence[str], *, only: Collection[str] = ()) -> Iterator[Estimate]:
     """Estimates every score that is a mean, a ratio of means or an AUC, with its variance between groups.
 
     Args:
         rows: the predictions.
         classes: the K class names.
+        only: those of CLASS_SCORES that are estimated; empty: all scores.
 
     Yields:
         loss, brier (divided by `BRIER_RANGE`), accuracy and, for each class and as mean over the classes, CLASS_SCORES;
@@ -68,15 +72,15 @@ def estimate_scores(rows: Rows, classes: Sequence[str]) -> Iterator[Estimate]:
     Source:
         Obuchowski 1997 for AUC (DeLong, DeLong and Clarke-Pearson 1988 with clusters); Bell and McCaffrey 2002 for the
         correction of the variance (CR2 of a mean, whose degrees of freedom are `effective_groups` - 1 for independent
-        images); Hong, Lim and Bae 2026 (arXiv 2606.03656) for confusion-matrix scores under one sandwich variance.
+        images); Satterthwaite 1946 and Welch 1947 for those of AUC, a sum of two means; Hong, Lim and Bae 2026 (arXiv
+        2606.03656) for confusion-matrix scores under one sandwich variance.
     """
-    count = len(rows.actual)
-    one = np.ones(count)
-    yield _estimate("loss", "mean", _ratio(rows, image_losses(rows), one), rows)
-    yield _estimate("brier", "share", _ratio(rows, image_briers(rows), one), rows)
-    predicted = rows.probabilities.argmax(1)
-    yield _estimate("accuracy", "proportion", _ratio(rows, predicted == rows.actual, one), rows)
-    for score in CLASS_SCORES:
+    one, predicted = np.ones(len(rows.actual)), rows.probabilities.argmax(1)
+    if not only:
+        yield _estimate("loss", "mean", _ratio(rows, image_losses(rows), one), rows)
+        yield _estimate("brier", "share", _ratio(rows, image_briers(rows), one), rows)
+        yield _estimate("accuracy", "proportion", _ratio(rows, predicted == rows.actual, one), rows)
+    for score in only or CLASS_SCORES:
         yield from _class_estimates(rows, predicted, classes, score)
 
 
@@ -116,25 +120,46 @@ def _class_estimates(
     rows: Rows, predicted: NDArray[np.int64], classes: Sequence[str], score: str
 ) -> Iterator[Estimate]:
     """Yields the estimates of one score: of each class and of the mean over the classes."""
-    odds = log_odds(rows.probabilities) if score == "auc" else None
-    mean: _Part | None = None
-    for column, name in enumerate(classes):
-        is_class, called = rows.actual == column, predicted == column
-        if odds is None:
-            part = _ratio(rows, *_ratio_of(score, is_class, called))
-        else:
-            part = _auc(rows, is_class, odds[:, column])
-        yield _estimate(f"{score}_{name}", SCALES.get(score, "share"), part, rows)
-        mean = part if mean is None else _sum(mean, part)
-        if odds is not None and len(classes) == 2:  # both classes have the same AUC
-            yield _estimate(f"{score}_{classes[1]}", "share", part, rows)
-            break
-    assert mean is not None
-    if score != "auc" or len(classes) > 2:
-        mean = _scale(mean, 1 / len(classes))
+    total: _Part | None = None
+    number = 0
+    for part in _auc_parts(rows) if score == "auc" else _ratio_parts(rows, predicted, score):
+        both = score == "auc" and len(classes) == 2  # both classes have the same AUC
+        for name in classes if both else (classes[number],):
+            yield _estimate(f"{score}_{name}", SCALES.get(score, "share"), part, rows)
+        total = part if total is None else _sum(total, part)
+        number += 1
+    assert total is not None
+    mean = _scale(total, 1 / number)
     yield _estimate(score, "share", mean, rows)
     if score == "recall":
         yield _estimate("balanced_accuracy", "share", mean, rows)
+
+
+def estimate_auc(rows: Rows) -> tuple[Estimate, NDArray[np.float64]]:
+    """Returns the mean AUC of each class against the rest, and what each group adds to its variance.
+
+    Returns:
+        The estimate, and float64[G], whose squares have the variance as their sum; zeros where the AUC is undefined.
+    """
+    parts = list(_auc_parts(rows))
+    mean = _scale(reduce(_sum, parts), 1 / len(parts))
+    by_group = np.zeros(rows.groups)
+    if not np.isnan(mean.value):
+        by_group += np.bincount(rows.group, mean.corrected, rows.groups)
+    return _estimate("auc", "share", mean, rows), by_group
+
+
+def _auc_parts(rows: Rows) -> Iterator[_Part]:
+    """Yields the AUC of each class against the rest; of two classes once."""
+    odds = log_odds(rows.probabilities)
+    for column in range(1 if odds.shape[1] == 2 else odds.shape[1]):
+        yield _auc(rows, rows.actual == column, odds[:, column])
+
+
+def _ratio_parts(rows: Rows, predicted: NDArray[np.int64], score: str) -> Iterator[_Part]:
+    """Yields another score of each class."""
+    for column in range(rows.probabilities.shape[1]):
+        yield _ratio(rows, *_ratio_of(score, rows.actual == column, predicted == column))
 
 
 def _ratio_of(
@@ -172,9 +197,43 @@ def _auc(rows: Rows, positive: NDArray[np.bool_], odds: NDArray[np.float64]) -> 
     value = place[positive].mean()
     influence = (place - value) / np.where(positive, count, others)
     held = np.stack([np.bincount(rows.group, side, rows.groups) / side.sum() for side in (positive, ~positive)])
-    corrected = np.where(positive, _correct(influence, held[0], rows), _correct(influence, held[1], rows))
-    groups, effective = int((held > 0).sum(1).min()), float((1 / np.square(held).sum(1)).min())
-    return _Part(float(value), influence, corrected, float(min(count, others)), groups, effective)
+    sides = [
+        np.where(side, _correct(influence, of, rows), 0) for side, of in zip((positive, ~positive), held, strict=True)
+    ]
+    variances = [np.square(np.bincount(rows.group, side, rows.groups)).sum() for side in sides]
+    fewer = min(count, others)
+    return _Part(
+        float(value),
+        influence,
+        sides[0] + sides[1],
+        float(fewer),
+        int((held > 0).sum(1).min()),
+        _degrees_of_two_means(held, np.array(variances)) + 1,
+        1 / fewer,
+    )
+
+
+def _degrees_of_two_means(held: NDArray[np.float64], variances: NDArray[np.float64]) -> float:
+    """Returns the degrees of freedom of the sum of two means over groups, at least 1.
+
+    One mean has 1 / S - 1, where S is the sum of its groups' squared shares. Two means over different groups have those
+    of Welch, two over the same groups in equal shares those of one; S of two means is the sum of the products of their
+    groups' shares.
+
+    Args:
+        held: float64[2, G], the share of each group in the denominator of each mean.
+        variances: float64[2], of the two means.
+
+    >>> apart = np.array([[0.5, 0.5, 0, 0, 0], [0, 0, 1 / 3, 1 / 3, 1 / 3]])  # 1 and 2 degrees of freedom
+    >>> round(_degrees_of_two_means(apart, np.ones(2)), 6)  # (1 + 1)^2 / (1 / 1 + 1 / 2)
+    2.666667
+    >>> round(_degrees_of_two_means(np.full((2, 5), 0.2), np.ones(2)), 6)
+    4.0
+    """
+    total = variances.sum()
+    parts = variances / total if total > 0 else np.full(2, 0.5)
+    products = np.minimum(held @ held.T, 1 - np.finfo(np.float64).eps)
+    return float(max(1.0, 1 / (parts @ (products / (1 - products)) @ parts)))
 
 
 def placements(positive: NDArray[np.bool_], odds: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -204,7 +263,7 @@ def _correct(influence: NDArray[np.float64], held: NDArray[np.float64], rows: Ro
 
 
 def _sum(one: _Part, other: _Part) -> _Part:
-    """Adds two classes' scores; the counts are those of the rarer class."""
+    """Adds two classes' scores; the counts and the weight are those of the rarer class."""
     if np.isnan(one.value) or np.isnan(other.value):
         return _Part(np.nan, np.zeros(0), np.zeros(0), 0, 0, 0)
     return _Part(
@@ -214,12 +273,16 @@ def _sum(one: _Part, other: _Part) -> _Part:
         min(one.images, other.images),
         min(one.groups, other.groups),
         min(one.effective_groups, other.effective_groups),
+        max(one.weight, other.weight),
     )
 
 
 def _scale(part: _Part, factor: float) -> _Part:
     return part._replace(
-        value=part.value * factor, influence=part.influence * factor, corrected=part.corrected * factor
+        value=part.value * factor,
+        influence=part.influence * factor,
+        corrected=part.corrected * factor,
+        weight=part.weight * factor,
     )
 
 
@@ -236,4 +299,5 @@ def _estimate(score: str, scale: Scale, part: _Part, rows: Rows) -> Estimate:
         round(part.images),
         int(part.groups),
         float(part.effective_groups),
+        part.weight,
     )

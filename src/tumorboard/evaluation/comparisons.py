@@ -14,7 +14,6 @@ from tumorboard.evaluation.contributions import paired_contributions
 from tumorboard.evaluation.metrics import labels_and_probabilities
 from tumorboard.evaluation.paired import DIFFERENCE_COLUMNS, Differences, align, compare, verdict_of
 from tumorboard.evaluation.subgroups import correct_by_holm
-from tumorboard.evaluation.summary import OF_PROBABILITIES
 
 Seeds: TypeAlias = pd.DataFrame  # one row per score: SEED_COLUMNS
 
@@ -69,7 +68,7 @@ def compare_panel(
         score: of the primary comparison.
         positive: of two classes.
         unit: what a group is, in the singular, for the verdicts.
-        without_probabilities: names whose tables hold shares of votes; `brier` and `auc` are not compared with theirs.
+        without_probabilities: names whose tables hold shares of votes; the rows of `brier` and `auc` say so.
 
     Raises:
         InputError: a name is not in the panel, the two names of the primary comparison are the same, or the tables are
@@ -86,9 +85,8 @@ def compare_panel(
             positive=positive,
             unit=unit,
             names=(first, second),
+            probabilities=not {first, second} & set(without_probabilities),
         )
-        if {first, second} & set(without_probabilities):
-            table = table[~table["score"].isin(OF_PROBABILITIES)]
         table = table[~table["score"].str.startswith("recall_")]
         return table.assign(**dict(zip(NAME_COLUMNS, (first, second), strict=True)))
 

@@ -20,15 +20,14 @@ class Contribution(NamedTuple):
 
     first: Floats  # its sum is the first model's score
     second: Floats  # its sum is the second model's score
-    exchange: Floats  # what exchanging the two models in this group alone adds beyond that; its sum is 0
     weights: Floats  # what each would add to a score of 1; its sum is 1
     fewest: int  # groups of the rarest class, where the score is one of several classes; else of all
     largest: float = 1.0  # possible difference
 
     @property
     def difference(self) -> Floats:
-        """What each group adds to the difference; exchanging the two models there flips its sign."""
-        return self.first - self.second + self.exchange
+        """What each group adds to the difference; but for AUC, exchanging the two models there flips its sign."""
+        return self.first - self.second
 
 
 def paired_contributions(
@@ -103,35 +102,22 @@ class _Groups(NamedTuple):
     def linear(self, values: list[Floats], weights: Floats, fewest: int | None = None) -> Contribution:
         """Returns the contributions to a weighted mean over the rows of each model's values."""
         first, second = (self.total(value * weights) for value in values)
-        return Contribution(first, second, np.zeros(self.groups), self.total(weights), fewest or self.groups)
+        return Contribution(first, second, self.total(weights), fewest or self.groups)
 
     def auc(self, first: Floats, second: Floats) -> Contribution:
         """Returns the contributions to the macro AUC of log-odds [N, K]; two classes have the same AUC."""
         columns = [1] if self.classes == 2 else list(range(self.classes))
         parts = [np.stack(list(self._auc_parts(self.actual == k, first[:, k], second[:, k]))) for k in columns]
-        first, second, exchange, weights = np.mean(parts, axis=0)
-        return Contribution(first, second, exchange, weights, self.fewest)
+        first, second, weights = np.mean(parts, axis=0)
+        return Contribution(first, second, weights, self.fewest)
 
     def _auc_parts(self, positive: NDArray[np.bool_], first: Floats, second: Floats) -> Iterator[Floats]:
-        """Yields first, second, exchange and weights of a Contribution to one class's AUC.
-
-        Exchanging the models in one group changes the pairs that its images form with those of all other groups. With
-        a sign per group that says which model stands first there, the difference of the two AUCs is linear in the
-        signs: a pair within or between groups of equal sign has the difference of the models' own pairs, and one
-        between groups of opposite signs that of the mixed pairs.
-        """
+        """Yields first, second and weights of a Contribution to one class's AUC; each pair of images counts half."""
         images = positive.sum(), (~positive).sum()
         if 0 in images:
-            yield from np.full((4, self.groups), np.nan)
+            yield from np.full((3, self.groups), np.nan)
             return
-
-        def pairs(model: Floats, other: Floats) -> tuple[Floats, Floats]:
-            """Each group's positives by `model` among all negatives by `other`, and its negatives by `other`."""
-            part = placements(positive, np.where(positive, model, other)) / np.where(positive, *images)
-            return self.total(np.where(positive, part, 0)), self.total(np.where(positive, 0, part))
-
-        yield np.add(*pairs(first, first)) / 2
-        yield np.add(*pairs(second, second)) / 2
-        mixed, reverse = pairs(first, second), pairs(second, first)
-        yield (mixed[0] - reverse[0] - mixed[1] + reverse[1]) / 2
-        yield self.total(np.where(positive, 1 / images[0], 1 / images[1])) / 2
+        halves = np.where(positive, 1 / images[0], 1 / images[1]) / 2
+        for model in (first, second):
+            yield self.total(placements(positive, model) * halves)
+        yield self.total(halves)

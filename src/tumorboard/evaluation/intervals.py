@@ -4,6 +4,7 @@ Proportions have the Korn-Graubard interval: Clopper-Pearson's with the number o
 same variance. The other scores have a logit-t interval with the variance between groups. Brier score and loss have the
 outer ends of that (for the loss on the scale of its logarithm) and of the bootstrap-t. Without a mistake, or with
 mistakes only, the interval has one side: the score at which G groups without a mistake have a chance of 1 - confidence.
+The lower end of an AUC allows for the misranked image that the sample happens not to have.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,6 +26,8 @@ CONCENTRATED = 1 / 3  # a group with this share of the images is named in a warn
 # would else make the mean width six times as large, for no more coverage.
 MOST_WIDENING = 1.5
 MANY_POINTS = 3  # percentage points from which a precision is stated without decimals
+UNSEEN = 0.5  # share of the other images that an image which is ranked by chance is ranked wrongly against
+LEAST = 1e-3  # AUC that is not lowered further
 # A score that differs by less from 0 or 1 differs by rounding only.
 ROUNDING = 1e-12
 
@@ -142,15 +145,20 @@ def interval_of(estimate: Estimate, confidence: float, unit: str | None) -> Inte
     if estimate.groups < MIN_GROUPS:
         return Interval(None, None, f"too few {noun}s for an interval ({estimate.groups})")
     if estimate.scale != "mean" and not ROUNDING < value < 1 - ROUNDING:
-        # P(no mistake in a group) is at most the score, however alike the images of a group are.
-        limit = (1 - confidence) ** (1 / estimate.groups)
-        low, high = (limit, 1.0) if value > 0.5 else (0.0, 1 - limit)
-        return Interval(low, high, f"one-sided, by {noun}")
+        return Interval(*one_sided(estimate, confidence), f"one-sided, by {noun}")
     if np.sqrt(estimate.simple_variance) < ROUNDING:
         return Interval(None, None, "no interval: the images do not differ")
     if estimate.scale == "proportion":
         return _korn_graubard(estimate, confidence)
-    return _t_interval(estimate, confidence, "log-t" if estimate.scale == "mean" else "logit-t")
+    scale = "log-t" if estimate.scale == "mean" else "logit-t"
+    return Interval(*t_limits(estimate, confidence, scale), scale)
+
+
+def one_sided(estimate: Estimate, confidence: float) -> tuple[float, float]:
+    """Returns the ends of the interval of a score of 0 or 1."""
+    # P(no mistake in a group) is at most the score, however alike the images of a group are.
+    limit = (1 - confidence) ** (1 / estimate.groups)
+    return (limit, 1.0) if estimate.value > 0.5 else (0.0, 1 - limit)
 
 
 def _korn_graubard(estimate: Estimate, confidence: float) -> Interval:
@@ -166,18 +174,37 @@ def _korn_graubard(estimate: Estimate, confidence: float) -> Interval:
     )
 
 
-def _t_interval(estimate: Estimate, confidence: float, scale: str) -> Interval:
-    """Returns a t interval on the scale of the logit or logarithm; no narrower than for independent images."""
+def t_limits(
+    estimate: Estimate, confidence: float, scale: str = "logit-t", *, floor: bool = True
+) -> tuple[float, float]:
+    """Returns the ends of a t interval on the scale of the logit or logarithm.
+
+    The lower end of an AUC is that around the AUC which one more image of the rarer class would leave if it were ranked
+    by chance, where that is lower. The weight of one image is the inverse of the effective number of images, since a
+    further image of a known group is less than a whole one.
+
+    Args:
+        estimate: the score, not 0 or 1.
+        confidence: of the interval.
+        scale: 'logit-t' or 'log-t'.
+        floor: whether the interval is no narrower than for independent images.
+    """
     tail, value = (1 - confidence) / 2, estimate.value
     forward, back, slope = _SCALES[scale]
-    clustered = _t(tail, _degrees(estimate)) * np.sqrt(estimate.variance)
-    simple = _t(tail, estimate.images - 1) * np.sqrt(estimate.simple_variance)
-    half = -min(clustered, simple) * slope(value)
-    return Interval(float(back(forward(value) - half)), float(back(forward(value) + half)), scale)
+    variance, simple = estimate.variance, estimate.simple_variance
+    half = -_t(tail, _degrees(estimate)) * np.sqrt(variance)
+    if floor or variance < ROUNDING**2:
+        variance = max(variance, simple)
+        half = max(half, -_t(tail, max(estimate.images - 1, _degrees(estimate))) * np.sqrt(simple))
+    low, high = (float(back(forward(value) + side * half * slope(value))) for side in (-1, 1))
+    if estimate.weight and simple > 0:
+        lower = max(value - UNSEEN * estimate.weight * variance / simple, min(value, LEAST))
+        low = min(low, float(back(forward(lower) - half * slope(lower))))
+    return low, high
 
 
 def _degrees(estimate: Estimate) -> float:
-    return max(1.0, min(estimate.effective_groups, estimate.groups) - 1)
+    return max(1.0, estimate.effective_groups - 1)
 
 
 def _t(tail: float, degrees: float) -> float:

@@ -161,7 +161,8 @@ def operating_scores(
         unit: the noun for a group, such as 'patient'; None: 'group'.
 
     Returns:
-        - `sensitivity`, `specificity`, `ppv` and `npv`, None where there is nothing to divide by: for each also
+        - `sensitivity`, `specificity`, `ppv`, `npv` and `decided_accuracy`, the share of right decisions; None where
+          there is nothing to divide by: for each also
           `<score>_low` and `<score>_high`, its interval by group, None where there is none; `<score>_method`, the
           method or why there is no interval; `<score>_images`, the denominator, and `<score>_groups`, the number of
           groups that these images are of.
@@ -179,6 +180,7 @@ def operating_scores(
         "specificity": (~is_positive, ~called),
         "ppv": (called, is_positive),
         "npv": (~called, ~is_positive),
+        "decided_accuracy": (np.ones_like(called), called == is_positive),
     }
     flat: dict[str, float | str | None] = {}
     for score, (among, hits) in events.items():

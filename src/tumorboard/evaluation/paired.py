@@ -1,4 +1,7 @@
-"""Compares two models on the same images: each score's difference with its interval and a test, by whole groups."""
+"""Compares two models on the same images: each score's difference with its interval and a test, by whole groups.
+
+AUC is compared by DeLong's method with clusters, all other scores by exchanging the two models within groups.
+"""
 
 from collections.abc import Sequence
 from typing import TypeAlias
@@ -8,9 +11,12 @@ import pandas as pd
 
 from tumorboard.base.errors import InputError, printable
 from tumorboard.base.tables import Predictions, classes_of, probabilities_of
+from tumorboard.evaluation.auc_difference import auc_difference
+from tumorboard.evaluation.clustered import Rows
 from tumorboard.evaluation.contributions import SCORES_OF_LOSS, Contribution, paired_contributions
 from tumorboard.evaluation.metrics import labels_and_probabilities
-from tumorboard.evaluation.sign_flip import Flipped, flip_signs
+from tumorboard.evaluation.sign_flip import Flipped, fewest_groups, flip_signs
+from tumorboard.evaluation.summary import OF_PROBABILITIES
 
 Differences: TypeAlias = pd.DataFrame  # one row per score: DIFFERENCE_COLUMNS
 
@@ -18,6 +24,7 @@ DIFFERENCE_COLUMNS = ("score", "first", "second", "difference", "low", "high", "
 PERMUTATIONS = 9999  # so that the smallest p is 1 in 10,000
 MIN_GROUPS_PER_CLASS = 3  # a score over several classes needs as many groups of each
 NOISE, FIRST, SECOND, UNDEFINED = "within noise", "first is ahead", "second is ahead", "undefined"
+SHARES = "not compared: a hard vote has shares of votes, no probabilities"
 
 
 def compare(
@@ -30,6 +37,7 @@ def compare(
     positive: str | None = None,
     unit: str | None = None,
     names: tuple[str, str] = ("the first", "the second"),
+    probabilities: bool = True,
 ) -> Differences:
     """Tests the differences between two models' scores on the same images.
 
@@ -42,12 +50,15 @@ def compare(
         positive: of two classes; the recalls are then called sensitivity and specificity.
         unit: what a group is, in the singular, for verdicts and messages; None: 'group'.
         names: of the two tables, for messages.
+        probabilities: whether both tables hold probabilities; where one has a hard vote's shares, scores of
+            probabilities are not compared.
 
     Returns:
         One row per score: accuracy, balanced_accuracy, recall_<class> of each class (or sensitivity and specificity),
         brier, auc. `first`, `second`: the two values; `difference`: first minus second, with `low` and `high` of its
         interval; `p`: two-sided; `verdict`: NOISE, FIRST, SECOND (for brier less is better), UNDEFINED (a class has no
-        image), or 'too few patients (4)', then without interval and p.
+        image), or 'too few patients (4)', then without interval and p, or SHARES, then without any number. Decisions
+        are by the more probable class.
 
     Raises:
         InputError: the tables are not of the same images with the same labels, groups and classes; there are no rows,
@@ -80,13 +91,33 @@ def compare(
     same = np.array_equal(of_first, of_second)
     rows = []
     for score, part in contributions.items():
-        flipped = flip_signs(
-            part.difference, part.weights, groups.tolist(), confidence=confidence, seed=seed, permutations=permutations
-        )
+        if not probabilities and score in OF_PROBABILITIES:
+            rows.append((score, *[np.nan] * 6, SHARES))
+            continue
+        if score == "auc":
+            sides = (Rows(actual, table, group, len(groups)) for table in (of_first, of_second))
+            flipped = _compare_auc(*sides, confidence=confidence)
+        else:
+            flipped = flip_signs(
+                part.difference,
+                part.weights,
+                groups.tolist(),
+                confidence=confidence,
+                seed=seed,
+                permutations=permutations,
+            )
         if same:  # one model under two names: there is nothing to estimate
             flipped = flipped._replace(low=0.0, high=0.0)
         rows.append(_difference_row(score, part, flipped, alpha=1 - confidence, unit=unit))
     return pd.DataFrame(rows, columns=list(DIFFERENCE_COLUMNS))
+
+
+def _compare_auc(first: Rows, second: Rows, *, confidence: float) -> Flipped:
+    """Returns the difference of two AUCs; without interval and p where no other score of so few groups has them."""
+    result = auc_difference(first, second, confidence)
+    if first.groups < fewest_groups(confidence):
+        result = result._replace(low=np.nan, high=np.nan, p=np.nan)
+    return Flipped(*result, first.groups)
 
 
 def _difference_row(score: str, part: Contribution, flipped: Flipped, *, alpha: float, unit: str) -> tuple[object, ...]:

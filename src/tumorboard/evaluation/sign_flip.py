@@ -94,6 +94,15 @@ def flip_signs(
     return Flipped(difference, low, high, p, count)
 
 
+def fewest_groups(confidence: float) -> int:
+    """Returns the least number of groups of which a flip can have a p below 1 - confidence.
+
+    >>> fewest_groups(0.95), fewest_groups(0.9)  # of 2^5 flips one in 32, of 2^4 one in 16
+    (6, 5)
+    """
+    return next(count for count in range(1, 64) if (1 - confidence) * 2.0 ** (count - 1) - 1e-9 > 1)
+
+
 def _inverse(
     difference: float, sums: NDArray[np.float64], shares: NDArray[np.float64], needed: int
 ) -> tuple[float, float]:

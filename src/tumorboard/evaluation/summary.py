@@ -21,7 +21,8 @@ from tumorboard.evaluation.operating_point import operating_scores
 # balanced accuracy, and the others would pose as the precision and specificity of a decision.
 SUMMARY_SCORES = ("loss", "brier", "accuracy", "balanced_accuracy", "f1", "auc")
 OF_PROBABILITIES = ("loss", "brier", "auc")  # scores that a share of votes does not have
-OPERATING_SCORES = ("sensitivity", "specificity", "ppv", "npv")
+OPERATING_SCORES = ("decided_accuracy", "sensitivity", "specificity", "ppv", "npv")
+DECISIONS = ("true_positives", "false_negatives", "false_positives", "true_negatives")  # numbers of images
 CALIBRATION_SCORES = ("calibration_slope", "calibration_intercept")
 
 
@@ -57,11 +58,11 @@ def summarize(
             class. None: the table is not decided by a threshold and has no OPERATING_SCORES.
 
     Returns:
-        Flat but for the last: `images` and `groups`; SUMMARY_SCORES but those of probabilities where there are none;
-        with a positive class and thresholds OPERATING_SCORES and `decided_accuracy`, the share of right decisions. Each
-        score but the last has `<score>_low` and `<score>_high`; where these are None, `<score>_method` says why.
-        CALIBRATION_SCORES of probabilities. `by_group`: the scores of one row per group, where its images can be taken
-        together, else the `reason` why they cannot.
+        Flat but for the last two: `images` and `groups`; SUMMARY_SCORES, by the more probable class, but those of
+        probabilities where there are none; with a positive class and thresholds OPERATING_SCORES, by the thresholds.
+        Each of these scores has `<score>_low` and `<score>_high`; where these are None, `<score>_method` says why.
+        CALIBRATION_SCORES of probabilities. `decisions`: DECISIONS, where there are OPERATING_SCORES. `by_group`: the
+        scores of one row per group, where its images can be taken together, else the `reason` why they cannot.
     """
     flat: dict[str, Any] = {"images": len(predictions), "groups": int(predictions["group"].nunique())}
     flat |= _headline(predictions, judging, probabilities)
@@ -96,9 +97,7 @@ def _operating(
 ) -> dict[str, Any]:
     at = np.where(np.isnan(thresholds), 0.5, thresholds)
     every = operating_scores(predictions, positive, at, confidence=judging.evaluate.confidence, unit=judging.unit)
-    counts: dict[str, Any] = dict(every)
-    right = counts["true_positives"] + counts["true_negatives"]
-    flat: dict[str, Any] = {"decided_accuracy": right / len(predictions)}
+    flat: dict[str, Any] = {"decisions": {name: every[name] for name in DECISIONS}}
     for name in OPERATING_SCORES:
         flat |= {name: every[name]} | _ends(
             name, every[f"{name}_low"], every[f"{name}_high"], str(every[f"{name}_method"])

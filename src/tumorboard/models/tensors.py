@@ -4,6 +4,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeGuard, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -92,6 +93,8 @@ def check_suffix(pretrained: str) -> None:
 def read_tensors(path: Path) -> Mapping[str, Tensor]:
     """Reads the tensors of a .safetensors, .pth or .pt file by name, without running code that it may hold.
 
+    A checkpoint (`{"state_dict": …, "epoch": 3}`) is read where exactly one of its entries is a state dict.
+
     Returns:
         All tensors on the CPU; of a model file of this project those of the backbone, without their prefix.
 
@@ -120,8 +123,29 @@ def _read_state_dict(path: Path) -> Mapping[str, Tensor]:
             f"pretrained: {path}: not a file of tensors alone ({cause}); expected what "
             "torch.save(model.state_dict(), ...) writes"
         ) from error
-    if not isinstance(content, Mapping) or not all(
+    return _state_dict_in(content, path)
+
+
+def _state_dict_in(content: object, path: Path) -> Mapping[str, Tensor]:
+    """Returns the one state dict in what torch.load read: the content itself, or an entry of it."""
+    if _is_state_dict(content):
+        return content
+    entries = content if isinstance(content, Mapping) else {}
+    inner = {str(key): value for key, value in entries.items() if isinstance(value, Mapping) and value}
+    found = [key for key, value in inner.items() if _is_state_dict(value)]
+    if not found and len(inner) == 1:
+        return _state_dict_in(next(iter(inner.values())), path)
+    if len(found) == 1:
+        return cast("Mapping[str, Tensor]", inner[found[0]])
+    cause = f"; it has several: {', '.join(map(clip, found))}" if found else ""
+    cause = cause or (f"; it has the entries {clip(', '.join(map(str, entries)))}" if entries else "")
+    raise InputError(
+        f"pretrained: {path}: expected a mapping of names to tensors (a state dict), or one in a checkpoint{cause}: "
+        "save the one you mean by itself with torch.save"
+    )
+
+
+def _is_state_dict(content: object) -> TypeGuard[Mapping[str, Tensor]]:
+    return isinstance(content, Mapping) and all(
         isinstance(name, str) and isinstance(tensor, Tensor) and not tensor.is_meta for name, tensor in content.items()
-    ):
-        raise InputError(f"pretrained: {path}: expected a mapping of names to tensors (a state dict)")
-    return content
+    )

@@ -1,6 +1,7 @@
 """Fits the panel to held-out rows, lets it vote on validation and test rows, and scores members and votes."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -12,9 +13,11 @@ from tumorboard.evaluation.calibration import apply_temperature, calibration_sco
 from tumorboard.evaluation.held_out import HeldOut
 from tumorboard.evaluation.metrics import labels_and_probabilities
 from tumorboard.evaluation.summary import Judging, mean_and_spread, summarize
-from tumorboard.panel.fits import CrossFit, Fit, Fitting, apply_vote, cross_fit, vote_uncalibrated
+from tumorboard.panel.fits import CrossFit, Fit, Fitting, TooFewImagesError, apply_vote, cross_fit, vote_uncalibrated
 from tumorboard.panel.members import join_test, join_validation, replace_probabilities
-from tumorboard.panel.votes import VOTES, Array
+from tumorboard.panel.stacking import Cells
+from tumorboard.panel.stacking_columns import cells_of
+from tumorboard.panel.votes import Array
 
 HEADING = "heading"  # the table of the vote that heads the report
 UNCALIBRATED = "uncalibrated"  # the table of the same vote without any temperature
@@ -53,45 +56,72 @@ class PanelResults(NamedTuple):
     test_scores: ScoreTree  # empty where there are no test rows
 
 
-def judge_panel(outputs: MemberFolds, fitting: Fitting, judging: Judging) -> PanelResults:
+def judge_panel(
+    outputs: MemberFolds, fitting: Fitting, judging: Judging, attributes: pd.DataFrame | None = None
+) -> PanelResults:
     """Fits a panel to its validation rows, applies it, and scores members and votes.
 
     Args:
         outputs: by model and fold; all models have the same folds.
         fitting: what is fitted.
         judging: how predictions are scored.
+        attributes: one row per image: id, then one text column per attribute; None: `fitting` names no column.
 
     Raises:
-        InputError: where the members do not belong together.
+        InputError: where the members do not belong together, a column is missing, or the vote cannot be fitted.
     """
-    fitted, validation = _judge_validation(outputs, fitting)
-    test = _judge_test(outputs, fitted.final)
-    by_fold = {}
+    fitted, validation = _judge_validation(outputs, fitting, attributes)
+    test = _judge_test(outputs, fitted.final, attributes)
     folds = list(next(iter(outputs.values())))
-    if len(folds) > 1:
-        for fold in folds:
-            alone = {model: {fold: tables[fold]} for model, tables in outputs.items()}
-            fold_fit, fold_validation = _judge_validation(alone, fitting)
-            by_fold[fold] = fold_validation, _judge_test(alone, fold_fit.final)
+    by_fold = [
+        _judge_fold({model: {fold: tables[fold]} for model, tables in outputs.items()}, fitting, attributes)
+        for fold in folds
+        if len(folds) > 1
+    ]
     return PanelResults(
         fitted.final,
         validation,
         test,
-        score_part(validation, [results[0] for results in by_fold.values()], fitted.final.vote, judging),
-        score_part(test, [results[1] for results in by_fold.values()], fitted.final.vote, judging)
+        score_part(validation, [results[0] for results in by_fold], fitted.final.vote, judging),
+        score_part(test, [results[1] for results in by_fold], fitted.final.vote, judging)
         if len(test.thresholds)
         else {},
     )
 
 
-def _judge_validation(outputs: MemberFolds, fitting: Fitting) -> tuple[CrossFit, PartResults]:
+def _judge_fold(
+    outputs: MemberFolds, fitting: Fitting, attributes: pd.DataFrame | None
+) -> tuple[PartResults, PartResults]:
+    """Returns the predictions of one fold's models for its validation rows and for test rows.
+
+    Where a fold has too few rows for the vote that was named, it has no vote that heads the report.
+    """
+    try:
+        fitted, validation = _judge_validation(outputs, fitting, attributes)
+        return validation, _judge_test(outputs, fitted.final, attributes)
+    except TooFewImagesError:
+        fitted, validation = _judge_validation(outputs, replace(fitting, vote="soft"), attributes)
+        parts = validation, _judge_test(outputs, fitted.final, attributes)
+        for part in parts:
+            del part.votes[HEADING], part.votes[UNCALIBRATED]
+        return parts
+
+
+def _cells(rows: Predictions, columns: Sequence[str], attributes: pd.DataFrame | None) -> Cells | None:
+    """Returns the cells object[N, J] of the rows in columns of the data's table; None where no column is used."""
+    return cells_of(attributes, columns, rows["id"].tolist()) if columns and attributes is not None else None
+
+
+def _judge_validation(
+    outputs: MemberFolds, fitting: Fitting, attributes: pd.DataFrame | None
+) -> tuple[CrossFit, PartResults]:
     joined = join_validation(
         {model: {fold: one.validation for fold, one in folds.items()} for model, folds in outputs.items()}
     )
     rows = next(iter(joined.values()))
     actual, _ = labels_and_probabilities(rows)
     versions, parts = _versions(outputs, rows["id"])
-    fitted = cross_fit(fitting, versions, actual, parts)
+    fitted = cross_fit(fitting, versions, actual, parts, cells=_cells(rows, fitting.stacking_columns, attributes))
     members = {model: replace_probabilities(rows, one) for model, one in zip(joined, fitted.members, strict=True)}
     votes = {vote: replace_probabilities(rows, one) for vote, one in fitted.votes.items()}
     votes[HEADING] = replace_probabilities(rows, fitted.heading)
@@ -123,15 +153,17 @@ def _versions(outputs: MemberFolds, ids: pd.Series) -> tuple[Array, NDArray[np.i
     return versions, parts
 
 
-def _judge_test(outputs: MemberFolds, fit: Fit) -> PartResults:
+def _judge_test(outputs: MemberFolds, fit: Fit, attributes: pd.DataFrame | None) -> PartResults:
     calibrated = {
         model: {fold: calibrate_predictions(one.test, fit.temperatures[model]) for fold, one in folds.items()}
         for model, folds in outputs.items()
     }
     members = join_test(calibrated)
     raw = join_test({model: {fold: one.test for fold, one in folds.items()} for model, folds in outputs.items()})
-    votes = vote_on(members, fit)
-    votes[UNCALIBRATED] = replace_probabilities(votes[HEADING], vote_uncalibrated(fit, stack(raw, fit)))
+    columns = [column.name for column in fit.stacking.columns] if fit.stacking else []
+    cells = _cells(next(iter(members.values())), columns, attributes)
+    votes = vote_on(members, fit, cells)
+    votes[UNCALIBRATED] = replace_probabilities(votes[HEADING], vote_uncalibrated(fit, stack(raw, fit), cells))
     threshold = np.nan if fit.threshold is None else fit.threshold
     return PartResults(members, votes, np.full(len(votes[HEADING]), threshold), raw)
 
@@ -141,15 +173,16 @@ def calibrate_predictions(predictions: Predictions, temperature: float) -> Predi
     return replace_probabilities(predictions, apply_temperature(probabilities_of(predictions), temperature))
 
 
-def vote_on(members: Mapping[str, Predictions], fit: Fit) -> dict[str, Predictions]:
+def vote_on(members: Mapping[str, Predictions], fit: Fit, cells: Cells | None = None) -> dict[str, Predictions]:
     """Returns the table of each vote, and as HEADING that of the vote that heads the report.
 
     Args:
         members: calibrated, by model in the order of `fit.temperatures`; same rows, same order.
         fit: of the panel.
+        cells: object[N, J], the columns that the vote 'stacking' uses; None without any.
     """
     rows, stacked = next(iter(members.values())), stack(members, fit)
-    votes = {vote: replace_probabilities(rows, apply_vote(fit, vote, stacked)) for vote in VOTES}
+    votes = {vote: replace_probabilities(rows, apply_vote(fit, vote, stacked, cells)) for vote in fit.votes}
     return votes | {HEADING: votes[fit.vote]}
 
 
@@ -172,7 +205,7 @@ def score_part(part: PartResults, folds: list[PartResults], vote: str, judging: 
           probabilities. The heading vote has those of its threshold.
         - `uncalibrated`: by model the calibration scores of its probabilities before its temperature.
         - `folds`: `members` and `votes` again, with the mean and the standard deviation (n - 1) of the folds' scores,
-          `<score>_mean` and `<score>_sd`.
+          `<score>_mean` and `<score>_sd`, of the votes that were fitted in each fold.
     """
 
     shares = {"hard", HEADING, UNCALIBRATED} if vote == "hard" else {"hard"}  # of votes, which are no probabilities
@@ -188,7 +221,11 @@ def score_part(part: PartResults, folds: list[PartResults], vote: str, judging: 
             model: calibration_scores(table, positive=judging.positive) for model, table in part.raw_members.items()
         },
         "folds": {
-            kind: {name: mean_and_spread([getattr(fold, kind)[name] for fold in folds]) for name in tables if folds}
+            kind: {
+                name: mean_and_spread([getattr(fold, kind)[name] for fold in folds])
+                for name in tables
+                if folds and all(name in getattr(fold, kind) for fold in folds)
+            }
             for kind, tables in kinds.items()
         },
     }

@@ -76,6 +76,7 @@ def evaluate_model(
         channels_last=card.recipe.channels_last,
         device=device,
         batch_size=card.recipe.batch_size,
+        tta=card.recipe.tta,
         progress=True,
     )
     seconds = time.perf_counter() - start

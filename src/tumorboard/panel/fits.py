@@ -1,29 +1,34 @@
 """Everything that a panel fits to validation rows, and how each row is kept out of the fits that are applied to it.
 
-Fitted are a temperature per member, the weights of the weighted vote, a temperature per vote, the choice of the vote
-and the decision threshold. `cross_fit` fits them once per part of the validation rows, on the rows outside the part,
-and applies them to the part: a row's label changes nothing that is applied to the row. `CrossFit.final`, fitted on all
-validation rows, is for test rows and new images.
+Fitted are a temperature per member, the member that votes alone, the weights of the weighted vote, the regression of
+the vote `stacking`, a temperature per vote, the choice of the vote and the decision threshold. `cross_fit` fits them
+once per part of the validation rows, on the rows outside the part, and applies them to the part: a row's label changes
+nothing that is applied to the row. `CrossFit.final`, fitted on all validation rows, is for test rows and new images.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.metrics import log_loss
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Params, Threshold
 from tumorboard.evaluation.calibration import apply_temperature, fit_temperature
 from tumorboard.evaluation.operating_point import threshold_by_rule
-from tumorboard.panel.votes import PROBABILISTIC, VOTES, Array, fit_weights
+from tumorboard.panel.stacking import PENALTIES, Cells, Stacking, apply_stacking, fit_stacking, why_not_stacked
+from tumorboard.panel.votes import POOLS, PROBABILISTIC, STACKING, TEMPERED, VOTES, Array, fit_weights
 
 Labels: TypeAlias = NDArray[np.int64]  # [N], class indices
 
-TIE = 1e-3  # nats: votes whose losses differ by less are equal, and the simpler one is chosen
+TIE = 1e-3  # nats: votes whose mean losses differ by less are equal
+NOISE = 1.0  # standard errors by which a vote must be better than the weighted one to be chosen
 ALONE = 0.95  # a weight from which a weighted vote is one member's
+
+
+class TooFewImagesError(InputError):
+    """The vote that `ensemble.vote` names cannot be fitted to so few validation images."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,10 +36,13 @@ class Fitting:
     """What is fitted and how."""
 
     models: Sequence[str]  # names of the M members
+    classes: Sequence[str]  # names of the K classes
     vote: str  # `ensemble.vote`: a key of VOTES, or 'auto'
     calibrate: bool  # whether temperatures are fitted; else all are 1
     positive: int | None  # column of the class that is to be detected, of two
     rule: Threshold  # by which its threshold is chosen; None: the more probable class decides
+    stacking_columns: Sequence[str] = ()  # of the data's table, which the vote `stacking` uses
+    stacks: bool = True  # whether the vote `stacking` is fitted where the rows allow it
 
 
 def fitting_of(params: Params, classes: Sequence[str]) -> Fitting:
@@ -55,10 +63,12 @@ def fitting_of(params: Params, classes: Sequence[str]) -> Fitting:
         )
     return Fitting(
         models=params.models,
+        classes=classes,
         vote=params.ensemble.vote,
         calibrate=params.ensemble.calibrate,
         positive=None if positive is None else list(classes).index(positive),
         rule=params.evaluate.threshold,
+        stacking_columns=params.ensemble.stacking_columns,
     )
 
 
@@ -69,9 +79,16 @@ class Fit:
     vote: str  # the vote that heads the report, a key of VOTES
     temperatures: Mapping[str, float]  # by model
     weights: Mapping[str, float]  # of the weighted vote, by model
-    vote_temperatures: Mapping[str, float]  # by vote in PROBABILISTIC
+    vote_temperatures: Mapping[str, float]  # by vote in TEMPERED
     losses: Mapping[str, float] = field(default_factory=dict)  # by vote, held out: what 'auto' compared
     threshold: float | None = None  # of the heading vote
+    single: str | None = None  # the model that votes alone in the vote 'single'
+    stacking: Stacking | None = None  # of the vote 'stacking'; None: not fitted
+
+    @property
+    def votes(self) -> tuple[str, ...]:
+        """The votes that can be applied."""
+        return tuple(vote for vote in VOTES if vote != STACKING or self.stacking is not None)
 
     def to_json(self) -> dict[str, Any]:
         """Returns the numbers as plain dicts."""
@@ -84,35 +101,72 @@ def calibrate_members(fit: Fit, members: Array) -> Array:
     return np.stack([apply_temperature(member, temperature) for member, temperature in pairs])
 
 
-def apply_vote(fit: Fit, vote: str, calibrated: Array) -> Array:
-    """Returns a vote's probabilities float64[N, K] from the calibrated members' float64[M, N, K]."""
-    pooled = VOTES[vote](calibrated, _weights(fit))
-    return apply_temperature(pooled, fit.vote_temperatures.get(vote, 1.0))
+def apply_vote(fit: Fit, vote: str, calibrated: Array, cells: Cells | None = None) -> Array:
+    """Returns a vote's probabilities float64[N, K].
+
+    Args:
+        fit: the fitted numbers.
+        vote: one of `fit.votes`.
+        calibrated: float64[M, N, K], the members' calibrated probabilities.
+        cells: object[N, J], the columns that the vote `stacking` uses; None without any.
+    """
+    return apply_temperature(_pool(fit, vote, calibrated, cells), fit.vote_temperatures.get(vote, 1.0))
 
 
-def vote_uncalibrated(fit: Fit, members: Array) -> Array:
+def vote_uncalibrated(fit: Fit, members: Array, cells: Cells | None = None) -> Array:
     """Returns the heading vote of the members' uncalibrated probabilities float64[M, N, K]."""
-    return VOTES[fit.vote](members, _weights(fit))
+    return _pool(fit, fit.vote, members, cells)
 
 
-def _weights(fit: Fit) -> Array:
-    return np.array([fit.weights.get(model, 0.0) for model in fit.temperatures])
+def _pool(fit: Fit, vote: str, members: Array, cells: Cells | None) -> Array:
+    if vote == STACKING:
+        if fit.stacking is None:
+            raise ValueError("the vote stacking was not fitted")
+        return apply_stacking(fit.stacking, members, cells)
+    weights = {fit.single: 1.0} if vote == "single" else fit.weights
+    return POOLS[vote](members, np.array([weights.get(model, 0.0) for model in fit.temperatures]))
 
 
-def fit_panel(fitting: Fitting, members: Array, actual: Labels, parts: NDArray[np.int64]) -> Fit:
+def fit_panel(
+    fitting: Fitting, members: Array, actual: Labels, parts: NDArray[np.int64], *, cells: Cells | None = None
+) -> Fit:
     """Fits a panel to validation rows.
 
     Args:
         fitting: what is fitted.
         members: float64[M, N, K], the members' probabilities, uncalibrated.
         actual: int64[N], the labels.
-        parts: int64[N]; the candidates of 'auto' are compared by fits that leave out a part at a time.
+        parts: int64[N]; the candidates of 'auto', and the penalties of the vote 'stacking', are compared by fits that
+            leave out a part at a time.
+        cells: object[N, J], the columns that the vote 'stacking' uses; None without any.
+
+    Raises:
+        TooFewImagesError: the vote is 'stacking', and it cannot be fitted.
     """
+    obstacle = _why_not_stacked(fitting, actual, parts)
+    if fitting.vote == STACKING and obstacle:
+        raise TooFewImagesError(f"ensemble.vote is stacking, but {obstacle}: choose another vote, or auto")
     fit = _fit_numbers(fitting, members, actual)
-    losses = _held_out_losses(fitting, members, actual, parts) if fitting.vote == "auto" else {}
-    vote = choose_vote(losses) if fitting.vote == "auto" else fitting.vote
-    threshold = _fit_threshold(fitting, apply_vote(fit, vote, calibrate_members(fit, members)), actual)
-    return Fit(**{**vars(fit), "vote": vote, "losses": losses, "threshold": threshold})
+    rows, penalty = _compare(fitting, members, actual, parts, cells)
+    calibrated = calibrate_members(fit, members)
+    if penalty is not None:
+        stacking = fit_stacking(calibrated, actual, penalty, names=fitting.stacking_columns, cells=cells)
+        fit = replace(fit, stacking=stacking)
+    vote = fitting.vote
+    if vote == "auto":
+        vote = "single" if len(members) == 1 and penalty is None else choose_vote(rows, parts)
+    threshold = _fit_threshold(fitting, apply_vote(fit, vote, calibrated, cells), actual)
+    losses = {name: float(loss.mean()) for name, loss in rows.items()}
+    return replace(fit, vote=vote, losses=losses, threshold=threshold)
+
+
+def _why_not_stacked(fitting: Fitting, actual: Labels, parts: NDArray[np.int64]) -> str:
+    """Returns why the vote 'stacking' is not fitted, as a clause; '' where it is."""
+    if not fitting.stacks:
+        return "it was left out"
+    if len(fitting.models) == 1 and not fitting.stacking_columns:
+        return "there is one model, and ensemble.stacking_columns names no column to use beside it"
+    return why_not_stacked(actual, parts, fitting.classes)
 
 
 def _fit_threshold(fitting: Fitting, probabilities: Array, actual: Labels) -> float | None:
@@ -122,48 +176,104 @@ def _fit_threshold(fitting: Fitting, probabilities: Array, actual: Labels) -> fl
     return threshold_by_rule(actual == fitting.positive, probabilities[:, fitting.positive], fitting.rule)
 
 
+def _fit_temperatures(fitting: Fitting, members: Array, actual: Labels) -> Fit:
+    """Fits the members' temperatures alone."""
+    temperatures = [_fit_temperature(fitting, member, actual) for member in members]
+    by_model = dict(zip(fitting.models, temperatures, strict=True))
+    return Fit(vote="soft", temperatures=by_model, weights={}, vote_temperatures={})
+
+
+def _fit_temperature(fitting: Fitting, probabilities: Array, actual: Labels) -> float:
+    return fit_temperature(probabilities, actual) if fitting.calibrate and len(actual) else 1.0
+
+
 def _fit_numbers(fitting: Fitting, members: Array, actual: Labels) -> Fit:
-    """Fits temperatures and weights; the vote is not chosen yet."""
-
-    def temperature_of(probabilities: Array) -> float:
-        return fit_temperature(probabilities, actual) if fitting.calibrate and len(actual) else 1.0
-
-    temperatures = [temperature_of(member) for member in members]
-    calibrated = np.stack([apply_temperature(*pair) for pair in zip(members, temperatures, strict=True)])
+    """Fits temperatures, the single member and weights; the vote is not chosen yet."""
+    fit = _fit_temperatures(fitting, members, actual)
+    calibrated = calibrate_members(fit, members)
     weights = fit_weights(calibrated, actual)
-    return Fit(
-        vote=PROBABILISTIC[0],
-        temperatures=dict(zip(fitting.models, temperatures, strict=True)),
+    pooled = {vote: POOLS[vote](calibrated, weights) for vote in TEMPERED}
+    return replace(
+        fit,
         weights=dict(zip(fitting.models, weights.tolist(), strict=True)),
-        vote_temperatures={vote: temperature_of(VOTES[vote](calibrated, weights)) for vote in PROBABILISTIC},
+        vote_temperatures={vote: _fit_temperature(fitting, one, actual) for vote, one in pooled.items()},
+        single=fitting.models[int(np.argmin([_losses(member, actual).sum() for member in calibrated]))],
     )
 
 
-def _held_out_losses(fitting: Fitting, members: Array, actual: Labels, parts: NDArray[np.int64]) -> dict[str, float]:
-    """Returns the cross-entropy of each probabilistic vote on rows that its fit left out; empty without such rows."""
+def _losses(probabilities: Array, actual: Labels) -> Array:
+    """Returns the cross-entropy in nats, float64[N], of probabilities float64[N, K]."""
+    losses: Array = -np.log(np.maximum(probabilities[np.arange(len(actual)), actual], np.finfo(np.float64).eps))
+    return losses
+
+
+def _compare(
+    fitting: Fitting, members: Array, actual: Labels, parts: NDArray[np.int64], cells: Cells | None
+) -> tuple[dict[str, Array], float | None]:
+    """Compares votes, and penalties of the vote 'stacking', on rows that their fits left out.
+
+    Returns:
+        By vote the cross-entropy of each row, float64[N], empty unless the vote is 'auto' and there are rows that are
+        left out; the penalty with the least mean, None where 'stacking' is not fitted. The losses of 'stacking' are
+        those of this penalty.
+    """
+    penalties: Sequence[float] = () if _why_not_stacked(fitting, actual, parts) else PENALTIES
+    votes = [vote for vote in PROBABILISTIC if vote != STACKING] if fitting.vote == "auto" else []
     left_out = np.unique(parts)
-    if len(left_out) < 2:
-        return {}
-    held_out = {vote: np.empty(members.shape[1:]) for vote in PROBABILISTIC}
+    if len(left_out) < 2 or not (votes or penalties):
+        return {}, None
+    names: list[str | float] = [*votes, *penalties]
+    held_out = {name: np.empty(members.shape[1:]) for name in names}
     for part in left_out:
         inside = parts == part
-        fit = _fit_numbers(fitting, members[:, ~inside], actual[~inside])
-        calibrated = calibrate_members(fit, members[:, inside])
-        for vote, probabilities in held_out.items():
-            probabilities[inside] = apply_vote(fit, vote, calibrated)
-    labels = range(members.shape[2])
-    return {vote: float(log_loss(actual, probabilities, labels=labels)) for vote, probabilities in held_out.items()}
+        fit = (_fit_numbers if votes else _fit_temperatures)(fitting, members[:, ~inside], actual[~inside])
+        outside, within = (calibrate_members(fit, members[:, rows]) for rows in (~inside, inside))
+        cells_outside, cells_within = (None, None) if cells is None else (cells[~inside], cells[inside])
+        for vote in votes:
+            held_out[vote][inside] = apply_vote(fit, vote, within)
+        for penalty in penalties:
+            stacking = fit_stacking(
+                outside, actual[~inside], penalty, names=fitting.stacking_columns, cells=cells_outside
+            )
+            held_out[penalty][inside] = apply_stacking(stacking, within, cells_within)
+    losses = {one: _losses(probabilities, actual) for one, probabilities in held_out.items()}
+    by_vote = {vote: losses[vote] for vote in votes}
+    if not penalties:
+        return by_vote, None
+    best = min(penalties, key=lambda penalty: losses[penalty].mean())
+    return by_vote | ({STACKING: losses[best]} if votes else {}), best
 
 
-def choose_vote(losses: Mapping[str, float]) -> str:
-    """Returns the simplest vote whose loss is within TIE of the least one; the simplest of all without losses.
+def choose_vote(losses: Mapping[str, Array], parts: NDArray[np.int64]) -> str:
+    """Returns the vote that heads the report: the one with the least loss where it is beyond noise, else 'weighted'.
 
-    >>> choose_vote({"soft": 0.3104, "product": 0.31, "weighted": 0.3096})
-    'soft'
-    >>> choose_vote({"soft": 0.35, "product": 0.31, "weighted": 0.3096})
-    'product'
+    Beyond noise means that the mean loss is below that of the weighted vote by more than NOISE standard errors of the
+    paired difference, where parts are drawn, not rows. The weighted vote can be any member alone and the mean of all,
+    so that it is seldom far behind; a choice by the least loss alone follows the noise of few patients.
+
+    Args:
+        losses: by vote, float64[N], the held-out cross-entropy of each row; empty: 'soft' is returned.
+        parts: int64[N].
+
+    Source:
+        The one-standard-error rule: Breiman et al. 1984.
+
+    >>> losses = {"soft": np.array([0.4, 0.5, 0.6]), "weighted": np.array([0.5, 0.4, 0.8])}
+    >>> choose_vote(losses, np.arange(3)), choose_vote(losses | {"single": losses["soft"] - 0.4}, np.arange(3))
+    ('weighted', 'single')
     """
-    return next((vote for vote in PROBABILISTIC if losses and losses[vote] <= min(losses.values()) + TIE), "soft")
+    if not losses:
+        return "soft"
+    best = min(losses, key=lambda vote: losses[vote].mean())
+    return best if _exceed_noise(losses["weighted"] - losses[best], parts) else "weighted"
+
+
+def _exceed_noise(gains: Array, parts: NDArray[np.int64]) -> bool:
+    """Returns whether the mean of gains float64[N] exceeds TIE and NOISE standard errors over the parts."""
+    centered = gains - gains.mean()
+    sums = np.array([centered[parts == part].sum() for part in np.unique(parts)])
+    error = np.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / len(gains)
+    return bool(gains.mean() > max(TIE, NOISE * error))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,14 +281,16 @@ class CrossFit:
     """What `cross_fit` returns: probabilities of N validation rows, none of which its own label had a part in."""
 
     members: Array  # [M, N, K], calibrated
-    votes: Mapping[str, Array]  # [N, K] by vote
+    votes: Mapping[str, Array]  # [N, K] by vote; 'stacking' only where it was fitted for all parts
     heading: Array  # [N, K], of the vote that was chosen without the row
     uncalibrated: Array  # [N, K], the same vote without any temperature
     thresholds: Array  # [N], of the positive class in `heading`; nan without a rule
     final: Fit  # on all rows
 
 
-def cross_fit(fitting: Fitting, versions: Array, actual: Labels, parts: NDArray[np.int64]) -> CrossFit:
+def cross_fit(
+    fitting: Fitting, versions: Array, actual: Labels, parts: NDArray[np.int64], *, cells: Cells | None = None
+) -> CrossFit:
     """Fits a panel without each part of its validation rows in turn, and on all of them.
 
     Args:
@@ -187,6 +299,10 @@ def cross_fit(fitting: Fitting, versions: Array, actual: Labels, parts: NDArray[
             part p, at P those of the epochs that all rows chose.
         actual: int64[N], the labels.
         parts: int64[N], 0 to P - 1.
+        cells: object[N, J], the columns that the vote 'stacking' uses; None without any.
+
+    Raises:
+        TooFewImagesError: the vote is 'stacking', and it cannot be fitted.
     """
     _, members, rows, classes = versions.shape
     calibrated = np.empty((members, rows, classes))
@@ -195,18 +311,23 @@ def cross_fit(fitting: Fitting, versions: Array, actual: Labels, parts: NDArray[
     thresholds = np.full(rows, np.nan)
     for part in np.unique(parts):
         inside = parts == part
-        fit = fit_panel(fitting, versions[part][:, ~inside], actual[~inside], parts[~inside])
+        own = None if cells is None else cells[inside]
+        others = None if cells is None else cells[~inside]
+        fit = fit_panel(fitting, versions[part][:, ~inside], actual[~inside], parts[~inside], cells=others)
         calibrated[:, inside] = calibrate_members(fit, versions[part][:, inside])
+        votes = {vote: table for vote, table in votes.items() if vote in fit.votes}
         for vote, probabilities in votes.items():
-            probabilities[inside] = apply_vote(fit, vote, calibrated[:, inside])
-        heading[inside] = votes[fit.vote][inside]
-        uncalibrated[inside] = vote_uncalibrated(fit, versions[part][:, inside])
+            probabilities[inside] = apply_vote(fit, vote, calibrated[:, inside], own)
+        heading[inside] = apply_vote(fit, fit.vote, calibrated[:, inside], own)
+        uncalibrated[inside] = vote_uncalibrated(fit, versions[part][:, inside], own)
         thresholds[inside] = np.nan if fit.threshold is None else fit.threshold
+    # What was not held out for every row is not applied to new images either.
+    final = fit_panel(replace(fitting, stacks=STACKING in votes), versions[-1], actual, parts, cells=cells)
     return CrossFit(
         members=calibrated,
         votes=votes,
         heading=heading,
         uncalibrated=uncalibrated,
         thresholds=thresholds,
-        final=fit_panel(fitting, versions[-1], actual, parts),
+        final=final,
     )

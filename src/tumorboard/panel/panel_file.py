@@ -10,7 +10,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tumorboard.base.errors import InputError, clip, printable
 from tumorboard.base.files import write_json
 from tumorboard.panel.fits import Fit
-from tumorboard.panel.votes import VOTES
+from tumorboard.panel.stacking import Stacking
+from tumorboard.panel.votes import STACKING, VOTES
 
 DISCLAIMER = "For research, not for diagnosis."
 
@@ -34,6 +35,8 @@ class PanelFile(BaseModel):
     losses: dict[str, float]  # held-out cross-entropy by vote, where the vote was chosen by it
     unlike: float | None  # score from which an image is called unlike the training images
     threshold: float | None  # lowest probability of `positive` that decides for it; None: the most probable class
+    single: str | None = None  # the model of the vote 'single'; files of earlier versions have none
+    stacking: Stacking | None = None  # the regression of the vote 'stacking'
     intended_use: str = DISCLAIMER
 
     @property
@@ -96,4 +99,21 @@ def read_panel(path: Path, models: Sequence[str], *, classes: Sequence[str], man
         raise InputError(f"{path}: positive is {printable(clip(panel.positive))}, expected one of {', '.join(classes)}")
     if panel.vote not in VOTES:
         raise InputError(f"{path}: vote is {clip(panel.vote)!r}, expected one of {', '.join(VOTES)}")
+    _check_votes(path, panel)
     return panel
+
+
+def _check_votes(path: Path, panel: PanelFile) -> None:
+    """Raises InputError unless the file has what the votes 'single' and 'stacking' need."""
+    if panel.single is not None and panel.single not in panel.temperatures:
+        raise InputError(f"{path}: single is {printable(clip(panel.single))}, expected one of its models")
+    if panel.vote in ("single", STACKING) and getattr(panel, panel.vote) is None:
+        raise InputError(f"{path}: lacks the numbers of the {panel.vote} vote: run `dvc repro ensemble`")
+    if (stacking := panel.stacking) is not None:
+        width = len(panel.temperatures) * len(panel.classes) + sum(column.width for column in stacking.columns)
+        widths = {len(row) for row in stacking.coefficients}
+        if widths != {width} or not len(stacking.coefficients) == len(stacking.intercepts) == len(panel.classes):
+            raise InputError(
+                f"{path}: stacking has other numbers of coefficients than {len(panel.classes)} classes and {width} "
+                "features need: run `dvc repro ensemble`"
+            )

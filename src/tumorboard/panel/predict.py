@@ -2,7 +2,6 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -23,7 +22,9 @@ from tumorboard.images.crop import crop_file
 from tumorboard.images.grey import Pixels, three_channels
 from tumorboard.models.inference import crop_logits, softmax
 from tumorboard.models.model_file import DISCLAIMER
-from tumorboard.panel.fits import Fit, apply_vote
+from tumorboard.models.views import views_of
+from tumorboard.panel.deciding import Deciding
+from tumorboard.panel.fits import apply_vote
 from tumorboard.panel.panel import Panel, TrainedModel
 from tumorboard.panel.unlike import collected_features, panel_scores, unlike_scores
 
@@ -71,34 +72,6 @@ def list_new_files(paths: Sequence[Path]) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Deciding:
-    """How a panel decides about new images."""
-
-    fit: Fit  # what was fitted on validation images; `unfitted` for models without a panel's file
-    vote: str  # a name in `VOTES`
-    positive: str | None  # the class that `fit.threshold` belongs to; only the vote `fit.vote` uses it
-    abstain: float  # an image whose decided class has a lower probability is left undecided
-    unlike: float | None = None  # score from which an image is called unlike; None: it is not scored
-
-    def check_weights(self) -> None:
-        """Raises InputError where the weighted vote lacks its weights."""
-        if self.vote == "weighted" and not self.fit.weights:
-            raise InputError(
-                "the weighted vote needs the weights of a study's models/panel.json: choose hard, soft or product"
-            )
-
-    @property
-    def threshold(self) -> float | None:
-        """The lowest probability of the positive class that decides for it, where there is one."""
-        return self.fit.threshold if self.positive is not None and self.vote == self.fit.vote else None
-
-
-def unfitted(models: Sequence[str]) -> Fit:
-    """Returns the numbers of a panel that nothing was fitted for: temperatures of 1, and no weights."""
-    return Fit(vote="soft", temperatures=dict.fromkeys(models, 1.0), weights={}, vote_temperatures={})
-
-
 def predict_images(
     panel: Panel,
     files: Sequence[Path],
@@ -133,9 +106,10 @@ def predict_images(
         - `problem`: why the file has no prediction, else empty.
 
     Raises:
-        InputError: where no file can be used, a network's output is not finite, or the weighted vote lacks its weights.
+        InputError: where no file can be used, a network's output is not finite, or the vote lacks its
+            fitted numbers or columns.
     """
-    deciding.check_weights()
+    deciding.check_vote()
     rows, outputs = _crop_and_classify(
         panel,
         files,
@@ -202,7 +176,8 @@ def _classify(panel: Panel, crops: Pixels, deciding: Deciding) -> _Outputs:
             with collected_features(trained.network) as features:
                 by_fold.append(apply_temperature(_probabilities_of(trained, crops), temperature))
             if deciding.unlike is not None and trained.unlike is not None:
-                unlike.append(unlike_scores(trained.unlike, np.concatenate(features), crops))
+                unaltered = features[:: len(views_of(trained.card.recipe.tta))]  # the first view of each batch
+                unlike.append(unlike_scores(trained.unlike, np.concatenate(unaltered), crops))
         members.append(np.mean(by_fold, axis=0))
     return _Outputs(np.stack(members), panel_scores(unlike) if unlike else np.full(len(crops), np.nan))
 
@@ -253,6 +228,7 @@ def _probabilities_of(trained: TrainedModel, crops: Pixels) -> Probabilities:
             precision="off",
             channels_last=trained.card.recipe.channels_last,
             device=trained.network.mean.device,
+            tta=trained.card.recipe.tta,
         )
         for start in range(0, len(crops), batch)
     ]
@@ -275,7 +251,8 @@ def _join_decisions(
         classes: names of the K classes.
     """
     names = np.array(classes, dtype=object)
-    probabilities = apply_vote(deciding.fit, deciding.vote, members)
+    cells = deciding.cells_of(table["path"][usable].tolist())
+    probabilities = apply_vote(deciding.fit, deciding.vote, members, cells)
     choice = probabilities.argmax(1)
     if deciding.threshold is not None and deciding.positive is not None:
         positive = list(classes).index(deciding.positive)

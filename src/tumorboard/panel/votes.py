@@ -6,8 +6,9 @@ Example:
 
     >>> cnn = [[0.9, 0.1], [0.6, 0.4], [0.7, 0.3]]
     >>> resnet18 = [[0.7, 0.3], [0.1, 0.9], [0.3, 0.7]]
-    >>> for name, vote in VOTES.items():
+    >>> for name, vote in POOLS.items():
     ...     print(f"{name:8}", vote(np.array([cnn, resnet18]), np.array([0.75, 0.25]))[:, 0].round(3).tolist())
+    single   [0.9, 0.6, 0.7]
     hard     [0.933, 0.45, 0.5]
     soft     [0.8, 0.35, 0.5]
     product  [0.955, 0.143, 0.5]
@@ -24,10 +25,16 @@ from scipy.special import softmax
 
 Array: TypeAlias = NDArray[np.float64]
 # From the members' probabilities [M, N, K] and weights [M] to the panel's [N, K]; each row sums to 1.
-Vote: TypeAlias = Callable[[Array, Array], Array]
+Pool: TypeAlias = Callable[[Array, Array], Array]
 
 LARGEST_GAP = 1e-4  # nats by which the loss of fitted weights may exceed the least possible loss
 EM_STEPS = 20_000  # the most steps of expectation-maximization
+
+
+def single_vote(members: Array, weights: Array) -> Array:
+    """Returns the probabilities of the member with the largest weight, the first of equals."""
+    alone: Array = members[weights.argmax()]
+    return alone
 
 
 def hard_vote(members: Array, _: Array) -> Array:
@@ -66,14 +73,19 @@ def weighted_vote(members: Array, weights: Array) -> Array:
 
 
 # By the value of `ensemble.vote` in params.yaml.
-VOTES: dict[str, Vote] = {
+POOLS: dict[str, Pool] = {
+    "single": single_vote,
     "hard": hard_vote,
     "soft": soft_vote,
     "product": product_vote,
     "weighted": weighted_vote,
 }
-# The votes whose results are probabilities, simplest first. `ensemble.vote: auto` chooses among them.
-PROBABILISTIC = ("soft", "product", "weighted")
+STACKING = "stacking"  # the vote that is a regression of its own, see panel/stacking.py
+VOTES = (*POOLS, STACKING)
+# The votes whose results are probabilities. `ensemble.vote: auto` chooses among them.
+PROBABILISTIC = ("single", "soft", "product", "weighted", STACKING)
+# Those that get a temperature. A single member has its own, and a regression is calibrated by its fit.
+TEMPERED = ("soft", "product", "weighted")
 
 
 def fit_weights(members: Array, actual: NDArray[np.int64]) -> Array:

@@ -74,6 +74,8 @@ def ensembling(results: Results, _: Conclusions) -> str:
     text = f"One model, {next(iter(fit.temperatures))}, under the name of the {name_of_vote(fit.vote)}"
     if len(fit.temperatures) > 1:
         text = f"The {name_of_vote(fit.vote)} of {len(fit.temperatures)} models"
+    if fit.vote == "single":
+        text += f" ({fit.single} alone)"
     if fit.vote == "weighted":
         text += f" ({', '.join(f'{model} {weight:.2f}' for model, weight in fit.weights.items())})"
     return f"{text}; on test images each model is the mean of its {folds} folds." if folds > 1 else f"{text}."

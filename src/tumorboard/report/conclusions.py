@@ -13,7 +13,9 @@ from tumorboard.evaluation.subgroups import Subgroups, subgroup_scores, subgroup
 from tumorboard.evaluation.suspects import SUSPECT_COLUMNS, Suspects, find_suspects
 from tumorboard.panel.comparison import best_member
 from tumorboard.panel.votes import VOTES
+from tumorboard.report.disagreement import Disagreement, find_disagreement
 from tumorboard.report.results import Part, Results, name_of_vote
+from tumorboard.report.sites import Sites, site_spread
 
 VOTE = "vote"  # the name of the vote that heads the report in `evaluate.primary`
 
@@ -27,7 +29,9 @@ class Conclusions:
     concentration: str  # a sentence where one group has a large share of the images, else ''
     subgroups: Subgroups  # on the shown part; without rows where no column is named
     subgroup_warnings: list[str]  # sentences
+    disagreements: Mapping[str, Disagreement]  # by name of the part: how far the members agree
     suspects: Suspects  # training images whose label may be wrong, by validation predictions
+    sites: Sites | None  # validation scores per value that was left out; None: no column's values were
 
 
 def draw_conclusions(results: Results) -> Conclusions:
@@ -62,7 +66,9 @@ def draw_conclusions(results: Results) -> Conclusions:
         concentration=concentration_warning(part.heading, results.unit),
         subgroups=subgroups,
         subgroup_warnings=warnings,
+        disagreements={part.name: find_disagreement(part) for part in parts},
         suspects=suspects,
+        sites=site_spread(results),
     )
 
 
@@ -74,7 +80,7 @@ def compare_part(part: Part, results: Results) -> PanelComparison:
     """
     if len(part.members) == 1:  # every vote is its only member
         return PanelComparison(pd.DataFrame(), pd.DataFrame())
-    votes = {name_of_vote(vote): part.votes[vote] for vote in VOTES}
+    votes = {name_of_vote(vote): part.votes[vote] for vote in part.listed_votes}
     primary = results.evaluate.primary
     return compare_panel(
         {**part.members, **votes},
@@ -94,13 +100,18 @@ def _name_in_tables(name: str, part: Part) -> str:
     return name_of_vote(name) if name in VOTES and name not in part.members else name
 
 
-def sentence_of(row: Mapping[Any, Any]) -> str:
-    """Returns a paired comparison as a sentence."""
+def sentence_of(row: Mapping[Any, Any], rule: str = "") -> str:
+    """Returns a paired comparison as a sentence.
+
+    Args:
+        row: of a table of comparisons.
+        rule: by what images are decided, where this is to be said.
+    """
     points = [100 * row[key] for key in ("difference", "low", "high")]
     ends = "" if pd.isna(points[1]) else f" ({points[1]:+.1f} to {points[2]:+.1f}, p {row['p']:.3f})"
     return (
         f"{_with_article(row['first_name'])} against {row['second_name']}, on the same images: {points[0]:+.1f} points "
-        f"of {row['score'].replace('_', ' ')}{ends}: {verdict_text(row)}."
+        f"of {row['score'].replace('_', ' ')}{rule and f' {rule}'}{ends}: {verdict_text(row)}."
     )
 
 

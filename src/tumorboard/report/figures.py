@@ -16,6 +16,8 @@ from tumorboard.evaluation.operating_point import decision_curve
 from tumorboard.evaluation.suspects import Suspects
 from tumorboard.report import plots
 from tumorboard.report.conclusions import Conclusions
+from tumorboard.report.disagreement import draw_splits
+from tumorboard.report.generated import draw_generated
 from tumorboard.report.lettering import drawable_names, font_families, is_replaced, shorten
 from tumorboard.report.results import Duplicates, Part, Results, name_of_vote
 
@@ -129,7 +131,7 @@ def draw_figures(results: Results, conclusions: Conclusions, tables: Mapping[str
 
     Returns:
         The figures by name: those of `draw_part` for validation images, the learning curves, the data, and the
-        duplicates and suspected labels where there are any.
+        duplicates, generated images, images that split the panel and suspected labels where there are any.
     """
     # The families are taken up by each text when it is made.
     with mpl.rc_context({"font.family": font_families(_classes(results))}):
@@ -137,6 +139,10 @@ def draw_figures(results: Results, conclusions: Conclusions, tables: Mapping[str
         figures |= draw_part(results.validation, tables, results.positive)
         if not (pairs := pairs_to_review(results.duplicates)).empty:
             figures["duplicates"] = _draw_pairs(results, pairs)
+        if results.generated is not None:
+            figures["generated"] = draw_generated(results.generated, drawable_names(_classes(results)))
+        if not (split := conclusions.disagreements[results.validation.name]).splits.empty:
+            figures["splits"] = draw_splits(results, split)
         if not conclusions.suspects.empty:
             figures["suspects"] = _draw_suspects(results, conclusions.suspects.head(_SUSPECTS))
         return figures
@@ -218,7 +224,7 @@ def pairs_to_review(duplicates: Duplicates) -> Duplicates:
         correlation=duplicates["correlation"].astype(np.float64),
         same_label=duplicates["first_label"] == duplicates["second_label"],
         same_part=duplicates["first_split"] == duplicates["second_split"],
-        exact=duplicates["kind"] != "near",
+        exact=duplicates["kind"].isin(("bytes", "pixels")),
     )
     keys = ["same_label", "exact", "same_part", "correlation", "first", "second"]
     return pairs.sort_values(keys, ignore_index=True).head(_PAIRS)
@@ -261,7 +267,7 @@ def _draw_pairs(results: Results, pairs: Duplicates) -> Figure:
     captions = []
     texts = drawable_names(classes_of(results.validation.heading))
     for pair in pairs.to_dict("records"):
-        kind = f"near {pair['correlation']:.3f}" if pair["kind"] == "near" else f"identical {pair['kind']}"
+        kind = f"identical {pair['kind']}" if pair["exact"] else f"{pair['kind']} {pair['correlation']:.3f}"
         notes = (kind, "mirrored" if pair["mirrored"] == "True" else "")
         for position, note in zip(("first", "second"), notes, strict=True):
             label, part = pair[f"{position}_label"], pair[f"{position}_split"]

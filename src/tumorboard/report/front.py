@@ -11,6 +11,7 @@ from tumorboard.base.tables import classes_of, probabilities_of
 from tumorboard.panel.comparison import best_member
 from tumorboard.panel.fits import ALONE
 from tumorboard.report.conclusions import Conclusions, sentence_of
+from tumorboard.report.decisions import BY_CLASS, rule_of
 from tumorboard.report.results import Part, Results, name_of_vote
 
 
@@ -60,7 +61,8 @@ def interval_text(scores: Mapping[str, Any], name: str, digits: int | None = Non
 def _facts(results: Results) -> dict[str, str]:
     manifest, fit = results.manifest, results.fit
     weights = ", ".join(f"{model} {weight:.2f}" for model, weight in fit.weights.items())
-    vote = name_of_vote(fit.vote) + (f" ({weights})" if fit.vote == "weighted" else "")
+    details = {"weighted": f" ({weights})", "single": f" ({fit.single})"}
+    vote = name_of_vote(fit.vote) + details.get(fit.vote, "")
     if fit.losses:
         vote += ", chosen by validation loss"
     return {
@@ -80,7 +82,7 @@ def _claim(results: Results, conclusions: Conclusions) -> Iterator[str]:
         text = f"{100 * results.evaluate.confidence:g} % interval {text}"
     yield (
         f"The {name_of_vote(part.vote)} classifies {percent(head['accuracy'])} of {head['images']:,} {part.name} "
-        f"images of {head['groups']:,} {results.units} as they are labeled, by the most probable class"
+        f"images of {head['groups']:,} {results.units} as they are labeled, {BY_CLASS}"
         + (f" ({text})." if text else ".")
     )
     most_frequent = max((part.heading["label"] == name).mean() for name in classes_of(part.heading))
@@ -89,13 +91,16 @@ def _claim(results: Results, conclusions: Conclusions) -> Iterator[str]:
         rates = [f"{percent(head[name])} ({interval_text(head, name)})" for name in ("sensitivity", "specificity")]
         threshold = results.fit.threshold
         chosen = "" if threshold is None else f" from a probability of {threshold:.3f} on, chosen on validation images"
-        right = "" if threshold is None else f"{percent(head['decided_accuracy'])} of these decisions are right, "
+        right = ""
+        if threshold is not None:
+            ends = interval_text(head, "decided_accuracy")
+            right = f"{percent(head['decided_accuracy'])} ({ends}) of these decisions are right, "
         yield (
             f"Deciding for {results.positive}{chosen}, as predict does: {right}its sensitivity is {rates[0]}, its "
             f"specificity {rates[1]}."
         )
     for row in conclusions.comparisons[part.name].primary.to_dict("records"):
-        yield sentence_of(row)
+        yield sentence_of(row, BY_CLASS if rule_of(results, part) else "")
     yield f"{conclusions.precision[0].upper()}{conclusions.precision[1:]}."
 
 
@@ -149,6 +154,8 @@ def _against_members(results: Results) -> Iterator[str]:
     member, vote = tree["members"][best]["loss"], results.validation.headline.get("loss")
     if vote is not None and member is not None and len(tree["members"]) > 1 and member < vote:
         yield f"{best} alone has a lower validation loss ({member:.4f}) than the vote ({vote:.4f})."
+    if results.fit.vote == "single" and len(results.fit.weights) > 1:
+        yield f"This vote is {results.fit.single} alone."
     heaviest = max(results.fit.weights, key=lambda model: results.fit.weights[model])
     if results.fit.vote == "weighted" and results.fit.weights[heaviest] > ALONE and len(results.fit.weights) > 1:
         yield f"This vote is {heaviest} alone: its weight is {results.fit.weights[heaviest]:.2f}."
@@ -168,6 +175,8 @@ def _failures(results: Results, conclusions: Conclusions) -> Iterator[str]:
             "recognized, the least of all classes."
         )
     yield from _weak_groups(part, decided, results.unit or "group")
+    if conclusions.sites is not None:
+        yield conclusions.sites.spread
     for warning in conclusions.subgroup_warnings:
         yield f"{warning[0].upper()}{warning[1:]}."
 

@@ -13,11 +13,14 @@ import pandas as pd
 from tumorboard.data.parts import few_validation_warning
 from tumorboard.evaluation.comparisons import PanelComparison
 from tumorboard.evaluation.metrics import scores
+from tumorboard.evaluation.paired import SHARES
 from tumorboard.panel.comparison import UNCALIBRATED
 from tumorboard.report.checklist import fill_in
 from tumorboard.report.conclusions import Conclusions, verdict_text
+from tumorboard.report.decisions import BY_CLASS, decisions_of, rule_of
 from tumorboard.report.figures import base_rates, pairs_to_review, replaced_names, worst_mistakes
 from tumorboard.report.front import front_page, interval_text, percent
+from tumorboard.report.generated import count_alike
 from tumorboard.report.results import Counts, Part, Results, name_of_vote
 
 # The page states the installed version of each.
@@ -50,12 +53,16 @@ def render_page(
         "signed": lambda value: "undefined" if pd.isna(value) else f"{value:+.4f}",
         "class_scores": scores,
         "calibration_rows": _calibration_rows,
+        "decisions": lambda part: decisions_of(results, part),
     }
     return environment.get_template("report.html.j2").render(
         results=results,
         front=front_page(results, conclusions),
         comparisons={name: _comparison_rows(one) for name, one in conclusions.comparisons.items()},
         subgroups=conclusions.subgroups.to_dict("records"),
+        disagreements=conclusions.disagreements,
+        no_probabilities=SHARES,
+        sites=conclusions.sites,
         suspects=conclusions.suspects.to_dict("records"),
         shares=base_rates(results.shown.heading),
         parts=list(dict.fromkeys(results.counts["part"])),
@@ -70,6 +77,7 @@ def render_page(
         members=[_member_row(results, model) for model in results.recipes],
         mistakes=worst_mistakes(results.test.heading).to_dict("records") if results.test else [],
         checklists=fill_in(results, conclusions),
+        alike=count_alike(results.generated, results.near) if results.generated else 0,
         recipes={model: _flatten(recipe) for model, recipe in results.recipes.items()},
         versions={"Python": platform.python_version()} | {name: _version(name) for name in _LIBRARIES},
         pictures={name: _data_url(png) for name, png in pictures.items()},
@@ -101,6 +109,7 @@ def summarize_scores(results: Results) -> str:
     rows = dict(part.scores["members"])
     rows |= {name_of_vote(vote): row for vote, row in part.listed_votes.items() if vote != part.vote}
     rows[name_of_vote(part.vote)] = part.headline
+    rule = rule_of(results, part)
     width = max(map(len, rows))
     images, groups = len(part.heading), part.heading["group"].nunique()
     lines = [f"{images:,} {part.name} images of {groups:,} {results.units}:"]
@@ -109,6 +118,9 @@ def summarize_scores(results: Results) -> str:
         accuracy = f"accuracy {100 * row['accuracy']:.1f} %" + (f" ({text})" if text else "")
         auc = f"AUC {_number(row['auc'], 3)}" if "auc" in row else ""
         lines.append(f"  {name:{width}}  {accuracy}  {auc}".rstrip())
+    if rule:
+        right = percent(part.headline["decided_accuracy"]).replace("\N{NO-BREAK SPACE}", " ")
+        lines.append(f"Accuracies are {BY_CLASS}; {rule}, {right} of the heading vote's decisions are right.")
     return "\n".join(lines)
 
 

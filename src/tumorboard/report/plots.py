@@ -288,18 +288,19 @@ def decision_curves(table: DecisionCurve, vote: str, positive: str) -> Figure:
 
 
 @mpl.rc_context(STYLE)  # type: ignore[untyped-decorator]
-def contact_sheet(images: NDArray[np.uint8], captions: Sequence[str], columns: int) -> Figure:
+def contact_sheet(images: NDArray[np.uint8], captions: Sequence[str], columns: int, *, lines: int = 2) -> Figure:
     """Draws pictures in rows.
 
     Args:
         images: uint8[N, S, S, 3], RGB.
-        captions: N texts of up to two lines, drawn above the pictures.
+        captions: N texts, drawn above the pictures.
         columns: pictures per row.
+        lines: of a caption, at most.
     """
     count, side = images.shape[:2]
     rows = -(-count // columns)
-    gap, head = side * 0.06, side * 0.34
     cell = WIDTH / columns
+    gap, head = side * 0.06, side * 0.17 * lines
     width, height = columns * (side + gap), rows * (side + head)
     figure = Figure((WIDTH, cell * height / (side + gap)))
     axes = figure.add_axes((0, 0, 1, 1))

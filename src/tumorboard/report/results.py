@@ -30,7 +30,8 @@ from tumorboard.panel.comparison import HEADING, UNCALIBRATED
 from tumorboard.panel.fits import Fit
 from tumorboard.panel.ledger import count_models
 from tumorboard.panel.panel_file import read_panel
-from tumorboard.panel.votes import PROBABILISTIC, VOTES
+from tumorboard.panel.votes import PROBABILISTIC, STACKING, VOTES
+from tumorboard.report.generated import Generated, read_generated
 
 Counts: TypeAlias = pd.DataFrame  # one row per part and class: part, label, images, groups; text
 Quarantined: TypeAlias = pd.DataFrame  # one row per excluded file: path, reason, detail; text
@@ -101,6 +102,8 @@ class Results:
     crop: Crop  # how the crops were made
     split: Split  # how the parts were made
     balance: str  # strategy
+    generated: Generated | None  # training images of the first fold that the strategy generate drew
+    near: float | None  # `audit.near`
     seed: int  # from params.yaml
     unit: str | None  # what a group is, in the singular; None: nobody said
     positive: str | None  # the class that is to be detected
@@ -149,6 +152,7 @@ def read_results(
     *,
     crop: Path,
     split: Path,
+    balance: Path,
     recipes: Path,
     training: Path,
     predictions: Path,
@@ -162,6 +166,7 @@ def read_results(
         params: of the run.
         crop: output folder of the crop stage.
         split: output folder of the split stage.
+        balance: output folder of the balance stage.
         recipes: folder with `<model>.json`.
         training: folder with `<model>/<fold>/history.csv` and `<model>/<fold>/timings.json`.
         predictions: folder with `joined/<model>.csv` and `votes/<vote>.csv`, and in `test` the same for test images.
@@ -189,6 +194,10 @@ def read_results(
         crop=params.crop,
         split=params.split,
         balance=params.balance.strategy,
+        generated=read_generated(balance, crop / "store", params.folds)
+        if params.balance.strategy == "generate"
+        else None,
+        near=params.audit.near,
         seed=params.seed,
         unit=params.data.unit,
         positive=params.data.positive,
@@ -241,12 +250,14 @@ def _read_classes(predictions: Path) -> list[str]:
 
 
 def _read_part(name: str, vote: str, params: Params, predictions: Path, metrics: Path) -> Part:
+    scores = read_json(metrics / "votes.json")  # the vote stacking is not always fitted
+    votes = [vote for vote in VOTES if vote != STACKING or vote in scores.get("votes", {})]
     return Part(
         name,
         vote,
         {model: read_predictions(predictions / "joined" / f"{model}.csv") for model in params.models},
-        {vote: read_predictions(predictions / "votes" / f"{vote}.csv") for vote in (*VOTES, HEADING, UNCALIBRATED)},
-        read_json(metrics / "votes.json"),
+        {vote: read_predictions(predictions / "votes" / f"{vote}.csv") for vote in (*votes, HEADING, UNCALIBRATED)},
+        scores,
     )
 
 

@@ -28,7 +28,7 @@ SCORES: dict[str, Score] = {
     ),
     "loss": Score("cross-entropy of the label", "nats", 0, None, "lower", BOOTSTRAP),
     "brier": Score("squared error of the probabilities, summed over the classes", "none", 0, 2, "lower", BOOTSTRAP),
-    "decided_accuracy": Score("images that are decided as they are labeled, at the threshold"),
+    "decided_accuracy": Score("images that are decided as they are labeled, at the threshold", interval=PROPORTION),
     "sensitivity": Score("images of `data.positive` that are called so at the threshold", interval=PROPORTION),
     "specificity": Score("images of the other class that are called so at the threshold", interval=PROPORTION),
     "ppv": Score("images called `data.positive` that are", interval=PROPORTION),

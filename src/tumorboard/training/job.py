@@ -22,7 +22,8 @@ from tumorboard.base.tables import Manifest, manifest_digest, read_manifest
 from tumorboard.data.crop_record import check_crop, resolve_window
 from tumorboard.data.store import CropStore
 from tumorboard.evaluation.held_out import HeldOut
-from tumorboard.models.registry import Classifier
+from tumorboard.models.registry import Classifier, check_progressive
+from tumorboard.models.study_code import is_study_code, study_digest
 from tumorboard.models.tensors import file_digest
 from tumorboard.training.distributed import Group
 from tumorboard.training.loader import Loader
@@ -52,7 +53,7 @@ class Job:
     name: str  # of the model
     fold: int  # whose rows are the validation rows
     recipe: Recipe
-    rows: Manifest  # training rows, altered copies included
+    rows: Manifest  # training rows, altered copies and generated images included
     val_rows: Manifest
     store: CropStore  # has the images of both
     classes: tuple[str, ...]  # names in the order of the network's outputs
@@ -85,14 +86,17 @@ def read_job(
         crop: how the images were cropped.
         store: folder of the crop store.
         manifest: file of the split's manifest.
-        balance: folder of the fold's training rows (manifest.csv) and of the altered copies' crops (store).
+        balance: folder of the fold's training rows (manifest.csv) and of the crops (store) of
+            altered copies and generated images.
         weights: file that the trained model will be written to.
         held_out: file that the validation outputs will be written to.
         out: folder that history.csv will be written to.
 
     Raises:
-        InputError: a table or a store is missing or damaged, or they do not belong together.
+        InputError: a table or a store is missing or damaged, or they do not belong together, or the recipe's
+            `progressive` does not suit its network.
     """
+    check_progressive(recipe, crop.side)
     split = read_manifest(manifest)
     rows = read_manifest(balance / "manifest.csv")
     crops = CropStore(store, balance / "store")
@@ -133,14 +137,17 @@ def read_recipe(path: Path) -> Recipe:
     """Reads a model's resolved recipe, as models.registry.pin_recipes gives it to the stage `recipe`.
 
     Raises:
-        InputError: the file is missing or has a wrong key, or the pretrained weights do not have the SHA-256 that the
-            recipe records.
+        InputError: the file is missing or has a wrong key, or the pretrained weights or the study's own architecture do
+            not have the SHA-256 that the recipe records.
     """
     tree = read_json(path)
-    digest = tree.pop("pretrained_sha256", None)
+    digest, code = tree.pop("pretrained_sha256", None), tree.pop("architecture_sha256", None)
+    tree.pop("pretrained_tag", None)  # so that other weights by default train anew
     recipe = parse(Recipe, tree, str(path))
     if digest and file_digest(Path(recipe.pretrained)) != digest:
         raise InputError(f"{recipe.pretrained}: is not the file that {path} was written for: run `dvc repro`")
+    if code and study_digest(recipe.architecture) != code:
+        raise InputError(f"{recipe.architecture}: is not the code that {path} was written for: run `dvc repro`")
     return recipe
 
 
@@ -181,6 +188,7 @@ class Setup:
     loader: Loader  # of the training rows
     loss: Loss
     weight_of_row: NDArray[np.float64]  # class weight of each training row
+    sides: tuple[int, ...]  # of the training images in each epoch, in pixels
 
 
 @dataclass
@@ -199,7 +207,7 @@ class State:
     began: float = 0.0  # start of the current epoch, by time.perf_counter
     history: list[Epoch] = field(default_factory=list)
     best_weights: dict[str, Tensor] | None = None  # on the CPU, of the best epoch so far
-    average: dict[str, Tensor] | None = None  # of the weights, if the recipe has an `ema_decay`
+    average: dict[str, Tensor] | None = None  # of the weights, with `ema_decay` or `average_last`
     val_logits: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # of the last epoch
     held_out: HeldOut | None = None  # on rank 0: the validation outputs of the epochs chosen so far
     skipped: int = 0  # number of steps skipped so far because they were not finite
@@ -226,6 +234,8 @@ def job_key(job: Job, initial: Mapping[str, Tensor]) -> str:
     )
     for file in code_files(Path(tumorboard.__file__).parent):
         digest.update(file.read_bytes())
+    if is_study_code(job.recipe.architecture):
+        digest.update(study_digest(job.recipe.architecture).encode())
     for name, tensor in initial.items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

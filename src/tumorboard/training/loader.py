@@ -14,6 +14,7 @@ from tumorboard.augment.alterations import augment_images
 from tumorboard.base.params import Augment
 from tumorboard.base.randomness import keys_of, order, uniforms
 from tumorboard.data.store import CropStore
+from tumorboard.training.progressive import resize_images
 
 RowNumbers: TypeAlias = NDArray[np.int64]  # [N]: positions of rows in the training manifest
 Draws: TypeAlias = NDArray[np.int64]  # [N, 2]: a row, and how often it was drawn before in this training
@@ -122,16 +123,20 @@ class Loader:
         self._store, self._positions, self._labels = store, store.positions(ids), torch.from_numpy(labels)
         self._augment, self._seed, self._device = augment, seed, device
 
-    def load(self, batches: Sequence[Draws]) -> Iterator[tuple[Tensor, Tensor]]:
+    def load(self, batches: Sequence[Draws], side: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields the images and labels of each batch; a thread reads the next batch meanwhile.
 
         Images are float32[n, 3, S, S] in 0..255, altered differently at each draw; labels are int64[n].
+
+        Args:
+            batches: what is drawn.
+            side: S in pixels, to which the images are scaled before they are altered; None: as they are stored.
         """
         for (rows, times), (images, labels) in zip(
             (draws.T for draws in batches), _one_ahead(self._read, batches), strict=True
         ):
             images, labels = (part.to(self._device, non_blocking=True) for part in (images, labels))
-            images = images.permute(0, 3, 1, 2)
+            images = resize_images(images.permute(0, 3, 1, 2), side or self._store.size)
             yield augment_images(images, self._augment, seed=self._seed, keys=self.keys[rows], counter=times), labels
 
     def _read(self, draws: Draws) -> tuple[Tensor, Tensor]:

@@ -32,9 +32,11 @@ from tumorboard.training.checkpoint import Checkpoints, open_checkpoints
 from tumorboard.training.distributed import Callback, Group, launch
 from tumorboard.training.ema import start_average, swapped_tensors
 from tumorboard.training.job import Epoch, Job, Setup, State, best_epoch, job_key, kept_epoch
+from tumorboard.training.last_epochs import add_epoch, estimate_batch_norm, is_averaged
 from tumorboard.training.loader import Loader, smallest_micro_batch
 from tumorboard.training.losses import class_weights, make_loss
 from tumorboard.training.optim import make_optimizer
+from tumorboard.training.progressive import sides_by_epoch
 from tumorboard.training.steps import not_finite, set_train_mode, train_epoch
 
 
@@ -100,7 +102,7 @@ def _train(
             if group.rank == 0:
                 _keep_held_out(job, state)
             if epoch.best:
-                state.best_weights = {name: value.cpu().clone() for name, value in _validated_weights(state).items()}
+                state.best_weights = _copied(_validated_weights(job.recipe, state))
             if group.rank == 0:
                 _write_history(job, state)
                 first = epoch is best_epoch(state.history) and not any(past.best for past in state.history[:-1])
@@ -110,6 +112,10 @@ def _train(
         if group.rank == 0:
             _save(job, state, mean_std)
         checkpoints.delete()
+
+
+def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value.cpu().clone() for name, value in tensors.items()}
 
 
 def _has_ended(recipe: Recipe, history: Sequence[Epoch]) -> bool:
@@ -139,7 +145,8 @@ def set_up(group: Group, job: Job, mean_std: MeanStd) -> tuple[Setup, State]:
     torch.backends.cudnn.benchmark = not recipe.deterministic
     layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
     model = build_model(recipe, len(job.classes), job.store.size, mean_std).to(group.device).to(memory_format=layout)
-    _check_micro_batches(job, group, model)
+    sides = sides_by_epoch(model, recipe, job.store.size)
+    _check_micro_batches(job, group, model, min(sides))
     if recipe.sync_batchnorm and group.size > 1:
         _check_sync_batch_norm(group)
         model = synchronize_batch_norm(model)
@@ -157,9 +164,9 @@ def set_up(group: Group, job: Job, mean_std: MeanStd) -> tuple[Setup, State]:
     loss = make_loss(recipe, weights.to(group.device))
     optimizer = make_optimizer(model.backbone, model.head, recipe)
     scaler = torch.amp.GradScaler(group.device.type, enabled=recipe.precision == "fp16")
-    average = start_average(model) if recipe.ema_decay else None
+    average = start_average(model) if recipe.ema_decay or recipe.average_last else None
     sums = torch.zeros(2, dtype=torch.float64, device=group.device)
-    setup = Setup(job, group, loader, loss, weights.double().numpy()[labels])
+    setup = Setup(job, group, loader, loss, weights.double().numpy()[labels], sides)
     return setup, State(model, optimizer, scaler, sums, average=average)
 
 
@@ -171,11 +178,11 @@ def _check_sync_batch_norm(group: Group) -> None:
         )
 
 
-def _check_micro_batches(job: Job, group: Group, model: Classifier) -> None:
+def _check_micro_batches(job: Job, group: Group, model: Classifier, side: int) -> None:
     recipe = job.recipe
     smallest = smallest_micro_batch(len(job.rows), recipe.batch_size, group.size, recipe.accumulate)
     set_train_mode(model, recipe, recipe.freeze_epochs)
-    needed = fewest_images(model, job.store.size)
+    needed = fewest_images(model, side)
     if smallest < needed:
         raise InputError(
             f"batch_size {recipe.batch_size} over {len(job.rows)} training images, {group.size} processes "
@@ -192,8 +199,13 @@ def _train_and_validate(setup: Setup, state: State, checkpoints: Checkpoints) ->
         state.began = time.perf_counter()
     train = train_epoch(setup, state, number, checkpoints)
     trained = time.perf_counter()
-    with swapped_tensors(state.model, state.average) if state.average else nullcontext():
-        if state.average:
+    average = _validated_average(setup.job.recipe, state, number)
+    if average and setup.job.recipe.average_last:
+        add_epoch(state, setup.job.recipe, number)
+    with swapped_tensors(state.model, average) if average else nullcontext():
+        if average and setup.job.recipe.average_last:
+            estimate_batch_norm(setup, state, number)
+        if average:
             average_batch_norm(state.model, setup.group)
         val, state.val_logits = _validate(setup, state.model)
     past_best = best_epoch(state.history)
@@ -208,9 +220,14 @@ def _train_and_validate(setup: Setup, state: State, checkpoints: Checkpoints) ->
     )
 
 
-def _validated_weights(state: State) -> Mapping[str, Tensor]:
-    """Returns the weights that validation used and that may be kept: the average, where there is one."""
-    return state.average or state.model.state_dict()
+def _validated_average(recipe: Recipe, state: State, epoch: int) -> dict[str, Tensor] | None:
+    """Returns the average that is validated after an epoch (from 0) and may be kept; None where it is the weights."""
+    return state.average if is_averaged(recipe, epoch) else None
+
+
+def _validated_weights(recipe: Recipe, state: State) -> Mapping[str, Tensor]:
+    """Returns the weights that the last validation used and that may be kept."""
+    return _validated_average(recipe, state, len(state.history) - 1) or state.model.state_dict()
 
 
 def _validate(setup: Setup, model: Classifier) -> tuple[dict[str, float], NDArray[np.float32]]:
@@ -232,6 +249,7 @@ def _validate(setup: Setup, model: Classifier) -> tuple[dict[str, float], NDArra
             channels_last=recipe.channels_last,
             device=group.device,
             batch_size=batch_size,
+            tta=recipe.tta,
             progress=group.rank == 0,
         )
     logits = group.gather(part, len(ids))
@@ -297,7 +315,7 @@ def _save(job: Job, state: State, mean_std: MeanStd) -> None:
     if job.recipe.keep == "best" and not kept.best:
         print(f"fold {job.fold}  {job.name}  {job.recipe.select} is undefined in every epoch: the last one is kept")
     # A kept epoch that is marked as best is the best one, also where `keep` is "last".
-    weights = state.best_weights if kept.best and state.best_weights else _validated_weights(state)
+    weights = state.best_weights if kept.best and state.best_weights else _validated_weights(job.recipe, state)
     copy_tensors(state.model, weights, job.name)
     card = ModelCard(
         name=job.name,
@@ -311,7 +329,8 @@ def _save(job: Job, state: State, mean_std: MeanStd) -> None:
         parameters=sum(parameter.numel() for parameter in state.model.parameters()),
         epoch=kept.number,
         score=dict(kept.val),
-        versions={package: version(package) for package in ("torch", "torchvision", "timm", "numpy")},
+        versions={package: version(package) for package in ("torch", "torchvision", "timm", "numpy")}
+        | state.model.versions,
         seed=job.recipe.seed,
     )
     save_model(job.weights, state.model, card)

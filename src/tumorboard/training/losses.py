@@ -20,7 +20,7 @@ def class_weights(recipe: Recipe, labels: NDArray[np.int64], classes: Sequence[s
 
     Args:
         recipe: its `class_weights` are "none" (ones), one number per class, or "balanced": n / (K * n_c).
-        labels: int64[N], the classes of all training rows, altered copies included.
+        labels: int64[N], the classes of all training rows, altered copies and generated images included.
         classes: the K class names.
 
     Raises:

@@ -123,8 +123,9 @@ def _steps(setup: Setup, state: State, epoch: int, batches: list[Draws]) -> Iter
     recipe = setup.job.recipe
     val_losses = [past.val["loss"] for past in state.history]
     start = state.step
-    plans = [plan_step(setup, batch) for batch in batches[start:]]
-    loaded = setup.loader.load([draws for plan in plans for draws in plan.micro_batches])
+    side = setup.sides[epoch]
+    plans = [plan_step(setup, batch, side) for batch in batches[start:]]
+    loaded = setup.loader.load([draws for plan in plans for draws in plan.micro_batches], side)
     wrapped = setup.group.wrap(state.model)  # again in each epoch, because other parameters may be frozen now
     for step, plan in enumerate(plans, start):
         # Dropout and other randomness in the model follows from the step's number, so that a resumed run repeats it.
@@ -142,19 +143,25 @@ def _steps(setup: Setup, state: State, epoch: int, batches: list[Draws]) -> Iter
             yield StepResult(plan.rows[:0], outcomes[:, :0], 0.0)
             continue
         optimizer_step(recipe, state)
-        if state.average is not None:
+        if state.average is not None and recipe.ema_decay:
             update_average(state.average, state.model, average_decay(recipe.ema_decay, number))
         yield StepResult(plan.rows, outcomes, plan.weight)
 
 
-def plan_step(setup: Setup, batch: Draws) -> StepPlan:
-    """Returns this process's part of a batch; which images are mixed depends on the whole batch alone."""
+def plan_step(setup: Setup, batch: Draws, side: int | None = None) -> StepPlan:
+    """Returns this process's part of a batch; which images are mixed depends on the whole batch alone.
+
+    Args:
+        setup: of this process.
+        batch: of all processes.
+        side: of the images in pixels; None: the full one.
+    """
     recipe, rows = setup.job.recipe, batch[:, 0]
     shares = micro_batches(np.arange(len(batch)), setup.group.rank, setup.group.size, recipe.accumulate)
     own, parts, mixtures = np.concatenate(shares), [batch[share] for share in shares], []
     weight = setup.weight_of_row[rows]
     if recipe.mixup or recipe.cutmix:
-        mixture = draw_mixture(recipe, setup.loader.keys[rows], batch[:, 1], setup.job.store.size)
+        mixture = draw_mixture(recipe, setup.loader.keys[rows], batch[:, 1], side or setup.job.store.size)
         weight = mixture.lam * weight + (1 - mixture.lam) * weight[mixture.partners]
         mixtures = [select_images(mixture, share) for share in shares]
         parts = [batch[needed_positions(part)] for part in mixtures]

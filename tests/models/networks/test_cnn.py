@@ -20,11 +20,13 @@ def test_cnn_parameters_by_hand() -> None:
     assert count(cnn(64)) == sum(9 * narrow * wide + 2 * wide for narrow, wide in pairs) == 388_896
 
 
-@pytest.mark.parametrize(("size", "side"), [(32, 1), (64, 5), (224, 25)])
-def test_cnn3_parameters_by_hand(size: int, side: int) -> None:
-    # 64 -> 60 -> 30 -> 26 -> 13 -> 11 -> 5; 224 -> 220 -> 110 -> 106 -> 53 -> 51 -> 25
+@pytest.mark.parametrize(("size", "side", "total"), [(64, 16, 57_413), (256, 64, 794_693), (50, 12, None)])
+def test_cnn3_parameters_by_hand(size: int, side: int, total: int | None) -> None:
+    # Padding keeps the side in each convolution: 64 -> 32 -> 16; 256 -> 128 -> 64; 50 -> 25 -> 12.
     convolutions = (25 * 3 * 16 + 16) + (25 * 16 * 16 + 16) + (9 * 16 * 3 + 3)
     assert count(cnn3(size)) == convolutions + 3 * side * side * 64 + 64
+    if total:  # with the linear head of two classes
+        assert count(cnn3(size)) + 64 * 2 + 2 == total
     assert cnn3(size)(torch.zeros(2, 3, size, size)).shape == (2, 64)
 
 
@@ -33,14 +35,15 @@ def test_cnn3_output_by_hand() -> None:
     network = cnn3(32)
     first, second, third, last = (layer for layer in network if isinstance(layer, (nn.Conv2d, nn.Linear)))
     images = torch.randn(2, 3, 32, 32)
-    maps = images
-    for layer in (first, second, third):
-        maps = functional.max_pool2d(functional.conv2d(maps, layer.weight, layer.bias).clamp(min=0), 2)
-    expected = (maps.reshape(2, 3) @ last.weight.T + last.bias).clamp(min=0)
+    maps = functional.conv2d(functional.pad(images, (2, 2, 2, 2)), first.weight, first.bias)
+    maps = functional.max_pool2d(maps.clamp(min=0), 2)
+    maps = functional.conv2d(functional.pad(maps, (2, 2, 2, 2)), second.weight, second.bias)
+    maps = functional.max_pool2d(maps.clamp(min=0), 2)
+    maps = functional.conv2d(functional.pad(maps, (1, 1, 1, 1)), third.weight, third.bias).clamp(min=0)
+    assert maps.shape == (2, 3, 8, 8)
+    expected = maps.reshape(2, 3 * 8 * 8) @ last.weight.T + last.bias
+    assert expected.min() < 0, "no activation follows the last layer"
     torch.testing.assert_close(network(images), expected)
-    # Pooled values below zero, which the ReLU before the pool sets to zero, do occur in this example.
-    unclipped = functional.conv2d(network[:6](images), third.weight, third.bias)
-    assert functional.max_pool2d(unclipped, 2).min() < 0
 
 
 def test_cnn_features_are_the_mean_over_places() -> None:

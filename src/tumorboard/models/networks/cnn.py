@@ -25,21 +25,23 @@ def cnn(size: int) -> nn.Module:  # noqa: ARG001 - all own architectures are cal
 def cnn3(size: int) -> nn.Module:
     """Returns a network from images [N, 3, size, size] to features [N, 64].
 
-    Three unpadded convolutions (5x5 with 16 channels, 5x5 with 16, 3x3 with 3), each with ReLU and 2x2 max pool, then a
-    fully connected layer of 64 with ReLU.
+    Three convolutions that keep the side: 5x5 with 16 channels, 5x5 with 16, 3x3 with 3. Each is followed by ReLU, the
+    first two also by a 2x2 max pool. A fully connected layer of 64 ends it, without an activation, so that it and a
+    linear head compute a linear map together.
+
+    >>> sum(parameter.numel() for parameter in cnn3(64).parameters())  # 57,413 with a linear head of two classes
+    57283
     """
-    side = (((size - 4) // 2 - 4) // 2 - 2) // 2  # of the last feature map, in pixels
+    side = size // 2 // 2  # of the last feature map, in pixels
     return nn.Sequential(
-        nn.Conv2d(3, 16, 5),
+        nn.Conv2d(3, 16, 5, padding=2),
         nn.ReLU(inplace=True),
         nn.MaxPool2d(2),
-        nn.Conv2d(16, 16, 5),
+        nn.Conv2d(16, 16, 5, padding=2),
         nn.ReLU(inplace=True),
         nn.MaxPool2d(2),
-        nn.Conv2d(16, 3, 3),
+        nn.Conv2d(16, 3, 3, padding=1),
         nn.ReLU(inplace=True),
-        nn.MaxPool2d(2),
         nn.Flatten(),
         nn.Linear(3 * side * side, 64),
-        nn.ReLU(inplace=True),
     )

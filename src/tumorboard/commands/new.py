@@ -1,0 +1,180 @@
+"""The command `tumorboard new`: a study of one's own images; one environment serves all studies."""
+
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from tumorboard.base.errors import InputError, printable
+from tumorboard.base.package_files import package_file
+from tumorboard.base.params import Params, load_params
+from tumorboard.base.presets import check_preset
+from tumorboard.base.versioning import run_git
+from tumorboard.commands.check import print_account
+from tumorboard.commands.errors import reports_user_errors
+from tumorboard.commands.new_files import StudyFacts, study_files
+from tumorboard.commands.project_checks import check_identity
+from tumorboard.data.check import Account, check_folder, params_for
+from tumorboard.data.guess_groups import Guess, guess_groups
+
+REFUSED = 2  # the exit status if a run would refuse the data, as of `check`
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command("new", epilog="Example: tumorboard new my-study --data /archive/smears --group-pattern '(p[0-9]+)_'")
+@reports_user_errors
+def new(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make; it may exist if it is empty.")],
+    data: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder of labeled images.")],
+    labels: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Table with the columns path and label inside FOLDER.")
+    ] = None,
+    group_pattern: Annotated[
+        str | None,
+        typer.Option(metavar="RE", help="Regular expression on an image's path; its first group names the patient."),
+    ] = None,
+    unit: Annotated[
+        str | None, typer.Option(help="What a group is: patient, smear, slide …; reports use the word.")
+    ] = None,
+    positive: Annotated[str | None, typer.Option(help="Of two classes: the one that is to be detected.")] = None,
+    preset: Annotated[str, typer.Option(help="Kind of the pictures; `tumorboard preset` lists them.")] = "general",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing: take what is guessed from the names.")] = False,
+) -> None:
+    """Makes a study of the images in FOLDER: parameters, pipeline, git and DVC, first commit.
+
+    First it checks the images as `tumorboard check` does, and shows what it assumes
+    and why. FOLDER is named by its absolute path, and nothing is written there.
+    The stages run from the installed package, so that one environment serves all
+    studies. For research, not for diagnosis.
+
+    Exit status 2: a run would refuse FOLDER.
+    """
+    console = Console(stderr=False)
+    check_preset(preset)
+    check_places(folder, data)
+    check_git()
+    table = table_name(data, labels)
+    defaults = load_params(package_file("params.yaml"))
+    params = params_of(defaults, data, table, group_pattern)
+    account = check_folder(data, params)
+    guess = None if group_pattern or account.groups < len(account.accepted) else guess_groups(account.accepted)
+    if guess and wants(guess, yes=yes, console=console):
+        group_pattern, unit = guess.pattern, unit or guess.unit or None
+        account = check_folder(data, params_of(defaults, data, table, group_pattern))
+        guess = None
+    print_account(account, data, package_file("params.yaml"), console)
+    if account.refused is not None:
+        raise typer.Exit(REFUSED)
+    check_positive(positive, account)
+    facts = StudyFacts(
+        name=folder.resolve().name,
+        data=data.resolve(),
+        table=table,
+        group_pattern=group_pattern,
+        guess=guess,
+        unit=unit,
+        positive=positive,
+        preset=preset,
+        classes=account.classes,
+        groups=account.groups,
+    )
+    write_study(folder, study_files(facts))
+    console.print()
+    console.print(Text(f"The study is in {folder}. Look at params.yaml, then:", style="bold"), soft_wrap=True)
+    console.print(Text(f"  cd {shlex.quote(str(folder))}\n  dvc repro"), soft_wrap=True)
+
+
+def check_places(folder: Path, data: Path) -> None:
+    """Raises InputError unless `data` is a folder and the study can be made beside it."""
+    if not data.is_dir():
+        raise InputError(f"--data {printable(str(data))}: is no folder: name the one that has the images")
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{printable(str(folder))}: is a file: name a new folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        raise InputError(f"{printable(str(folder))}: is not empty: name a new folder, nothing was written")
+    inner, outer = data.resolve(), folder.resolve()
+    if inner.is_relative_to(outer):
+        raise InputError(f"--data {printable(str(data))}: lies inside {printable(str(folder))}: name another folder")
+    if outer.is_relative_to(inner):
+        raise InputError(
+            f"{printable(str(folder))}: lies inside --data {printable(str(data))}, which stays as it is: name another"
+        )
+    home = next((parent for parent in (outer, *outer.parents) if parent.is_dir()), outer)
+    if top := (run_git(home, "rev-parse", "--show-toplevel") or "").strip():
+        raise InputError(
+            f"{printable(str(folder))}: lies inside the git repository {printable(top)}, and a study is a repository "
+            "of its own: name a folder outside"
+        )
+
+
+def check_git() -> None:
+    """Raises InputError where git is missing or knows no name, since the first commit would fail."""
+    try:
+        subprocess.run(["git", "--version"], capture_output=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        raise InputError("git is not installed, and DVC needs it: install the package git") from None
+    problems = [finding for finding in check_identity(Path()) if finding.level != "ok"]
+    if problems:
+        raise InputError("\n".join(map(str, problems)))
+
+
+def table_name(data: Path, labels: Path | None) -> str | None:
+    """Returns the name of the label table relative to the data, as `data.table`; None without one."""
+    if labels is None:
+        return None
+    for candidate in (labels, data / labels):
+        if candidate.is_file() and candidate.resolve().is_relative_to(data.resolve()):
+            return candidate.resolve().relative_to(data.resolve()).as_posix()
+    if labels.is_file():
+        raise InputError(f"--labels {printable(str(labels))}: lies outside {printable(str(data))}: put it there")
+    raise InputError(f"--labels {printable(str(labels))}: there is no such file")
+
+
+def params_of(defaults: Params, data: Path, table: str | None, group_pattern: str | None) -> Params:
+    """Returns the package's parameters for another folder."""
+    params = params_for(defaults, data, group_pattern)
+    return params.model_copy(update={"data": params.data.model_copy(update={"table": table})})
+
+
+def check_positive(positive: str | None, account: Account) -> None:
+    """Raises InputError unless `positive` is empty or one of two classes."""
+    if positive is not None and (positive not in account.classes or len(account.classes) != 2):
+        raise InputError(
+            f"--positive {positive!r}: expected one of two classes; there are {', '.join(account.classes)}"
+        )
+
+
+def wants(guess: Guess, *, yes: bool, console: Console) -> bool:
+    """Asks at a terminal whether a guessed grouping is right; elsewhere it is taken only with --yes."""
+    console.print(Text(f"The names look like {guess.groups} groups: {guess.example}.", style="bold"), soft_wrap=True)
+    if yes or not sys.stdin.isatty():
+        return yes
+    return typer.confirm("Are images of one group of one patient (or smear, or slide)?")
+
+
+def write_study(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Writes the files of a study into a new folder and makes its first commit.
+
+    Raises:
+        InputError: git or DVC fails; the folder is then left for the reader to look at.
+    """
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    run_in(folder, "git", "init", "--quiet")
+    run_in(folder, "git", "add", "--all")
+    run_in(folder, "git", "commit", "--quiet", "--message", "Begin the study")
+
+
+def run_in(folder: Path, *command: str) -> None:
+    """Runs a command in a folder; raises InputError with its output where it fails."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InputError(f"`{shlex.join(command)}` failed in {folder}: {(done.stderr or done.stdout).strip()}")

@@ -1,0 +1,145 @@
+"""The files of a new study, made from those of the installed package."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tumorboard.base.package_files import package_file
+from tumorboard.base.short_params import DEFAULTS_OF
+from tumorboard.base.study import package_version
+from tumorboard.data.guess_groups import Guess
+
+RESOLVED = "resolved.yaml"
+RUNNER = "python -m tumorboard.commands.stage"
+_COPIED = (".gitignore", ".dvcignore", "weights/README.md", "architectures/README.md")
+_PLOTS = ".dvc/plots"  # templates and page of `dvc plots`
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyFacts:
+    """What `tumorboard new` knows of the data."""
+
+    name: str  # of the study
+    data: Path  # absolute
+    table: str | None  # label table inside the data
+    group_pattern: str | None
+    guess: Guess | None  # a grouping that nobody confirmed
+    unit: str | None  # what a group is
+    positive: str | None
+    preset: str
+    classes: Mapping[str, int]  # number of images by class
+    groups: int
+
+
+def study_files(facts: StudyFacts) -> dict[str, bytes]:
+    """Returns the content of each file of a new study by its name."""
+    files = {name: package_file(name).read_bytes() for name in _COPIED}
+    files[".gitignore"] = files[".gitignore"].replace(b"/data/phantom/\n", b"")
+    templates = package_file(_PLOTS)
+    files |= {
+        f"{_PLOTS}/{file.name}": file.read_bytes() for file in sorted(templates.iterdir()) if file.suffix != ".py"
+    }
+    files[".dvc/config"] = _DVC_CONFIG
+    files[".dvc/.gitignore"] = b"/config.local\n/tmp\n/cache\n"
+    files["dvc.yaml"] = pipeline_text(package_file("dvc.yaml").read_text(encoding="utf-8")).encode()
+    files["params.yaml"] = params_text(facts).encode()
+    files["README.md"] = _README.format(name=facts.name, data=facts.data).encode()
+    return files
+
+
+def pipeline_text(package_pipeline: str) -> str:
+    """Returns the dvc.yaml of a study from that of the package.
+
+    The stages run from the package; `digest` runs each time, since the sources lie outside the study, and the other
+    stages depend on its lists as in the package. Parameters come from `resolved.yaml`, which the stage `params` writes.
+    """
+    pipeline = yaml.safe_load(package_pipeline)
+    stages: dict[str, Any] = {
+        "digest": {
+            "desc": "list the source files of each stage with their SHA-256; a stage whose files changed runs again",
+            "cmd": f"{RUNNER} digest --out digests",
+            "always_changed": True,
+            "outs": [{"digests": {"persist": True}}],
+        },
+        "params": {
+            "desc": "complete params.yaml by the defaults of the package",
+            "cmd": f"{RUNNER} params --out {RESOLVED}",
+            "deps": ["params.yaml", "digests/params.sha256"],
+            "outs": [{RESOLVED: {"cache": False}}],
+        },
+    }
+    for name, stage in pipeline["stages"].items():
+        if name in ("digest", "phantom"):
+            continue
+        stage["cmd"] = stage["cmd"].replace("python -m stages.", f"{RUNNER} ")
+        if "params" in stage:
+            stage["params"] = [{RESOLVED: stage["params"]}]
+        stages[name] = stage
+    pipeline["stages"] = stages
+    text: str = yaml.safe_dump(pipeline, sort_keys=False, allow_unicode=True, width=110)
+    return f"# The pipeline; `tumorboard new` wrote it, and a study changes params.yaml alone.\n{text}"
+
+
+def params_text(facts: StudyFacts) -> str:
+    """Returns the params.yaml of a study: what differs from the package's defaults, and what each line means."""
+    lines = [
+        "# The study's parameters. `tumorboard params` prints all others with explanations and default values; what is",
+        "# to differ goes here. For one experiment: dvc exp run -S '++train.lr=0.01'",
+        f"{DEFAULTS_OF}: {_yaml(package_version())}  # version whose defaults hold for every key that is not here",
+        "",
+        f"study: {_yaml(facts.name)}  # name in the report",
+        "models: [cnn, resnet18]  # the panel; `tumorboard params` lists more under recipes",
+        "folds: [0]  # validation folds to train; [0, 1, 2, 3, 4] is five-fold cross-validation",
+        "medmnist: []",
+        f"preset: {facts.preset}  # kind of the pictures: side, border, alterations; `tumorboard preset` explains it",
+        "",
+        "data:",
+        f"  raw: {_yaml(str(facts.data))}",
+        f"  table: {_yaml(facts.table)}",
+        f"  group_pattern: {_yaml(facts.group_pattern)}  # images of one group are never on two sides of the split",
+    ]
+    if facts.guess:
+        lines += [
+            f"  # The names look like {facts.guess.groups} groups ({facts.guess.example}). If that is right:",
+            f"  # group_pattern: {_yaml(facts.guess.pattern)}",
+        ]
+    lines += [
+        f"  unit: {_yaml(facts.unit)}  # what a group is: patient | smear | slide; empty: nobody said",
+        f"  positive: {_yaml(facts.positive)}  # of two classes: the one that is to be detected",
+        "",
+        "evaluate:",
+        "  subgroups: []  # columns of the table, such as [sex, site]: scores per value",
+        "  test: true  # false: leave the test images unscored until the study has made its choices",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _yaml(value: Any) -> str:
+    """Returns a scalar as YAML 1.2 reads it back; a JSON text is YAML."""
+    return "" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+_DVC_CONFIG = b"""[core]
+    analytics = false
+    check_update = false
+    autostage = true
+[plots]
+    html_template = plots/offline.html
+[cache]
+    type = "reflink,hardlink,copy"
+"""
+
+_README = """# {name}
+
+A study by tumorboard on the images of `{data}`. For research, not for diagnosis.
+
+    dvc repro                     # crop, split, train, vote, report: report/index.html
+    git add -A && git commit -m "First run"
+    dvc exp run -S '++train.lr=0.01'      # another value, compared by validation scores: dvc exp show
+    tumorboard predict new/ --out new.csv # the panel on new images
+"""

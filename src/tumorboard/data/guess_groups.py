@@ -1,0 +1,49 @@
+"""Guesses from the names of images which of them belong to one patient, for a person to confirm."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+# Patterns that name a patient, smear or case in common data sets, the most specific first, with what a group is.
+_PATTERNS = (
+    (r"((?:patient|pat)[-_ ]?\d+)", "patient"),
+    (r"((?:subject|subj|sub)[-_ ]?\d+)", "patient"),
+    (r"(UID_\w+?)_", "patient"),
+    (r"((?:slide|smear|case|BloodImage)[-_ ]?\d+)", ""),
+    (r"(?:^|/)([Pp]\d+)[-_]", "patient"),
+    (r"(?:^|/)([A-Za-z]*\d+)_[^/]*$", ""),
+    (r"(?:^|/)([A-Za-z]+[-_]\d+)[-_][^/]*$", ""),
+)
+_UNITS = {"slide": "slide", "smear": "smear", "case": "case", "blood": "smear"}
+
+
+class Guess(NamedTuple):
+    """A way to group images by their paths."""
+
+    pattern: str  # as data.group_pattern
+    groups: int
+    unit: str  # what a group may be; '' if the names do not say it
+    example: str  # a path and its group
+
+
+def guess_groups(paths: Sequence[str]) -> Guess | None:
+    r"""Returns the first pattern that groups all images into several groups, some with several images.
+
+    Args:
+        paths: POSIX paths of the images.
+
+    >>> guess_groups(["blast/P01_1.png", "blast/P01_2.png", "normal/P02_1.png", "normal/P02_2.png"]).pattern
+    '(?:^|/)([Pp]\\d+)[-_]'
+    >>> guess_groups(["blast/a.png", "normal/b.png"]) is None
+    True
+    """
+    for pattern, unit in _PATTERNS:
+        search = re.compile(pattern).search
+        matches = [search(path) for path in paths]
+        groups = {match[1] for match in matches if match}
+        if all(matches) and 2 <= len(groups) <= 0.9 * len(paths):
+            first = matches[0]
+            assert first is not None
+            unit = unit or next((name for key, name in _UNITS.items() if first[1].lower().startswith(key)), "")
+            return Guess(pattern, len(groups), unit, f"{paths[0]} is of {first[1]}")
+    return None

@@ -1,0 +1,62 @@
+"""Finds labels that are several findings in one cell, which this project does not train on, and refuses their table."""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import yaml
+
+from tumorboard.base.errors import InputError
+
+MAX_CLASSES = 30  # in lines for params.yaml
+
+
+def combined_labels(counts: Mapping[str, int]) -> list[str]:
+    """Returns the labels that look like several findings: names joined by |, or by ; , + & / where each name recurs.
+
+    Args:
+        counts: number of images by label.
+
+    >>> combined_labels({"Mass|Nodule": 1, "Mass": 3, "ER+": 2})
+    ['Mass|Nodule']
+    >>> combined_labels({"a, b": 1, "a": 3, "b": 2, "benign, other": 4})
+    ['a, b']
+    """
+    parts = {label: [part.strip() for part in re.split(r"[|;,+&/]", label)] for label in counts}
+    names = Counter(part for each in parts.values() for part in set(each))
+    return [
+        label
+        for label, each in parts.items()
+        if len(each) > 1 and all(each) and ("|" in label or all(part in counts or names[part] > 1 for part in each))
+    ]
+
+
+def refuse_several_findings(table: Path, labels: Sequence[tuple[int, str]]) -> None:
+    """Raises InputError if cells of a label table are several findings; the message names the first one's line.
+
+    Args:
+        table: the file, for the message.
+        labels: line number and label of each row.
+    """
+    counts = Counter(label for _, label in labels)
+    combined = combined_labels(counts)
+    if not combined:
+        return
+    line, cell = next((line, label) for line, label in labels if label in combined)
+    raise InputError(
+        f"{table}: line {line}: the label {cell!r} looks like several findings, as do those of "
+        f"{sum(counts[label] for label in combined)} of {len(labels)} rows; images with several labels (multi-label) "
+        f"are not supported. {leave_out_lines(counts, combined)}"
+    )
+
+
+def leave_out_lines(counts: Mapping[str, int], combined: Sequence[str]) -> str:
+    """Returns the cure: the lines for params.yaml that leave combined labels out, and what to do otherwise."""
+    single = Counter({label: count for label, count in counts.items() if label not in combined})
+    otherwise = f"If {combined[0]!r} is one class nevertheless, list it in data.classes too"
+    if len(single) < 2:
+        return f"Keep one finding per row in a copy of the table. {otherwise}"
+    classes = {label: label for label in sorted(label for label, _ in single.most_common(MAX_CLASSES))}
+    lines = yaml.safe_dump({"data": {"classes": classes}}, sort_keys=False, allow_unicode=True, width=1000).rstrip()
+    return f"{otherwise}. To leave these images out and keep those of one finding, write in params.yaml:\n{lines}"

@@ -1,0 +1,277 @@
+"""The command `new`: the study it makes, that its pipeline is the package's, and what it refuses."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from tumorboard.base.errors import InputError
+from tumorboard.base.params import load_params
+from tumorboard.base.presets import PRESETS
+from tumorboard.commands.app import app
+from tumorboard.commands.new import check_positive
+from tumorboard.commands.new_files import pipeline_text
+from tumorboard.commands.stage import write_lists, write_resolved
+from tumorboard.data.check import Account
+
+ROOT = Path(__file__).parents[2]
+PIPELINE: dict[str, Any] = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home in which git knows a name, without any repository around it."""
+    home = tmp_path_factory.mktemp("new")
+    with pytest.MonkeyPatch.context() as patch:
+        for role in ("AUTHOR", "COMMITTER"):
+            patch.setenv(f"GIT_{role}_NAME", "tests")
+            patch.setenv(f"GIT_{role}_EMAIL", "tests@localhost")
+        patch.setenv("HOME", str(home))
+        patch.setenv("GIT_CEILING_DIRECTORIES", str(home))
+        patch.setenv("COLUMNS", "200")
+        yield home
+
+
+@pytest.fixture(scope="module")
+def raw(folder: Path) -> Path:
+    """Two classes with ten patients each, three images per patient, and a table of them."""
+    rng = np.random.default_rng(0)
+    for number in range(60):
+        file = folder / f"raw/{'blast' if number < 30 else 'normal'}/P{number // 3}_{number % 3}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)).save(file)
+    return folder / "raw"
+
+
+class Made(NamedTuple):
+    """A study and what the command printed."""
+
+    folder: Path
+    done: Result
+
+
+@pytest.fixture(scope="module")
+def made(folder: Path, raw: Path) -> Made:
+    """A study without any option."""
+    before = {file: file.stat().st_mtime_ns for file in raw.rglob("*")}
+    done = new(folder / "study", "--data", raw)
+    assert done.exit_code == 0, done.output
+    assert {file: file.stat().st_mtime_ns for file in raw.rglob("*")} == before
+    return Made(folder / "study", done)
+
+
+@pytest.fixture(scope="module")
+def described(folder: Path, raw: Path) -> Path:
+    """A study of a table, with all that can be said of it; the guess about groups is taken."""
+    rows = "".join(f"{file.relative_to(raw).as_posix()},{file.parent.name}\n" for file in sorted(raw.rglob("*.png")))
+    (raw / "mine.csv").write_text("path,label\n" + rows, encoding="utf-8")
+    done = new(
+        folder / "described",
+        "--data",
+        raw,
+        "--labels",
+        raw / "mine.csv",
+        "--yes",
+        "--positive",
+        "blast",
+        "--preset",
+        "cells",
+    )
+    assert done.exit_code == 0, done.output
+    return folder / "described"
+
+
+def new(*words: str | Path) -> Result:
+    return CliRunner().invoke(app, ["new", *map(str, words)])
+
+
+def test_a_study_has_short_params_that_the_package_completes(made: Made, raw: Path) -> None:
+    study = made.folder
+    assert len((study / "params.yaml").read_text(encoding="utf-8").splitlines()) < 30
+    params, defaults = load_params(study / "params.yaml"), load_params(ROOT / "params.yaml")
+    assert (params.study, params.data.raw, params.preset) == ("study", str(raw), "general")
+    assert (params.data.unit, params.data.positive, params.data.table) == (None, None, None)
+    assert params.evaluate.subgroups == ()
+    assert params.crop.side == PRESETS["general"].settings["crop.side"].value
+    assert params.train.optimizer == defaults.train.optimizer
+    assert params.recipes.keys() == defaults.recipes.keys()
+
+
+def test_a_study_is_committed(made: Made) -> None:
+    log, status = (
+        subprocess.run(["git", *words], cwd=made.folder, capture_output=True, text=True, check=True).stdout
+        for words in (["log", "--format=%s"], ["status", "--porcelain"])
+    )
+    assert log == "Begin the study\n"
+    assert status == ""
+    assert f"cd {made.folder}\n  dvc repro" in made.done.output
+    assert "A run would accept this" in made.done.output
+
+
+def test_the_pipeline_is_that_of_the_package(made: Made) -> None:
+    study: dict[str, Any] = yaml.safe_load((made.folder / "dvc.yaml").read_text(encoding="utf-8"))
+    assert set(study["stages"]) == set(PIPELINE["stages"]) - {"phantom"} | {"params"}
+    assert study["plots"] == PIPELINE["plots"]
+    for name in set(study["stages"]) - {"digest", "params"}:
+        own, theirs = study["stages"][name], PIPELINE["stages"][name]
+        assert own["cmd"] == theirs["cmd"].replace("python -m stages.", "python -m tumorboard.commands.stage ")
+        assert own["deps"] == theirs["deps"]
+        assert own.get("outs") == theirs.get("outs")
+        assert own.get("params") == ([{"resolved.yaml": theirs["params"]}] if "params" in theirs else None)
+
+
+def test_a_guessed_group_is_a_comment_until_it_is_confirmed(made: Made, described: Path) -> None:
+    assert "The names look like 20 groups: blast/P0_0.png is of P0." in made.done.output
+    text = (made.folder / "params.yaml").read_text(encoding="utf-8")
+    assert load_params(made.folder / "params.yaml").data.group_pattern is None
+    assert r'# group_pattern: "(?:^|/)([Pp]\\d+)[-_]"' in text
+    confirmed = load_params(described / "params.yaml").data
+    assert (confirmed.group_pattern, confirmed.unit) == (r"(?:^|/)([Pp]\d+)[-_]", "patient")
+
+
+def test_options_stand_in_params(described: Path) -> None:
+    params = load_params(described / "params.yaml")
+    assert (params.data.table, params.data.positive, params.preset) == ("mine.csv", "blast", "cells")
+    assert params.crop.side == 64
+
+
+def test_a_table_elsewhere_is_refused(folder: Path, raw: Path) -> None:
+    (folder / "far.csv").write_text("path,label\n", encoding="utf-8")
+    done = new(folder / "b", "--data", raw, "--labels", folder / "far.csv")
+    assert done.exit_code == 1
+    assert "lies outside" in done.stderr
+    assert "there is no such file" in new(folder / "b", "--data", raw, "--labels", "gone.csv").stderr
+    assert not (folder / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("place", "data", "message"),
+    [
+        ("full", "raw", "is not empty"),
+        ("full/file", "raw", "is a file"),
+        (".", "raw", "is not empty"),
+        ("raw/blast/study", "raw", "lies inside --data"),
+        ("new", "gone", "is no folder"),
+        ("new", "full/file", "is no folder"),
+        ("repository/new", "raw", "lies inside the git repository"),
+    ],
+)
+@pytest.mark.usefixtures("raw")
+def test_a_place_that_cannot_be(place: str, data: str, message: str, folder: Path) -> None:
+    (folder / "full").mkdir(exist_ok=True)
+    (folder / "full/file").write_text("mine", encoding="utf-8")
+    subprocess.run(["git", "init", "--quiet", str(folder / "repository")], check=True)
+    done = new(folder / place, "--data", folder / data)
+    assert (done.exit_code, message in done.stderr) == (1, True), done.output
+    assert (folder / "full/file").read_text(encoding="utf-8") == "mine"
+    assert not (folder / "new").exists()
+
+
+def test_data_that_a_run_would_refuse(folder: Path, raw: Path) -> None:
+    shutil.copytree(raw / "blast", folder / "half/blast")
+    done = new(folder / "refused", "--data", folder / "half")
+    assert done.exit_code == 2
+    assert "A run would refuse this" in done.output
+    assert not (folder / "refused").exists()
+
+
+@pytest.mark.parametrize(("positive", "classes"), [("blasts", ["blast", "normal"]), ("a", ["a", "b", "c"])])
+def test_a_positive_class_that_is_none(positive: str, classes: list[str]) -> None:
+    with pytest.raises(
+        InputError, match=rf"--positive '{positive}': expected one of two classes; there are {classes[0]}"
+    ):
+        check_positive(positive, Account(classes=dict.fromkeys(classes, 9)))
+
+
+def test_a_preset_that_is_none(folder: Path, raw: Path) -> None:
+    done = new(folder / "c", "--data", raw, "--preset", "cell")
+    assert (done.exit_code, "did you mean cells" in done.stderr) == (1, True)
+
+
+def test_without_a_git_identity_nothing_is_written(folder: Path, raw: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for role in ("AUTHOR", "COMMITTER"):
+        monkeypatch.delenv(f"GIT_{role}_NAME")
+        monkeypatch.delenv(f"GIT_{role}_EMAIL")
+    monkeypatch.chdir(folder)
+    done = new("anonymous", "--data", raw)
+    assert done.exit_code == 1
+    assert "git config --global user.name" in done.stderr
+    assert not (folder / "anonymous").exists()
+
+
+def test_resolved_parameters_are_complete(made: Made, tmp_path: Path) -> None:
+    short = Path(shutil.copy(made.folder / "params.yaml", tmp_path))
+    with short.open("a", encoding="utf-8") as file:
+        file.write("train: {lr: 0.5, augment: {rotate: 7}}\n")
+    write_resolved(short, tmp_path / "resolved.yaml")
+    tree = yaml.safe_load((tmp_path / "resolved.yaml").read_text(encoding="utf-8"))
+    assert "tumorboard" not in tree
+    assert (tree["train"]["lr"], tree["train"]["augment"]["rotate"], tree["train"]["epochs"]) == (0.5, 7, 8)
+    assert load_params(tmp_path / "resolved.yaml") == load_params(short)
+
+
+def test_the_lists_of_sources_name_no_folder_of_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_text("tumorboard: 0.0.1\n", encoding="utf-8")
+    write_lists(tmp_path / "digests")
+    lines = (tmp_path / "digests/crop.sha256").read_text(encoding="utf-8").splitlines()
+    names = [line.split("  ")[1] for line in lines]
+    assert "stages/crop.py" in names
+    assert "tumorboard/images/crop.py" in names
+    assert {name.split("/")[0] for name in names} == {"stages", "tumorboard"}
+    assert "tumorboard 0.0.1 made this study" in capsys.readouterr().err
+    (tmp_path / "digests/crop.sha256").write_text("0" * 64 + "  stages/crop.py\n", encoding="utf-8")
+    write_lists(tmp_path / "digests")
+    assert "so they run again: crop" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["run"])
+    assert done.exit_code == 1
+    assert "is no study" in done.stderr
+    assert "`tumorboard new` makes one" in done.stderr
+
+
+def test_a_study_crops_by_dvc(described: Path) -> None:
+    """The stages run from the package, and a second run has nothing to do but the list of sources."""
+    with (described / "params.yaml").open("a", encoding="utf-8") as file:
+        file.write("crop: {side: 32}\nruntime: {workers: 1}\n")
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT / "src"), "DVC_NO_ANALYTICS": "1"}
+
+    def repro() -> str:
+        command = [sys.executable, "-m", "dvc", "repro", "crop"]
+        done = subprocess.run(
+            command,
+            cwd=described,
+            env=environment,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout
+
+    assert "crop: 60 files, 60 decoded" in repro()
+    assert (described / "data/crop/manifest.csv").is_file()
+    again = repro()
+    assert "Stage 'crop' didn't change" in again
+    assert "Stage 'params' didn't change" in again
+
+
+def test_pipeline_text_is_yaml_with_a_comment() -> None:
+    text = pipeline_text((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+    assert text.startswith("# The pipeline")
+    assert yaml.safe_load(text)["stages"]["digest"]["always_changed"] is True

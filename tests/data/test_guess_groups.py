@@ -1,0 +1,41 @@
+"""Groups guessed from names: only where every name fits, and some group has several images."""
+
+import pytest
+
+from tumorboard.data.group_pattern import extract_groups
+from tumorboard.data.guess_groups import guess_groups
+
+
+@pytest.mark.parametrize(
+    ("paths", "groups", "unit"),
+    [
+        (["a/patient01_1.png", "a/patient01_2.png", "b/patient2-1.png"], {"patient01", "patient2"}, "patient"),
+        (["a/UID_H14_1_1_hem.bmp", "a/UID_H14_2_1_hem.bmp", "b/UID_7_1.bmp"], {"UID_H14", "UID_7"}, "patient"),
+        (["x/BloodImage_00001_0.png", "x/BloodImage_00001_1.png", "y/BloodImage_00002_0.png"], None, "smear"),
+        (["a/P1_x.png", "b/P1_y.png", "b/p2_x.png"], {"P1", "p2"}, "patient"),
+        (["a/slide 3_1.png", "a/slide 3_2.png", "b/slide 4_1.png"], {"slide 3", "slide 4"}, "slide"),
+        (["a/K17_1.png", "a/K17_2.png", "b/L3_9.png"], {"K17", "L3"}, ""),
+    ],
+)
+def test_names_that_have_a_patient(paths: list[str], groups: set[str] | None, unit: str) -> None:
+    guess = guess_groups(paths)
+    assert guess is not None
+    found = extract_groups(paths, guess.pattern)
+    assert found[0] == found[1] != found[2] or groups == {"P1", "p2"}
+    assert groups is None or set(found) == groups
+    assert (guess.groups, guess.unit) == (2, unit)
+    assert guess.example == f"{paths[0]} is of {found[0]}"
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ["a/1.png", "a/2.png", "b/3.png"],  # each image would be its own group
+        ["a/P1_1.png", "a/P1_2.png", "b/P1_3.png"],  # one group only
+        ["a/P1_1.png", "a/P1_2.png", "b/other.png"],  # a name without a patient
+        ["a/image(1).jpg", "a/image(2).jpg", "b/image(1).jpg"],
+        [],
+    ],
+)
+def test_names_that_have_none(paths: list[str]) -> None:
+    assert guess_groups(paths) is None

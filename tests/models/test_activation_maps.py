@@ -1,0 +1,112 @@
+"""Grad-CAM: values by hand on a small network, places that are found again, layers of each family."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from tumorboard.base.errors import InputError
+from tumorboard.base.params import Params, resolve_recipe
+from tumorboard.models.activation_maps import MapLayer, activation_maps, choose_layer, map_crops
+from tumorboard.models.registry import Classifier, build_model
+
+
+def tiny() -> Classifier:
+    """Two channels pass red and green of 4 x 4 cells; class 0 likes red, class 1 likes green and dislikes red."""
+    convolution = nn.Conv2d(3, 2, 1, bias=False)
+    convolution.weight.data = torch.tensor([[1.0, 0, 0], [0, 1, 0]]).view(2, 3, 1, 1)
+    head = nn.Linear(2, 2, bias=False)
+    head.weight.data = torch.tensor([[2.0, 0], [-1, 4]])
+    backbone = nn.Sequential(convolution, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    return Classifier(backbone, head, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+def image() -> torch.Tensor:
+    """Red in the cell (0, 1), green in the cell (3, 2)."""
+    pixels = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+    pixels[0, 0, 0, 1] = 255
+    pixels[0, 1, 3, 2] = 102
+    return pixels
+
+
+def test_a_map_by_hand() -> None:
+    model = tiny()
+    layer = choose_layer(model, 4, "tiny")
+    assert layer == MapLayer("0", "channels first", 4)
+    expected = np.zeros((4, 4), np.float32)
+    expected[0, 1] = 1  # weight 2 / 16 times red 1, divided by the maximum
+    np.testing.assert_allclose(activation_maps(model, layer, image(), [0])[0], expected)
+    expected = np.zeros((4, 4), np.float32)
+    expected[3, 2] = 1  # green alone: red speaks against class 1, and is 0
+    np.testing.assert_allclose(activation_maps(model, layer, image(), [1])[0], expected, atol=1e-7)
+
+
+def test_a_map_without_any_evidence_is_zero() -> None:
+    model = tiny()
+    pixels = image()
+    pixels[:, 1] = 0
+    assert not activation_maps(model, choose_layer(model, 4, "tiny"), pixels, [1]).any()
+
+
+def test_each_image_has_its_own_map_and_the_model_stays() -> None:
+    model = tiny().train()
+    both = torch.cat([image(), image().flip(3)])
+    layer = choose_layer(model, 4, "tiny")
+    maps = activation_maps(model, layer, both, [0, 0])
+    np.testing.assert_array_equal(maps[1], maps[0][:, ::-1])
+    assert model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_maps_of_crops_do_not_depend_on_the_batch() -> None:
+    model = tiny()
+    crops = torch.cat([image(), image().flip(2), image().flip(3)]).permute(0, 2, 3, 1).numpy()
+    together = map_crops(model, crops, [0, 1, 0], "tiny", batch_size=2)
+    alone = np.concatenate([map_crops(model, crops[n : n + 1], [[0, 1, 0][n]], "tiny") for n in range(3)])
+    np.testing.assert_allclose(together, alone)
+    assert map_crops(model, crops[:0], [], "tiny").shape == (0, 4, 4)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "side", "name", "order", "grid"),
+    [
+        ("resnet18", 64, "layer3", "channels first", 4),
+        ("resnet18", 128, "layer4", "channels first", 4),
+        ("googlenet_bn", 32, "11", "channels first", 8),
+        ("timm/tf_efficientnet_lite0", 64, "blocks.4", "channels first", 4),
+        ("vit_b_16", 64, "encoder.layers.encoder_layer_11.ln_1", "tokens", 4),
+        ("timm/vit_tiny_patch16_224", 64, "blocks.11.norm1", "tokens", 4),
+        ("swin_t", 64, "features.5", "channels last", 4),
+    ],
+)
+def test_the_layer_of_a_family(architecture: str, side: int, name: str, order: str, grid: int, params: Params) -> None:
+    recipe = resolve_recipe(params, "cnn").model_copy(update={"architecture": architecture})
+    model = build_model(recipe, 2, side, ([0.5] * 3, [0.2] * 3))
+    layer = choose_layer(model, side, architecture)
+    assert (layer.name, layer.order, layer.grid) == (name, order, grid)
+    maps = activation_maps(model, layer, torch.randint(0, 256, (1, 3, side, side), dtype=torch.uint8), [0])
+    assert maps.shape == (1, side, side)
+    assert maps.min() >= 0
+    assert maps.max() <= 1
+
+
+def test_a_network_without_places_has_no_map(params: Params) -> None:
+    recipe = resolve_recipe(params, "linear")
+    model = build_model(recipe, 2, 16, ([0.5] * 3, [0.2] * 3))
+    with pytest.raises(InputError, match="linear has no layer that keeps the places"):
+        choose_layer(model, 16, "linear")
+
+
+def test_maps_depend_on_the_weights(params: Params) -> None:
+    """The sanity check of Adebayo et al. 2018: with other weights a map must be another."""
+    recipe = resolve_recipe(params, "cnn").model_copy(update={"architecture": "resnet18"})
+    images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    first, second = (
+        build_model(recipe.model_copy(update={"seed": seed}), 2, 64, ([0.5] * 3, [0.2] * 3)) for seed in (0, 1)
+    )
+    layer = choose_layer(first, 64, "resnet18")
+    maps = [activation_maps(model, layer, images, [0] * 4).reshape(4, -1) for model in (first, second)]
+    same = activation_maps(first, layer, images, [0] * 4).reshape(4, -1)
+    np.testing.assert_array_equal(maps[0], same)
+    correlations = [abs(np.corrcoef(one, other)[0, 1]) for one, other in zip(*maps, strict=True)]
+    assert max(correlations) < 0.9

@@ -1,0 +1,34 @@
+"""The output layers of networks: found by name, and left out where they have no use."""
+
+import pytest
+import timm
+import torch
+import torchvision
+from torch import nn
+
+from tumorboard.models.output_layer import output_layer_names, removed_layer_names
+
+
+@pytest.mark.parametrize(
+    ("build_network", "names"),
+    [
+        (torchvision.models.resnet18, ("fc",)),
+        (torchvision.models.squeezenet1_1, ("classifier.1",)),
+        (torchvision.models.vgg11, ("classifier.6",)),
+        (torchvision.models.vit_b_16, ("heads.head",)),
+        (torchvision.models.swin_t, ("head",)),
+        (lambda: timm.create_model("deit_tiny_distilled_patch16_224"), ("head", "head_dist")),
+        (lambda: nn.Sequential(nn.Linear(4, 4)), ()),
+    ],
+)
+def test_output_layers_are_found_by_name(build_network, names) -> None:
+    with torch.device("meta"):
+        assert output_layer_names(build_network()) == names
+
+
+def test_a_removed_layer_is_an_identity() -> None:
+    with torch.device("meta"):
+        network = torchvision.models.resnet18()
+        assert removed_layer_names(network) == ()
+        network.fc = nn.Identity()
+        assert removed_layer_names(network) == ("fc",)

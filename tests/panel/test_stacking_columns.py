@@ -1,0 +1,90 @@
+"""Cells of the vote stacking: the data's table by id, and a user's table by path; what is wrong is named."""
+
+import re
+
+import pandas as pd
+import pytest
+
+from tumorboard.base.errors import InputError
+from tumorboard.panel.stacking import Column
+from tumorboard.panel.stacking_columns import cells_of, read_cells
+
+AGE, SEX = Column("age", (), 50.0, 10.0), Column("sex", ("f", "m"), None, None)
+
+
+def table(**columns):
+    return pd.DataFrame({"id": ["x", "y", "z"], **columns})
+
+
+def test_cells_are_in_the_order_of_the_ids_and_of_the_columns():
+    attributes = table(sex=["f", " m ", ""], site=["n", "s", "n"], age=["40", "", "7"])
+    assert cells_of(attributes, ["age", "sex"], ["z", "x"]).tolist() == [["7", ""], ["40", "f"]]
+    assert cells_of(attributes, ["sex"], []).shape == (0, 1)
+
+
+def test_a_column_that_is_not_there_is_named_with_those_that_are():
+    with pytest.raises(InputError, match=r"stacking_columns names 'agee', .*; did you mean age\?: it has age, sex$"):
+        cells_of(table(age="1", sex="f"), ["sex", "agee"], ["x"])
+    with pytest.raises(InputError, match="it has no columns beyond path, label, group, split and fold"):
+        cells_of(table(), ["age"], ["x"])
+    with pytest.raises(InputError, match="names 'id'"):
+        cells_of(table(age="1"), ["id"], ["x"])
+
+
+def test_a_column_with_too_many_texts_and_an_image_that_is_not_there():
+    many = pd.DataFrame({"id": [f"i{row}" for row in range(40)], "name": [f"p{row}" for row in range(40)]})
+    with pytest.raises(InputError, match="column 'name' has 40 values, such as p0: name fewer than 21"):
+        cells_of(many, ["name"], ["i0"])
+    numbers = many.assign(name=[f"{row / 3}" for row in range(40)])
+    assert cells_of(numbers, ["name"], ["i3"]).tolist() == [["1.0"]], "numbers may be many"
+    with pytest.raises(InputError, match="image 'q' is not in the table of attributes: run `dvc repro`"):
+        cells_of(numbers, ["name"], ["i0", "q"])
+
+
+@pytest.fixture
+def images(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return [tmp_path / "new" / name for name in ("1.png", "2.png")]
+
+
+def write(folder, text):
+    (folder / "tables").mkdir(exist_ok=True)
+    (folder / "tables" / "t.csv").write_text(text, "utf-8")
+    return folder / "tables" / "t.csv"
+
+
+def test_paths_are_relative_to_the_current_folder_or_to_the_tables(tmp_path, images):
+    text = "sex;path;age;other\nf;new/1.png;41;x\n;../tables/../new/2.png;;y\nm;new/of somebody else.png;old;z\n"
+    file = write(tmp_path, text.replace("../tables/../new", str(tmp_path / "new")))
+    expected = {images[0]: ["41", "f"], images[1]: ["", ""]}
+    assert read_cells(file, [AGE, SEX], images) == expected
+    beside = images[0].parent / "t.csv"
+    beside.parent.mkdir()
+    beside.write_text("path,age\n1.png,41\n2.png,unknown\n")
+    assert read_cells(beside, [AGE], [image.relative_to(tmp_path) for image in images]) == {
+        images[0]: ["41"],
+        images[1]: ["unknown"],
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("file,age\nnew/1.png,4\n", ": has no column 'path': it has file, age"),
+        ("path,sex\nnew/1.png,f\n", ": has no column 'age': it has path, sex"),
+        ("path,age\nnew/1.png,4\n", ": has no row for .*2.png: add it; a cell may be empty"),
+        ("path,age\n3.png,4\n", ": has no row for .*1.png and 1 more images: add it"),
+        ("path,age\nnew/1.png,4\nnew/1.png,5\n", ": line 3: a second row for new/1.png"),
+        ("path,age\nnew/1.png,4\nnew/2.png,old\n", ": line 3: age is old, expected a number or nothing"),
+        ("path,age\nnew/1.png\n", ": line 2: 1 values for 2 columns"),
+    ],
+)
+def test_a_table_that_lacks_something_is_one_message(tmp_path, images, text, message):
+    file = write(tmp_path, text)
+    with pytest.raises(InputError, match=f"^{re.escape(str(file))}{message}"):
+        read_cells(file, [AGE], images)
+
+
+def test_a_text_that_the_fit_did_not_see_is_no_mistake(tmp_path, images):
+    file = write(tmp_path, "path,sex\nnew/1.png,diverse\nnew/2.png,f\n")
+    assert read_cells(file, [SEX], images)[images[0]] == ["diverse"]

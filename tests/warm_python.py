@@ -1,0 +1,273 @@
+"""A Python that has imported the large libraries already, for commands that tests run again and again.
+
+Half of a stage's time on small data is the import of torch, timm and scikit-learn. A server imports them once. Programs
+named `python`, `dvc` and `tumorboard`, in a folder for PATH, send their command to it. The server forks, and its child
+runs the command as Python does: with the same folder, environment, open files and, at its end, exit status. Each child
+imports the project's own modules anew. `sys.executable` and the children of `multiprocessing` are such programs too.
+
+What this cannot show is a module that uses a library which it has not imported itself. So the first run of the pipeline
+(`finished` in tests/conftest.py) is one by ordinary processes, and so is whatever a signal ends or a limit of the
+system stops: a child is in the server's session and has its limits.
+"""
+
+import atexit
+import fcntl
+import functools
+import gc
+import importlib
+import marshal
+import multiprocessing
+import os
+import runpy
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from contextlib import suppress
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:  # the server does without
+    import pytest
+
+LIBRARIES = (
+    *("torch", "torchvision", "timm", "sklearn.metrics", "scipy.stats", "pandas", "matplotlib.pyplot", "cv2"),
+    *("PIL.Image", "pydantic", "typer", "jinja2", "dvclive", "torch.distributed.run", "multiprocessing.spawn"),
+    *("dvc.cli", "dvc.repo.reproduce", "dvc.repo.experiments", "dvc.stage.cache"),
+)
+PROGRAMS: dict[str, list[str]] = {"python": [], "dvc": ["-m", "dvc"], "tumorboard": ["-m", "tumorboard.commands.app"]}
+FIRST_SPARE = 200  # above the numbers of all files that a command inherits
+# Starts without site-packages, in hundredths of a second. A command with other options of Python is an ordinary one.
+CLIENT = """#!{python} -IS
+import marshal, os, signal, socket, sys
+words = {words} + sys.argv[1:]
+names = {{"-B": "PYTHONDONTWRITEBYTECODE", "-s": "PYTHONNOUSERSITE", "-u": "PYTHONUNBUFFERED"}}
+while words and words[0] in names:  # as multiprocessing and torchrun have them
+    os.environ[names[words.pop(0)]] = "1"
+if not words or (words[0][0] == "-" and words[0] not in ("-m", "-c")):
+    os.execv({python!r}, [{python!r}, *words])
+files = []
+for number in range({limit}):
+    try:
+        files += [number] * os.get_inheritable(number)
+    except OSError:  # there is none of this number
+        pass
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect({address!r})
+    socket.send_fds(server, [b"."], files)
+    server.sendall(marshal.dumps((words, files, os.getcwd(), dict(os.environ))))
+    reply = server.makefile("rb")
+    process = int(reply.readline())
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: os.kill(process, number))
+    status = int(reply.readline())
+if status < 0:
+    if status != -signal.SIGKILL:
+        signal.signal(-status, signal.SIG_DFL)
+    os.kill(os.getpid(), -status)
+sys.exit(status)
+"""
+
+
+class WarmPython:
+    """The server, and the folder of its PROGRAMS.
+
+    Args:
+        folder: for the programs and the socket; its path is short, since a socket's has at most 107 bytes.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.programs = folder / "bin"
+        self.programs.mkdir()
+        address = str(folder / "socket")
+        settings = {"python": sys.executable, "address": address, "limit": FIRST_SPARE}
+        for name, words in PROGRAMS.items():
+            program = self.programs / name
+            program.write_text(CLIENT.format(**settings, words=words), encoding="utf-8")
+            program.chmod(0o755)
+        self.server = subprocess.Popen(
+            [sys.executable, __file__, address, self.programs / "python"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert self.server.stdout is not None
+        assert self.server.stdout.readline() == b"ready\n", "the server of tests/warm_python.py ended"
+
+    @property
+    def executable(self) -> str:
+        return str(self.programs / "python")
+
+    def close(self) -> None:
+        self.server.terminate()
+        self.server.wait()
+
+
+@functools.cache
+def warm_python() -> WarmPython | None:
+    """Returns the server of this process, which the first call starts; None where the system lacks what it needs."""
+    if not hasattr(os, "pidfd_open"):
+        return None
+    folder = tempfile.TemporaryDirectory(prefix="warm-")
+    server = WarmPython(Path(folder.name))
+    atexit.register(lambda: (server.close(), folder.cleanup()))
+    return server
+
+
+def search_path() -> str:
+    """Returns PATH with PROGRAMS in front."""
+    warm = warm_python()
+    return os.pathsep.join(
+        [*([str(warm.programs)] if warm else []), str(Path(sys.executable).parent), os.environ["PATH"]]
+    )
+
+
+def spawn_warm_children(monkeypatch: "pytest.MonkeyPatch") -> None:
+    """Makes the children that `multiprocessing` spawns forks of the server.
+
+    Not for children that are killed: their program is waited for, but they themselves end a moment later.
+    """
+    monkeypatch.setattr("multiprocessing.spawn._python_exe", os.fsencode(executable()))
+
+
+def executable() -> str:
+    """Returns the program to use in the place of `sys.executable`."""
+    warm = warm_python()
+    return warm.executable if warm else sys.executable
+
+
+def serve(address: str) -> list[str]:
+    """Answers clients until its own parent ends; a fork returns the words of its command."""
+    parent = os.getppid()
+    with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as selector:
+        listener.bind(address)
+        listener.listen(64)
+        selector.register(listener, selectors.EVENT_READ)
+        print("ready", flush=True)
+        while os.getppid() == parent:
+            for key, _ in selector.select(5.0)[:1]:  # the first event may end the second one's process
+                if key.fileobj is listener:
+                    client, _ = listener.accept()
+                    received, command = receive(client)
+                    process = os.fork()
+                    if not process:
+                        for opened in (selector, listener, client):
+                            opened.close()
+                        return become(received, *command)
+                    for file in received:
+                        os.close(file)
+                    with suppress(OSError):
+                        client.sendall(b"%d\n" % process)
+                    selector.register(os.pidfd_open(process), selectors.EVENT_READ, (process, client))
+                    selector.register(client, selectors.EVENT_READ, (process, None))
+                elif key.data[1] is None:  # the client was killed
+                    selector.unregister(key.fileobj)
+                    os.kill(key.data[0], signal.SIGKILL)
+                else:
+                    finish(selector, key.fd, *key.data)
+    sys.exit()
+
+
+def receive(client: socket.socket) -> tuple[list[int], Any]:
+    """Returns a command's open files, by our numbers; and its words, its own numbers of them, folder, environment."""
+    _, files, _, _ = socket.recv_fds(client, 1, FIRST_SPARE)
+    with client.makefile("rb") as stream:
+        return files, marshal.load(stream)  # noqa: S302  # of our own client
+
+
+def finish(selector: selectors.BaseSelector, handle: int, process: int, client: socket.socket) -> None:
+    """Tells a client how its process has ended: its status, or minus the number of a signal."""
+    _, status = os.waitpid(process, 0)
+    selector.unregister(handle)
+    os.close(handle)
+    if client.fileno() in selector.get_map():
+        selector.unregister(client)
+        with suppress(OSError):  # the client was killed
+            client.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
+    client.close()
+
+
+def become(
+    files: list[int], words: list[str], numbers: list[int], folder: str, environment: dict[str, str]
+) -> list[str]:
+    """Makes this fork what an interpreter is that was started with these files, by their numbers, and settings."""
+    spare = [fcntl.fcntl(file, fcntl.F_DUPFD, FIRST_SPARE) for file in files]
+    os.closerange(3, FIRST_SPARE)
+    for number, file in zip(numbers, spare, strict=True):
+        os.dup2(file, number)
+        os.close(file)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    encoding, _, errors = environment.get("PYTHONIOENCODING", "").partition(":")
+    if encoding:
+        for stream in (sys.stdin, sys.stdout, sys.stderr):
+            on_errors = "backslashreplace" if stream is sys.stderr else errors or "strict"
+            stream.reconfigure(encoding=encoding, errors=on_errors)  # type: ignore[union-attr]
+    if environment.get("PYTHONUNBUFFERED"):
+        sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
+    sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
+    sys.path[:0] = filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))
+    threads = environment.get("OMP_NUM_THREADS", "")
+    importlib.import_module("torch").set_num_threads(int(threads) if threads else len(os.sched_getaffinity(0)))
+    return words
+
+
+def run(words: list[str]) -> NoReturn:
+    """Runs a command of Python and ends as the interpreter does, except that it frees no memory first."""
+    sys.modules["__main__"] = main = ModuleType("__main__")
+    main.__dict__["__builtins__"] = __builtins__
+    sys.orig_argv[:] = [sys.executable, *words]
+    status = 0
+    try:
+        if words[0] == "-m":
+            sys.path.insert(0, str(Path.cwd()))
+            sys.argv[:] = words[1:]
+            as_main: Any = runpy._run_module_as_main  # type: ignore[attr-defined]
+            as_main(words[1])
+        else:
+            is_file = words[0] != "-c"
+            sys.path.insert(0, str(Path(words[0]).resolve().parent) if is_file else "")
+            sys.argv[:] = words if is_file else ["-c", *words[2:]]
+            if is_file:
+                main.__file__ = words[0]
+            text = Path(words[0]).read_text(encoding="utf-8") if is_file else words[1]
+            exec(compile(text, words[0] if is_file else "<string>", "exec"), main.__dict__)  # noqa: S102
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if end.code is not None and not isinstance(end.code, int):
+            print(end.code, file=sys.stderr)
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        status = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        if stream and not stream.closed:
+            stream.flush()
+    if status < 0:
+        signal.signal(-status, signal.SIG_DFL)
+        os.kill(os.getpid(), -status)
+    os._exit(status & 255)
+
+
+def main() -> NoReturn:
+    _, address, python = sys.argv
+    sys.path.pop(0)  # the folder of this file
+    os.environ.pop("PYTHONPATH", None)
+    for library in LIBRARIES:
+        importlib.import_module(library)
+    sys.executable = python
+    multiprocessing.set_executable(python)
+    gc.collect()
+    gc.freeze()  # so that a child's collections leave the shared memory alone
+    run(serve(address))
+
+
+if __name__ == "__main__":
+    main()
