@@ -206,7 +206,9 @@ def become(
     signal.signal(signal.SIGINT, signal.default_int_handler)
     encoding, _, errors = environment.get("PYTHONIOENCODING", "").partition(":")
     if encoding:
-        for stream in (sys.stdin, sys.stdout, sys.stderr):
+        # The server's standard input could seek; a pipe that took its place cannot, so that it is opened anew.
+        sys.stdin = os.fdopen(0, encoding=encoding, errors=errors or "strict", closefd=False)
+        for stream in (sys.stdout, sys.stderr):
             on_errors = "backslashreplace" if stream is sys.stderr else errors or "strict"
             stream.reconfigure(encoding=encoding, errors=on_errors)  # type: ignore[union-attr]
     if environment.get("PYTHONUNBUFFERED"):

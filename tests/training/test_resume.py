@@ -143,7 +143,8 @@ def test_one_or_four_processes_resume_what_two_began(
         if processes == 1:  # four processes print to another standard output
             assert "resumed from epoch " in capsys.readouterr().out
         trained = load_model(job.weights, CPU)[0].state_dict()
-        torch.testing.assert_close(trained, expected, atol=2e-6, rtol=1e-4)
+        # The optimizer divides by the size of a gradient: rounding of a tiny one shows. A step has 1e-3.
+        torch.testing.assert_close(trained, expected, atol=1e-4, rtol=1e-4)
         assert epochs[-1].train["loss"] == pytest.approx(loss, abs=1e-5)
 
 

@@ -19,8 +19,10 @@ def describe_other_version(recorded: object, changed: Sequence[str]) -> str:
         recorded: the version in the study's params.yaml.
         changed: names of the stages whose code is not that of the last run.
 
-    >>> describe_other_version("unknown", [])
+    >>> describe_other_version(package_version(), [])
     ''
+    >>> describe_other_version(package_version(), ["crop", "train"])
+    'the code of these stages is not that of the last run, so they run again: crop, train'
     """
     running = package_version()
     parts = []
