@@ -206,11 +206,10 @@ def become(
     signal.signal(signal.SIGINT, signal.default_int_handler)
     encoding, _, errors = environment.get("PYTHONIOENCODING", "").partition(":")
     if encoding:
-        # The server's standard input could seek; a pipe that took its place cannot, so that it is opened anew.
+        # The server's streams could seek; pipes that took their place cannot, so that all are opened anew.
         sys.stdin = os.fdopen(0, encoding=encoding, errors=errors or "strict", closefd=False)
-        for stream in (sys.stdout, sys.stderr):
-            on_errors = "backslashreplace" if stream is sys.stderr else errors or "strict"
-            stream.reconfigure(encoding=encoding, errors=on_errors)  # type: ignore[union-attr]
+        sys.stdout = os.fdopen(1, "w", encoding=encoding, errors=errors or "strict", closefd=False)
+        sys.stderr = os.fdopen(2, "w", 1, encoding=encoding, errors="backslashreplace", closefd=False)
     if environment.get("PYTHONUNBUFFERED"):
         sys.stdout.reconfigure(write_through=True)  # type: ignore[union-attr]
     sys.dont_write_bytecode = bool(environment.get("PYTHONDONTWRITEBYTECODE"))
