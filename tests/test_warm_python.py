@@ -86,6 +86,15 @@ def test_a_command_that_a_signal_ends_ends_its_program_so(tmp_path: Path, number
     assert warm[0] == ordinary[0] == -number
 
 
+def test_streams_may_be_replaced_and_have_the_encoding_of_the_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii:replace")
+    code = "import io, sys; print('caf\xe9', flush=True); sys.stdout.detach(); sys.exit(0)"
+    ordinary, warm = both(tmp_path, "-c", code)
+    assert warm[:2] == ordinary[:2] == (0, "caf?\n")
+
+
 def test_the_projects_modules_are_imported_anew(tmp_path: Path) -> None:
     code = (
         "import sys; print(sorted(name for name in sys.modules if name.startswith(('tumorboard', 'stages', 'tests'))))"

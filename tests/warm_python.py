@@ -249,7 +249,7 @@ def run(words: list[str]) -> NoReturn:
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        if stream and not stream.closed:
+        with suppress(ValueError):  # it was closed, or another one took its buffer
             stream.flush()
     if status < 0:
         signal.signal(-status, signal.SIG_DFL)

@@ -17,7 +17,7 @@ COARSE_STEPS = 2  # least-squares steps of the alignment on thumbnails of half t
 STEPS = 4  # least-squares steps on whole thumbnails
 HOPE = 0.4  # correlation of the halved thumbnails below which the alignment is given up
 FARTHEST = 0.18  # half sides: largest shift of a picture that keeps its scale
-LARGEST = 0.7  # largest change of scale that the alignment makes
+LARGEST = 0.5  # largest change of scale that the alignment makes
 CHUNK = 32  # pairs that fit into a processor's cache
 
 Thumbnails: TypeAlias = NDArray[np.uint8]  # [N, SIDE, SIDE], grey

@@ -29,6 +29,7 @@ class _Part(NamedTuple):
     edges: Rows  # numbers of the pairs
     threshold: float  # lowest correlation of these pairs
     outside: float  # highest correlation of a pair with a picture outside; -1 for a whole set
+    chain: Rows  # the pictures of the whole set
 
 
 def select_copies(
@@ -52,7 +53,8 @@ def select_copies(
         bool[P], whether the pair is kept.
     """
     kept = np.zeros(len(first), bool)
-    waiting = [_Part(edges, near, -1.0) for edges in _connected(np.arange(len(first)), first, second)]
+    whole = _connected(np.arange(len(first)), first, second)
+    waiting = [_Part(edges, near, -1.0, np.union1d(first[edges], second[edges])) for edges in whole]
     while waiting:
         part = waiting.pop()
         if len(part.edges) == 1:
@@ -60,8 +62,10 @@ def select_copies(
         else:
             spread = _distance_to_center(first[part.edges], second[part.edges], near=near, correlate=correlate)
         if spread is not None and GAP * max(spread, NOISE) <= 1 - part.outside:
-            kept[part.edges] = True
-            continue
+            members = np.union1d(first[part.edges], second[part.edges])
+            if GAP * max(spread, NOISE) <= 1 - _nearest_outside(members, part.chain, correlate):
+                kept[part.edges] = True
+                continue
         threshold = 1 - (1 - part.threshold) / 2
         if threshold <= CLOSEST:
             closer = part.edges[correlation[part.edges] >= threshold]
@@ -69,7 +73,7 @@ def select_copies(
                 inside = np.union1d(first[edges], second[edges])
                 crossing = np.isin(first[part.edges], inside) != np.isin(second[part.edges], inside)
                 outside = float(correlation[part.edges][crossing].max(initial=part.outside))
-                waiting.append(_Part(edges, threshold, outside))
+                waiting.append(_Part(edges, threshold, outside, part.chain))
     return kept
 
 
@@ -83,6 +87,19 @@ def _connected(edges: Rows, first: Rows, second: Rows) -> list[Rows]:
     by_set = np.argsort(set_of_edge, kind="stable")
     limits = np.flatnonzero(np.diff(set_of_edge[by_set])) + 1
     return [edges[part] for part in np.split(by_set, limits)]
+
+
+def _nearest_outside(members: Rows, chain: Rows, correlate: Correlate) -> float:
+    """Returns the highest correlation of a member with a picture of its chain outside; -1 where there is none.
+
+    Pictures that pairs connect were not all compared. Of many, SAMPLE outside are compared with SAMPLE / 2 members.
+    """
+    outside = np.setdiff1d(chain, members)
+    if not len(outside):
+        return -1.0
+    outside = outside[:: 1 + len(outside) // SAMPLE]
+    members = members[:: 1 + 2 * len(members) // SAMPLE]
+    return float(correlate(np.repeat(members, len(outside)), np.tile(outside, len(members))).max())
 
 
 def _distance_to_center(first: Rows, second: Rows, *, near: float, correlate: Correlate) -> float | None:
