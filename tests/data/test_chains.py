@@ -59,6 +59,13 @@ def test_pictures_that_are_hardly_closer_than_the_next_ones_are_no_copies() -> N
     assert select({(0, 1): 0.97, (1, 2): 0.975, (2, 3): 0.985, (3, 4): 0.975, (4, 5): 0.97}) == [False] * 5
 
 
+def test_pictures_that_no_pair_connects_are_compared_too() -> None:
+    """The copies 1 and 2 stand out, unless 2 correlates with 0 by 0.997, though 1 is the one that is paired with 0."""
+    chain = {(0, 1): 0.97, (1, 2): 0.998, (2, 3): 0.97, (3, 4): 0.97, (4, 5): 0.97}
+    assert select(chain) == [False, True, False, False, False]
+    assert select(chain, {(0, 2): 0.997}) == [False] * 5
+
+
 def test_differences_as_small_as_those_of_saving_are_not_told_apart() -> None:
     chain = {(number, number + 1): 1.0 if number % 2 else 0.9995 for number in range(8)}
     assert not any(select(chain))
