@@ -132,7 +132,7 @@ def test_a_panel_of_one_member_is_the_member_in_every_vote():
     actual, versions = panel(9, members=1)
     result = cross_fit(fitting(1), np.repeat(versions, 4, 0), actual, np.arange(ROWS) % 3)
     assert result.final.weights == {"m0": 1.0}
-    assert result.final.vote == "single", "all votes are the same, and this one says so"
+    assert result.final.vote == "soft", "all votes are the same, and this one is the simplest"
     assert "stacking" not in result.votes, "there is nothing to stack"
     assert (result.votes["single"] == result.members[0]).all()
     for vote in TEMPERED:

@@ -39,25 +39,14 @@ def test_stacking_of_noise_is_no_better_on_its_validation_rows_than_on_fresh_one
     assert np.mean(held_out) < np.log(2) + 0.03, "nothing is known, and nothing is claimed"
 
 
-def test_another_vote_must_be_better_than_the_weighted_one_by_more_than_a_standard_error_over_the_parts():
-    """Twelve rows in three parts of four. Gains of the parts with the mean 2 and the variance v: the standard error of
-    their mean is the square root of v / 3, so that a gain of 2 exceeds it if v is below 12."""
-    parts = np.repeat([0, 1, 2], 4)
-
-    def chosen(**gains):
-        """Gains over the weighted vote per part, spread within a part, which must not matter."""
-        within = np.tile([-5.0, 5.0, -3.0, 3.0], 3)
-        losses = {vote: 9 - np.repeat(gain, 4) + within * (vote == "soft") for vote, gain in gains.items()}
-        return choose_vote({"weighted": np.full(12, 9.0), **losses}, parts)
-
-    sure, unsure = 2 + np.sqrt(11.9) * np.array([-1, 0, 1]), 2 + np.sqrt(12.1) * np.array([-1, 0, 1])
-    assert (chosen(soft=sure), chosen(soft=unsure)) == ("soft", "weighted")
-    assert chosen(single=[0.1, 0.1, 0.1]) == "single"
-    assert chosen(single=[TIE * 0.9] * 3) == "weighted", "not worth a word"
-    assert chosen(single=[0.1, 0.1, 0.1], stacking=[0.3, 0.2, 0.3]) == "stacking"
-    assert chosen(single=[0.1, 0.1, 0.1], product=unsure) == "weighted", "the least loss is not beyond noise"
-    assert chosen(single=[-1, -1, -1], soft=-sure) == "weighted"
-    assert choose_vote({}, parts) == "soft"
+def test_auto_takes_the_simplest_pool_whose_loss_is_within_a_tie_of_the_least():
+    losses = {"single": 0.1, "soft": 0.5, "product": 0.4, "weighted": 0.3, "stacking": 0.2}
+    assert choose_vote(losses) == "weighted", "neither a single member nor a regression is taken"
+    assert choose_vote(losses | {"product": 0.3 + 0.9 * TIE}) == "product"
+    assert choose_vote(losses | {"product": 0.3 + 1.1 * TIE}) == "weighted"
+    assert choose_vote(losses | {"soft": 0.3, "product": 0.3}) == "soft"
+    assert choose_vote(losses | {"soft": 0.29}) == "soft"
+    assert choose_vote({}) == "soft"
 
 
 def test_auto_compares_the_votes_on_rows_that_the_compared_fits_left_out():
@@ -78,10 +67,7 @@ def test_auto_compares_the_votes_on_rows_that_the_compared_fits_left_out():
     losses[STACKING] = min(losses.pop(penalty) for penalty in PENALTIES)
     assert fit.losses == pytest.approx(losses, rel=1e-12)
     assert list(fit.losses) == list(PROBABILISTIC)
-    rows = {name: -np.log(probabilities[np.arange(ROWS), actual]) for name, probabilities in held_out.items()}
-    best = min(PENALTIES, key=lambda penalty: rows[penalty].mean())
-    rows = {name: rows[name] for name in ("single", *TEMPERED)} | {STACKING: rows[best]}
-    assert fit.vote == choose_vote(rows, parts)
+    assert fit.vote == choose_vote(losses)
 
 
 def test_the_penalty_of_stacking_is_the_one_with_the_least_held_out_loss_and_the_fit_is_of_all_rows():

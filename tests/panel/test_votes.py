@@ -93,7 +93,7 @@ def test_no_images_have_no_votes(name):
     assert POOLS[name](np.empty((3, 0, 2)), np.full(3, 1 / 3)).shape == (0, 2)
 
 
-def test_auto_chooses_among_all_votes_but_that_of_shares():
+def test_all_votes_but_that_of_shares_are_probabilities():
     assert set(PROBABILISTIC) == set(VOTES) - {"hard"}
     assert set(VOTES) == {*POOLS, STACKING}
     assert set(TEMPERED) == set(PROBABILISTIC) - {"single", STACKING}, "these two are calibrated as they are"

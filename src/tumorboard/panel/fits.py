@@ -22,8 +22,7 @@ from tumorboard.panel.votes import POOLS, PROBABILISTIC, STACKING, TEMPERED, VOT
 
 Labels: TypeAlias = NDArray[np.int64]  # [N], class indices
 
-TIE = 1e-3  # nats: votes whose mean losses differ by less are equal
-NOISE = 1.0  # standard errors by which a vote must be better than the weighted one to be chosen
+TIE = 1e-3  # nats: votes whose mean losses differ by less are equal, and the simpler one is chosen
 ALONE = 0.95  # a weight from which a weighted vote is one member's
 
 
@@ -147,16 +146,13 @@ def fit_panel(
     if fitting.vote == STACKING and obstacle:
         raise TooFewImagesError(f"ensemble.vote is stacking, but {obstacle}: choose another vote, or auto")
     fit = _fit_numbers(fitting, members, actual)
-    rows, penalty = _compare(fitting, members, actual, parts, cells)
+    losses, penalty = _compare(fitting, members, actual, parts, cells)
     calibrated = calibrate_members(fit, members)
     if penalty is not None:
         stacking = fit_stacking(calibrated, actual, penalty, names=fitting.stacking_columns, cells=cells)
         fit = replace(fit, stacking=stacking)
-    vote = fitting.vote
-    if vote == "auto":
-        vote = "single" if len(members) == 1 and penalty is None else choose_vote(rows, parts)
+    vote = choose_vote(losses) if fitting.vote == "auto" else fitting.vote
     threshold = _fit_threshold(fitting, apply_vote(fit, vote, calibrated, cells), actual)
-    losses = {name: float(loss.mean()) for name, loss in rows.items()}
     return replace(fit, vote=vote, losses=losses, threshold=threshold)
 
 
@@ -197,25 +193,24 @@ def _fit_numbers(fitting: Fitting, members: Array, actual: Labels) -> Fit:
         fit,
         weights=dict(zip(fitting.models, weights.tolist(), strict=True)),
         vote_temperatures={vote: _fit_temperature(fitting, one, actual) for vote, one in pooled.items()},
-        single=fitting.models[int(np.argmin([_losses(member, actual).sum() for member in calibrated]))],
+        single=fitting.models[int(np.argmin([_loss(member, actual) for member in calibrated]))],
     )
 
 
-def _losses(probabilities: Array, actual: Labels) -> Array:
-    """Returns the cross-entropy in nats, float64[N], of probabilities float64[N, K]."""
-    losses: Array = -np.log(np.maximum(probabilities[np.arange(len(actual)), actual], np.finfo(np.float64).eps))
-    return losses
+def _loss(probabilities: Array, actual: Labels) -> float:
+    """Returns the mean cross-entropy in nats of probabilities float64[N, K]."""
+    of_label = probabilities[np.arange(len(actual)), actual]
+    return float(-np.log(np.maximum(of_label, np.finfo(np.float64).eps)).sum() / max(len(actual), 1))
 
 
 def _compare(
     fitting: Fitting, members: Array, actual: Labels, parts: NDArray[np.int64], cells: Cells | None
-) -> tuple[dict[str, Array], float | None]:
+) -> tuple[dict[str, float], float | None]:
     """Compares votes, and penalties of the vote 'stacking', on rows that their fits left out.
 
     Returns:
-        By vote the cross-entropy of each row, float64[N], empty unless the vote is 'auto' and there are rows that are
-        left out; the penalty with the least mean, None where 'stacking' is not fitted. The losses of 'stacking' are
-        those of this penalty.
+        By vote the mean cross-entropy, empty unless the vote is 'auto' and there are rows that are left out; the
+        penalty with the least one, None where 'stacking' is not fitted. The loss of 'stacking' is that of this penalty.
     """
     penalties: Sequence[float] = () if _why_not_stacked(fitting, actual, parts) else PENALTIES
     votes = [vote for vote in PROBABILISTIC if vote != STACKING] if fitting.vote == "auto" else []
@@ -236,44 +231,32 @@ def _compare(
                 outside, actual[~inside], penalty, names=fitting.stacking_columns, cells=cells_outside
             )
             held_out[penalty][inside] = apply_stacking(stacking, within, cells_within)
-    losses = {one: _losses(probabilities, actual) for one, probabilities in held_out.items()}
+    losses = {one: _loss(probabilities, actual) for one, probabilities in held_out.items()}
     by_vote = {vote: losses[vote] for vote in votes}
     if not penalties:
         return by_vote, None
-    best = min(penalties, key=lambda penalty: losses[penalty].mean())
+    best = min(penalties, key=lambda penalty: losses[penalty])
     return by_vote | ({STACKING: losses[best]} if votes else {}), best
 
 
-def choose_vote(losses: Mapping[str, Array], parts: NDArray[np.int64]) -> str:
-    """Returns the vote that heads the report: the one with the least loss where it is beyond noise, else 'weighted'.
+def choose_vote(losses: Mapping[str, float]) -> str:
+    """Returns the vote of TEMPERED that 'auto' takes: the simplest one whose loss is within TIE of their least loss.
 
-    Beyond noise means that the mean loss is below that of the weighted vote by more than NOISE standard errors of the
-    paired difference, where parts are drawn, not rows. The weighted vote can be any member alone and the mean of all,
-    so that it is seldom far behind; a choice by the least loss alone follows the noise of few patients.
+    The votes 'single' and 'stacking' are compared but not taken: which member is the best, and the coefficients of a
+    regression, follow the noise of few patients.
 
     Args:
-        losses: by vote, float64[N], the held-out cross-entropy of each row; empty: 'soft' is returned.
-        parts: int64[N].
+        losses: by vote, the mean held-out cross-entropy; empty: 'soft' is returned.
 
-    Source:
-        The one-standard-error rule: Breiman et al. 1984.
-
-    >>> losses = {"soft": np.array([0.4, 0.5, 0.6]), "weighted": np.array([0.5, 0.4, 0.8])}
-    >>> choose_vote(losses, np.arange(3)), choose_vote(losses | {"single": losses["soft"] - 0.4}, np.arange(3))
-    ('weighted', 'single')
+    >>> choose_vote({"single": 0.2, "soft": 0.3104, "product": 0.31, "weighted": 0.3096})
+    'soft'
+    >>> choose_vote({"soft": 0.35, "product": 0.31, "weighted": 0.3096})
+    'product'
     """
     if not losses:
-        return "soft"
-    best = min(losses, key=lambda vote: losses[vote].mean())
-    return best if _exceed_noise(losses["weighted"] - losses[best], parts) else "weighted"
-
-
-def _exceed_noise(gains: Array, parts: NDArray[np.int64]) -> bool:
-    """Returns whether the mean of gains float64[N] exceeds TIE and NOISE standard errors over the parts."""
-    centered = gains - gains.mean()
-    sums = np.array([centered[parts == part].sum() for part in np.unique(parts)])
-    error = np.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / len(gains)
-    return bool(gains.mean() > max(TIE, NOISE * error))
+        return TEMPERED[0]
+    least = min(losses[vote] for vote in TEMPERED)
+    return next(vote for vote in TEMPERED if losses[vote] <= least + TIE)
 
 
 @dataclass(frozen=True, kw_only=True)
