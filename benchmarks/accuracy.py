@@ -136,12 +136,12 @@ def without_twins(study: Study, rows: Manifest) -> set[str]:
 
 def score_line(name: str, table: Predictions, note: str) -> str:
     """Returns a row of the table of methods."""
-    found = intervals(table)
-    low, high = found["balanced_accuracy_low"], found["balanced_accuracy_high"]
+    scores = intervals(table)
+    low, high = scores["balanced_accuracy_low"], scores["balanced_accuracy_high"]
     interval = "" if low is None else f" ({100 * low:.1f} to {100 * high:.1f})"
     return (
-        f"| {name} | {100 * found['balanced_accuracy']:.1f} %{interval} | {100 * found['accuracy']:.1f} % | "
-        f"{found['brier']:.3f} | {found['auc']:.3f} | {note} |"
+        f"| {name} | {100 * scores['balanced_accuracy']:.1f} %{interval} | {100 * scores['accuracy']:.1f} % | "
+        f"{scores['brier']:.3f} | {scores['auc']:.3f} | {note} |"
     )
 
 

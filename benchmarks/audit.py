@@ -150,12 +150,12 @@ def measure_known(digests: Mapping[str, str], crops: Mapping[str, Pixels], audit
         )
     print(f"\n{'pairs':>14s} {'known':>6s} {'found':>6s} {'recall':>7s} {'precision':>9s}")
     for name, across in (("inside parts", False), ("across parts", True)):
-        expected, found = (
+        known_pairs, reported = (
             {pair for pair in pairs if (len({path.split("/")[0] for path in pair}) == 2) == across} for pairs in sets
         )
-        right = len(expected & found)
-        recall, precision = right / max(len(expected), 1), right / max(len(found), 1)
-        print(f"{name:>14s} {len(expected):6d} {len(found):6d} {recall:7.4f} {precision:9.4f}")
+        right = len(known_pairs & reported)
+        recall, precision = right / max(len(known_pairs), 1), right / max(len(reported), 1)
+        print(f"{name:>14s} {len(known_pairs):6d} {len(reported):6d} {recall:7.4f} {precision:9.4f}")
 
 
 def measure_precision(

@@ -23,15 +23,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import ROOT, argument_parser, machine
-from tumorboard.base.files import read_table
+from benchmarks.studies import Study
 from tumorboard.base.params import Augment, Params, load_params, resolve_recipe
 from tumorboard.base.presets import DEFAULT, PRESETS
-from tumorboard.base.tables import Manifest, read_manifest
-from tumorboard.data.audit import find_copies
+from tumorboard.base.tables import Manifest
 from tumorboard.data.check import params_for
-from tumorboard.data.crop import CropJob, crop_images
-from tumorboard.data.prepare import prepare_data
-from tumorboard.data.sources import list_images
 from tumorboard.data.store import CropStore
 from tumorboard.evaluation.held_out import read_held_out
 from tumorboard.training.job import Job
@@ -80,23 +76,8 @@ def prepare(options: argparse.Namespace, folder: Path) -> tuple[Params, Manifest
             "split": params.split.model_copy(update={"folds": options.folds}),
         }
     )
-    listed, ignored = list_images(options.data, params.data)
-    job = CropJob(
-        raw=options.data,
-        out=folder,
-        cache=folder / "cache",
-        crop=params.crop,
-        frames=None,
-        max_quarantined=None,
-    )
-    crop_images(listed, ignored, job)
-    manifest, images = read_manifest(folder / "manifest.csv"), read_table(folder / "images.csv")
-    store = CropStore(folder / "store")
-    copies = find_copies(manifest, images, store.__getitem__, params.audit)
-    unusable = read_table(folder / "quarantined.csv")
-    prepared = prepare_data(manifest, images, copies, unusable=unusable, params=params)
-    prepared.raise_error()
-    return params, prepared.manifest, store
+    study = Study(params, folder)
+    return params, study.split(params), CropStore(folder / "crop/store")
 
 
 def measure(

@@ -5,12 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from benchmarks import ROOT
 from stages import balance, crop, phantom
 from tumorboard.base.files import read_table, write_table
-from tumorboard.base.params import Params, resolve_recipe
-from tumorboard.base.presets import fill_empty
-from tumorboard.base.schema import parse, read_yaml
+from tumorboard.base.params import Params, package_params, resolve_recipe
 from tumorboard.base.tables import Manifest, read_manifest
 from tumorboard.data.audit import find_copies
 from tumorboard.data.prepare import prepare_data
@@ -132,8 +129,7 @@ def with_preset(params: Params, preset: str | None) -> Params:
     """Returns the parameters with the alterations, the border and the views of a preset; None: as they are."""
     if preset is None:
         return params
-    tree = read_yaml(ROOT / "params.yaml") | {"preset": preset}
-    filled = parse(Params, fill_empty(tree), "params.yaml")
+    filled = package_params(preset)
     return changed(
         params,
         preset=preset,

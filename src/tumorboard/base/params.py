@@ -272,7 +272,18 @@ def load_params(path: Path | str) -> Params:
             f"{Path.cwd()} is no study: it has no params.yaml. Change into the folder of a study; `tumorboard new` "
             "makes one"
         )
-    return parse(Params, fill_empty(complete_values(read_yaml(Path(path)))), str(path))
+    return parse(Params, read_values(path), str(path))
+
+
+def read_values(path: Path | str) -> dict[str, Any]:
+    """Returns the plain values of params.yaml, completed by the package's defaults and by the preset, unchecked."""
+    return fill_empty(complete_values(read_yaml(Path(path))))
+
+
+def package_params(preset: str) -> Params:
+    """Returns the package's own parameters under another preset; raises InputError if there is no such preset."""
+    file = package_file("params.yaml")
+    return parse(Params, fill_empty(read_yaml(file) | {"preset": preset}), str(file))
 
 
 # The entries that each balance.strategy sets in every recipe, in place of the neutral ones. 'augment' and 'generate'

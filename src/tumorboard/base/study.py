@@ -5,11 +5,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 
 def package_version() -> str:
-    """Returns the version of the installed package; 'unknown' where it is not installed."""
+    """Returns the version of the installed package; '' where it is not installed and has no metadata."""
     try:
         return version("tumorboard")
     except PackageNotFoundError:
-        return "unknown"
+        return ""
 
 
 def describe_other_version(recorded: object, changed: Sequence[str]) -> str:
@@ -27,7 +27,8 @@ def describe_other_version(recorded: object, changed: Sequence[str]) -> str:
     running = package_version()
     parts = []
     if recorded != running:
-        parts.append(f"tumorboard {recorded} made this study, whose defaults may differ; {running} runs it now")
+        now = running or "an unknown version"
+        parts.append(f"tumorboard {recorded} made this study, whose defaults may differ; {now} runs it now")
     if changed:
         parts.append(f"the code of these stages is not that of the last run, so they run again: {', '.join(changed)}")
     return "; ".join(parts)

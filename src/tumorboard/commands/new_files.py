@@ -13,7 +13,7 @@ from tumorboard.base.short_params import DEFAULTS_OF
 from tumorboard.base.study import package_version
 from tumorboard.data.guess_groups import Guess
 
-RESOLVED = "resolved.yaml"
+RESOLVED = "resolved.yaml"  # the complete parameters of a study, which its stages read
 RUNNER = "python -m tumorboard.commands.stage"
 _COPIED = (".gitignore", ".dvcignore", "weights/README.md", "architectures/README.md")
 _PLOTS = ".dvc/plots"  # templates and page of `dvc plots`

@@ -8,10 +8,8 @@ import yaml
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.package_files import package_file
-from tumorboard.base.params import load_params
-from tumorboard.base.presets import fill_empty
-from tumorboard.base.schema import nearest, read_yaml
-from tumorboard.base.short_params import complete_values
+from tumorboard.base.params import load_params, read_values
+from tumorboard.base.schema import nearest
 from tumorboard.commands.errors import reports_user_errors
 
 app = typer.Typer(add_completion=False)
@@ -35,7 +33,7 @@ def params(
         return
     file = Path("params.yaml")
     load_params(file)
-    values = fill_empty(complete_values(read_yaml(file)))
+    values = read_values(file)
     for step in key.split(".") if key else ():
         if not isinstance(values, dict) or step not in values:
             raise InputError(f"there is no {key}{nearest(step, values if isinstance(values, dict) else ())}")

@@ -16,13 +16,10 @@ from tumorboard.base.errors import InputError, escape_unprintable
 from tumorboard.base.faults import reported_errors
 from tumorboard.base.files import replacing
 from tumorboard.base.package_files import PACKAGE, package_file
-from tumorboard.base.params import load_params
-from tumorboard.base.presets import fill_empty
+from tumorboard.base.params import load_params, read_values
 from tumorboard.base.schema import read_yaml
-from tumorboard.base.short_params import DEFAULTS_OF, complete_values
+from tumorboard.base.short_params import DEFAULTS_OF
 from tumorboard.base.study import describe_other_version
-
-RESOLVED = "resolved.yaml"  # the complete parameters of a study with a short params.yaml
 
 
 def main(name: str, words: list[str]) -> None:
@@ -49,7 +46,7 @@ def main(name: str, words: list[str]) -> None:
 def write_lists(out: Path) -> None:
     """Writes the digests of the installed sources, and prints which stages another version would run again."""
     stages = package_file("stages")
-    before = {file.name: file.read_text(encoding="utf-8") for file in sorted(out.glob("*.sha256"))}
+    before = _lists(out)
     write_digests(stages, PACKAGE, out, installed=True)
     files = {"params.yaml": package_file("params.yaml")}
     for file in source_files("tumorboard.base.params", {PACKAGE.name: PACKAGE}):
@@ -57,11 +54,16 @@ def write_lists(out: Path) -> None:
     lines = [f"{sha256(file.read_bytes()).hexdigest()}  {name}\n" for name, file in sorted(files.items())]
     with replacing(out / "params.sha256") as temporary:
         temporary.write_text("".join(lines), encoding="utf-8")
-    after = {file.name: file.read_text(encoding="utf-8") for file in sorted(out.glob("*.sha256"))}
-    changed = [name.removesuffix(".sha256") for name in after if before and before.get(name) != after[name]]
+    after = _lists(out)
+    changed = [stage for stage, text in after.items() if before and before.get(stage) != text]
     version = read_yaml(Path("params.yaml")).get(DEFAULTS_OF)
     if text := describe_other_version(version, changed):
         print(text, file=sys.stderr)
+
+
+def _lists(folder: Path) -> dict[str, str]:
+    """Returns the list of source files of each stage."""
+    return {file.stem: file.read_text(encoding="utf-8") for file in sorted(folder.glob("*.sha256"))}
 
 
 def write_resolved(short: Path, out: Path) -> None:
@@ -71,8 +73,7 @@ def write_resolved(short: Path, out: Path) -> None:
         InputError: params.yaml has a wrong key.
     """
     load_params(short)
-    values = fill_empty(complete_values(read_yaml(short)))
-    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
+    text = yaml.safe_dump(read_values(short), sort_keys=False, allow_unicode=True, width=120)
     with replacing(out) as temporary:
         temporary.write_text(f"# Written by `dvc repro` from params.yaml: change that file.\n{text}", encoding="utf-8")
 

@@ -132,12 +132,12 @@ def _state_dict_in(content: object, path: Path) -> Mapping[str, Tensor]:
         return content
     entries = content if isinstance(content, Mapping) else {}
     inner = {str(key): value for key, value in entries.items() if isinstance(value, Mapping) and value}
-    found = [key for key, value in inner.items() if _is_state_dict(value)]
-    if not found and len(inner) == 1:
+    state_dicts = [key for key, value in inner.items() if _is_state_dict(value)]
+    if not state_dicts and len(inner) == 1:
         return _state_dict_in(next(iter(inner.values())), path)
-    if len(found) == 1:
-        return cast("Mapping[str, Tensor]", inner[found[0]])
-    cause = f"; it has several: {', '.join(map(clip, found))}" if found else ""
+    if len(state_dicts) == 1:
+        return cast("Mapping[str, Tensor]", inner[state_dicts[0]])
+    cause = f"; it has several: {', '.join(map(clip, state_dicts))}" if state_dicts else ""
     cause = cause or (f"; it has the entries {clip(', '.join(map(str, entries)))}" if entries else "")
     raise InputError(
         f"pretrained: {path}: expected a mapping of names to tensors (a state dict), or one in a checkpoint{cause}: "
