@@ -138,6 +138,15 @@ def test_a_guessed_group_is_a_comment_until_it_is_confirmed(made: Made, describe
     assert (confirmed.group_pattern, confirmed.unit) == (r"(?:^|/)([Pp]\d+)[-_]", "patient")
 
 
+def test_what_is_assumed_is_printed_with_its_reason(made: Made) -> None:
+    lines = [line.strip() for line in made.done.output.splitlines()]
+    assert "classes       blast, normal, from the data itself" in lines
+    assert "groups        60, one per image: no patients are known" in lines
+    assert "data.unit     empty: nobody said what a group is (--unit)" in lines
+    reason = PRESETS["general"].settings["crop.side"].reason
+    assert f"crop.side     160: {reason}" in lines
+
+
 def test_options_stand_in_params(described: Path) -> None:
     params = load_params(described / "params.yaml")
     assert (params.data.table, params.data.positive, params.preset) == ("mine.csv", "blast", "cells")

@@ -3,9 +3,9 @@
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 from rich.console import Console
@@ -13,12 +13,13 @@ from rich.text import Text
 
 from tumorboard.base.errors import InputError, printable
 from tumorboard.base.package_files import package_file
-from tumorboard.base.params import Params, load_params
-from tumorboard.base.presets import check_preset
+from tumorboard.base.params import Params, package_params
+from tumorboard.base.presets import PRESETS, check_preset, explain_preset
 from tumorboard.base.versioning import run_git
 from tumorboard.commands.check import print_account
 from tumorboard.commands.errors import reports_user_errors
 from tumorboard.commands.new_files import StudyFacts, study_files
+from tumorboard.commands.preset import as_yaml
 from tumorboard.commands.project_checks import check_identity
 from tumorboard.data.check import Account, check_folder, params_for
 from tumorboard.data.guess_groups import Guess, guess_groups
@@ -56,39 +57,82 @@ def new(
 
     Exit status 2: a run would refuse FOLDER.
     """
-    console = Console(stderr=False)
+    console = Console()
     check_preset(preset)
     check_places(folder, data)
     check_git()
-    table = table_name(data, labels)
-    defaults = load_params(package_file("params.yaml"))
-    params = params_of(defaults, data, table, group_pattern)
-    account = check_folder(data, params)
-    guess = None if group_pattern or account.groups < len(account.accepted) else guess_groups(account.accepted)
-    if guess and wants(guess, yes=yes, console=console):
-        group_pattern, unit = guess.pattern, unit or guess.unit or None
-        account = check_folder(data, params_of(defaults, data, table, group_pattern))
-        guess = None
-    print_account(account, data, package_file("params.yaml"), console)
-    if account.refused is not None:
+    survey = survey_data(
+        data, table_name(data, labels), group_pattern, preset, ask=lambda guess: wants(guess, yes, console)
+    )
+    print_account(survey.account, data, package_file("params.yaml"), console)
+    if survey.account.refused is not None:
         raise typer.Exit(REFUSED)
-    check_positive(positive, account)
+    check_positive(positive, survey.account)
     facts = StudyFacts(
         name=folder.resolve().name,
         data=data.resolve(),
-        table=table,
-        group_pattern=group_pattern,
-        guess=guess,
-        unit=unit,
+        table=survey.table,
+        group_pattern=survey.group_pattern,
+        guess=survey.guess,
+        unit=unit or survey.unit,
         positive=positive,
         preset=preset,
-        classes=account.classes,
-        groups=account.groups,
     )
+    print_assumptions(facts, survey.account, console)
     write_study(folder, study_files(facts))
     console.print()
     console.print(Text(f"The study is in {folder}. Look at params.yaml, then:", style="bold"), soft_wrap=True)
     console.print(Text(f"  cd {shlex.quote(str(folder))}\n  dvc repro"), soft_wrap=True)
+
+
+class Survey(NamedTuple):
+    """What is known of the data before the study is made."""
+
+    account: Account
+    table: str | None  # label table inside the data
+    group_pattern: str | None
+    unit: str | None  # what a group is, where a confirmed guess says it
+    guess: Guess | None  # a grouping that nobody confirmed
+
+
+def survey_data(
+    data: Path, table: str | None, group_pattern: str | None, preset: str, *, ask: Callable[[Guess], bool]
+) -> Survey:
+    """Checks the data under a preset; where each image is its own group, asks about one that the names suggest."""
+    defaults = package_params(preset)
+    account = check_folder(data, params_of(defaults, data, table, group_pattern))
+    if group_pattern or account.groups < len(account.accepted):
+        return Survey(account, table, group_pattern, None, None)
+    guess = guess_groups(account.accepted)
+    if guess is None or not ask(guess):
+        return Survey(account, table, None, None, guess)
+    account = check_folder(data, params_of(defaults, data, table, guess.pattern))
+    return Survey(account, table, guess.pattern, guess.unit or None, None)
+
+
+def print_assumptions(facts: StudyFacts, account: Account, console: Console) -> None:
+    """Prints what the study assumes, and why; each of it is a line of its params.yaml or of the preset."""
+    images = len(account.accepted)
+    if facts.group_pattern:
+        groups = f"{account.groups}, by data.group_pattern {facts.group_pattern}"
+    else:
+        given = (
+            "as the table or the files have them" if account.groups < images else "one per image: no patients are known"
+        )
+        groups = f"{account.groups}, {given}"
+    crop = {row.key: row for row in explain_preset(facts.preset) if row.key.startswith("crop.")}
+    rows = [
+        ("classes", f"{', '.join(map(printable, account.classes))}, from {facts.table or 'the data itself'}"),
+        ("groups", groups),
+        ("data.unit", facts.unit or "empty: nobody said what a group is (--unit)"),
+        ("data.positive", facts.positive or "empty: no class is to be detected (--positive)"),
+        ("preset", f"{facts.preset}: {PRESETS[facts.preset].pictures}"),
+        *((key, f"{as_yaml(row.value)}: {row.reason}") for key, row in crop.items()),
+    ]
+    console.print()
+    console.print(Text("Assumed; params.yaml changes it:", style="bold"))
+    for name, text in rows:
+        console.print(Text(f"  {name:<14}{text}"), soft_wrap=True)
 
 
 def check_places(folder: Path, data: Path) -> None:
@@ -151,7 +195,7 @@ def check_positive(positive: str | None, account: Account) -> None:
         )
 
 
-def wants(guess: Guess, *, yes: bool, console: Console) -> bool:
+def wants(guess: Guess, yes: bool, console: Console) -> bool:
     """Asks at a terminal whether a guessed grouping is right; elsewhere it is taken only with --yes."""
     console.print(Text(f"The names look like {guess.groups} groups: {guess.example}.", style="bold"), soft_wrap=True)
     if yes or not sys.stdin.isatty():

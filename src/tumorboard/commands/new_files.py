@@ -1,7 +1,6 @@
 """The files of a new study, made from those of the installed package."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +30,6 @@ class StudyFacts:
     unit: str | None  # what a group is
     positive: str | None
     preset: str
-    classes: Mapping[str, int]  # number of images by class
-    groups: int
 
 
 def study_files(facts: StudyFacts) -> dict[str, bytes]:
