@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # A run must not depend on packages that the user has installed outside the environment.
 export PYTHONNOUSERSITE := 1
 
-.PHONY: all env test test-slow lint format lock plots control clean help
+.PHONY: all env test test-slow lint format lock plots control results clean help
 
 all: env ## make the environment and run the pipeline: models, vote, metrics, plots, report
 	dvc repro
@@ -54,8 +54,11 @@ plots: env ## draw the charts of this run beside the committed one, as a page wi
 control: env ## run the pipeline on shuffled labels: are its scores at chance, as they must be?
 	tumorboard control
 
+results: env ## train the comparisons of docs/results.md anew, about two hours; DATA=folder adds those on real images
+	python -m benchmarks.results $(if $(DATA),--data $(DATA))
+
 clean: ## delete what the stages wrote (DVC's cache keeps its copies; raw images stay)
-	rm -rf data/phantom data/crop data/split data/balance digests recipes models training predictions report lr_find .cache
+	rm -rf data/phantom data/crop data/split data/balance digests recipes models training predictions report lr_find search .cache
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

@@ -9,7 +9,7 @@ from tumorboard.base.params import Params
 from tumorboard.base.stage import Output, run_stage
 from tumorboard.base.versioning import explain_missing, explain_unversioned
 from tumorboard.data.crop import CropJob, crop_images
-from tumorboard.data.label_warnings import describe_listing
+from tumorboard.data.label_warnings import describe_leftovers, describe_listing
 from tumorboard.data.sources import list_images
 from tumorboard.data.workers import worker_count
 
@@ -46,6 +46,7 @@ def main(params: Params, *, out: Output, metrics: Output) -> None:
     for warning in [
         *describe_listing(images, raw, params.data),
         *summary.warnings,
+        describe_leftovers(params.study, params.data.raw, params.preset),
         explain_unversioned(params.data.raw),
     ]:
         if warning:

@@ -27,7 +27,7 @@ def project(tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch) -> 
         Image.fromarray(pixels).save(tmp_path / "raw" / path)
     (tmp_path / "raw/b/1.png").write_bytes((tmp_path / "raw/b/0.png").read_bytes())
     data = params.data.model_copy(update={"raw": "raw", "group_pattern": None})
-    return params.model_copy(update={"data": data})
+    return params.model_copy(update={"study": "Mine", "data": data})
 
 
 def test_the_stage_writes_the_outs_and_prints_what_it_decoded(
@@ -53,6 +53,13 @@ def test_the_stage_writes_the_outs_and_prints_what_it_decoded(
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert names == {"manifest.csv", "images.csv", "attributes.csv", "quarantined.csv", "ignored.csv", "store"}
     assert list((tmp_path / ".cache/crops").rglob("*.pack"))
+
+
+def test_values_left_over_from_the_embedded_data_set_are_reported(
+    project: Params, params: Params, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crop.main(project.model_copy(update={"study": params.study}), out=tmp_path / "out", metrics=tmp_path / "crop.json")
+    assert "Warning: study is still that of the embedded data set, and preset is cells: name" in capsys.readouterr().err
 
 
 def test_a_check_of_the_same_folder_prints_nothing(project: Params, capfd: pytest.CaptureFixture[str]) -> None:

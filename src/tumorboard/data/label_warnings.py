@@ -22,6 +22,7 @@ from tumorboard.data.table_text import SAVE_AS_CSV, WORKBOOKS, read_table_text
 from tumorboard.data.tables_beside import Table, find_tables
 
 SHOWN = 5  # values in a message
+EMBEDDED = ("Synthetic white blood cells, normal or blast", "data/phantom")  # study and data.raw of the embedded set
 FREQUENT = 3  # times the median number of files per patient, beyond which a number such as 0 is a placeholder
 
 # Values without case, spaces and signs that stand for "not known".
@@ -30,6 +31,27 @@ _PLACEHOLDERS = re.compile(
     "missing|empty|blank|anon(ym(ous|i[sz]ed)?)?(patient)?|deidentified|redacted|removed|noid|noname|nopatient|dummy|"
     "default|tbd|tba|x+|unbekannt|inconnu|desconocido|sconosciuto|onbekend"
 )
+
+
+def describe_leftovers(study: str | None, raw: str, preset: str) -> str:
+    """Returns a warning where other images are called as the embedded ones are, else ''.
+
+    Args:
+        study: as in params.yaml.
+        raw: `data.raw`.
+        preset: as in params.yaml.
+
+    >>> describe_leftovers("Synthetic white blood cells, normal or blast", "datasets/xray", "cells")[:65]
+    'study is still that of the embedded data set, and preset is cells'
+    >>> describe_leftovers("Chest X-rays", "datasets/xray", "cells")
+    ''
+    """
+    if study != EMBEDDED[0] or raw == EMBEDDED[1]:
+        return ""
+    return (
+        f"study is still that of the embedded data set, and preset is {preset}: name your own study, and the preset "
+        "that fits these images (`tumorboard preset` lists them)"
+    )
 
 
 def describe_listing(images: pd.DataFrame, raw: Path, data: Data, labels: Path | None = None) -> list[str]:

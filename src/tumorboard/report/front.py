@@ -77,6 +77,7 @@ def _facts(results: Results) -> dict[str, str]:
 
 def _claim(results: Results, conclusions: Conclusions) -> Iterator[str]:
     part, head = results.shown, results.shown.headline
+    yield from _against_shortcuts(results)  # first, since nothing below is a claim about images where it holds
     text = interval_text(head, "accuracy")
     if head.get("accuracy_low") is not None:
         text = f"{100 * results.evaluate.confidence:g} % interval {text}"
@@ -109,7 +110,6 @@ def _cautions(results: Results, conclusions: Conclusions) -> Iterator[str]:
         yield f"This is a control: labels were shuffled over {results.units}, so that every score should be at chance."
     if results.test is None:
         yield "The test part is not scored (evaluate.test: false): by these validation scores the choices are made."
-    yield from _against_shortcuts(results)
     if conclusions.concentration:
         yield f"{conclusions.concentration[0].upper()}{conclusions.concentration[1:]}: its images decide the scores."
     if results.audit_metrics["may_leak"]:
