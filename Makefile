@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 # A run must not depend on packages that the user has installed outside the environment.
 export PYTHONNOUSERSITE := 1
 
-.PHONY: all env test test-slow lint format lock plots control results clean help
+.PHONY: all env test test-slow docs docs-test lint format lock plots control results clean help
 
 all: env ## make the environment and run the pipeline: models, vote, metrics, plots, report
 	dvc repro
@@ -33,6 +33,13 @@ test: env ## run the tests, one file at a time per core
 
 test-slow: env ## run the tests that `make test` leaves out: further cases of what a faster test covers
 	pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m slow
+
+docs: env ## build the documentation as a site in site/: open site/index.html, no server needed
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
+	@echo "The site: $(CURDIR)/site/index.html"
+
+docs-test: env ## run the commands of the tutorial and of the published data sets, and compare what they print
+	pytest -m docs tests/test_docs.py
 
 lint: env ## check style, types and the directions of imports
 	ruff check .

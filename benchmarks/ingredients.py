@@ -35,8 +35,8 @@ from tumorboard.base.presets import DEFAULT, PRESETS
 from tumorboard.base.randomness import keys_of, order
 from tumorboard.base.tables import Manifest
 from tumorboard.data.store import CropStore
-from tumorboard.evaluation.calibration import apply_temperature, fit_temperature
 from tumorboard.evaluation.held_out import HeldOut, read_held_out
+from tumorboard.evaluation.temperature import apply_temperature, fit_temperature
 from tumorboard.models.inference import softmax
 from tumorboard.training.job import Job
 from tumorboard.training.loop import train_model

@@ -5,7 +5,7 @@ from pathlib import Path
 from tumorboard.base.files import write_json
 from tumorboard.base.params import Params
 from tumorboard.base.stage import Output, run_stage
-from tumorboard.models.registry import pin_recipes
+from tumorboard.models.recipes import pin_recipes
 
 
 def main(params: Params, *, out: Output) -> None:

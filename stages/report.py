@@ -9,6 +9,7 @@ from tumorboard.base.files import remove_leftovers, replacing, side_cache, write
 from tumorboard.base.params import Params
 from tumorboard.base.stage import Input, Output, run_stage
 from tumorboard.report.conclusions import draw_conclusions
+from tumorboard.report.explained import draw_explained
 from tumorboard.report.figures import draw_figures, draw_test_figures, plot_tables
 from tumorboard.report.page import render_page, summarize_scores
 from tumorboard.report.plots import to_png
@@ -69,7 +70,8 @@ def main(
     _replace_pictures(plots / "images", pictures)
     _replace_pictures(plots / "test", test_pictures)
     # A file name need not be valid UTF-8, but the page must be.
-    _write(render_page(results, conclusions, pictures, test_pictures).encode("utf-8", "backslashreplace"), page)
+    html = render_page(results, conclusions, pictures, test_pictures, explained=draw_explained(results))
+    _write(html.encode("utf-8", "backslashreplace"), page)
     write_table(conclusions.suspects, plots / "suspects.csv")
     disagreement = conclusions.disagreements[results.validation.name]
     write_table(disagreement.agreement, plots / "agreement.csv")

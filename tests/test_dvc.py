@@ -75,12 +75,15 @@ def test_the_digest_stage_depends_on_all_sources() -> None:
         ("commands/lr_find.py", set()),
         ("report/page.py", {"report"}),
         ("report/templates/report.html.j2", {"report"}),
-        ("panel/votes.py", {"ensemble", "report"}),
+        ("panel/votes.py", {"ensemble", "explain", "report"}),
+        ("panel/explain.py", {"explain"}),
+        ("panel/heat_maps.py", {"explain", "report"}),
+        ("models/activation_maps.py", {"explain"}),
         ("panel/predict.py", set()),
-        ("panel/fits.py", {"ensemble", "report"}),
+        ("panel/fits.py", {"ensemble", "explain", "report"}),
         ("panel/ledger.py", {"evaluate", "report"}),
-        ("evaluation/held_out.py", {"train", "evaluate", "ensemble", "report"}),
-        ("images/crop.py", {"crop"}),
+        ("evaluation/held_out.py", {"train", "evaluate", "ensemble", "explain", "report"}),
+        ("images/crop.py", {"crop", "explain"}),
         ("data/split.py", {"split"}),
         ("data/phantom.py", {"phantom"}),
         ("augment/balance.py", {"balance"}),
@@ -99,8 +102,9 @@ def test_scores_of_test_images_are_no_metrics_of_dvc_and_only_the_report_reads_t
     assert metrics
     assert not [path for path in metrics if "test" in path]
     readers = {name: [dep for dep in stage["deps"] if "/test/" in dep] for name, stage in STAGES.items()}
-    assert {name for name, deps in readers.items() if deps} == {"ensemble", "report"}
+    assert {name for name, deps in readers.items() if deps} == {"ensemble", "explain", "report"}
     assert readers["ensemble"] == ["predictions/test/members"]
+    assert readers["explain"] == ["predictions/test/votes"]
     users = {name for name, stage in STAGES.items() if {"evaluate", "evaluate.test"} & set(stage.get("params", []))}
     assert "evaluate" in users
     assert users <= {"evaluate", "ensemble", "report"}, "`evaluate.test` retrains nothing"
@@ -122,9 +126,9 @@ def test_a_stages_command_has_its_options_in_order_and_only_paths_that_dvc_knows
 
 
 def test_the_crop_stage_depends_on_every_entry_of_the_data_that_decides_about_crops() -> None:
-    """What a group is called, and which class is the positive one, changes no crop."""
+    """What a group is called, which class is the positive one, and where the lesions are changes no crop."""
     kept = [param.removeprefix("data.") for param in STAGES["crop"]["params"] if param.startswith("data")]
-    assert sorted(kept) == sorted(Data.model_fields.keys() - {"unit", "positive"})
+    assert sorted(kept) == sorted(Data.model_fields.keys() - {"unit", "positive", "boxes"})
 
 
 def test_a_preset_reaches_every_stage_that_reads_what_it_fills() -> None:

@@ -45,7 +45,7 @@ def test_scores_of_test_images_are_in_files_that_dvc_does_not_show(project: Proj
 def test_a_test_part_may_stay_unscored_until_the_choices_are_made(project: Project) -> None:
     validation = (project.folder / "metrics/votes.json").read_bytes()
     log = project("dvc", "exp", "run", "-S", "evaluate.test=false")
-    assert ran(log) == {"evaluate@linear-0", "evaluate@cnn-0", "ensemble", "report"}
+    assert ran(log) == {"evaluate@linear-0", "evaluate@cnn-0", "ensemble", "explain", "report"}
     assert project.metrics("test/ensemble.json") == project.metrics("test/votes.json") == {}
     assert (project.folder / "metrics/votes.json").read_bytes() == validation
     assert len((project.folder / ".cache/test-looks.jsonl").read_text(encoding="utf-8").splitlines()) == 2

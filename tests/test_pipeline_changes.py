@@ -19,13 +19,13 @@ def project(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Project
 
 def test_an_added_model_runs_only_that_model_and_what_depends_on_it(finished: Path) -> None:
     log = (finished / "added.log").read_text(encoding="utf-8")
-    assert ran(log) == {"recipe", "train@cnn-0", "evaluate@cnn-0", "ensemble", "report"}
+    assert ran(log) == {"recipe", "train@cnn-0", "evaluate@cnn-0", "ensemble", "explain", "report"}
 
 
 def test_a_removed_model_leaves_the_panel_and_its_predictions_go(project: Project) -> None:
     """Another one with a recipe of its own comes at the same time."""
     log = project("dvc", "exp", "run", "-S", "models=[cnn,cnn3]", "-S", "++recipes.cnn3.epochs=1")
-    assert ran(log) == {"recipe", "train@cnn3-0", "evaluate@cnn3-0", "ensemble", "report"}
+    assert ran(log) == {"recipe", "train@cnn3-0", "evaluate@cnn3-0", "ensemble", "explain", "report"}
     for folder in ("members", "test/members", "held_out", "unlike"):
         assert not list((project.folder / "predictions" / folder / "linear").glob("*"))
     project.undo()

@@ -153,6 +153,68 @@ def test_options_stand_in_params(described: Path) -> None:
     assert params.crop.side == 64
 
 
+def test_lines_of_a_file_stand_in_params(folder: Path, raw: Path) -> None:
+    rows = [f"{file.relative_to(raw).with_suffix('').as_posix()},{file.parent.name}" for file in raw.rglob("*.png")]
+    (raw / "odd.csv").write_text("\n".join(["image,dx", *rows]), encoding="utf-8")
+    lines = folder / "lines.yaml"
+    lines.write_text(
+        "data:\n  raw: elsewhere\n  table: odd.csv\n  columns: {path: image, label: dx}\n  extension: .png\n"
+        "  classes: {blast: ill, normal: well}\n  group_pattern: '(P[0-9]+)_'\n  positive: ill\n"
+        "preset: mri\nfolds: [1]\ncrop: {window: [0, 80]}\nevaluate: {test: false}\n",
+        encoding="utf-8",
+    )
+    done = new(folder / "lined", "--data", raw, "--params", lines, "--preset", "cells")
+    assert done.exit_code == 0, done.output
+    assert "20 groups" in done.output
+    params = load_params(folder / "lined/params.yaml")
+    assert (params.data.raw, params.data.table, params.data.extension) == (str(raw), "odd.csv", ".png")
+    assert params.data.columns is not None
+    assert (params.data.columns.label, params.data.classes) == ("dx", {"blast": "ill", "normal": "well"})
+    assert (params.data.positive, params.data.group_pattern) == ("ill", "(P[0-9]+)_")
+    assert (params.preset, params.folds, params.models) == ("cells", (1,), ("cnn", "resnet18"))
+    assert (params.crop.window, params.evaluate.test, params.evaluate.subgroups) == ((0, 80), False, ())
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("data: {tabel: x}", "data.tabel: unknown key; did you mean table?"),
+        ("data: x", "data: expected a mapping"),
+        ("crop: {window: wide}", "crop.window: is 'wide'"),
+    ],
+)
+def test_a_wrong_line_is_named(lines: str, message: str, folder: Path, raw: Path) -> None:
+    (folder / "wrong.yaml").write_text(lines, encoding="utf-8")
+    done = new(folder / "d", "--data", raw, "--params", folder / "wrong.yaml")
+    assert (done.exit_code, message in done.stderr, "wrong.yaml" in done.stderr) == (1, True, True), done.output
+    assert not (folder / "d").exists()
+
+
+def test_proposed_lines_are_said_to_go_into_a_file(folder: Path) -> None:
+    for number in range(12):
+        file = folder / f"download/images_part_{1 + number // 6}/ISIC_{number:07}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"x")
+    rows = [f"ISIC_{number:07},{('nv', 'mel')[number % 2]}" for number in range(12)]
+    (folder / "download/metadata.csv").write_text("\n".join(["image_id,dx", *rows]), encoding="utf-8")
+    done = new(folder / "e", "--data", folder / "download")
+    assert done.exit_code == 2
+    assert "path: image_id" in done.output
+    assert "add to this command: --params FILE" in done.output
+
+
+def test_a_file_of_arrays_is_data(folder: Path) -> None:
+    arrays: dict[str, Any] = {}
+    for seed, (part, count) in enumerate((("train", 40), ("val", 16), ("test", 16))):
+        rng = np.random.default_rng(seed)
+        arrays |= {f"{part}_images": rng.integers(0, 256, (count, 28, 28, 3), dtype=np.uint8)}
+        arrays |= {f"{part}_labels": (np.arange(count) % 2).astype(np.uint8)}
+    np.savez(folder / "arrays.npz", **arrays)
+    done = new(folder / "arrays", "--data", folder / "arrays.npz")
+    assert done.exit_code == 0, done.output
+    assert load_params(folder / "arrays/params.yaml").data.raw == str(folder / "arrays.npz")
+
+
 def test_a_table_elsewhere_is_refused(folder: Path, raw: Path) -> None:
     (folder / "far.csv").write_text("path,label\n", encoding="utf-8")
     done = new(folder / "b", "--data", raw, "--labels", folder / "far.csv")

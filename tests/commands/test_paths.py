@@ -6,7 +6,18 @@ from typing import Any
 
 import yaml
 
-from tumorboard.commands.paths import BALANCE, METRICS, MODELS, PANEL, SPLIT, STORE, TEST_METRICS, UNLIKE
+from tumorboard.commands.paths import (
+    BALANCE,
+    HELD_OUT,
+    METRICS,
+    MODELS,
+    PANEL,
+    RECIPES,
+    SPLIT,
+    STORE,
+    TEST_METRICS,
+    UNLIKE,
+)
 from tumorboard.commands.run import SIDE_BY_SIDE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,11 +49,27 @@ def outs(stage: str) -> list[str]:
 def test_models_panel_and_metrics_are_outputs_of_their_stages() -> None:
     assert options("train")["weights"] == f"{MODELS}/${{item.model}}/${{item.fold}}.safetensors"
     assert options("train")["weights"] in stages()["train"]["outs"]
+    assert options("train")["held-out"] == f"{HELD_OUT}/${{item.model}}/${{item.fold}}.safetensors"
+    assert options("train")["held-out"] in stages()["train"]["outs"]
     assert options("evaluate")["unlike"] == f"{UNLIKE}/${{item.model}}/${{item.fold}}.safetensors"
     assert options("evaluate")["unlike"] in outs("evaluate")
     for option, path in (("panel", PANEL), ("metrics", METRICS), ("test-metrics", TEST_METRICS)):
         assert options("ensemble")[option] == str(path)
         assert str(path) in outs("ensemble")
+
+
+def test_recipes_and_the_metrics_of_the_model_cards_are_outputs_of_their_stages() -> None:
+    assert options("recipe")["out"] == str(RECIPES)
+    for stage in ("crop", "split"):
+        assert options(stage)["metrics"] == f"{METRICS.parent}/{stage}.json"
+    assert options("split")["audit-metrics"] == f"{METRICS.parent}/audit.json"
+    assert options("ensemble")["comparison"] == f"{METRICS.parent}/votes.json"
+    assert options("ensemble")["test-comparison"] == f"{METRICS.parent}/test/votes.json"
+
+
+def test_the_artifact_is_the_folder_of_the_models() -> None:
+    whole = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
+    assert whole["artifacts"]["panel"]["path"] == str(MODELS)
 
 
 def test_the_stage_that_runs_side_by_side_is_a_matrix_of_models_and_folds() -> None:

@@ -20,7 +20,7 @@ from tumorboard.commands.app import app
 from tumorboard.commands.paths import MODELS, PANEL, SPLIT, UNLIKE
 from tumorboard.models.model_file import ModelCard, load_model, save_model
 from tumorboard.models.registry import build_model
-from tumorboard.panel.fits import Fit
+from tumorboard.panel.fitted import Fit
 from tumorboard.panel.panel_file import write_panel
 from tumorboard.panel.stacking import Column, Stacking
 from tumorboard.panel.unlike import UnlikeStatistics, save_unlike
@@ -328,3 +328,26 @@ def test_a_folder_without_a_study_is_reported(tmp_path: Path, monkeypatch: pytes
     assert done.exit_code == 1
     assert done.stderr.startswith(f"predict: {tmp_path} is no study: it has no params.yaml")
     assert "--model FILE" in done.stderr
+
+
+def test_explain_writes_a_picture_per_classified_file(files: list[Path]) -> None:
+    done = CliRunner().invoke(app, ["predict", "new", *named(files), "--out", "new.csv", "--explain", "maps"])
+    assert done.exit_code == 1, done.output  # notes.txt was not classified
+    table = pd.read_csv("new.csv")
+    usable = table.index[table["problem"].isna()]
+    pictures = sorted(path.name for path in Path("maps").iterdir())
+    assert len(pictures) == 11
+    assert pictures == [f"{row + 1:05d}_{Path(table['path'][row]).stem}.png" for row in usable]
+    with Image.open(Path("maps") / pictures[0]) as picture:
+        assert picture.format == "PNG"
+    again = CliRunner().invoke(app, ["predict", "new", *named(files), "--out", "new.csv", "--explain", "maps"])
+    assert again.exit_code == 1
+    assert "--explain maps: is not an empty folder: name a new one" in again.stderr
+
+
+def test_a_panel_without_any_map_says_why(files: list[Path]) -> None:
+    linear = named([path for path in files if "linear" in path.parts])
+    done = CliRunner().invoke(app, ["predict", *linear, "new", "--out", "new.csv", "--explain", "maps"])
+    assert done.exit_code == 1
+    assert "architecture linear has no layer that keeps the places of the image" in done.stderr
+    assert not Path("maps").exists()

@@ -92,7 +92,7 @@ from tumorboard.commands.run import reproduce_in_parallel
 sys.exit(reproduce_in_parallel(sys.argv[1:], jobs=2, gpus=["5", "7"], logs=Path(".cache/logs")))
 """
 COMMAND = ("python", "-m", "tumorboard.commands.app", "run")
-STAGES = ("digest", "phantom", "crop", "split", "balance@0", "recipe", "ensemble", "report")
+STAGES = ("digest", "phantom", "crop", "split", "balance@0", "recipe", "ensemble", "explain", "report")
 MATRIX = ("train", "evaluate")
 MODELS = ["linear", "cnn", "resnet18"]
 

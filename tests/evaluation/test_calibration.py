@@ -13,17 +13,9 @@ from sklearn.frozen import FrozenEstimator
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.tables import make_predictions
-from tumorboard.evaluation.calibration import (
-    COLDEST,
-    HOTTEST,
-    TOP_LABEL,
-    apply_temperature,
-    calibration_scores,
-    equal_bins,
-    fit_temperature,
-    reliability_table,
-)
+from tumorboard.evaluation.calibration import TOP_LABEL, calibration_scores, equal_bins, reliability_table
 from tumorboard.evaluation.metrics import scores
+from tumorboard.evaluation.temperature import COLDEST, HOTTEST, apply_temperature, fit_temperature
 
 
 def draw(n, classes, temperature, spread=2.0, seed=0):

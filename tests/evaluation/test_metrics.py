@@ -1,4 +1,5 @@
 import math
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -66,6 +67,33 @@ def test_scores_agree_with_sklearn(many):
     assert computed["auc"] == pytest.approx(sklearn.metrics.roc_auc_score(actual, probabilities, multi_class="ovr"))
     assert computed["auc_b"] == pytest.approx(sklearn.metrics.roc_auc_score(actual == 1, probabilities[:, 1]))
     assert computed["loss"] == pytest.approx(sklearn.metrics.log_loss(actual, probabilities))
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_scores_are_equal_to_sklearns_to_the_bit(seed):
+    """With ties, probabilities rounded to 0 and 1, and classes without images."""
+    random = np.random.default_rng(seed)
+    classes, rows = int(random.integers(2, 6)), int(random.integers(1, 400))
+    logits = random.normal(size=(rows, classes)) * random.choice([0.5, 5, 60])
+    logits = logits.round(int(random.integers(0, 4)))
+    exponents = np.exp(logits - logits.max(1, keepdims=True))
+    probabilities = exponents / exponents.sum(1, keepdims=True)
+    actual = random.integers(0, random.integers(1, classes + 1), rows)
+    names = [f"c{number}" for number in range(classes)]
+    computed = scores(predictions([names[label] for label in actual], probabilities, names))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about renamed arguments
+        assert computed["loss"] == sklearn.metrics.log_loss(actual, probabilities, labels=range(classes))
+    for column, name in enumerate(names):
+        side = 1 if classes == 2 else column  # of two classes both have the second one's
+        positive, odds = actual == side, log_odds(probabilities)[:, side]
+        defined = positive.any() and not positive.all()
+        ranks = np.unique(odds, return_inverse=True)[1]
+        expected = sklearn.metrics.roc_auc_score(positive, ranks) if defined else np.nan
+        np.testing.assert_array_equal(computed[f"auc_{name}"], expected)
+    counts = sklearn.metrics.confusion_matrix(actual, probabilities.argmax(1), labels=range(classes))
+    table = confusion_table(predictions([names[label] for label in actual], probabilities, names))
+    assert table["count"].tolist() == counts.ravel().tolist()
 
 
 def test_scores_do_not_depend_on_the_order_of_rows_or_of_classes(many):

@@ -110,3 +110,23 @@ def test_maps_depend_on_the_weights(params: Params) -> None:
     np.testing.assert_array_equal(maps[0], same)
     correlations = [abs(np.corrcoef(one, other)[0, 1]) for one, other in zip(*maps, strict=True)]
     assert max(correlations) < 0.9
+
+
+@pytest.mark.parametrize("architecture", ["cnn", "timm/vit_tiny_patch16_224"])
+def test_maps_depend_on_the_head_and_on_the_layers_below(architecture: str, params: Params) -> None:
+    """Adebayo et al. randomize from the top: the head alone, then all layers; a map of edges alone would stay."""
+    recipe = resolve_recipe(params, "cnn").model_copy(update={"architecture": architecture})
+    images = torch.randint(0, 256, (4, 3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    first, other = (
+        build_model(recipe.model_copy(update={"seed": seed}), 2, 64, ([0.5] * 3, [0.2] * 3)) for seed in (0, 1)
+    )
+    layer = choose_layer(first, 64, architecture)
+    maps = [activation_maps(first, layer, images, [0] * 4)]
+    first.head.load_state_dict(other.head.state_dict())
+    maps.append(activation_maps(first, layer, images, [0] * 4))
+    first.backbone.load_state_dict(other.backbone.state_dict())
+    maps.append(activation_maps(first, layer, images, [0] * 4))
+    for one, another in ((0, 1), (1, 2), (0, 2)):
+        pairs = zip(maps[one].reshape(4, -1), maps[another].reshape(4, -1), strict=True)
+        correlations = [float(np.corrcoef(a, b)[0, 1]) if a.std() * b.std() > 0 else 0.0 for a, b in pairs]
+        assert np.mean(np.abs(correlations)) < 0.8

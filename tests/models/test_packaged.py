@@ -15,7 +15,7 @@ from PIL import Image
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Params, Recipe, resolve_recipe
 from tumorboard.models.normalization import normalization
-from tumorboard.models.packaged import PACKAGES
+from tumorboard.models.published import PACKAGES
 from tumorboard.models.registry import Classifier, build_model
 
 PALACE, MILITARY_UNIFORM = 698, 652  # ImageNet's class numbers

@@ -15,7 +15,8 @@ from tumorboard.base.errors import InputError
 from tumorboard.base.params import Recipe
 from tumorboard.models.model_file import ModelCard, save_model
 from tumorboard.models.normalization import normalization
-from tumorboard.models.pretrained import load_pretrained, pin_pretrained
+from tumorboard.models.pretrained import load_pretrained
+from tumorboard.models.published import pin_pretrained
 from tumorboard.models.registry import Classifier, build_model
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))

@@ -9,8 +9,11 @@ from torch import nn
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Params, Recipe, resolve_recipe
+from tumorboard.models import names
 from tumorboard.models.heads import build_head
-from tumorboard.models.registry import ARCHITECTURES, Classifier, build_model, check_architecture, pin_recipes
+from tumorboard.models.names import OWN, check_architecture, names_in_source
+from tumorboard.models.recipes import pin_recipes
+from tumorboard.models.registry import ARCHITECTURES, Classifier, build_model
 
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 
@@ -179,6 +182,21 @@ def test_detectors_and_nonsense_are_no_architectures(name: str) -> None:
 )
 def test_own_and_published_names_are_known(name: str) -> None:
     check_architecture(name)
+
+
+def test_own_networks_are_those_that_the_registry_builds() -> None:
+    assert tuple(ARCHITECTURES) == OWN
+
+
+def test_the_source_of_torchvision_shows_the_names_that_it_lists() -> None:
+    assert names_in_source() == set(torchvision.models.list_models(module=torchvision.models))
+
+
+def test_a_name_that_the_source_does_not_show_is_asked_of_torchvision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(names, "names_in_source", frozenset)
+    check_architecture("resnet18")
+    with pytest.raises(InputError, match="unknown architecture 'resnet_18'; did you mean resnet18"):
+        check_architecture("resnet_18")
 
 
 @pytest.mark.parametrize(

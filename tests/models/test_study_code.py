@@ -11,7 +11,8 @@ from torch import nn
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Params, Recipe
 from tumorboard.models.model_file import ModelCard, load_model, save_model
-from tumorboard.models.registry import Classifier, build_model, outline_model, pin_recipes
+from tumorboard.models.recipes import pin_recipes
+from tumorboard.models.registry import Classifier, build_model, outline_model
 from tumorboard.models.study_code import build_study_network, study_digest, study_sources
 
 MEAN_STD = ((0.5,) * 3, (0.5,) * 3)

@@ -10,14 +10,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tumorboard.base.errors import InputError
-from tumorboard.models.tensors import (
-    CARD_KEY,
-    check_suffix,
-    copy_tensors,
-    file_digest,
-    read_safetensors,
-    read_tensors,
-)
+from tumorboard.models.published import check_suffix, file_digest
+from tumorboard.models.tensors import CARD_KEY, copy_tensors, read_safetensors, read_tensors
 
 TENSORS = {"head.weight": torch.arange(6.0).reshape(2, 3), "backbone.0.bias": torch.tensor([7.0])}
 

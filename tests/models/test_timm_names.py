@@ -24,7 +24,7 @@ def described(monkeypatch):
         cfg |= {"classifier": "head", "hf_hub_id": name, "num_classes": 7}
         return cfg, "vit_small_patch16_224", {"depth": 2, "embed_dim": 24, "num_heads": 2}
 
-    monkeypatch.setattr(timm_names, "load_model_config_from_hf", describe)
+    monkeypatch.setattr(timm.models, "load_model_config_from_hf", describe)
     monkeypatch.setattr(timm.models._factory, "load_model_config_from_hf", describe)
     timm_names._hub_description.cache_clear()
     yield calls
@@ -46,7 +46,7 @@ def test_without_a_network_a_model_of_the_hub_is_refused_with_the_cure(monkeypat
     def fail(*_: object, **__: object) -> None:
         raise FileNotFoundError("no connection")
 
-    monkeypatch.setattr(timm_names, "load_model_config_from_hf", fail)
+    monkeypatch.setattr(timm.models, "load_model_config_from_hf", fail)
     timm_names._hub_description.cache_clear()
     message = (
         rf"^architecture {HUB}: its description cannot be fetched .*\(FileNotFoundError\)\. Offline, fetch "
@@ -57,7 +57,7 @@ def test_without_a_network_a_model_of_the_hub_is_refused_with_the_cure(monkeypat
 
 
 def test_a_description_of_a_network_that_timm_lacks_is_refused(monkeypatch) -> None:
-    monkeypatch.setattr(timm_names, "load_model_config_from_hf", lambda _: ({}, "resnet_of_2040", {}))
+    monkeypatch.setattr(timm.models, "load_model_config_from_hf", lambda _: ({}, "resnet_of_2040", {}))
     timm_names._hub_description.cache_clear()
     with pytest.raises(InputError, match=r"small_vit: it is a resnet_of_2040, which timm [0-9.]+ does not have"):
         timm_config(HUB)

@@ -11,9 +11,10 @@ from tests.panel.tables import outputs_of, panel_outputs, predictions_of, rows_o
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Evaluate
 from tumorboard.base.tables import make_predictions, probabilities_of
-from tumorboard.evaluation.calibration import apply_temperature, calibration_scores
+from tumorboard.evaluation.calibration import calibration_scores
 from tumorboard.evaluation.metrics import scores
 from tumorboard.evaluation.summary import SUMMARY_SCORES, Judging, summarize
+from tumorboard.evaluation.temperature import apply_temperature
 from tumorboard.panel import comparison
 from tumorboard.panel.comparison import (
     HEADING,
@@ -23,7 +24,8 @@ from tumorboard.panel.comparison import (
     judge_panel,
     vote_on,
 )
-from tumorboard.panel.fits import Fitting, apply_vote, calibrate_members
+from tumorboard.panel.fits import Fitting
+from tumorboard.panel.fitted import apply_vote, calibrate_members
 from tumorboard.panel.votes import VOTES
 
 MODELS = ["one", "two", "three"]

@@ -12,18 +12,12 @@ from sklearn.metrics import log_loss
 from tests.panel.small_panels import ROWS, applied, cells, fitting, groups, panel
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import AtSensitivity
-from tumorboard.evaluation.calibration import apply_temperature, fit_temperature
 from tumorboard.evaluation.held_out import PARTS, assign_parts
 from tumorboard.evaluation.operating_point import threshold_by_rule
+from tumorboard.evaluation.temperature import apply_temperature, fit_temperature
 from tumorboard.panel import fits
-from tumorboard.panel.fits import (
-    Fit,
-    apply_vote,
-    calibrate_members,
-    cross_fit,
-    fit_panel,
-    fitting_of,
-)
+from tumorboard.panel.fits import cross_fit, fit_panel, fitting_of
+from tumorboard.panel.fitted import Fit, apply_vote, calibrate_members
 from tumorboard.panel.votes import POOLS, STACKING, TEMPERED, fit_weights
 
 

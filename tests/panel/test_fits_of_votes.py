@@ -7,19 +7,11 @@ from sklearn.metrics import log_loss
 
 from tests.panel.small_panels import ROWS, few, fitting, groups, panel
 from tumorboard.base.errors import InputError
-from tumorboard.evaluation.calibration import apply_temperature, fit_temperature
 from tumorboard.evaluation.held_out import assign_parts
+from tumorboard.evaluation.temperature import apply_temperature, fit_temperature
 from tumorboard.panel import fits
-from tumorboard.panel.fits import (
-    TIE,
-    Fit,
-    TooFewImagesError,
-    apply_vote,
-    calibrate_members,
-    choose_vote,
-    cross_fit,
-    fit_panel,
-)
+from tumorboard.panel.fits import TIE, TooFewImagesError, choose_vote, cross_fit, fit_panel
+from tumorboard.panel.fitted import Fit, apply_vote, calibrate_members
 from tumorboard.panel.stacking import FEWEST, PENALTIES, apply_stacking, fit_stacking
 from tumorboard.panel.votes import PROBABILISTIC, STACKING, TEMPERED, VOTES
 

@@ -4,7 +4,7 @@ import pytest
 
 from tests.panel.models import save_panel, save_untrained
 from tumorboard.base.errors import InputError
-from tumorboard.panel.panel import load_panel
+from tumorboard.panel.trained_model import load_panel
 
 
 @pytest.fixture

@@ -9,7 +9,8 @@ import pytest
 
 from tumorboard.base.errors import InputError
 from tumorboard.evaluation.held_out import assign_parts
-from tumorboard.panel.fits import Fit, Fitting, apply_vote, calibrate_members, fit_panel
+from tumorboard.panel.fits import Fitting, fit_panel
+from tumorboard.panel.fitted import Fit, apply_vote, calibrate_members
 from tumorboard.panel.panel_file import DISCLAIMER, read_panel, write_panel
 from tumorboard.panel.votes import VOTES
 

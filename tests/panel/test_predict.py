@@ -20,13 +20,13 @@ from tumorboard.evaluation.held_out import HeldOut, assign_parts, write_held_out
 from tumorboard.evaluation.summary import Judging
 from tumorboard.images.crop import crop_image
 from tumorboard.models.model_file import load_model, save_model
-from tumorboard.panel import comparison
-from tumorboard.panel import predict as panel_predict
+from tumorboard.panel import comparison, trained_model
+from tumorboard.panel import panel as panel_module
 from tumorboard.panel.comparison import HEADING, MemberOutputs, judge_panel
 from tumorboard.panel.deciding import Deciding, unfitted
 from tumorboard.panel.evaluate import evaluate_model
-from tumorboard.panel.fits import Fit, Fitting
-from tumorboard.panel.panel import load_panel
+from tumorboard.panel.fits import Fitting
+from tumorboard.panel.fitted import Fit
 from tumorboard.panel.panel_file import read_panel, write_panel
 from tumorboard.panel.predict import (
     check_writable,
@@ -35,6 +35,7 @@ from tumorboard.panel.predict import (
     summarize_decisions,
 )
 from tumorboard.panel.stacking import Column, Stacking
+from tumorboard.panel.trained_model import load_panel
 
 
 @pytest.fixture
@@ -370,10 +371,10 @@ def test_a_card_adds_to_the_disclaimer_and_never_replaces_it(files):
 def test_large_crops_are_classified_in_smaller_batches_with_the_same_result(files, pictures, monkeypatch):
     whole = predict(files, [pictures])
     sizes = []
-    forward = panel_predict.crop_logits
-    monkeypatch.setattr(panel_predict, "_WHOLE_CHUNK_SIDE", 16)
+    forward = trained_model.crop_logits
+    monkeypatch.setattr(panel_module, "_WHOLE_CHUNK_SIDE", 16)
     monkeypatch.setattr(
-        panel_predict, "crop_logits", lambda net, crops, **rest: sizes.append(len(crops)) or forward(net, crops, **rest)
+        trained_model, "crop_logits", lambda net, crops, **rest: sizes.append(len(crops)) or forward(net, crops, **rest)
     )
     parts = predict(files, [pictures])
     assert max(sizes) == 32 * 16**2 // 32**2

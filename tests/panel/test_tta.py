@@ -18,8 +18,9 @@ from tumorboard.images.crop import crop_image
 from tumorboard.models.model_file import load_model, save_model
 from tumorboard.panel.deciding import Deciding, unfitted
 from tumorboard.panel.evaluate import Evaluation, evaluate_model
-from tumorboard.panel.panel import Panel, TrainedModel
+from tumorboard.panel.panel import Panel
 from tumorboard.panel.predict import predict_images
+from tumorboard.panel.trained_model import TrainedModel
 
 VIEWS = ("hflip", "quarter_turns")
 

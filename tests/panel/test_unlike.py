@@ -21,11 +21,10 @@ from tumorboard.images.grey import three_channels
 from tumorboard.models.inference import crop_logits
 from tumorboard.models.model_file import ModelCard
 from tumorboard.models.registry import Classifier, build_model
-from tumorboard.panel import unlike
+from tumorboard.panel import fit_unlike as fitting
+from tumorboard.panel.fit_unlike import collected_features, fit_unlike
 from tumorboard.panel.unlike import (
     UnlikeStatistics,
-    collected_features,
-    fit_unlike,
     image_statistics,
     load_unlike,
     panel_scores,
@@ -214,8 +213,8 @@ def test_the_images_that_are_embedded_are_bounded(
         seen.append(len(crops))
         return crop_logits(network, crops, **settings)
 
-    monkeypatch.setattr(unlike, "MAX_IMAGES", 20)
-    monkeypatch.setattr(unlike, "crop_logits", counting)
+    monkeypatch.setattr(fitting, "MAX_IMAGES", 20)
+    monkeypatch.setattr(fitting, "crop_logits", counting)
     fitted = fit_unlike(
         network, card, train=manifest_of(range(24)), held_out=manifest_of(range(24, PATIENTS)), crops=store
     )

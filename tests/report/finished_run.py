@@ -15,12 +15,16 @@ from scipy.special import softmax
 from stages import ensemble, report
 from tumorboard.base.files import write_json, write_table
 from tumorboard.base.params import Params, resolve_recipe
-from tumorboard.base.tables import Manifest, make_predictions, manifest_digest
+from tumorboard.base.tables import Manifest, make_predictions, manifest_digest, read_predictions
 from tumorboard.data.parts import count_table
 from tumorboard.data.store import write_store
 from tumorboard.evaluation.held_out import HeldOut, assign_parts, write_held_out
+from tumorboard.panel.examples import choose_examples
+from tumorboard.panel.filters import FirstLayer, write_filters
+from tumorboard.panel.heat_maps import ExplainedExamples, write_explained
 from tumorboard.panel.ledger import record_look
 from tumorboard.panel.unlike import UnlikeStatistics, save_unlike
+from tumorboard.report.explained import Explained
 from tumorboard.report.results import Results, read_results
 
 # Names that HTML, matplotlib and CSV have to escape.
@@ -30,6 +34,7 @@ EPOCHS = 8
 GROUPS = 30
 IMAGES_PER_GROUP = 3
 SIDE = 16  # pixels
+NOTHING_EXPLAINED = Explained(sheets=[], with_map=[], without_map=[], places={}, filters=[])
 WRITTEN = "2026-01-02 03:04 UTC, commit abc1234"  # when a report was written, in tests that compare its bytes
 
 
@@ -117,6 +122,23 @@ def run_ensemble(root: Path, params: Params) -> None:
         test_metrics=metrics / "test" / "ensemble.json",
         test_comparison=metrics / "test" / "votes.json",
     )
+    _write_explained(root, params)
+
+
+def _write_explained(root: Path, params: Params) -> None:
+    """Writes what the stage explain writes: maps of all models but the first, which begin at the upper left."""
+    generator = np.random.default_rng(4)
+    for folder, scores in ((root / "predictions", "places.json"), (root / "predictions/test", "test/places.json")):
+        examples = choose_examples(read_predictions(folder / "votes" / "heading.csv"))
+        members = {}
+        for name in params.models[1:]:
+            members[name] = generator.random((len(examples), SIDE, SIDE)).astype(np.float32)
+        vote = np.mean(list(members.values()), axis=0) if members else None
+        write_explained(ExplainedExamples(examples, members, vote), folder / "maps")
+        write_json({}, root / "metrics" / scores)
+    filters = generator.normal(size=(4, 3, 3, 3)).astype(np.float32)
+    layers = {params.models[0]: FirstLayer(filters, filters + 0.1, np.array([0.25], np.float32))}
+    write_filters(layers, root / "predictions/filters.safetensors")
 
 
 def run_report(root: Path, params: Params) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from tests.report.finished_run import NOTHING_EXPLAINED
 from tests.report.test_page import PICTURES, render, text_of
 from tumorboard.base.files import write_table
 from tumorboard.data.store import write_store
@@ -85,7 +86,7 @@ def test_the_page_shows_generated_images_where_there_are_any(results, near: floa
     table = table_of(["a", "a"], [0.5, 0.97]).assign(label=label, nearest_label=label)
     changed = dataclasses.replace(results, generated=generated_of(table), near=near)
     pictures = dict.fromkeys([*PICTURES, "generated"], b"picture")
-    page = render_page(changed, draw_conclusions(changed), pictures, pictures)
+    page = render_page(changed, draw_conclusions(changed), pictures, pictures, explained=NOTHING_EXPLAINED)
     text = text_of(page)
     assert "2 images of the smaller classes were drawn by a network that was fitted" in text
     assert "training images of fold 2 alone" in text

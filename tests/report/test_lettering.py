@@ -13,6 +13,7 @@ from tests.report.finished_run import inputs_of, panel_params, run_ensemble, wri
 from tumorboard.base.params import Params
 from tumorboard.report import lettering
 from tumorboard.report.conclusions import draw_conclusions
+from tumorboard.report.explained import draw_explained
 from tumorboard.report.figures import draw_figures, draw_test_figures, plot_tables, replaced_names
 from tumorboard.report.lettering import clusters, drawable_names, font_families, shorten, text_width
 from tumorboard.report.page import render_page
@@ -103,6 +104,6 @@ def test_each_figure_of_a_run_with_names_of_many_scripts_is_drawn_without_missin
     replaced = replaced_names(results)
     assert replaced["class 9"] == PRIVATE
     assert not {"γλίωμα", "нейро 100_%", NAMES[6]} & set(replaced.values())
-    page = render_page(results, conclusions, pictures, test_pictures)
+    page = render_page(results, conclusions, pictures, test_pictures, explained=draw_explained(results))
     assert f"class 9 = {PRIVATE}" in page
     assert all(unicodedata.normalize("NFC", name) in unicodedata.normalize("NFC", page) for name in NAMES[:6])

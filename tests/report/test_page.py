@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.report.finished_run import CLASSES, inputs_of, make_results, panel_params
+from tests.report.finished_run import CLASSES, NOTHING_EXPLAINED, inputs_of, make_results, panel_params
 from tumorboard.base.files import write_json
 from tumorboard.base.tables import read_predictions
 from tumorboard.evaluation.calibration import calibration_scores
@@ -33,7 +33,7 @@ def text_of(page: str) -> str:
 def render(results) -> str:
     """Returns the page of a run, with a word in place of each picture."""
     pictures = dict.fromkeys(PICTURES, b"picture")
-    return render_page(results, draw_conclusions(results), pictures, pictures)
+    return render_page(results, draw_conclusions(results), pictures, pictures, explained=NOTHING_EXPLAINED)
 
 
 @pytest.fixture(scope="module")
@@ -54,22 +54,23 @@ def test_headline_is_the_heading_vote_on_the_test_set(run, page):
 
 
 def test_summary_lists_the_scores_with_the_heading_vote_last(run, results):
-    headline = json.loads((run / "metrics" / "test" / "ensemble.json").read_text())
-    lines = summarize_scores(results).splitlines()
-    assert lines[0] == "36 test images of 12 patients:"
+    headline = json.loads((run / "metrics" / "ensemble.json").read_text())
+    *lines, last = summarize_scores(results).splitlines()
+    assert last == "Choose by these. The report has the test scores."
+    assert re.fullmatch(r"\d+ validation images of \d+ patients:", lines[0])
     names = [re.split(r"\s{2,}", line.strip())[0] for line in lines[1:]]
     assert names == ["linear", "cnn", *(f"{vote} vote" for vote in POOLS if vote != "soft"), "soft vote"]
-    low, high = headline["test_accuracy_low"], headline["test_accuracy_high"]
+    low, high = headline["accuracy_low"], headline["accuracy_high"]
     interval = f"({100 * low:.1f} to {100 * high:.1f})"
     assert lines[-1] == (
-        f"  soft vote      accuracy {100 * headline['test_accuracy']:.1f} % {interval}  AUC {headline['test_auc']:.3f}"
+        f"  soft vote      accuracy {100 * headline['accuracy']:.1f} % {interval}  AUC {headline['auc']:.3f}"
     )
     hard = next(line for line in lines if "hard vote" in line)
     assert "AUC" not in hard, "shares of votes are no probabilities"
 
 
 def test_page_is_self_contained_and_states_its_purpose(run, page):
-    assert set(re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?(.{14})""", page)) == {"data:image/png"}
+    assert set(re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?(.{14})""", page)) == {"data:image/png", "data:image/web"}
     assert "<script" not in page
     assert page.count("For research, not for diagnosis.") == 2
     pictures = re.findall(r"data:image/png;base64,([^\"]+)", page)
@@ -263,7 +264,7 @@ def test_too_few_patients_have_a_reason_in_place_of_an_interval(judged):
     results = judged(groups=18)
     text = text_of(render(results))
     assert "accuracy on test images, too few patients: 6" in text
-    first_row = summarize_scores(results).splitlines()[1]
+    first_row = summarize_scores(dataclasses.replace(results, validation=results.test)).splitlines()[1]
     assert re.fullmatch(r"  linear +accuracy \d+\.\d % \(too few patients: 6\)  AUC \d\.\d{3}", first_row)
 
 

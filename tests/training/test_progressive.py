@@ -13,7 +13,8 @@ from tests.training.trainings import CPU, MakeJob, train
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Params, Recipe, Runtime
 from tumorboard.models.model_file import load_model
-from tumorboard.models.registry import Classifier, check_progressive, pin_recipes
+from tumorboard.models.recipes import check_progressive, pin_recipes
+from tumorboard.models.registry import Classifier
 from tumorboard.training.distributed import Group
 from tumorboard.training.loop import mean_std_of, set_up
 from tumorboard.training.progressive import resize_images, rising_sides, sides_by_epoch

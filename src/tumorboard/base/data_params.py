@@ -47,4 +47,5 @@ class Data(Section):
     unit: Annotated[str, Field(pattern=r"^[a-z][a-z ]{0,30}$")] | None  # what a group is, in the singular
     positive: str | None  # of two classes
     frames: Frames
+    boxes: str | None
     max_quarantined: Annotated[int, Field(ge=0)]

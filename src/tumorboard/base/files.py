@@ -9,19 +9,16 @@ import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
-
-import numpy as np
-import pandas as pd
 
 from tumorboard.base.errors import InputError
 
-# pyarrow, which pandas uses for text where it is installed, cannot hold file names that are not UTF-8.
-pd.set_option("mode.string_storage", "python")
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-def read_table(path: Path | str) -> pd.DataFrame:
+def read_table(path: Path | str) -> "pd.DataFrame":
     """Reads a CSV that this project wrote.
 
     Returns:
@@ -30,6 +27,8 @@ def read_table(path: Path | str) -> pd.DataFrame:
     Raises:
         InputError: the file does not exist or is not a table.
     """
+    import pandas as pd  # here, because stages without tables need no pandas
+
     try:
         return pd.read_csv(path, dtype=object, na_filter=False, encoding="utf-8", encoding_errors="surrogateescape")
     except FileNotFoundError:
@@ -38,13 +37,13 @@ def read_table(path: Path | str) -> pd.DataFrame:
         raise InputError(f"{path}: not a table: {error}") from None
 
 
-def write_table(table: pd.DataFrame, path: Path | str) -> None:
+def write_table(table: "pd.DataFrame", path: Path | str) -> None:
     """Writes a table as CSV, atomically."""
     with replacing(path) as temporary:
         temporary.write_bytes(table_bytes(table))
 
 
-def table_bytes(table: pd.DataFrame) -> bytes:
+def table_bytes(table: "pd.DataFrame") -> bytes:
     """Returns a table as the bytes of a CSV file in UTF-8; of a file's name that is not UTF-8 its own bytes."""
     buffer = _Lines()
     table.to_csv(buffer, index=False, lineterminator="\r\n", quoting=csv.QUOTE_MINIMAL)
@@ -104,7 +103,7 @@ def _strict(value: Any) -> Any:
         return {str(key): _strict(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [_strict(entry) for entry in value]
-    if isinstance(value, np.generic):
+    if type(value).__module__ == "numpy":  # a scalar; numpy is not imported for those who have none
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 

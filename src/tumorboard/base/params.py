@@ -24,6 +24,7 @@ from tumorboard.base.run_params import Count, NotNegative, Positive, Seed, Sever
 from tumorboard.base.run_params import LrFind as LrFind
 from tumorboard.base.run_params import Runtime as Runtime
 from tumorboard.base.schema import Section, nearest, parse, read_yaml
+from tumorboard.base.search_params import Search as Search
 from tumorboard.base.short_params import complete_values
 
 
@@ -231,6 +232,7 @@ class Params(Section):
     evaluate: Evaluate
     ensemble: Ensemble
     lr_find: LrFind
+    search: Search
     runtime: Runtime
 
     @model_validator(mode="after")

@@ -173,6 +173,10 @@ PRESETS: dict[str, Preset] = {
             "contrast": Setting(0.2, "grey values of MRI have no unit and depend on the sequence"),
             "fill": Setting("black", _BLACK_GROUND),
         },
+        views=Setting(
+            ("hflip",),
+            "a mirrored slice is as right; the held-out loss on brain MRI was lower, for one more prediction per image",
+        ),
     ),
     "histology": _preset(
         "tiles of stained tissue sections",

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from tumorboard.base.errors import InputError
 from tumorboard.base.files import read_table
 
+# pyarrow, which pandas uses for text where it is installed, cannot hold file names that are not UTF-8.
+pd.set_option("mode.string_storage", "python")
+
 Manifest: TypeAlias = pd.DataFrame  # one row per image; `check_manifest` states the columns
 Predictions: TypeAlias = pd.DataFrame  # one row per predicted image; `check_predictions` states the columns
 Images: TypeAlias = pd.DataFrame  # one row per image file: id, pixels (a digest), width, height, bytes, format, ...

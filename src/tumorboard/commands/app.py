@@ -22,15 +22,19 @@ from tumorboard.base.errors import escape_unprintable
 # `lr-find` is tumorboard.commands.lr_find, and so on; each has a typer.Typer named `app` with one command.
 SUMMARIES = {
     "new": "Makes a study of the images in FOLDER: parameters, pipeline, git and DVC, first commit.",
+    "practice": "Draws a small folder of synthetic blood cells, to learn the other commands with.",
     "check": "Reports what a run would make of RAW: classes, bad files, copies, label conflicts, shortcuts.",
     "preset": "Prints what a preset sets in params.yaml, with a reason per value.",
     "params": "Prints every parameter with its explanation and the package's default value.",
     "predict": "Classifies new images by the panel's vote: one row per file. For research, not for diagnosis.",
+    "serve": "Shows a page that classifies dropped images by the panel's vote. For research, not for diagnosis.",
+    "export": "Writes the study's panel into one file, for someone who has neither the study nor its data.",
     "compare": "Compares A with B on the same images: each difference, its interval, and what is within noise.",
     "run": "Brings the project up to date like `dvc repro`, with the trainings side by side, one per GPU.",
     "doctor": "Looks at this machine and project, and names the one command that cures each problem.",
     "control": "Runs the pipeline on shuffled labels, and reports whether its scores are at chance.",
     "lr-find": "Trains MODEL at a rising learning rate and suggests one; writes lr_find/MODEL.csv and .png.",
+    "search": "Searches hyper-parameters of MODEL: the space `search` in params.yaml, judged by held-out loss.",
     "batch-size": "Finds how many images of MODEL fit in memory at once, and the `accumulate` for its batch_size.",
 }
 
@@ -51,7 +55,9 @@ class LazyGroup(TyperGroup):
 
 def load_command(name: str) -> Any:
     """Imports the module of a subcommand and returns its command."""
-    with reported_errors("tumorboard", before=""):
+    from tumorboard.commands.extras import naming_extras  # here, since `tumorboard --help` needs no more modules
+
+    with reported_errors("tumorboard", before=""), naming_extras():
         module = import_module("tumorboard.commands." + name.replace("-", "_"))
     return typer.main.get_command(module.app)
 

@@ -7,6 +7,7 @@ from typing import ParamSpec
 from tumorboard.base.checkout import check_checkout
 from tumorboard.base.faults import reported_errors
 from tumorboard.base.interrupts import note_end
+from tumorboard.commands.extras import naming_extras
 
 P = ParamSpec("P")
 
@@ -25,7 +26,7 @@ def reports_user_errors(command: Callable[P, None]) -> Callable[P, None]:
 
     @functools.wraps(command)
     def reporting(*args: P.args, **kwargs: P.kwargs) -> None:
-        with reported_errors(name, before=""):
+        with reported_errors(name, before=""), naming_extras():
             if name != "doctor":
                 check_checkout()
             command(*args, **kwargs)

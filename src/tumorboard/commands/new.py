@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -13,18 +13,40 @@ from rich.text import Text
 
 from tumorboard.base.errors import InputError, printable
 from tumorboard.base.package_files import package_file
-from tumorboard.base.params import Params, package_params
-from tumorboard.base.presets import PRESETS, check_preset, explain_preset
+from tumorboard.base.params import Params
+from tumorboard.base.presets import PRESETS, check_preset, explain_preset, fill_empty
+from tumorboard.base.schema import parse, read_yaml
+from tumorboard.base.short_params import DEFAULTS_OF, complete_values
 from tumorboard.base.versioning import run_git
 from tumorboard.commands.check import print_account
 from tumorboard.commands.errors import reports_user_errors
 from tumorboard.commands.new_files import StudyFacts, study_files
 from tumorboard.commands.preset import as_yaml
 from tumorboard.commands.project_checks import check_identity
-from tumorboard.data.check import Account, check_folder, params_for
+from tumorboard.data.check import OF_ONE_FOLDER, Account, check_folder
 from tumorboard.data.guess_groups import Guess, guess_groups
 
 REFUSED = 2  # the exit status if a run would refuse the data, as of `check`
+
+DataOption = Annotated[
+    Path, typer.Option(metavar="FOLDER", help="The folder of labeled images, or MedMNIST's .npz file.")
+]
+LabelsOption = Annotated[
+    Path | None, typer.Option(metavar="CSV", help="Table with the columns path and label inside FOLDER.")
+]
+PatternOption = Annotated[
+    str | None,
+    typer.Option(metavar="RE", help="Regular expression on an image's path; its first group names the patient."),
+]
+PresetOption = Annotated[
+    str | None, typer.Option(help="Kind of the pictures; `tumorboard preset` lists them; default: general.")
+]
+LinesOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--params", metavar="YAML", help="Lines for the study's params.yaml, such as those that `check` proposes."
+    ),
+]
 
 app = typer.Typer(add_completion=False)
 
@@ -33,19 +55,15 @@ app = typer.Typer(add_completion=False)
 @reports_user_errors
 def new(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder to make; it may exist if it is empty.")],
-    data: Annotated[Path, typer.Option(metavar="FOLDER", help="The folder of labeled images.")],
-    labels: Annotated[
-        Path | None, typer.Option(metavar="CSV", help="Table with the columns path and label inside FOLDER.")
-    ] = None,
-    group_pattern: Annotated[
-        str | None,
-        typer.Option(metavar="RE", help="Regular expression on an image's path; its first group names the patient."),
-    ] = None,
+    data: DataOption,
+    labels: LabelsOption = None,
+    group_pattern: PatternOption = None,
     unit: Annotated[
         str | None, typer.Option(help="What a group is: patient, smear, slide …; reports use the word.")
     ] = None,
     positive: Annotated[str | None, typer.Option(help="Of two classes: the one that is to be detected.")] = None,
-    preset: Annotated[str, typer.Option(help="Kind of the pictures; `tumorboard preset` lists them.")] = "general",
+    preset: PresetOption = None,
+    lines: LinesOption = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing: take what is guessed from the names.")] = False,
 ) -> None:
     """Makes a study of the images in FOLDER: parameters, pipeline, git and DVC, first commit.
@@ -58,15 +76,22 @@ def new(
     Exit status 2: a run would refuse FOLDER.
     """
     console = Console()
+    own = read_lines(lines)
+    preset = preset or str(own.get("preset") or "general")
     check_preset(preset)
     check_places(folder, data)
     check_git()
+    given = own.get("data", {})
     survey = survey_data(
-        data, table_name(data, labels), group_pattern, preset, ask=lambda guess: wants(guess, yes, console)
+        data,
+        table_name(data, labels) or given.get("table"),
+        group_pattern or given.get("group_pattern"),
+        params_with(own, preset, lines),
+        ask=lambda guess: wants(guess, yes, console),
     )
     print_account(survey.account, data, package_file("params.yaml"), console)
-    if survey.account.refused is not None:
-        raise typer.Exit(REFUSED)
+    stop_if_refused(survey.account, lines, console)
+    positive = positive or given.get("positive")
     check_positive(positive, survey.account)
     facts = StudyFacts(
         name=folder.resolve().name,
@@ -74,15 +99,24 @@ def new(
         table=survey.table,
         group_pattern=survey.group_pattern,
         guess=survey.guess,
-        unit=unit or survey.unit,
+        unit=unit or given.get("unit") or survey.unit,
         positive=positive,
         preset=preset,
+        lines=own,
     )
     print_assumptions(facts, survey.account, console)
     write_study(folder, study_files(facts))
-    console.print()
-    console.print(Text(f"The study is in {folder}. Look at params.yaml, then:", style="bold"), soft_wrap=True)
+    console.print(Text(f"\nThe study is in {folder}. Look at params.yaml, then:", style="bold"), soft_wrap=True)
     console.print(Text(f"  cd {shlex.quote(str(folder))}\n  dvc repro"), soft_wrap=True)
+
+
+def stop_if_refused(account: Account, lines: Path | None, console: Console) -> None:
+    """Ends the command where a run would refuse the data; says what to do with lines that were proposed."""
+    if account.refused is None:
+        return
+    if "write in params.yaml" in account.refused["message"] and lines is None:
+        console.print(Text("Or save these lines as a file, and add to this command: --params FILE"))
+    raise typer.Exit(REFUSED)
 
 
 class Survey(NamedTuple):
@@ -95,11 +129,34 @@ class Survey(NamedTuple):
     guess: Guess | None  # a grouping that nobody confirmed
 
 
+def read_lines(file: Path | None) -> dict[str, Any]:
+    """Returns what a file has for the params.yaml of a new study; nothing without a file.
+
+    Raises:
+        InputError: `data` is no mapping.
+    """
+    own = read_yaml(file) if file else {}
+    if not isinstance(own.get("data", {}), dict):
+        raise InputError(f"{file}: data: expected a mapping of keys, such as `table: labels.csv` below it")
+    return own
+
+
+def params_with(own: Mapping[str, Any], preset: str, file: Path | None) -> Params:
+    """Returns the package's parameters under a preset, with the lines of a file.
+
+    Raises:
+        InputError: a line has an unknown key or a wrong value.
+    """
+    data = dict.fromkeys(OF_ONE_FOLDER) | own.get("data", {})  # the package's own describe its own data set
+    return parse(
+        Params, fill_empty(complete_values({**own, "data": data, "preset": preset, DEFAULTS_OF: ""})), str(file)
+    )
+
+
 def survey_data(
-    data: Path, table: str | None, group_pattern: str | None, preset: str, *, ask: Callable[[Guess], bool]
+    data: Path, table: str | None, group_pattern: str | None, defaults: Params, *, ask: Callable[[Guess], bool]
 ) -> Survey:
-    """Checks the data under a preset; where each image is its own group, asks about one that the names suggest."""
-    defaults = package_params(preset)
+    """Checks the data; where each image is its own group, asks about a grouping that the names suggest."""
     account = check_folder(data, params_of(defaults, data, table, group_pattern))
     if group_pattern or account.groups < len(account.accepted):
         return Survey(account, table, group_pattern, None, None)
@@ -137,8 +194,10 @@ def print_assumptions(facts: StudyFacts, account: Account, console: Console) -> 
 
 def check_places(folder: Path, data: Path) -> None:
     """Raises InputError unless `data` is a folder and the study can be made beside it."""
-    if not data.is_dir():
-        raise InputError(f"--data {printable(str(data))}: is no folder: name the one that has the images")
+    if not (data.is_dir() or (data.is_file() and data.suffix == ".npz")):
+        raise InputError(
+            f"--data {printable(str(data))}: is no folder: name the one that has the images, or MedMNIST's .npz file"
+        )
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{printable(str(folder))}: is a file: name a new folder")
     if folder.is_dir() and any(folder.iterdir()):
@@ -182,9 +241,9 @@ def table_name(data: Path, labels: Path | None) -> str | None:
 
 
 def params_of(defaults: Params, data: Path, table: str | None, group_pattern: str | None) -> Params:
-    """Returns the package's parameters for another folder."""
-    params = params_for(defaults, data, group_pattern)
-    return params.model_copy(update={"data": params.data.model_copy(update={"table": table})})
+    """Returns parameters for a folder, with a label table inside it and a pattern of groups."""
+    own = {"raw": str(data), "table": table, "group_pattern": group_pattern}
+    return defaults.model_copy(update={"data": defaults.data.model_copy(update=own)})
 
 
 def check_positive(positive: str | None, account: Account) -> None:

@@ -1,7 +1,8 @@
 """The files of a new study, made from those of the installed package."""
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tumorboard.data.guess_groups import Guess
 RESOLVED = "resolved.yaml"  # the complete parameters of a study, which its stages read
 RUNNER = "python -m tumorboard.commands.stage"
 _COPIED = (".gitignore", ".dvcignore", "weights/README.md", "architectures/README.md")
+_TEMPLATE = ("raw", "table", "group_pattern", "unit", "positive")  # keys of `data` that each study has
 _PLOTS = ".dvc/plots"  # templates and page of `dvc plots`
 
 
@@ -30,6 +32,7 @@ class StudyFacts:
     unit: str | None  # what a group is
     positive: str | None
     preset: str
+    lines: Mapping[str, Any] = field(default_factory=dict)  # further values of params.yaml, by section
 
 
 def study_files(facts: StudyFacts) -> dict[str, bytes]:
@@ -83,15 +86,21 @@ def pipeline_text(package_pipeline: str) -> str:
 
 def params_text(facts: StudyFacts) -> str:
     """Returns the params.yaml of a study: what differs from the package's defaults, and what each line means."""
+    own = {key: value for key, value in facts.lines.items() if key not in (DEFAULTS_OF, "preset")}
+    first = {"study": facts.name, "models": ["cnn", "resnet18"], "folds": [0], "medmnist": []}
+    first |= {key: own.pop(key) for key in first if key in own}
+    data = {key: value for key, value in own.pop("data", {}).items() if key not in _TEMPLATE}
+    evaluate = {"subgroups": [], "test": True} | own.pop("evaluate", {})
+    subgroups, test = _flow(evaluate.pop("subgroups")), _yaml(evaluate.pop("test"))
     lines = [
         "# The study's parameters. `tumorboard params` prints all others with explanations and default values; what is",
         "# to differ goes here. For one experiment: dvc exp run -S '++train.lr=0.01'",
         f"{DEFAULTS_OF}: {_yaml(package_version())}  # version whose defaults hold for every key that is not here",
         "",
-        f"study: {_yaml(facts.name)}  # name in the report",
-        "models: [cnn, resnet18]  # the panel; `tumorboard params` lists more under recipes",
-        "folds: [0]  # validation folds to train; [0, 1, 2, 3, 4] is five-fold cross-validation",
-        "medmnist: []",
+        f"study: {_yaml(first['study'])}  # name in the report",
+        f"models: {_flow(first['models'])}  # the panel; `tumorboard params` lists more under recipes",
+        f"folds: {_flow(first['folds'])}  # validation folds to train; [0, 1, 2, 3, 4] is five-fold cross-validation",
+        f"medmnist: {_flow(first['medmnist'])}",
         f"preset: {facts.preset}  # kind of the pictures: side, border, alterations; `tumorboard preset` explains it",
         "",
         "data:",
@@ -107,13 +116,30 @@ def params_text(facts: StudyFacts) -> str:
     lines += [
         f"  unit: {_yaml(facts.unit)}  # what a group is: patient | smear | slide; empty: nobody said",
         f"  positive: {_yaml(facts.positive)}  # of two classes: the one that is to be detected",
+        *_below(data),
         "",
         "evaluate:",
-        "  subgroups: []  # columns of the table, such as [sex, site]: scores per value",
-        "  test: true  # false: leave the test images unscored until the study has made its choices",
+        f"  subgroups: {subgroups}  # columns of the table, such as [sex, site]: scores per value",
+        f"  test: {test}  # false: leave the test images unscored until all choices are made",
+        *_below(evaluate),
         "",
     ]
-    return "\n".join(lines)
+    return "\n".join(lines) + (_dump(own) if own else "")
+
+
+def _flow(values: Any) -> str:
+    """Returns a list as YAML on one line."""
+    return yaml.safe_dump(values, default_flow_style=True, allow_unicode=True, width=10_000).strip()  # type: ignore[no-any-return]
+
+
+def _below(section: Mapping[str, Any]) -> list[str]:
+    """Returns the lines of further keys of a section."""
+    return [f"  {line}" for line in _dump(section).splitlines()] if section else []
+
+
+def _dump(tree: Mapping[str, Any]) -> str:
+    text: str = yaml.safe_dump(dict(tree), sort_keys=False, allow_unicode=True, width=110)
+    return text
 
 
 def _yaml(value: Any) -> str:

@@ -13,3 +13,5 @@ PANEL = Path("models/panel.json")  # what was fitted on validation images
 METRICS = Path("metrics/ensemble.json")  # validation scores of the vote that heads the report
 TEST_METRICS = Path("metrics/test/ensemble.json")  # its test scores, named test_<score>
 UNLIKE = Path("predictions/unlike")  # <model>/<fold>.safetensors: statistics of the training images
+HELD_OUT = Path("predictions/held_out")  # <model>/<fold>.safetensors: a training's outputs for its validation images
+RECIPES = Path("recipes")  # <model>.json: the resolved recipe

@@ -7,17 +7,15 @@ from typing import Annotated
 
 import typer
 
-from tumorboard.base.errors import InputError
+from tumorboard.base.errors import InputError, printable
 from tumorboard.base.files import replacing, safe_cell, table_bytes
-from tumorboard.base.params import Params, find_params, load_params
-from tumorboard.base.tables import read_manifest
+from tumorboard.base.params import find_params, load_params
+from tumorboard.commands.by_patient import join_patients, patients_of
 from tumorboard.commands.errors import reports_user_errors
-from tumorboard.commands.paths import MODELS, PANEL, SPLIT, UNLIKE
+from tumorboard.commands.panel_source import check_study, open_source
+from tumorboard.commands.submission import NAMES, Form, fill_columns, open_form, six_digits
 from tumorboard.data.workers import worker_count
-from tumorboard.models.device import choose_device
-from tumorboard.panel.deciding import Deciding, unfitted
-from tumorboard.panel.panel import Panel, load_panel
-from tumorboard.panel.panel_file import read_panel
+from tumorboard.panel.deciding import Deciding
 from tumorboard.panel.predict import (
     Decisions,
     check_writable,
@@ -42,14 +40,40 @@ def predict(
         list[Path] | None,
         typer.Option(metavar="FILE", help="Model file instead of the project's panel; may be given several times."),
     ] = None,
+    panel: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Package of `tumorboard export` to use instead; it needs no study."),
+    ] = None,
     vote: Annotated[
         str | None,
         typer.Option(help=f"One of {', '.join(VOTES)}; default: the vote that heads the report; with --model: soft."),
+    ] = None,
+    explain: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for a picture per file: where the models see the evidence."),
     ] = None,
     columns: Annotated[
         Path | None,
         typer.Option(
             metavar="CSV", help="Table with path and the columns of ensemble.stacking_columns, for the stacking vote."
+        ),
+    ] = None,
+    submission: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMNS",
+            help="A competition's columns: id, file, path, label, probability, classes, a class; or NAME=one of them.",
+        ),
+    ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(metavar="CSV", help="The competition's sample file: its columns and rows, in its order."),
+    ] = None,
+    patients: Annotated[
+        str | None,
+        typer.Option(
+            metavar="study|RE|CSV",
+            help="One row per patient: by data.group_pattern, by a pattern, or by a table with path and group.",
         ),
     ] = None,
 ) -> None:
@@ -63,32 +87,50 @@ def predict(
     written as ./=..., such a class in `decided` as '=..., so that no
     spreadsheet computes it.
 
+    --patients averages the calibrated probabilities of a patient's images.
+    --submission 'id,label' has two columns, the name without extension and the
+    class; names are written as they are.
+
     Exit status 1: a file was not classified.
     """
-    if not model:
+    if not (model or panel):
         check_study()
     params = load_params(find_params())
-    if vote is not None and vote not in VOTES:
-        raise InputError(f"--vote is '{vote}', expected one of {', '.join(VOTES)}")
     if out:
         check_writable(out)
+    if explain:
+        check_new_folder(explain)
     files = list_new_files(images)
-    panel = load_panel(model or project_models(params), choose_device(params.runtime), unlike=None if model else UNLIKE)
-    deciding = read_deciding(panel, vote, params.evaluate.abstain, PANEL if not model else None)
-    if columns:
-        deciding = with_columns(deciding, columns, files)
+    source = open_source(params, models=model or [], package=panel, vote=vote)
+    deciding = with_columns(source.deciding, columns, files) if columns else source.deciding
+    groups = patients_of(patients, files, params.data.group_pattern) if patients else None
+    form = open_form(
+        submission,
+        like,
+        names=list(dict.fromkeys(groups or map(str, files))),
+        patients=groups is not None,
+        classes=source.panel.card.classes,
+        positive=deciding.positive,
+    )
     table = predict_images(
-        panel,
+        source.panel,
         files,
         deciding=deciding,
-        frames=params.data.frames,
-        known={} if model else known_digests(),
+        frames=source.frames,
+        known=source.known,
         workers=worker_count(params.runtime.workers),
-        limits=params.crop,
+        limits=source.limits,
     )
-    _write(table_bytes(for_spreadsheet(table)), out)
-    for line in summarize_decisions(table, panel, deciding):
+    rows = table if groups is None else join_patients(table, groups, deciding)
+    shown = for_spreadsheet(six_digits(rows)) if form is None else fill_columns(rows, form.columns, form.sample)
+    _write(table_bytes(shown), out)
+    for line in [*describe_rows(rows, groups, form), *summarize_decisions(table, source.panel, deciding)]:
         typer.echo(line, err=True)
+    if explain:
+        from tumorboard.commands.explained_files import write_explanations  # matplotlib is slow to import
+
+        write_explanations(source, table, folder=explain)
+        typer.echo(f"{explain}: a picture per classified file, numbered as the rows of the table", err=True)
     raise typer.Exit(int((table["problem"] != "").any()))
 
 
@@ -101,25 +143,29 @@ def _write(content: bytes, out: Path | None) -> None:
         typer.echo(content, nl=False)  # bytes, since the terminal's encoding need not have all characters
 
 
-def read_deciding(panel: Panel, vote: str | None, abstain: float, file: Path | None) -> Deciding:
-    """Returns how the panel decides.
+def describe_rows(rows: Decisions, groups: Sequence[str] | None, form: Form | None) -> list[str]:
+    """Returns lines about what a row is, and about rows of a competition's file that are not complete."""
+    lines = []
+    if groups is not None:
+        lines.append(
+            f"{len(rows)} patients of {len(groups)} files: the mean of each patient's calibrated probabilities"
+        )
+    if form is not None:
+        contents = ["patient" if groups and column.content in NAMES else column.content for column in form.columns]
+        headers = [column.header for column in form.columns]
+        lines.append("columns: " + ", ".join(map("{} ({})".format, headers, contents)))
+        if lost := int(rows["probability"].isna().sum()):
+            lines.append(f"{lost} rows have empty cells, since nothing was classified: fill them in before you submit")
+        undecided = int((rows["decided"].eq("") & rows["probability"].notna()).sum())
+        if undecided and any(column.content == "label" for column in form.columns):
+            lines.append(f"{undecided} rows are undecided (evaluate.abstain) and have no label")
+    return lines
 
-    Args:
-        panel: the loaded models.
-        vote: a name in VOTES; None: the vote that heads the report, or the soft one without a file.
-        abstain: probability below which an image is left undecided.
-        file: of the study's panel; None: the models are from elsewhere, and nothing was fitted for them.
 
-    Raises:
-        InputError: the file is missing, damaged or belongs to other models.
-    """
-    if file is None:
-        fit = unfitted(list(panel.models))
-        return Deciding(fit=fit, vote=vote or fit.vote, positive=None, abstain=abstain)
-    content = read_panel(file, list(panel.models), classes=panel.card.classes, manifest=panel.card.manifest)
-    return Deciding(
-        fit=content.fit, vote=vote or content.vote, positive=content.positive, abstain=abstain, unlike=content.unlike
-    )
+def check_new_folder(folder: Path) -> None:
+    """Raises InputError unless a folder is new or empty."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise InputError(f"--explain {printable(str(folder))}: is not an empty folder: name a new one")
 
 
 def with_columns(deciding: Deciding, table: Path, files: Sequence[Path]) -> Deciding:
@@ -133,15 +179,6 @@ def with_columns(deciding: Deciding, table: Path, files: Sequence[Path]) -> Deci
     return replace(deciding, cells=read_cells(table, deciding.fit.stacking.columns, files))
 
 
-def check_study() -> None:
-    """Raises InputError in a folder that is no study: the package's own params.yaml names models of nobody."""
-    if not Path("params.yaml").is_file():
-        raise InputError(
-            f"{Path.cwd()} is no study: it has no params.yaml, and thus no panel. Change into the folder of a trained "
-            "study, or name model files: --model FILE (repeatable)"
-        )
-
-
 def for_spreadsheet(decisions: Decisions) -> Decisions:
     """Returns the table with names that no spreadsheet takes for a formula.
 
@@ -151,25 +188,3 @@ def for_spreadsheet(decisions: Decisions) -> Decisions:
         path=[safe_cell(path, "./") for path in decisions["path"]],
         decided=[safe_cell(name) if isinstance(name, str) else name for name in decisions["decided"]],
     )
-
-
-def project_models(params: Params) -> list[Path]:
-    """Returns the model files of the project's panel, each listed model by each listed fold.
-
-    Raises:
-        InputError: if one is not there.
-    """
-    files = [MODELS / name / f"{fold}.safetensors" for name in params.models for fold in params.folds]
-    if missing := [file for file in files if not file.is_file()]:
-        raise InputError(
-            f"{missing[0]} is not there: `dvc repro` trains it, `dvc pull` fetches it; or name --model FILE"
-        )
-    return files
-
-
-def known_digests() -> dict[str, str]:
-    """Returns the split ('train' or 'test') of each file of the project's data by SHA-256; empty before a first run."""
-    if not SPLIT.is_file():
-        return {}
-    manifest = read_manifest(SPLIT)
-    return dict(zip(manifest["sha256"], manifest["split"], strict=True))

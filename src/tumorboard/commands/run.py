@@ -82,7 +82,7 @@ def reproduce_in_parallel(targets: Sequence[str], *, jobs: int, gpus: Sequence[s
     Raises:
         InputError: if DVC cannot load the project or find a target.
     """
-    with _collected_signals() as received:
+    with collected_signals() as received:
         failed: list[Training] = []
         plan = _plan(targets)
         changed = _changed([*plan.before, *plan.trainings])
@@ -193,7 +193,7 @@ def _dvc_repro(targets: list[str], received: list[int]) -> int:
 
 
 @contextmanager
-def _collected_signals() -> Iterator[list[int]]:
+def collected_signals() -> Iterator[list[int]]:
     """Collects the signals that ask this process to end, instead of ending at once."""
     received: list[int] = []
     wanted = [

@@ -81,7 +81,7 @@ def run_trainings(trainings: list[Training], jobs: int, gpus: Sequence[str], rec
         received: signals; once there is one, no training is started and the running ones are ended.
     """
     free_gpus = [gpus[slot % len(gpus)] if gpus else None for slot in range(jobs)]
-    settings = _thread_settings(jobs)
+    settings = thread_settings(jobs)
     if settings and trainings and not gpus:
         print(
             f"Each training has {settings['OMP_NUM_THREADS']} of the processor's {_thread_count()} threads, which "
@@ -105,7 +105,7 @@ def run_trainings(trainings: list[Training], jobs: int, gpus: Sequence[str], rec
             end_processes([training.process for training, _ in running if training.process])
 
 
-def _thread_settings(jobs: int) -> dict[str, str]:
+def thread_settings(jobs: int) -> dict[str, str]:
     """Returns the environment that divides the processor's threads among `jobs`; the user's own setting stays."""
     if jobs == 1 or "OMP_NUM_THREADS" in os.environ:
         return {}

@@ -100,6 +100,22 @@ def estimate_proportion(hits: NDArray[np.bool_], groups: NDArray[np.object_]) ->
     return _estimate("proportion", "proportion", _ratio(rows, hits, np.ones(len(hits))), rows)
 
 
+def estimate_share(values: NDArray[np.float64], groups: NDArray[np.object_]) -> Estimate:
+    """Estimates the mean over images of a value from 0 to 1, with its variance between groups.
+
+    Args:
+        values: float64[N].
+        groups: object[N], the name of each image's group.
+
+    >>> estimate = estimate_share(np.array([0.2, 0.4, 0.6]), np.array(["p1", "p2", "p3"], dtype=object))
+    >>> round(estimate.value, 3), round(estimate.variance, 4)  # the sample variance 0.04 / 3
+    (0.4, 0.0133)
+    """
+    names, codes = np.unique(groups, return_inverse=True)
+    rows = Rows(np.zeros(len(values), dtype=np.int64), np.zeros((len(values), 0)), codes, len(names))
+    return _estimate("share", "share", _ratio(rows, values, np.ones(len(values))), rows)
+
+
 def image_losses(rows: Rows) -> NDArray[np.float64]:
     """Returns the cross-entropy of each image in nats, float64[N]; probabilities are clipped at float64's epsilon."""
     chosen = rows.probabilities[np.arange(len(rows.actual)), rows.actual]

@@ -4,6 +4,9 @@ A score that cannot be computed is nan ('undefined'), never 0: the recall of a c
 class that is never predicted (scikit-learn's zero_division=nan), the AUC of images of one class. A mean over classes is
 undefined if it is undefined for one of them: a mean over fewer classes would flatter a model that never predicts the
 hard class.
+
+A training computes `scores` after each epoch. They are numpy's here, equal to scikit-learn's to the bit: importing
+scikit-learn takes as long as importing pandas twice. Curves, which the report alone draws, are scikit-learn's.
 """
 
 from collections.abc import Iterator
@@ -12,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.metrics import confusion_matrix, log_loss, precision_recall_curve, roc_auc_score, roc_curve
+from scipy.special import xlogy
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.tables import Predictions, classes_of, probabilities_of
@@ -65,12 +68,12 @@ def scores(predictions: Predictions) -> dict[str, float]:
     """
     actual, probabilities = labels_and_probabilities(predictions)
     classes = classes_of(predictions)
-    confusion = confusion_matrix(actual, probabilities.argmax(1), labels=range(len(classes)))
+    confusion = _confusion_matrix(actual, probabilities)
     by_class = class_rates(confusion) | {"auc": _auc_by_class(actual, probabilities)}
     one_hot = np.eye(len(classes))[actual]
     flat: dict[str, float] = {
         "images": len(predictions),
-        "loss": float(log_loss(actual, probabilities, labels=range(len(classes)))),
+        "loss": _log_loss(actual, probabilities),
         "brier": float(np.square(probabilities - one_hot).sum(1).mean()),
         "accuracy": float(np.trace(confusion) / confusion.sum()),
         "balanced_accuracy": float(by_class["recall"].mean()),
@@ -147,6 +150,20 @@ def log_odds(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     return odds.round(LOG_ODDS_DECIMALS)
 
 
+def _confusion_matrix(actual: NDArray[np.int64], probabilities: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Counts the rows int64[K, K] by actual class and most probable class."""
+    classes = probabilities.shape[1]
+    counts = np.bincount(actual * classes + probabilities.argmax(1), minlength=classes**2)
+    return counts.reshape(classes, classes).astype(np.int64)
+
+
+def _log_loss(actual: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
+    """Returns the cross-entropy in nats; probabilities are clipped at float64's epsilon, as scikit-learn does."""
+    epsilon = np.finfo(np.float64).eps
+    given = np.clip(probabilities[np.arange(len(actual)), actual], epsilon, 1 - epsilon)
+    return float(-xlogy(1.0, given).mean())  # scipy's logarithm: numpy's may differ in the last bit
+
+
 def _auc_by_class(actual: NDArray[np.int64], probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     classes = probabilities.shape[1]
     odds = log_odds(probabilities)
@@ -156,7 +173,20 @@ def _auc_by_class(actual: NDArray[np.int64], probabilities: NDArray[np.float64])
 
 
 def _auc(positive: NDArray[np.bool_], odds: NDArray[np.float64]) -> float:
-    return np.nan if positive.all() or not positive.any() else float(roc_auc_score(positive, _ranks(odds)))
+    """Returns the area under the ROC curve by the trapezoidal rule; nan where one of the two sides has no rows.
+
+    As in scikit-learn's `roc_auc_score`, points within a straight line are dropped before the areas are summed.
+    """
+    if positive.all() or not positive.any():
+        return np.nan
+    ranks = _ranks(odds)
+    hits = np.bincount(ranks, weights=positive)[::-1].cumsum()  # rows of the class among the first, from the top rank
+    misses = np.bincount(ranks)[::-1].cumsum() - hits
+    if len(hits) > 2:
+        bends = np.concatenate([[True], (np.diff(misses, 2) != 0) | (np.diff(hits, 2) != 0), [True]])
+        hits, misses = hits[bends], misses[bends]
+    hits, misses = np.append(0.0, hits), np.append(0.0, misses)
+    return float(np.trapezoid(hits / hits[-1], misses / misses[-1]))
 
 
 def _ranks(odds: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -170,6 +200,8 @@ def roc_table(predictions: Predictions) -> Curves:
     A curve has at most `CURVE_POINTS` points, sorted by rising fpr. The first point calls no image positive
     (threshold inf). A class without images, or without images of other classes, has no curve.
     """
+    from sklearn.metrics import roc_curve
+
     tables = []
     for name, positive, ranks, least in _one_vs_rest(predictions):
         fpr, tpr, rank = roc_curve(positive, ranks)
@@ -184,6 +216,8 @@ def precision_recall_table(predictions: Predictions) -> Curves:
     A curve has at most `CURVE_POINTS` points, sorted by rising recall. The first point, recall 0 at precision 1, is a
     convention (threshold inf). A class without images, or without images of other classes, has no curve.
     """
+    from sklearn.metrics import precision_recall_curve
+
     tables = []
     for name, positive, ranks, least in _one_vs_rest(predictions):
         precision, recall, rank = precision_recall_curve(positive, ranks, drop_intermediate=True)
@@ -234,7 +268,7 @@ def confusion_table(predictions: Predictions) -> Confusion:
     """
     actual, probabilities = labels_and_probabilities(predictions)
     classes = classes_of(predictions)
-    confusion = confusion_matrix(actual, probabilities.argmax(1), labels=range(len(classes)))
+    confusion = _confusion_matrix(actual, probabilities)
     with np.errstate(invalid="ignore"):
         share = confusion / confusion.sum(1, keepdims=True)
     rows = pd.MultiIndex.from_product([classes, classes], names=["actual", "predicted"])

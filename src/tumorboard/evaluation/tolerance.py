@@ -2,7 +2,6 @@
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import betainc
 
 CONFIDENCE = 0.95  # with which at most the stated share of new images exceeds the limit
 
@@ -32,6 +31,8 @@ def tolerance_limit(values: NDArray[np.float64], groups: NDArray[np.int64], *, s
     effective = _effective_number(values > np.quantile(values, 1 - share), groups)
     # The share of new images below the k-th of n values has the distribution Beta(k, n + 1 - k).
     ranks = np.arange(1, number + 1)
+    from scipy.special import betainc  # here, since prediction imports this module and needs no scipy
+
     falling_short = betainc(ranks * effective / number, (number + 1 - ranks) * effective / number, 1 - share)
     enough = np.flatnonzero(falling_short <= 1 - CONFIDENCE)
     return float(rising[enough[0]] if len(enough) else rising[-1])

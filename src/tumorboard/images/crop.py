@@ -22,6 +22,14 @@ class CroppedFile(NamedTuple):
     square: Pixels  # uint8[S, S] if grey, else uint8[S, S, 3]; S is crop.side
 
 
+class Square(NamedTuple):
+    """The square that models see, in pixels of the upright image at full size."""
+
+    left: float
+    top: float
+    side: float
+
+
 def crop_file(content: bytes, crop: Crop, frames: Frames) -> CroppedFile:
     """Decodes an image file and crops it; training and prediction both call this function.
 
@@ -47,6 +55,23 @@ def _cut_square(image: Pixels, crop: Crop) -> tuple[Pixels, Pixels]:
     """Returns the image without its border, and the square, which is cut from it only if `crop.border`."""
     without_border = remove_border(image, crop.border_threshold, crop.border_tolerance)
     return without_border, center_square(without_border if crop.border else image, crop.side)
+
+
+def locate_square(picture: Pixels, header: Header, crop: Crop) -> Square:
+    """Returns where the square that `crop_file` cuts out lies in the image.
+
+    Args:
+        picture: as `decode_for_crop` returns it, reduced by 1, 2, 4, 8 ...
+        header: likewise.
+        crop: section `crop` of params.yaml, with which it was decoded.
+    """
+    rows, columns = slice(0, picture.shape[0]), slice(0, picture.shape[1])
+    if crop.border:
+        rows, columns = _bright_part(picture, crop.border_threshold, crop.border_tolerance)
+    top, left, side = _center(rows.stop - rows.start, columns.stop - columns.start)
+    # A decoder rounds the sides of a reduced picture, so that their ratio is not exactly the factor.
+    factor = 2 ** round(math.log2(header.width / picture.shape[1]))
+    return Square(factor * (columns.start + left), factor * (rows.start + top), factor * side)
 
 
 def decode_for_crop(content: bytes, crop: Crop, frames: Frames) -> tuple[Pixels, Header]:
@@ -105,6 +130,11 @@ def remove_border(image: Pixels, threshold: int, tolerance: float) -> Pixels:
     array([[90, 80],
            [70, 60]], dtype=uint8)
     """
+    return image[_bright_part(image, threshold, tolerance)]
+
+
+def _bright_part(image: Pixels, threshold: int, tolerance: float) -> tuple[slice, slice]:
+    """Returns the rows and the columns that `remove_border` leaves."""
     brightest = image if image.ndim == 2 else functools.reduce(cv2.max, cv2.split(image))
     bright = cv2.threshold(brightest, threshold, 1, cv2.THRESH_BINARY)[1]
     height, width = bright.shape
@@ -112,8 +142,8 @@ def remove_border(image: Pixels, threshold: int, tolerance: float) -> Pixels:
     rows = np.flatnonzero(in_row / width > tolerance)
     columns = np.flatnonzero(in_column / height > tolerance)
     if not rows.size or not columns.size:
-        return image
-    return image[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        return slice(0, height), slice(0, width)
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def center_square(image: Pixels, size: int) -> Pixels:
@@ -136,9 +166,7 @@ def center_square(image: Pixels, size: int) -> Pixels:
     array([[10, 20],
            [30, 40]], dtype=uint8)
     """
-    height, width = image.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
+    top, left, side = _center(*image.shape[:2])
     square = image[top : top + side, left : left + side]
     while side >= 2 * size and side % 2 == 0:  # averaging 2 x 2 pixels is exact and fast
         side //= 2
@@ -148,6 +176,12 @@ def center_square(image: Pixels, size: int) -> Pixels:
     # From 4 times the size on, a blur would take longer than averaging over areas.
     interpolation = cv2.INTER_LINEAR if side < 4 * size else cv2.INTER_AREA
     return cv2.resize(square, (size, size), interpolation=interpolation)  # type: ignore[return-value]
+
+
+def _center(height: int, width: int) -> tuple[int, int, int]:
+    """Returns top, left and side of the center square."""
+    side = min(height, width)
+    return (height - side) // 2, (width - side) // 2, side
 
 
 def _blur(image: Pixels, variance: float) -> Pixels:

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from tumorboard.base.errors import ImageError
 from tumorboard.base.params import Crop, Frames
@@ -210,6 +209,8 @@ def _header_window(dataset: "Dataset") -> tuple[Callable[[Values], Values] | Non
     center, width = (float(np.atleast_1d(dataset[tag].value)[0]) for tag in ("WindowCenter", "WindowWidth"))
     function = str(dataset.get("VOILUTFunction") or "LINEAR")
     if function == "SIGMOID":
+        from scipy.special import expit  # few files need it, and it is no part of the smallest environment
+
         return lambda grey: expit(4 * (grey - center) / width), (0, 1)
     if function == "LINEAR_EXACT":
         return None, (center - width / 2, center + width / 2)

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import torch
-from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
 from tumorboard.base.errors import InputError, clip
@@ -122,6 +121,8 @@ def resample_positions(tensors: Mapping[str, Tensor], backbone: nn.Module) -> di
     given = tensors.get(_POSITIONS)
     if own is None or given is None or given.ndim != 3 or round((given.shape[1] - 1) ** 0.5) ** 2 != given.shape[1] - 1:
         return dict(tensors)
+    from timm.layers.pos_embed import resample_abs_pos_embed  # here, because timm is slow to import
+
     side = round((own.shape[1] - 1) ** 0.5)
     return {**tensors, _POSITIONS: resample_abs_pos_embed(given, [side, side], num_prefix_tokens=1)}
 

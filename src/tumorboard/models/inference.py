@@ -5,7 +5,6 @@ from collections.abc import Collection, Sequence
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy import special
 from torch import Tensor, nn
 
 from tumorboard.base.params import View
@@ -110,5 +109,7 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float64]:
     >>> softmax(np.array([[0, 0], [1000, 0]], dtype=np.float32)).tolist()
     [[0.5, 0.5], [1.0, 0.0]]
     """
-    probabilities: NDArray[np.float64] = special.softmax(logits.astype(np.float64), axis=1)
+    values = logits.astype(np.float64)  # these are scipy's steps, without its import, which takes a third of a second
+    powers = np.exp(values - values.max(axis=1, keepdims=True))
+    probabilities: NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
     return probabilities

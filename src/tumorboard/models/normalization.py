@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import torchvision
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Recipe
 from tumorboard.data.store import CropStore
+from tumorboard.models.names import is_torchvision_name
 from tumorboard.models.tensors import read_safetensors
 from tumorboard.models.timm_names import TIMM_PREFIX, timm_config
+from tumorboard.models.zoo import torchvision_models
 
 MeanStd: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]  # per channel, of pixel values from 0 to 1
 
@@ -38,8 +39,8 @@ def normalization(recipe: Recipe) -> MeanStd:
         return config.mean, config.std
     if recipe.architecture in ("googlenet", "inception_v3"):
         return _HALF  # torchvision's transform_input turns ImageNet's normalization into this one
-    if recipe.architecture in torchvision.models.list_models(module=torchvision.models):
-        transforms = torchvision.models.get_model_weights(recipe.architecture).DEFAULT.transforms()
+    if is_torchvision_name(recipe.architecture):
+        transforms = torchvision_models().get_model_weights(recipe.architecture).DEFAULT.transforms()
         return tuple(transforms.mean), tuple(transforms.std)
     return _IMAGENET
 

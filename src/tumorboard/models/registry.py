@@ -1,38 +1,31 @@
 """Builds networks by name: the project's own, those of torchvision, of timm as `timm/<name>`, and the study's own."""
 
-import difflib
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-import torchvision
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from tumorboard.base.errors import InputError, clip
-from tumorboard.base.params import Params, Recipe, resolve_recipe
+from tumorboard.base.errors import InputError
+from tumorboard.base.params import Recipe
 from tumorboard.models.heads import build_head
+from tumorboard.models.names import check_architecture
 from tumorboard.models.networks.cnn import cnn, cnn3
 from tumorboard.models.networks.googlenet import googlenet_bn
 from tumorboard.models.networks.linear import linear
 from tumorboard.models.networks.lstm_resnet import lstm_resnet18
 from tumorboard.models.networks.resnet_v1 import resnet50_v1, resnet101_v1, resnet152_v1
 from tumorboard.models.output_layer import output_layer_names
-from tumorboard.models.pretrained import load_pretrained, pin_pretrained, published_tag
-from tumorboard.models.study_code import (
-    FOLDER,
-    build_study_network,
-    is_study_code,
-    load_factory,
-    study_digest,
-    study_features,
-    study_sources,
-)
-from tumorboard.models.timm_names import TIMM_PREFIX, create_timm, is_hub_name, timm_config, timm_names
+from tumorboard.models.pretrained import load_pretrained
+from tumorboard.models.published import published_tag
+from tumorboard.models.study_code import build_study_network, is_study_code, study_digest, study_features
+from tumorboard.models.timm_names import TIMM_PREFIX, create_timm, timm_config
+from tumorboard.models.zoo import torchvision_models
 
 _OUTPUTS = 1000  # of a network with an output layer of its own, the classes of ImageNet
 
-ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {
+ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {  # `names.OWN` lists the same names
     "linear": linear,
     "cnn": cnn,
     "cnn3": cnn3,
@@ -148,15 +141,19 @@ def outline_model(recipe: Recipe, classes: int, size: int, features: int) -> Cla
 class _WithoutMemory(TorchFunctionMode):
     """Puts new tensors on torch's device `meta`, except ranges: some networks compute their layout from these.
 
-    `torch.device("meta")` would put all of them there, and the RegNets of torchvision cannot be built.
+    `torch.device("meta")` would put all of them there, and the RegNets of torchvision cannot be built. Random values,
+    which such a tensor has no place for, are not drawn: torch would import its compiler for that.
     """
 
     _FACTORIES = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn})
+    _DRAWS = frozenset({Tensor.normal_, Tensor.uniform_})
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
+        if func in self._DRAWS and args[0].is_meta:
+            return args[0]
         if func in self._FACTORIES and kwargs.get("device") is None:
             kwargs["device"] = "meta"
         return func(*args, **kwargs)
@@ -166,100 +163,10 @@ def _unfit_size(architecture: str, size: int, error: Exception) -> InputError:
     return InputError(f"architecture {architecture} cannot take images of crop.side {size} pixels: {error}")
 
 
-def check_architecture(name: str) -> None:
-    """Checks that an architecture has this name.
-
-    Raises:
-        InputError: there is none; names the nearest ones and lists the project's own. Or it names code of the study
-            that is missing.
-
-    >>> check_architecture("resnet18")
-    >>> check_architecture("resnet_18")  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-        ...
-    tumorboard.base.errors.InputError: unknown architecture 'resnet_18'; did you mean resnet18, ...
-    """
-    if is_study_code(name):
-        study_sources(name)
-        return
-    known = {*ARCHITECTURES, *_torchvision_names(), *timm_names()}
-    if name not in known and not is_hub_name(name):
-        close = difflib.get_close_matches(name, sorted(known), n=3)
-        raise InputError(
-            f"unknown architecture {clip(name)!r}{'; did you mean ' + ', '.join(close) + '?' if close else '.'} "
-            f"Own ones: {', '.join(ARCHITECTURES)}; beside them every classifier of torchvision by its name there, "
-            f"every model of timm as {TIMM_PREFIX}<name> and of the Hub as {TIMM_PREFIX}hf-hub:<owner>/<name>, and the "
-            f"study's own as {FOLDER}.<module>:<factory>"
-        )
-
-
-def check_progressive(recipe: Recipe, size: int) -> None:
-    """Checks that a network takes images of other sides than it was built for, where `progressive` needs that.
-
-    Args:
-        recipe: its `progressive` and `architecture` count.
-        size: the full side of the images in pixels.
-
-    Raises:
-        InputError: its weights depend on the side, or it takes no other side.
-    """
-    name = recipe.architecture
-    if recipe.progressive == 1:
-        return
-    fixed = timm_config(name).fixed_side if name.startswith(TIMM_PREFIX) else name.startswith(("vit_", "maxvit_"))
-    if fixed or _weights_of(recipe, size) != _weights_of(recipe, 2 * size):
-        raise InputError(
-            f"progressive is {recipe.progressive:g}, but architecture {name} takes images of one side only, "
-            f"crop.side {size}: set progressive to 1 for it, or choose a network that pools over the whole image"
-        )
-
-
-def _weights_of(recipe: Recipe, size: int) -> dict[str, torch.Size]:
-    """Returns the shapes of the weights of a backbone for images of a side, by name."""
-    backbone = outline_model(recipe, 2, size, 1).backbone
-    return {key: tensor.shape for key, tensor in backbone.state_dict().items()}  # type: ignore[operator]
-
-
-def pin_recipes(params: Params) -> dict[str, dict[str, Any]]:
-    """Resolves and checks the recipes of all models that run, so that none fails after others were trained.
-
-    Args:
-        params: `models` names those that run.
-
-    Returns:
-        Each model's whole recipe as JSON values, by model name. Where `pretrained` names a file, `pretrained_sha256` is
-        its digest; where it is `imagenet`, `pretrained_tag` is the name of the weights. Where `architecture` is code of
-        the study, `architecture_sha256` is its digest.
-
-    Raises:
-        InputError: names the recipe whose entries, architecture or pre-trained weights cannot be used.
-    """
-    recipes = {model: resolve_recipe(params, model) for model in params.models}
-    return {model: _pin_recipe(recipe, params.crop.side, f"recipes.{model}") for model, recipe in recipes.items()}
-
-
-def _pin_recipe(recipe: Recipe, size: int, where: str) -> dict[str, Any]:
-    try:
-        check_architecture(recipe.architecture)
-        check_progressive(recipe, size)
-        pinned = pin_pretrained(recipe)
-        if is_study_code(recipe.architecture):
-            load_factory(recipe.architecture)
-            pinned["architecture_sha256"] = study_digest(recipe.architecture)
-    except InputError as error:
-        raise InputError(f"{where}: {error}") from None
-    return recipe.model_dump(mode="json") | pinned
-
-
 def _network_versions(recipe: Recipe) -> dict[str, str]:
     """Returns the SHA-256 of the study's own code by the architecture's name, and the name of weights by "imagenet"."""
     code = {recipe.architecture: study_digest(recipe.architecture)} if is_study_code(recipe.architecture) else {}
     return code | ({"imagenet": published_tag(recipe.architecture)} if recipe.pretrained == "imagenet" else {})
-
-
-def _torchvision_names() -> list[str]:
-    names: list[str] = torchvision.models.list_models(module=torchvision.models)
-    return names
 
 
 def _build_backbone(architecture: str, size: int) -> nn.Module:
@@ -278,7 +185,7 @@ def _build_backbone(architecture: str, size: int) -> nn.Module:
         settings = {"image_size": size}
     elif architecture.startswith("maxvit_"):
         settings = {"input_size": (size, size)}
-    network: nn.Module = torchvision.models.get_model(architecture, **settings)
+    network: nn.Module = torchvision_models().get_model(architecture, **settings)
     return network
 
 

@@ -13,14 +13,14 @@ from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from pathlib import Path
 from types import CodeType, ModuleType
-from typing import Any
-
-import torch
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from tumorboard.base.digests import source_files
 from tumorboard.base.errors import InputError, clip
 from tumorboard.base.schema import nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
 
 FOLDER = "architectures"  # of the study, which DVC watches
 
@@ -72,7 +72,7 @@ def study_sources(architecture: str) -> list[Path]:
     return files
 
 
-def build_study_network(architecture: str, side: int) -> nn.Module:
+def build_study_network(architecture: str, side: int) -> "nn.Module":
     """Calls an architecture's factory.
 
     The source files are compiled anew, so that the network is always that of `study_digest`.
@@ -87,6 +87,8 @@ def build_study_network(architecture: str, side: int) -> nn.Module:
     Raises:
         InputError: there is no such file or factory, or the factory fails or returns something else.
     """
+    from torch import nn  # here, because recognizing a name needs no torch
+
     factory = load_factory(architecture)
     try:
         network = factory(**_settings_of(architecture, factory, side))
@@ -99,12 +101,14 @@ def build_study_network(architecture: str, side: int) -> nn.Module:
     return network
 
 
-def study_features(network: nn.Module, side: int, architecture: str) -> Tensor:
+def study_features(network: "nn.Module", side: int, architecture: str) -> "Tensor":
     """Returns the features [2, F] of two black images.
 
     Raises:
         InputError: the network fails, or its output has another shape or type.
     """
+    import torch
+
     try:
         features = network(torch.zeros(2, 3, side, side))
     except Exception as error:
@@ -112,7 +116,7 @@ def study_features(network: nn.Module, side: int, architecture: str) -> Tensor:
             f"architecture {architecture}: images float32[2, 3, {side}, {side}] raised {_describe(error)}"
         ) from error
     kind = f"a {type(features).__name__}"
-    if isinstance(features, Tensor):
+    if isinstance(features, torch.Tensor):
         kind = f"{str(features.dtype).removeprefix('torch.')}{list(features.shape)}"
         if features.ndim == 2 and len(features) == 2 and features.shape[1] and features.dtype == torch.float32:
             return features

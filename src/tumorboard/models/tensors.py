@@ -1,6 +1,5 @@
 """Reads files of tensors without running code, and copies tensors into a network by name and shape."""
 
-import hashlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,20 +10,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from tumorboard.base.errors import InputError, clip
-from tumorboard.base.schema import nearest
+from tumorboard.models.published import check_suffix
 
 CARD_KEY = "tumorboard"  # of the ModelCard in the header of a .safetensors file
-_SUFFIXES = (".safetensors", ".pth", ".pt")
 _BACKBONE = "backbone."  # prefix of the backbone's tensors in a model file of this project
-
-
-def file_digest(path: Path) -> str:
-    """Returns the SHA-256 of a file of weights, hexadecimal; raises InputError where there is no such file."""
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except (FileNotFoundError, IsADirectoryError):
-        raise InputError(f"pretrained: {path}: no such file") from None
 
 
 def copy_tensors(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> None:
@@ -79,15 +68,6 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
         raise InputError(f"{path}: no such file of weights") from None
     except (SafetensorError, OSError) as error:
         raise InputError(f"{path}: not a whole .safetensors file: {error}") from error
-
-
-def check_suffix(pretrained: str) -> None:
-    """Raises InputError where the value of `pretrained` is no .safetensors, .pth or .pt file by its name."""
-    if Path(pretrained).suffix not in _SUFFIXES:
-        raise InputError(
-            f"pretrained: '{pretrained}': expected none, imagenet, packaged or a .safetensors, .pth or .pt file"
-            f"{nearest(pretrained, ('none', 'imagenet', 'packaged'))}"
-        )
 
 
 def read_tensors(path: Path) -> Mapping[str, Tensor]:

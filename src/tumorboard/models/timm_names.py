@@ -1,14 +1,16 @@
-"""The models of timm by name: `timm/<name>`, and `timm/hf-hub:<owner>/<name>` for those of the Hugging Face Hub."""
+"""The models of timm by name: `timm/<name>`, and `timm/hf-hub:<owner>/<name>` for those of the Hugging Face Hub.
+
+timm is imported within the functions: it takes half a second, and most studies use none of its models.
+"""
 
 import re
 from functools import cache
-from typing import Any, NamedTuple
-
-import timm
-from timm.models import load_model_config_from_hf
-from torch import nn
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from tumorboard.base.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import nn
 
 TIMM_PREFIX = "timm/"  # of the architectures that timm builds
 
@@ -27,7 +29,21 @@ class TimmConfig(NamedTuple):
 
 def timm_names() -> list[str]:
     """Returns the names of all models that timm has on this machine, with and without a tag."""
+    import timm
+
     return [TIMM_PREFIX + name for name in (*timm.list_models(), *timm.list_models(pretrained=True))]
+
+
+def is_timm_name(architecture: str) -> bool:
+    """Returns whether timm has a model of this name on this machine."""
+    return architecture.startswith(TIMM_PREFIX) and architecture in timm_names()
+
+
+def is_pretrained(architecture: str) -> bool:
+    """Returns whether timm publishes weights of a model; its name starts with "timm/"."""
+    import timm
+
+    return bool(timm.is_model_pretrained(architecture.removeprefix(TIMM_PREFIX)))
 
 
 def is_hub_name(architecture: str) -> bool:
@@ -48,6 +64,8 @@ def timm_config(architecture: str) -> TimmConfig:
     Raises:
         InputError: the description cannot be fetched.
     """
+    import timm
+
     name = architecture.removeprefix(TIMM_PREFIX)
     if architecture.startswith(_HUB_PREFIX):
         given, base = _hub_description(architecture)
@@ -63,7 +81,7 @@ def timm_config(architecture: str) -> TimmConfig:
     return TimmConfig(tuple(cfg.mean), tuple(cfg.std), cfg.fixed_input_size, tagged)
 
 
-def create_timm(architecture: str, pretrained: bool = False, **settings: Any) -> nn.Module:
+def create_timm(architecture: str, pretrained: bool = False, **settings: Any) -> "nn.Module":
     """Builds a model of timm.
 
     Args:
@@ -74,6 +92,8 @@ def create_timm(architecture: str, pretrained: bool = False, **settings: Any) ->
     Raises:
         InputError: the description of a model of the Hub cannot be fetched, or timm has no such network.
     """
+    import timm
+
     if architecture.startswith(_HUB_PREFIX):
         _hub_description(architecture)
     network: nn.Module = timm.create_model(architecture.removeprefix(TIMM_PREFIX), pretrained=pretrained, **settings)
@@ -83,6 +103,9 @@ def create_timm(architecture: str, pretrained: bool = False, **settings: Any) ->
 @cache
 def _hub_description(architecture: str) -> tuple[dict[str, Any], str]:
     """Returns the weights' configuration and the architecture of a model of the Hub, from its config.json."""
+    import timm
+    from timm.models import load_model_config_from_hf
+
     model = architecture.removeprefix(_HUB_PREFIX)
     try:
         given, base, _ = load_model_config_from_hf(model)

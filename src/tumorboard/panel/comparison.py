@@ -9,11 +9,13 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tumorboard.base.tables import Predictions, probabilities_of
-from tumorboard.evaluation.calibration import apply_temperature, calibration_scores
+from tumorboard.evaluation.calibration import calibration_scores
 from tumorboard.evaluation.held_out import HeldOut
 from tumorboard.evaluation.metrics import labels_and_probabilities
 from tumorboard.evaluation.summary import Judging, mean_and_spread, summarize
-from tumorboard.panel.fits import CrossFit, Fit, Fitting, TooFewImagesError, apply_vote, cross_fit, vote_uncalibrated
+from tumorboard.evaluation.temperature import apply_temperature
+from tumorboard.panel.fits import CrossFit, Fitting, TooFewImagesError, cross_fit
+from tumorboard.panel.fitted import Fit, apply_vote, vote_uncalibrated
 from tumorboard.panel.members import join_test, join_validation, replace_probabilities
 from tumorboard.panel.stacking import Cells
 from tumorboard.panel.stacking_columns import cells_of

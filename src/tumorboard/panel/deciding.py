@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tumorboard.base.errors import InputError
-from tumorboard.panel.fits import Fit
+from tumorboard.panel.fitted import Fit
 from tumorboard.panel.stacking import Cells
 from tumorboard.panel.stacking_columns import CellsByFile
 from tumorboard.panel.votes import STACKING

@@ -15,7 +15,8 @@ from tumorboard.evaluation.held_out import read_held_out
 from tumorboard.models.device import choose_device
 from tumorboard.models.inference import predict_logits, softmax
 from tumorboard.models.model_file import ModelCard, load_model
-from tumorboard.panel.unlike import UnlikeStatistics, fit_unlike
+from tumorboard.panel.fit_unlike import fit_unlike
+from tumorboard.panel.unlike import UnlikeStatistics
 
 
 class Evaluation(NamedTuple):

@@ -7,17 +7,18 @@ nothing that is applied to the row. `CrossFit.final`, fitted on all validation r
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, TypeAlias
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Params, Threshold
-from tumorboard.evaluation.calibration import apply_temperature, fit_temperature
 from tumorboard.evaluation.operating_point import threshold_by_rule
-from tumorboard.panel.stacking import PENALTIES, Cells, Stacking, apply_stacking, fit_stacking, why_not_stacked
+from tumorboard.evaluation.temperature import fit_temperature
+from tumorboard.panel.fitted import Fit, apply_vote, calibrate_members, vote_uncalibrated
+from tumorboard.panel.stacking import PENALTIES, Cells, apply_stacking, fit_stacking, why_not_stacked
 from tumorboard.panel.votes import POOLS, PROBABILISTIC, STACKING, TEMPERED, VOTES, Array, fit_weights
 
 Labels: TypeAlias = NDArray[np.int64]  # [N], class indices
@@ -69,61 +70,6 @@ def fitting_of(params: Params, classes: Sequence[str]) -> Fitting:
         rule=params.evaluate.threshold,
         stacking_columns=params.ensemble.stacking_columns,
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Fit:
-    """The fitted numbers of a panel."""
-
-    vote: str  # the vote that heads the report, a key of VOTES
-    temperatures: Mapping[str, float]  # by model
-    weights: Mapping[str, float]  # of the weighted vote, by model
-    vote_temperatures: Mapping[str, float]  # by vote in TEMPERED
-    losses: Mapping[str, float] = field(default_factory=dict)  # by vote, held out: what 'auto' compared
-    threshold: float | None = None  # of the heading vote
-    single: str | None = None  # the model that votes alone in the vote 'single'
-    stacking: Stacking | None = None  # of the vote 'stacking'; None: not fitted
-
-    @property
-    def votes(self) -> tuple[str, ...]:
-        """The votes that can be applied."""
-        return tuple(vote for vote in VOTES if vote != STACKING or self.stacking is not None)
-
-    def to_json(self) -> dict[str, Any]:
-        """Returns the numbers as plain dicts."""
-        return asdict(self)
-
-
-def calibrate_members(fit: Fit, members: Array) -> Array:
-    """Applies the members' temperatures to their probabilities float64[M, N, K]."""
-    pairs = zip(members, fit.temperatures.values(), strict=True)
-    return np.stack([apply_temperature(member, temperature) for member, temperature in pairs])
-
-
-def apply_vote(fit: Fit, vote: str, calibrated: Array, cells: Cells | None = None) -> Array:
-    """Returns a vote's probabilities float64[N, K].
-
-    Args:
-        fit: the fitted numbers.
-        vote: one of `fit.votes`.
-        calibrated: float64[M, N, K], the members' calibrated probabilities.
-        cells: object[N, J], the columns that the vote `stacking` uses; None without any.
-    """
-    return apply_temperature(_pool(fit, vote, calibrated, cells), fit.vote_temperatures.get(vote, 1.0))
-
-
-def vote_uncalibrated(fit: Fit, members: Array, cells: Cells | None = None) -> Array:
-    """Returns the heading vote of the members' uncalibrated probabilities float64[M, N, K]."""
-    return _pool(fit, fit.vote, members, cells)
-
-
-def _pool(fit: Fit, vote: str, members: Array, cells: Cells | None) -> Array:
-    if vote == STACKING:
-        if fit.stacking is None:
-            raise ValueError("the vote stacking was not fitted")
-        return apply_stacking(fit.stacking, members, cells)
-    weights = {fit.single: 1.0} if vote == "single" else fit.weights
-    return POOLS[vote](members, np.array([weights.get(model, 0.0) for model in fit.temperatures]))
 
 
 def fit_panel(

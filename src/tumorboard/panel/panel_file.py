@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tumorboard.base.errors import InputError, clip, printable
 from tumorboard.base.files import write_json
-from tumorboard.panel.fits import Fit
+from tumorboard.panel.fitted import Fit
 from tumorboard.panel.stacking import Stacking
 from tumorboard.panel.votes import STACKING, VOTES
 
@@ -77,43 +77,54 @@ def read_panel(path: Path, models: Sequence[str], *, classes: Sequence[str], man
         InputError: there is no such file, it is damaged, or it was written for other models.
     """
     try:
-        panel = PanelFile.model_validate(json.loads(path.read_text("utf-8")))
+        text = path.read_text("utf-8")
     except FileNotFoundError:
         raise InputError(f"{path}: is not there: `dvc repro ensemble` writes it, `dvc pull` fetches it") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read: {error}") from None
+    return parse_panel(text, str(path), models, classes=classes, manifest=manifest)
+
+
+def parse_panel(text: str, where: str, models: Sequence[str], *, classes: Sequence[str], manifest: str) -> PanelFile:
+    """Reads the content of a panel's file as `read_panel` does; `where` begins its messages."""
+    try:
+        panel = PanelFile.model_validate(json.loads(text))
     except ValidationError as error:
         fault = error.errors()[0]
         field = printable(clip(".".join(map(str, fault["loc"]))))
-        raise InputError(f"{path}: {field}: {printable(clip(fault['msg'], 300))}") from None
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from None
+        raise InputError(f"{where}: {field}: {printable(clip(fault['msg'], 300))}") from None
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where}: cannot be read: {error}") from None
     expected: Mapping[str, object] = {"classes": tuple(classes), "manifest": manifest}
     for name, value in expected.items():
         if getattr(panel, name) != value:
-            raise InputError(f"{path}: was fitted for other {name} than the models have: run `dvc repro ensemble`")
+            raise InputError(f"{where}: was fitted for other {name} than the models have: run `dvc repro ensemble`")
     if set(panel.temperatures) != set(models) or set(panel.weights) != set(models):
         fitted = printable(clip(", ".join(panel.temperatures), 300))
         raise InputError(
-            f"{path}: was fitted for {fitted}, but the panel has {', '.join(models)}: run `dvc repro ensemble`"
+            f"{where}: was fitted for {fitted}, but the panel has {', '.join(models)}: run `dvc repro ensemble`"
         )
     if panel.positive is not None and panel.positive not in classes:
-        raise InputError(f"{path}: positive is {printable(clip(panel.positive))}, expected one of {', '.join(classes)}")
+        raise InputError(
+            f"{where}: positive is {printable(clip(panel.positive))}, expected one of {', '.join(classes)}"
+        )
     if panel.vote not in VOTES:
-        raise InputError(f"{path}: vote is {clip(panel.vote)!r}, expected one of {', '.join(VOTES)}")
-    _check_votes(path, panel)
+        raise InputError(f"{where}: vote is {clip(panel.vote)!r}, expected one of {', '.join(VOTES)}")
+    _check_votes(where, panel)
     return panel
 
 
-def _check_votes(path: Path, panel: PanelFile) -> None:
+def _check_votes(where: str, panel: PanelFile) -> None:
     """Raises InputError unless the file has what the votes 'single' and 'stacking' need."""
     if panel.single is not None and panel.single not in panel.temperatures:
-        raise InputError(f"{path}: single is {printable(clip(panel.single))}, expected one of its models")
+        raise InputError(f"{where}: single is {printable(clip(panel.single))}, expected one of its models")
     if panel.vote in ("single", STACKING) and getattr(panel, panel.vote) is None:
-        raise InputError(f"{path}: lacks the numbers of the {panel.vote} vote: run `dvc repro ensemble`")
+        raise InputError(f"{where}: lacks the numbers of the {panel.vote} vote: run `dvc repro ensemble`")
     if (stacking := panel.stacking) is not None:
         width = len(panel.temperatures) * len(panel.classes) + sum(column.width for column in stacking.columns)
         widths = {len(row) for row in stacking.coefficients}
         if widths != {width} or not len(stacking.coefficients) == len(stacking.intercepts) == len(panel.classes):
             raise InputError(
-                f"{path}: stacking has other numbers of coefficients than {len(panel.classes)} classes and {width} "
+                f"{where}: stacking has other numbers of coefficients than {len(panel.classes)} classes and {width} "
                 "features need: run `dvc repro ensemble`"
             )

@@ -17,23 +17,19 @@ from tumorboard.base.params import Crop, Frames
 from tumorboard.base.progress import Progress
 from tumorboard.data import sources
 from tumorboard.data.workers import LARGE_MEMORY, limit_workers, open_workers
-from tumorboard.evaluation.calibration import apply_temperature
+from tumorboard.evaluation.temperature import apply_temperature, softmax
 from tumorboard.images.crop import crop_file
 from tumorboard.images.grey import Pixels, three_channels
-from tumorboard.models.inference import crop_logits, softmax
-from tumorboard.models.model_file import DISCLAIMER
-from tumorboard.models.views import views_of
 from tumorboard.panel.deciding import Deciding
-from tumorboard.panel.fits import apply_vote
-from tumorboard.panel.panel import Panel, TrainedModel
-from tumorboard.panel.unlike import collected_features, panel_scores, unlike_scores
+from tumorboard.panel.fitted import apply_vote
+from tumorboard.panel.panel import CHUNK, Panel
+from tumorboard.panel.panel_file import DISCLAIMER
+from tumorboard.panel.unlike import panel_scores, unlike_scores
 
 Decisions: TypeAlias = pd.DataFrame  # one row per image file; `predict_images` states the columns
 NewFiles: TypeAlias = pd.DataFrame  # one row per image file: path, known, problem
 Probabilities: TypeAlias = NDArray[np.float64]  # [N, K]
 
-CHUNK = 32  # image files that are decoded, and then classified, at a time
-_WHOLE_CHUNK_SIDE = 512  # pixels; of larger crops fewer are classified at a time, so that memory stays bounded
 SHOWN_PROBLEMS = 10  # files that `summarize_decisions` lists at most
 
 
@@ -114,22 +110,16 @@ def predict_images(
         panel,
         files,
         deciding=deciding,
-        crop=_limited(panel.card.crop, limits),
+        crop=limited(panel.card.crop, limits),
         frames=frames,
         known=known,
         workers=workers,
     )
-    table = pd.DataFrame(rows, dtype=object)
-    usable = table["problem"] == ""
-    if not usable.any():
+    if not outputs:
         raise InputError(
             f"none of {len(files)} files can be used; the first is {rows[0]['path']}: {rows[0]['problem']}"
         )
-    members = np.concatenate([output.members for output in outputs], axis=1)
-    decisions = _join_decisions(table, usable, members, deciding, panel.card.classes)
-    if deciding.unlike is not None:
-        decisions.loc[usable, "unlike"] = 1 + np.concatenate([output.unlike for output in outputs]) - deciding.unlike
-    return decisions
+    return join_decisions(rows, outputs, deciding, panel.card.classes)
 
 
 def _crop_and_classify(
@@ -141,10 +131,10 @@ def _crop_and_classify(
     frames: Frames,
     known: Mapping[str, str],
     workers: int,
-) -> tuple[list[dict[str, str]], list["_Outputs"]]:
+) -> tuple[list[dict[str, str]], list["Outputs"]]:
     """Returns one row per file (path, known, problem), and the panel's outputs for the usable files by chunk."""
     rows: list[dict[str, str]] = []
-    outputs: list[_Outputs] = []
+    outputs: list[Outputs] = []
     chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
     crop_chunk = partial(_crop_new_files, crop=crop, frames=frames)
     # The bar comes first: beside its thread open_workers spawns processes, which is safe where torch has threads too.
@@ -155,34 +145,42 @@ def _crop_and_classify(
                 {"path": str(new.file), "known": known.get(new.sha256, ""), "problem": new.problem} for new in chunk
             ]
             if crops := [new.crop for new in chunk if new.crop is not None]:
-                outputs.append(_classify(panel, np.stack(crops), deciding))
+                outputs.append(classify_crops(panel, np.stack(crops), deciding))
             bar.update(len(chunk))
     return rows, outputs
 
 
-class _Outputs(NamedTuple):
+class Outputs(NamedTuple):
     """What the models of a panel say about N images."""
 
     members: Probabilities  # [M, N, K], calibrated
     unlike: NDArray[np.float64]  # [N], the panel's score; nan where it is not wanted
 
 
-def _classify(panel: Panel, crops: Pixels, deciding: Deciding) -> _Outputs:
-    """Runs all models on crops uint8[N, S, S, 3]."""
+def classify_crops(panel: Panel, crops: Pixels, deciding: Deciding) -> Outputs:
+    """Runs all models on crops uint8[N, S, S, 3].
+
+    Raises:
+        InputError: a network's output is not finite.
+    """
     members, unlike = [], []
     for model, temperature in deciding.fit.temperatures.items():
         by_fold = []
         for trained in panel.models[model]:
-            with collected_features(trained.network) as features:
-                by_fold.append(apply_temperature(_probabilities_of(trained, crops), temperature))
+            logits, features = trained.outputs(crops)
+            if not np.isfinite(logits).all():
+                raise InputError(
+                    f"{trained.file}: the network's outputs are not finite: check whether its weights are damaged"
+                )
+            by_fold.append(apply_temperature(softmax(logits.astype(np.float64)), temperature))
             if deciding.unlike is not None and trained.unlike is not None:
-                unaltered = features[:: len(views_of(trained.card.recipe.tta))]  # the first view of each batch
-                unlike.append(unlike_scores(trained.unlike, np.concatenate(unaltered), crops))
+                unlike.append(unlike_scores(trained.unlike, features, crops))
         members.append(np.mean(by_fold, axis=0))
-    return _Outputs(np.stack(members), panel_scores(unlike) if unlike else np.full(len(crops), np.nan))
+    return Outputs(np.stack(members), panel_scores(unlike) if unlike else np.full(len(crops), np.nan))
 
 
-def _limited(crop: Crop, limits: Crop | None) -> Crop:
+def limited(crop: Crop, limits: Crop | None) -> Crop:
+    """Returns a crop whose max_bytes and max_pixels do not exceed those of `limits`."""
     if limits is None:
         return crop
     lower = {key: min(getattr(crop, key), getattr(limits, key)) for key in ("max_bytes", "max_pixels")}
@@ -199,10 +197,11 @@ class _NewFile(NamedTuple):
 
 
 def _crop_new_files(files: Sequence[Path], crop: Crop, frames: Frames) -> list[_NewFile]:
-    return [_read_and_crop(file, crop, frames) for file in files]
+    return [read_and_crop(file, crop, frames) for file in files]
 
 
-def _read_and_crop(file: Path, crop: Crop, frames: Frames) -> _NewFile:
+def read_and_crop(file: Path, crop: Crop, frames: Frames) -> _NewFile:
+    """Reads and crops one file; what is wrong with it stands in the result."""
     if not file.is_file():
         return _NewFile(file, "", None, "unreadable: not a regular file" if file.exists() else "broken or outward link")
     digest = ""
@@ -218,64 +217,57 @@ def _read_and_crop(file: Path, crop: Crop, frames: Frames) -> _NewFile:
         return _NewFile(file, digest, None, f"unreadable: {error.strerror}")
 
 
-def _probabilities_of(trained: TrainedModel, crops: Pixels) -> Probabilities:
-    """Returns the probabilities float64[N, K] of crops uint8[N, S, S, 3] by one model file, uncalibrated."""
-    batch = max(1, CHUNK * _WHOLE_CHUNK_SIDE**2 // crops[0].shape[0] ** 2)
-    parts = [
-        crop_logits(
-            trained.network,
-            crops[start : start + batch],
-            precision="off",
-            channels_last=trained.card.recipe.channels_last,
-            device=trained.network.mean.device,
-            tta=trained.card.recipe.tta,
-        )
-        for start in range(0, len(crops), batch)
-    ]
-    logits = np.concatenate(parts)
-    if not np.isfinite(logits).all():
-        raise InputError(f"{trained.file}: the network's outputs are not finite: check whether its weights are damaged")
-    return softmax(logits)
-
-
-def _join_decisions(
-    table: NewFiles, usable: pd.Series, members: Probabilities, deciding: Deciding, classes: Sequence[str]
+def join_decisions(
+    rows: Sequence[Mapping[str, str]], outputs: Sequence[Outputs], deciding: Deciding, classes: Sequence[str]
 ) -> Decisions:
-    """Adds the columns of the vote to the rows of the usable files; the other rows get missing values.
+    """Returns the table of `predict_images`.
 
     Args:
-        table: of all files.
-        usable: bool per file.
-        members: float64[M, N, K], calibrated, of the usable files.
+        rows: path, known and problem of each file.
+        outputs: of the files without a problem, in their order.
         deciding: vote and threshold.
         classes: names of the K classes.
     """
+    table: NewFiles = pd.DataFrame(rows, dtype=object)
+    order = [
+        "path",
+        "decided",
+        "probability",
+        "agreeing",
+        *(f"p_{name}" for name in classes),
+        "unlike",
+        "known",
+        "problem",
+    ]
+    if not outputs:
+        return table.reindex(columns=order)
+    usable = table["problem"] == ""
+    columns = _decide(table["path"][usable].tolist(), outputs, deciding, classes)
+    return table.join(columns.set_index(table.index[usable]))[order]
+
+
+def _decide(
+    paths: Sequence[str], outputs: Sequence[Outputs], deciding: Deciding, classes: Sequence[str]
+) -> pd.DataFrame:
+    """Returns the columns of the vote for the files that were classified."""
     names = np.array(classes, dtype=object)
-    cells = deciding.cells_of(table["path"][usable].tolist())
-    probabilities = apply_vote(deciding.fit, deciding.vote, members, cells)
+    members = np.concatenate([output.members for output in outputs], axis=1)
+    probabilities = apply_vote(deciding.fit, deciding.vote, members, deciding.cells_of(paths))
     choice = probabilities.argmax(1)
     if deciding.threshold is not None and deciding.positive is not None:
         positive = list(classes).index(deciding.positive)
         choice = np.where(probabilities[:, positive] >= deciding.threshold, positive, 1 - positive)
     stated = probabilities[np.arange(len(choice)), choice]
     agreeing = (members.argmax(2) == choice).sum(0)
-    columns = pd.DataFrame({"decided": names[choice], "probability": stated}, index=table.index[usable])
+    columns = pd.DataFrame({"decided": names[choice], "probability": stated})
     columns.loc[stated < deciding.abstain, "decided"] = ""
     columns["agreeing"] = [f"{count} of {len(members)}" for count in agreeing]
     for column, name in enumerate(names):
         columns[f"p_{name}"] = probabilities[:, column]
-    order = [
-        "path",
-        "decided",
-        "probability",
-        "agreeing",
-        *(f"p_{name}" for name in names),
-        "unlike",
-        "known",
-        "problem",
-    ]
     columns["unlike"] = np.nan
-    return table.join(columns)[order]
+    if deciding.unlike is not None:
+        columns["unlike"] = 1 + np.concatenate([output.unlike for output in outputs]) - deciding.unlike
+    return columns
 
 
 def summarize_decisions(decisions: Decisions, panel: Panel, deciding: Deciding) -> list[str]:

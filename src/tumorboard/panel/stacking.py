@@ -19,11 +19,9 @@ from typing import Annotated, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.special import softmax
-from sklearn import config_context
-from sklearn.linear_model import LogisticRegression
 
 from tumorboard.evaluation.attribute_values import UNKNOWN
+from tumorboard.evaluation.temperature import softmax
 
 Array: TypeAlias = NDArray[np.float64]
 Cells: TypeAlias = NDArray[np.object_]  # [N, J], the text of N images in J columns of the data's table
@@ -104,6 +102,9 @@ def fit_stacking(
     Source:
         Wolpert 1992, Stacked generalization; Ting and Witten 1999. scikit-learn's `LogisticRegression`.
     """
+    from sklearn import config_context  # applying the vote needs no scikit-learn
+    from sklearn.linear_model import LogisticRegression
+
     columns = tuple(describe_column(name, cells[:, place]) for place, name in enumerate(names) if cells is not None)
     with config_context(assume_finite=True, skip_parameter_validation=True):
         solver = "newton-cholesky" if members.shape[2] == 2 else "lbfgs"  # the faster one
@@ -128,7 +129,7 @@ def apply_stacking(stacking: Stacking, members: Array, cells: Cells | None = Non
     """
     features = _features(members, stacking.columns, cells)
     odds = (features[:, None, :] * np.array(stacking.coefficients)).sum(-1) + np.array(stacking.intercepts)
-    probabilities: Array = softmax(odds, axis=1)
+    probabilities: Array = softmax(odds)
     return probabilities
 
 

@@ -20,8 +20,8 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize
-from scipy.special import softmax
+
+from tumorboard.evaluation.temperature import softmax
 
 Array: TypeAlias = NDArray[np.float64]
 # From the members' probabilities [M, N, K] and weights [M] to the panel's [N, K]; each row sums to 1.
@@ -62,7 +62,7 @@ def product_vote(members: Array, _: Array) -> Array:
     positive float64, so that two members who rule out each other's class do not leave 0 / 0.
     """
     logarithms = np.log(np.maximum(members, np.finfo(np.float64).tiny))
-    product: Array = softmax(logarithms.sum(0), axis=1)
+    product: Array = softmax(logarithms.sum(0))
     return product
 
 
@@ -116,6 +116,7 @@ def fit_weights(members: Array, actual: NDArray[np.int64]) -> Array:
 
 def _minimize_cross_entropy(of_label: Array) -> Array:
     """Returns SLSQP's weights float64[M] for the label's probabilities float64[M, N] of M members."""
+    from scipy.optimize import minimize  # applying a vote needs no scipy
 
     def loss_and_gradient(weights: Array) -> tuple[float, Array]:
         pooled = weights @ of_label

@@ -18,6 +18,7 @@ from tumorboard.panel.comparison import UNCALIBRATED
 from tumorboard.report.checklist import fill_in
 from tumorboard.report.conclusions import Conclusions, verdict_text
 from tumorboard.report.decisions import BY_CLASS, decisions_of, rule_of
+from tumorboard.report.explained import Explained
 from tumorboard.report.figures import base_rates, pairs_to_review, replaced_names, worst_mistakes
 from tumorboard.report.front import front_page, interval_text, percent
 from tumorboard.report.generated import count_alike
@@ -28,7 +29,12 @@ _LIBRARIES = ("tumorboard", "torch", "torchvision", "timm", "opencv-python", "nu
 
 
 def render_page(
-    results: Results, conclusions: Conclusions, pictures: Mapping[str, bytes], test_pictures: Mapping[str, bytes]
+    results: Results,
+    conclusions: Conclusions,
+    pictures: Mapping[str, bytes],
+    test_pictures: Mapping[str, bytes],
+    *,
+    explained: Explained,
 ) -> str:
     """Returns the report as one HTML page that refers to no other file.
 
@@ -37,6 +43,7 @@ def render_page(
         conclusions: drawn from them.
         pictures: the figures of `draw_figures` as PNG, by name.
         test_pictures: those of `draw_test_figures`.
+        explained: the heat maps and filters of `draw_explained`.
     """
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tumorboard.report"),
@@ -51,9 +58,11 @@ def render_page(
         "interval": interval_text,
         "ends": _ends,
         "signed": lambda value: "undefined" if pd.isna(value) else f"{value:+.4f}",
+        "gain": "{:+.2f}".format,
         "class_scores": scores,
         "calibration_rows": _calibration_rows,
         "decisions": lambda part: decisions_of(results, part),
+        "webp": lambda picture: _data_url(picture, "webp"),
     }
     return environment.get_template("report.html.j2").render(
         results=results,
@@ -77,6 +86,7 @@ def render_page(
         members=[_member_row(results, model) for model in results.recipes],
         mistakes=worst_mistakes(results.test.heading).to_dict("records") if results.test else [],
         checklists=fill_in(results, conclusions),
+        explained=explained,
         alike=count_alike(results.generated, results.near) if results.generated else 0,
         recipes={model: _flatten(recipe) for model, recipe in results.recipes.items()},
         versions={"Python": platform.python_version()} | {name: _version(name) for name in _LIBRARIES},
@@ -99,13 +109,16 @@ def _comparison_rows(comparison: PanelComparison) -> dict[str, list[dict[str, An
     }
 
 
-def _data_url(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+def _data_url(picture: bytes, kind: str = "png") -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def summarize_scores(results: Results) -> str:
-    """Returns the scores of members and votes as lines of text, the vote that heads the report last."""
-    part = results.shown
+    """Returns the validation scores of members and votes as lines of text, the vote that heads the report last.
+
+    Each experiment prints them, so that no test score stands where one chooses.
+    """
+    part = results.validation
     rows = dict(part.scores["members"])
     rows |= {name_of_vote(vote): row for vote, row in part.listed_votes.items() if vote != part.vote}
     rows[name_of_vote(part.vote)] = part.headline
@@ -121,6 +134,8 @@ def summarize_scores(results: Results) -> str:
     if rule:
         right = percent(part.headline["decided_accuracy"]).replace("\N{NO-BREAK SPACE}", " ")
         lines.append(f"Accuracies are {BY_CLASS}; {rule}, {right} of the heading vote's decisions are right.")
+    if results.test is not None:
+        lines.append("Choose by these. The report has the test scores.")
     return "\n".join(lines)
 
 

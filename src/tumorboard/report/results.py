@@ -27,7 +27,9 @@ from tumorboard.data.attributes import Attributes
 from tumorboard.data.grey_ranges import summarize_ranges
 from tumorboard.data.store import CropStore
 from tumorboard.panel.comparison import HEADING, UNCALIBRATED
-from tumorboard.panel.fits import Fit
+from tumorboard.panel.filters import FirstLayer, read_filters
+from tumorboard.panel.fitted import Fit
+from tumorboard.panel.heat_maps import ExplainedExamples, read_explained
 from tumorboard.panel.ledger import count_models
 from tumorboard.panel.panel_file import read_panel
 from tumorboard.panel.votes import PROBABILISTIC, STACKING, VOTES
@@ -127,6 +129,9 @@ class Results:
     validation: Part
     test: Part | None  # None where `evaluate.test` is false
     looks: int  # sets of weights whose scores on this test part were computed so far
+    explained: Mapping[str, ExplainedExamples]  # by part: images with maps of the evidence
+    filters: Mapping[str, FirstLayer]  # by model whose first layer looks at the pixels
+    places: Mapping[str, Mapping[str, Any]]  # by part: how well the maps find the boxes of lesions; {} without boxes
     attributes: Attributes  # the data's further columns
     run: str  # when the report was written, and from which commit
     load_crops: Callable[[Sequence[str]], NDArray[np.uint8]]  # N ids to their crops, uint8[N, S, S, 3]
@@ -169,10 +174,11 @@ def read_results(
         balance: output folder of the balance stage.
         recipes: folder with `<model>.json`.
         training: folder with `<model>/<fold>/history.csv` and `<model>/<fold>/timings.json`.
-        predictions: folder with `joined/<model>.csv` and `votes/<vote>.csv`, and in `test` the same for test images.
+        predictions: folder with `joined/<model>.csv`, `votes/<vote>.csv` and `maps`, in `test` the same for test
+            images, and filters.safetensors.
         panel: file of what was fitted to the validation images.
-        metrics: folder with crop.json, split.json, audit.json, votes.json and `evaluate/<model>/<fold>.json`, and
-            test/votes.json.
+        metrics: folder with crop.json, split.json, audit.json, votes.json, places.json and
+            `evaluate/<model>/<fold>.json`, and test/votes.json and test/places.json.
         ledger: file of the looks at the test part.
 
     Raises:
@@ -185,6 +191,7 @@ def read_results(
     test = None
     if params.evaluate.test:
         test = _read_part("test", content.vote, params, predictions / "test", metrics / "test")
+    folders = {"validation": "."} | ({"test": "test"} if test else {})
     for part in (validation, test):
         if part is not None:
             _check_split(part, digest, predictions, split)
@@ -222,6 +229,9 @@ def read_results(
         test=test,
         # A clone has no ledger, but the scores of this run were computed.
         looks=max(count_models(ledger, manifest), len(params.models) * len(params.folds) if test else 0),
+        explained={name: read_explained(predictions / folder / "maps") for name, folder in folders.items()},
+        filters=read_filters(predictions / "filters.safetensors", params.models),
+        places={name: read_json(metrics / folder / "places.json") for name, folder in folders.items()},
         attributes=read_table(crop / "attributes.csv"),
         run=describe_run(),
         load_crops=CropStore(crop / "store").__getitem__,

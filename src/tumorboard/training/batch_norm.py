@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from typing import cast
 
 import torch
-from timm.layers import convert_sync_batchnorm  # type: ignore[attr-defined]
 from torch import Tensor
 from torch.nn import Module
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -43,6 +42,8 @@ def synchronize_batch_norm(model: Classifier) -> Classifier:
 
     timm's conversion is used because timm's batch norm may hold an activation, which torch's own conversion drops.
     """
+    from timm.layers import convert_sync_batchnorm  # type: ignore[attr-defined]  # here, because timm is slow to import
+
     return cast(Classifier, convert_sync_batchnorm(model))  # type: ignore[no-untyped-call]
 
 

@@ -22,9 +22,10 @@ from tumorboard.base.tables import Manifest, manifest_digest, read_manifest
 from tumorboard.data.crop_record import check_crop, resolve_window
 from tumorboard.data.store import CropStore
 from tumorboard.evaluation.held_out import HeldOut
-from tumorboard.models.registry import Classifier, check_progressive
+from tumorboard.models.published import file_digest
+from tumorboard.models.recipes import check_progressive
+from tumorboard.models.registry import Classifier
 from tumorboard.models.study_code import is_study_code, study_digest
-from tumorboard.models.tensors import file_digest
 from tumorboard.training.distributed import Group
 from tumorboard.training.loader import Loader
 from tumorboard.training.losses import Loss
@@ -134,7 +135,7 @@ def _check_balance(rows: Manifest, split: Manifest, fold: int, balance: Path) ->
 
 
 def read_recipe(path: Path) -> Recipe:
-    """Reads a model's resolved recipe, as models.registry.pin_recipes gives it to the stage `recipe`.
+    """Reads a model's resolved recipe, as models.recipes.pin_recipes gives it to the stage `recipe`.
 
     Raises:
         InputError: the file is missing or has a wrong key, or the pretrained weights or the study's own architecture do

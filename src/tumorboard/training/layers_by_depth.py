@@ -2,7 +2,6 @@
 
 from collections import Counter
 
-from timm.models import group_parameters
 from torch.nn import Module, ModuleDict, ModuleList, Parameter, Sequential
 
 # Exact types only: a subclass such as torchvision's Conv2dNormActivation is a block.
@@ -25,6 +24,8 @@ def layers_of(backbone: Module) -> list[list[Parameter]]:
     [[(8, 3, 3, 3), (8,), (8,), (8,)], [(2, 8), (2,)]]
     """
     if hasattr(backbone, "group_matcher"):
+        from timm.models import group_parameters  # timm is imported already: the network is of it
+
         layer_of = group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)  # type: ignore[operator]
         layers: list[list[Parameter]] = [[] for _ in range(max(layer_of.values()) + 1)]
         for name, parameter in backbone.named_parameters():

@@ -31,6 +31,7 @@ from tumorboard.training.batch_norm import average_batch_norm, fewest_images, sy
 from tumorboard.training.checkpoint import Checkpoints, open_checkpoints
 from tumorboard.training.distributed import Callback, Group, launch
 from tumorboard.training.ema import start_average, swapped_tensors
+from tumorboard.training.histograms import WeightHistograms
 from tumorboard.training.job import Epoch, Job, Setup, State, best_epoch, job_key, kept_epoch
 from tumorboard.training.last_epochs import add_epoch, estimate_batch_norm, is_averaged
 from tumorboard.training.loader import Loader, smallest_micro_batch
@@ -80,6 +81,8 @@ def _train(
     group: Group, on_epoch: Callback, *, job: Job, mean_std: MeanStd, runtime: Runtime, folder: Path | None
 ) -> None:
     setup, state = set_up(group, job, mean_std)
+    histograms = WeightHistograms(job.out / "tensorboard", on=job.recipe.tensorboard and group.rank == 0)
+    histograms.add(state.model, 0)
     with open_checkpoints(group, folder, runtime, lambda: job_key(job, state.model.state_dict())) as checkpoints:
         if checkpoints.resume(state) and group.rank == 0:
             print(
@@ -109,6 +112,7 @@ def _train(
                 meaning = f" (* marks the best epoch so far, by val {job.recipe.select})" if first else ""
                 print(epoch_line(job, epoch) + meaning, flush=True)
                 on_epoch(epoch)
+            histograms.add(state.model, epoch.number)
         if group.rank == 0:
             _save(job, state, mean_std)
         checkpoints.delete()

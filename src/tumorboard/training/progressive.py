@@ -5,7 +5,8 @@ from torch import Tensor
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Recipe
-from tumorboard.models.registry import Classifier, check_progressive
+from tumorboard.models.recipes import check_progressive
+from tumorboard.models.registry import Classifier
 
 # Pixels; the steps in which the side grows. The longer one is for networks that do not take the sides of the shorter.
 STEPS = (16, 32)

@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torchvision
+from torchvision.models.resnet import Bottleneck
 
-from tumorboard.models.networks.resnet_v1 import BottleneckV1, resnet50_v1, resnet101_v1, resnet152_v1
+from tumorboard.models.networks.resnet_v1 import resnet50_v1, resnet101_v1, resnet152_v1
 
 
 @pytest.mark.parametrize(
@@ -27,7 +28,7 @@ def test_the_tensors_are_those_of_torchvision(build, name: str, total: int) -> N
 
 def test_only_the_first_block_of_stages_two_to_four_has_a_stride_and_it_is_in_the_first_convolution() -> None:
     with torch.device("meta"):
-        blocks = {name: block for name, block in resnet50_v1(64).named_modules() if isinstance(block, BottleneckV1)}
+        blocks = {name: block for name, block in resnet50_v1(64).named_modules() if isinstance(block, Bottleneck)}
     assert len(blocks) == 3 + 4 + 6 + 3
     strides = {name: (block.conv1.stride, block.conv2.stride, block.conv3.stride) for name, block in blocks.items()}
     halving = {"layer2.0", "layer3.0", "layer4.0"}

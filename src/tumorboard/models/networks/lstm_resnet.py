@@ -1,7 +1,8 @@
 """An LSTM that reads the pixels one by one, followed by a ResNet-18 that sees the LSTM's outputs as an image."""
 
 from torch import Tensor, nn
-from torchvision.models import resnet18
+
+from tumorboard.models.zoo import torchvision_models
 
 
 def lstm_resnet18(size: int) -> nn.Module:  # noqa: ARG001 - all own architectures are called with the size
@@ -21,7 +22,7 @@ class LstmResNet18(nn.Module):
         self.lstm = nn.LSTM(3, 12, batch_first=True)
         self.convolution = nn.Conv2d(12, 3, 3, padding=1)
         self.activation = nn.ELU()
-        self.resnet = resnet18()
+        self.resnet = torchvision_models().resnet18()
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns the ResNet's outputs for images [N, 3, H, W]."""

@@ -1,20 +1,8 @@
 """ResNets as first published, with the stride in a block's first convolution (He et al. 2015, arXiv 1512.03385)."""
 
-from typing import Any
-
 from torch import nn
-from torchvision.models.resnet import Bottleneck, ResNet
 
-
-class BottleneckV1(Bottleneck):  # type: ignore[misc]  # torchvision has no types
-    """A bottleneck block whose first 1x1 convolution has the stride; torchvision's has it in the 3x3 ("v1.5").
-
-    Parameters and tensor names are those of torchvision's block.
-    """
-
-    def __init__(self, *args: Any, **settings: Any) -> None:
-        super().__init__(*args, **settings)
-        self.conv1.stride, self.conv2.stride = self.conv2.stride, self.conv1.stride
+from tumorboard.models.zoo import torchvision_models
 
 
 def resnet50_v1(size: int) -> nn.Module:  # noqa: ARG001 - all own architectures are called with the size
@@ -33,5 +21,13 @@ def resnet152_v1(size: int) -> nn.Module:  # noqa: ARG001 - as above
 
 
 def _resnet(*blocks: int) -> nn.Module:
-    network: nn.Module = ResNet(BottleneckV1, list(blocks))
+    """Returns torchvision's ResNet ("v1.5", with the stride in a block's 3x3 convolution) with its strides moved.
+
+    Parameters and tensor names are those of torchvision's network.
+    """
+    resnet = torchvision_models().resnet
+    network: nn.Module = resnet.ResNet(resnet.Bottleneck, list(blocks))
+    for block in network.modules():
+        if isinstance(block, resnet.Bottleneck):
+            block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
     return network

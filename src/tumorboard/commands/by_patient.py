@@ -1,0 +1,111 @@
+"""Joins the images of a patient in the table of `predict` into one row."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from tumorboard.base.errors import InputError, clip, printable
+from tumorboard.data.group_pattern import extract_groups
+from tumorboard.data.table_text import read_table_text
+from tumorboard.panel.deciding import Deciding
+from tumorboard.panel.predict import Decisions
+
+STUDY = "study"  # in the place of a pattern or a table: data.group_pattern of params.yaml
+
+
+def patients_of(source: str, files: Sequence[Path], pattern: str | None) -> list[str]:
+    """Returns the patient of each file.
+
+    Args:
+        source: 'study'; a CSV with the columns path and group; or a regular expression, whose first parentheses match
+            the patient in the path.
+        files: that are predicted.
+        pattern: `data.group_pattern` of the study; None: it has none.
+
+    Raises:
+        InputError: there is no pattern, it does not match a path, or the table lacks a file.
+    """
+    if source.endswith(".csv"):
+        return _read_groups(Path(source), files)
+    if source == STUDY and pattern is None:
+        raise InputError(
+            "--patients study: params.yaml has no data.group_pattern: name a pattern, as in --patients '(p\\d+)_', or "
+            "a table with the columns path and group, --patients table.csv"
+        )
+    wanted = pattern if source == STUDY and pattern is not None else source
+    try:
+        return extract_groups([file.as_posix() for file in files], wanted)
+    except InputError as error:
+        raise InputError(str(error).replace("data.group_pattern", "--patients", 1)) from None
+
+
+def _read_groups(table: Path, files: Sequence[Path]) -> list[str]:
+    """Returns the group of each file from a table; its paths are relative to the current folder or to the table's."""
+    text = read_table_text(table)
+    names = [name.strip() for name in text.header]
+    for name in ("path", "group"):
+        if name not in names:
+            raise InputError(f"{table}: has no column '{name}': it has {', '.join(map(printable, names))}")
+    groups: dict[Path, str] = {}
+    for line, raw in text.rows:
+        row = dict(zip(names, raw.values(), strict=True))
+        path, group = row["path"].strip(), row["group"].strip()
+        if not group:
+            raise InputError(f"{table}: line {line}: has no group")
+        for file in {Path(path).absolute(), table.parent.absolute() / path}:
+            if groups.setdefault(file, group) != group:
+                raise InputError(f"{table}: line {line}: a second group for {printable(clip(path))}")
+    if missing := [file for file in files if file.absolute() not in groups]:
+        others = f" and {len(missing) - 1} more files" if len(missing) > 1 else ""
+        raise InputError(f"{table}: has no row for {printable(str(missing[0]))}{others}: add it")
+    return [groups[file.absolute()] for file in files]
+
+
+def join_patients(decisions: Decisions, patients: Sequence[str], deciding: Deciding) -> Decisions:
+    """Returns one row per patient, in the order of their first files.
+
+    Args:
+        decisions: one row per image file, as `predict_images` returns them.
+        patients: of the files.
+        deciding: how the images were decided; threshold and `abstain` hold for the means too.
+
+    Returns:
+        `path` (the patient), `decided`, `probability`, `agreeing` (how many of the patient's images have the decided
+        class as their most probable one), `p_<class>` (the mean of the images' calibrated probabilities), `images` (how
+        many were classified), `unlike` (how many of these are unlike the training images), `problem` (how many files
+        were not classified, else empty).
+    """
+    names = [str(name) for name in decisions if str(name).startswith("p_")]
+    classes = [name.removeprefix("p_") for name in names]
+    rows = []
+    for patient, images in decisions.groupby(pd.Series(list(patients), decisions.index), sort=False):
+        used = images[images["problem"] == ""]
+        row: dict[str, object] = {"path": patient, "decided": "", "probability": None, "agreeing": ""}
+        if len(used):
+            values = used[names].to_numpy(dtype=np.float64)
+            mean = values.mean(axis=0)
+            choice = _decide(mean, classes, deciding)
+            row["probability"] = mean[choice]
+            row["decided"] = "" if mean[choice] < deciding.abstain else classes[choice]
+            row["agreeing"] = f"{int((values.argmax(axis=1) == choice).sum())} of {len(used)}"
+            row |= dict(zip(names, mean, strict=True))
+        lost = len(images) - len(used)
+        row |= {
+            "images": len(used),
+            "unlike": int((pd.to_numeric(used["unlike"]) >= 1).sum()),
+            "problem": f"{lost} of {len(images)} files were not classified" if lost else "",
+        }
+        rows.append(row)
+    columns = ["path", "decided", "probability", "agreeing", *names, "images", "unlike", "problem"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _decide(mean: NDArray[np.float64], classes: Sequence[str], deciding: Deciding) -> int:
+    """Returns the position of the decided class, as for a single image."""
+    if deciding.threshold is None or deciding.positive is None:
+        return int(mean.argmax())
+    positive = list(classes).index(deciding.positive)
+    return positive if mean[positive] >= deciding.threshold else 1 - positive

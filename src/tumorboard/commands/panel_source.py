@@ -1,0 +1,135 @@
+"""Opens the panel that a command uses: the study's own, named model files, or a package of `tumorboard export`."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path
+
+from tumorboard.base.errors import InputError
+from tumorboard.base.params import Crop, Frames, Params
+from tumorboard.base.tables import read_manifest
+from tumorboard.commands.paths import MODELS, PANEL, SPLIT, UNLIKE
+from tumorboard.panel.deciding import Deciding, unfitted
+from tumorboard.panel.onnx_model import load_onnx
+from tumorboard.panel.package import LoadPacked, load_package
+from tumorboard.panel.panel import Panel
+from tumorboard.panel.panel_file import PanelFile, read_panel
+from tumorboard.panel.votes import VOTES
+
+
+@dataclass(frozen=True)
+class PanelSource:
+    """A loaded panel, and what `predict_images` needs beside it."""
+
+    panel: Panel
+    deciding: Deciding  # vote, temperatures, weights, threshold
+    known: Mapping[str, str]  # split of each file of the panel's own data, by the file's SHA-256
+    limits: Crop  # its max_bytes and max_pixels hold beside those of the models
+    frames: Frames  # the frame to use of an image with several
+
+
+def open_source(
+    params: Params, *, models: Sequence[Path] = (), package: Path | None = None, vote: str | None = None
+) -> PanelSource:
+    """Loads a panel from where the user says that it is.
+
+    Args:
+        params: of the study in the current folder; elsewhere the package's.
+        models: model files to use instead of the study's panel; nothing was fitted for them.
+        package: a file of `tumorboard export` to use instead.
+        vote: a name in VOTES; None: the vote that heads the report, or the soft one for `models`.
+
+    Raises:
+        InputError: there is no panel, a file of it is missing, damaged or does not belong to the others, or the vote
+            has another name.
+    """
+    if vote is not None and vote not in VOTES:
+        raise InputError(f"--vote is '{vote}', expected one of {', '.join(VOTES)}")
+    if models and package:
+        raise InputError("--model and --panel: name one of them, since each is a whole panel")
+    if package:
+        return _open_package(params, package, vote)
+    if models:
+        return _open_models(params, models, vote)
+    return _open_study(params, vote)
+
+
+def _open_package(params: Params, package: Path, vote: str | None) -> PanelSource:
+    packed = load_package(package, _loader(params))
+    crop = packed.preprocessing.crop
+    deciding = _deciding(packed.content, vote, packed.preprocessing.abstain)
+    return PanelSource(packed.panel, deciding, packed.known, limits=crop, frames=packed.preprocessing.frames)
+
+
+def _loader(params: Params) -> LoadPacked:
+    """Returns what loads the models of a package: torch where it is installed, else onnxruntime."""
+    if find_spec("torch") is None:
+        return load_onnx
+    from tumorboard.models.device import choose_device
+    from tumorboard.panel.trained_model import load_packed
+
+    return partial(load_packed, device=choose_device(params.runtime))
+
+
+def _open_models(params: Params, models: Sequence[Path], vote: str | None) -> PanelSource:
+    from tumorboard.models.device import choose_device
+    from tumorboard.panel.trained_model import load_panel
+
+    panel = load_panel(models, choose_device(params.runtime))
+    fit = unfitted(list(panel.models))
+    deciding = Deciding(fit=fit, vote=vote or fit.vote, positive=None, abstain=params.evaluate.abstain)
+    return PanelSource(panel, deciding, known={}, limits=params.crop, frames=params.data.frames)
+
+
+def _open_study(params: Params, vote: str | None) -> PanelSource:
+    from tumorboard.models.device import choose_device
+    from tumorboard.panel.trained_model import load_panel
+
+    check_study()
+    panel = load_panel(study_models(params), choose_device(params.runtime), unlike=UNLIKE)
+    content = read_panel(PANEL, list(panel.models), classes=panel.card.classes, manifest=panel.card.manifest)
+    deciding = _deciding(content, vote, params.evaluate.abstain)
+    return PanelSource(panel, deciding, known=known_digests(), limits=params.crop, frames=params.data.frames)
+
+
+def _deciding(content: PanelFile, vote: str | None, abstain: float) -> Deciding:
+    """Returns how a panel decides for which numbers were fitted."""
+    return Deciding(
+        fit=content.fit,
+        vote=vote or content.vote,
+        positive=content.positive,
+        abstain=abstain,
+        unlike=content.unlike,
+    )
+
+
+def check_study() -> None:
+    """Raises InputError in a folder that is no study: the package's own params.yaml names models of nobody."""
+    if not Path("params.yaml").is_file():
+        raise InputError(
+            f"{Path.cwd()} is no study: it has no params.yaml, and thus no panel. Change into the folder of a trained "
+            "study, or name what it exported: --panel FILE; or model files: --model FILE (repeatable)"
+        )
+
+
+def study_models(params: Params) -> list[Path]:
+    """Returns the model files of the study's panel, each listed model by each listed fold.
+
+    Raises:
+        InputError: if one is not there.
+    """
+    files = [MODELS / name / f"{fold}.safetensors" for name in params.models for fold in params.folds]
+    if missing := [file for file in files if not file.is_file()]:
+        raise InputError(
+            f"{missing[0]} is not there: `dvc repro` trains it, `dvc pull` fetches it; or name --model FILE"
+        )
+    return files
+
+
+def known_digests() -> dict[str, str]:
+    """Returns the split ('train' or 'test') of each file of the study's data by SHA-256; empty before a first run."""
+    if not SPLIT.is_file():
+        return {}
+    manifest = read_manifest(SPLIT)
+    return dict(zip(manifest["sha256"], manifest["split"], strict=True))

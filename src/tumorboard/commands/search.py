@@ -1,0 +1,168 @@
+"""The command `tumorboard search`: trials of a model's hyper-parameters as experiments of DVC, by Optuna."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from tumorboard.base.errors import InputError
+from tumorboard.base.files import replacing, side_cache, write_table
+from tumorboard.base.params import Params, load_params
+from tumorboard.base.schema import nearest
+from tumorboard.base.versioning import explain_unversioned, run_git
+from tumorboard.commands.errors import reports_user_errors
+from tumorboard.commands.paths import BALANCE, PANEL
+from tumorboard.commands.run import choose_gpus, collected_signals
+from tumorboard.commands.search_experiments import (
+    Experiments,
+    end_orphan,
+    existing_experiments,
+    remove_experiments,
+)
+from tumorboard.commands.search_results import advise, best_record, draw_trials, print_trials, trials_table
+from tumorboard.commands.search_space import check_space, present_point
+from tumorboard.commands.search_study import Study, import_optuna, locked, search_key
+from tumorboard.commands.search_trials import Plan, Scheduler
+from tumorboard.commands.start_checks import prepare_start
+from tumorboard.commands.trainings import thread_settings
+
+RESULTS = Path("search")  # <model>/trials.csv and trials.png
+
+app = typer.Typer(add_completion=False)
+
+
+@app.command("search", epilog="Example: tumorboard search cnn --trials 30")
+@reports_user_errors
+def search(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="An entry of `models` in params.yaml.")],
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Trials of the search, earlier calls included; default: search.trials.", show_default=False
+        ),
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0.0, help="Begin no trial after this time; those that run go on to their end.")
+    ] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", min=1, help="Trials at a time; default: one per GPU, 1 without.")
+    ] = None,
+    gpus: Annotated[
+        str | None, typer.Option(help="GPUs to use, as in 0,1; default: all visible ones.", show_default=False)
+    ] = None,
+) -> None:
+    """Searches hyper-parameters of MODEL: the space `search` in params.yaml, judged by held-out loss.
+
+    Each finished trial is an experiment of DVC, run in a copy of the project that
+    trains MODEL on the listed folds and nothing else; no test image is looked at.
+    A trial that is worse than the median of the earlier ones at the same epoch is
+    stopped. Called again, a search goes on where it was. A new commit, space or
+    parameter begins a new one. Writes search/MODEL/trials.csv and trials.png.
+    """
+    import_optuna()
+    for line in prepare_start(Path()):
+        print(line, file=sys.stderr)
+    params = load_params("params.yaml")
+    commit = check_start(params, model)
+    chosen = choose_gpus(gpus, params.runtime)
+    jobs = jobs or len(chosen) or 1
+    key = search_key(params, model, commit)
+    folder = side_cache("search")
+    with locked(folder / f"{model}.lock"), collected_signals() as received:
+        study = Study(folder / f"{model}-{key}.log", params, present_point(params, model))
+        prefix = f"{model.replace('.', '-').lstrip('-')}-search-{key[:4]}"
+        clean_up(study, prefix)
+        plan = Plan(
+            trials=trials or params.search.trials,
+            jobs=jobs,
+            folds=len(params.folds),
+            prefix=prefix,
+            seconds=None if minutes is None else 60 * minutes,
+        )
+        console = Console(stderr=True)
+        shared = thread_settings(jobs)
+        settings = [
+            shared | ({"CUDA_VISIBLE_DEVICES": chosen[slot % len(chosen)]} if chosen else {}) for slot in range(jobs)
+        ]
+        with console.status("") as status:
+            Scheduler(
+                study,
+                Experiments(model, params.folds, side_cache("logs"), settings),
+                plan,
+                received,
+                say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+                status=lambda line: status.update(line),
+            ).run()
+        report(study, params, model)
+    if received:
+        typer.echo(f"Stopped. `tumorboard search {model}` goes on where it was.", err=True)
+        raise typer.Exit(128 + received[0])
+
+
+def check_start(params: Params, model: str) -> str:
+    """Returns the last commit, from which the experiments start.
+
+    Raises:
+        InputError: the model, the space or the project is not ready for a search; the message has the cure.
+    """
+    if model not in params.recipes:
+        raise InputError(f"model '{model}' has no entry under recipes{nearest(model, params.recipes)}")
+    if model not in params.models:
+        raise InputError(
+            f"models in params.yaml lists {', '.join(params.models)}: add {model}, so that it has trainings"
+        )
+    check_space(params, model)
+    if unversioned := explain_unversioned(params.data.raw):
+        raise InputError(unversioned)
+    for fold in params.folds:
+        if not (BALANCE / str(fold)).exists():
+            raise InputError(f"{BALANCE / str(fold)} is not there: `dvc repro balance@{fold}` prepares fold {fold}")
+    commit = (run_git(Path(), "rev-parse", "HEAD") or "").strip()
+    if not commit:
+        raise InputError("the folder has no commit, from which experiments start: git add -A && git commit -m 'Begin'")
+    return commit
+
+
+def clean_up(study: Study, prefix: str) -> None:
+    """Ends and removes what a killed search left; of a search whose trials were deleted also its experiments."""
+    left = study.recover()
+    for facts in left:
+        if "process" in facts:
+            end_orphan(facts["process"], facts["created"])
+    names = {facts["experiment"] for facts in left if "experiment" in facts}
+    remove_experiments(existing_experiments(f"{prefix}-") if study.is_new else names)
+    if left:
+        typer.echo(f"{len(left)} trials of a killed search are run again", err=True)
+
+
+def report(study: Study, params: Params, model: str) -> None:
+    """Prints the best trials, writes the table and the picture, and names the experiment to apply."""
+    records = study.records()
+    write_table(trials_table(records, params.search.dimensions), RESULTS / model / "trials.csv")
+    best = best_record(records)
+    if best is None:
+        typer.echo("no trial was finished", err=True)
+        return
+    with replacing(RESULTS / model / "trials.png") as temporary:
+        temporary.write_bytes(draw_trials(records, params, model))
+    print_trials(records, params, model, Console())
+    for line in advise(records, params):
+        typer.echo(line)
+    typer.echo(f"{RESULTS / model / 'trials.png'} and trials.csv show all {len(records)} trials")
+    typer.echo(f"to use the best: {apply_command(best.experiment, finished=PANEL.exists())}")
+
+
+def apply_command(experiment: str, *, finished: bool) -> str:
+    """Returns the command that makes an experiment the workspace.
+
+    Args:
+        experiment: its name.
+        finished: whether the study has run to its end. Otherwise `dvc exp apply` applies everything and then fails on
+            the outputs that no run has made.
+
+    >>> apply_command("cnn-search-1", finished=False)
+    'dvc exp apply cnn-search-1; dvc repro'
+    """
+    return f"dvc exp apply {experiment}{' &&' if finished else ';'} dvc repro"

@@ -1,0 +1,76 @@
+"""Scores how well the maps of the members and of the vote find lesions whose boxes are known."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tumorboard.base.progress import Progress
+from tumorboard.base.tables import Manifest, Predictions
+from tumorboard.data.boxes import CropBox
+from tumorboard.data.store import CropStore
+from tumorboard.evaluation.places import CENTER, PlaceScores, center_prior, judge_places, score_map
+from tumorboard.evaluation.summary import Judging
+from tumorboard.panel.explain import explain_by_fold
+from tumorboard.panel.heat_maps import VOTE
+from tumorboard.panel.panel import Panel
+from tumorboard.panel.panel_file import PanelFile
+
+BATCH = 64  # images whose maps are in memory at a time
+FLIPS = 9999  # draws of the test against the baseline
+
+
+def score_lesions(
+    panel: Panel,
+    predictions: Predictions,
+    placed: Mapping[str, Sequence[CropBox]],
+    content: PanelFile,
+    *,
+    crops: CropStore,
+    manifest: Manifest,
+    judging: Judging,
+) -> dict[str, Any]:
+    """Scores the maps of the images of one part that have a box, each map for the class of the image's label.
+
+    Args:
+        panel: the trained models.
+        predictions: of the vote that heads the report, for the part; may have no rows.
+        placed: boxes by image, in pixels of its crop; none where all lie outside of the crop.
+        content: what was fitted for the panel.
+        crops: of the images.
+        manifest: of the split.
+        judging: confidence of the intervals, seed and the noun for a group.
+
+    Returns:
+        `images`, `groups` and `boxes` that are scored, `outside`: images whose boxes all lie outside of the square that
+        models see, and `maps`: for each model with a map, the vote and CENTER what `judge_places` has. Empty where no
+        image of the part has a box.
+    """
+    own = predictions[predictions["id"].isin(list(placed))]
+    rows = own[[bool(placed[name]) for name in own["id"]]]
+    if rows.empty:
+        return {}
+    prior = center_prior(panel.card.crop.side)
+    scores: dict[str, list[PlaceScores]] = {CENTER: [score_map(prior, placed[name]) for name in rows["id"]]}
+    with Progress("boxes", len(rows), "image") as bar:
+        for start in range(0, len(rows), BATCH):
+            batch = rows.iloc[start : start + BATCH]
+            ids, labels = batch["id"].tolist(), batch["label"].tolist()
+            members, vote = explain_by_fold(panel, ids, labels, content, crops=crops, manifest=manifest)
+            for name, maps in (members | ({} if vote is None else {VOTE: vote})).items():
+                new = [score_map(one, placed[image]) for one, image in zip(maps, ids, strict=True)]
+                scores.setdefault(name, []).extend(new)
+            bar.update(len(batch))
+    judged = judge_places(
+        scores,
+        rows["group"].tolist(),
+        confidence=judging.evaluate.confidence,
+        seed=judging.seed,
+        flips=FLIPS,
+        unit=judging.unit,
+    )
+    return {
+        "images": len(rows),
+        "groups": int(rows["group"].nunique()),
+        "boxes": sum(len(placed[name]) for name in rows["id"]),
+        "outside": len(own) - len(rows),
+        "maps": judged,
+    }
