@@ -10,9 +10,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 if sys.argv[0] == "-m":  # Python is about to run a stage
+    from tumorboard.base.cores import let_threads_sleep
     from tumorboard.base.faults import report_uncaught_faults
     from tumorboard.base.interrupts import handle_signals
 
     _stage = next((word for word in sys.orig_argv if word.startswith("stages.")), "stage").removeprefix("stages.")
     report_uncaught_faults(_stage)
     handle_signals(_stage)
+    let_threads_sleep()

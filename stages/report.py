@@ -96,7 +96,7 @@ def _listed_files(params: Params, training: Path, metrics: Path) -> tuple[list[P
 
 def _inputs(params: Params, options: Mapping[str, Any]) -> list[Path]:
     trainings, evaluations = _listed_files(params, options["training"], options["metrics"])
-    names = ("crop", "votes", "test/votes", "split", "audit")
+    names = ("crop", "votes", "test/votes", "places", "test/places", "split", "audit")
     return [*trainings, *evaluations, *(options["metrics"] / f"{name}.json" for name in names)]
 
 

@@ -39,6 +39,7 @@ def test_help_imports_no_command_and_nothing_slow() -> None:
     assert modules & slow == set()
     assert {name for name in modules if name.startswith("tumorboard.")} == {
         "tumorboard.base",
+        "tumorboard.base.cores",
         "tumorboard.base.errors",
         "tumorboard.base.faults",
         "tumorboard.base.interrupts",

@@ -1,11 +1,14 @@
 """The device and the precision that a run asks for."""
 
+from typing import Literal
+
 import pytest
 import torch
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Params, Runtime
-from tumorboard.models.device import autocast, choose_device
+from tumorboard.models import device
+from tumorboard.models.device import autocast, choose_device, threads_of
 
 CPU = torch.device("cpu")
 
@@ -48,3 +51,31 @@ def test_products_have_the_precision(precision: str, dtype: torch.dtype) -> None
 def test_fp16_without_cuda_is_refused() -> None:
     with pytest.raises(InputError, match="fp16 needs CUDA, the device is cpu"):
         autocast("fp16", CPU)
+
+
+@pytest.mark.parametrize(
+    ("threads", "set_by_user", "cores", "processes", "expected"),
+    [
+        ("auto", False, 8, 1, 6),  # as many as torch has
+        ("auto", False, 4, 1, 4),  # no more than the process may use
+        ("auto", False, 4, 3, 1),
+        ("auto", True, 4, 1, 6),  # OMP_NUM_THREADS, which torch has read
+        ("auto", True, 4, 2, 3),
+        ("auto", True, 4, 9, 1),
+        (5, False, 4, 2, 5),
+    ],
+)
+def test_threads_are_those_of_torch_that_the_process_may_use(
+    monkeypatch: pytest.MonkeyPatch,
+    threads: Literal["auto"] | int,
+    set_by_user: bool,
+    cores: int,
+    processes: int,
+    expected: int,
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    monkeypatch.setattr(device, "available_cores", lambda: cores)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if set_by_user:
+        monkeypatch.setenv("OMP_NUM_THREADS", "6")
+    assert threads_of(threads, processes) == expected

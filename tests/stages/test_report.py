@@ -51,9 +51,10 @@ def test_tables_pictures_and_page_are_written(run):
 
 def test_the_scores_are_printed(run):
     lines = (run / "printed.txt").read_text().splitlines()
-    headline = json.loads((run / "metrics" / "test" / "ensemble.json").read_text())
-    assert lines[0] == "36 test images of 12 patients:"
-    assert lines[-1].startswith(f"  soft vote      accuracy {100 * headline['test_accuracy']:.1f} % (")
+    headline = json.loads((run / "metrics" / "ensemble.json").read_text())
+    assert lines[0] == "54 validation images of 18 patients:"
+    assert lines[-2].startswith(f"  soft vote      accuracy {100 * headline['accuracy']:.1f} % (")
+    assert lines[-1] == "Choose by these. The report has the test scores."
 
 
 def test_what_dvc_plots_shows_no_test_image(run):

@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterable
 from math import ceil
 from pathlib import Path
-from statistics import median
 
 # How often OpenMP's threads (libgomp) look for new work before they sleep, where others want the cores. Its default,
 # 300,000, keeps a core busy for milliseconds in which the thread that they wait for may need it.
@@ -63,7 +62,7 @@ def running_processes(stat: Path = Path("/proc/stat")) -> int:
         time.sleep(_SECONDS_BETWEEN if look else 0)
         lines = [line for line in _text([stat]).splitlines() if line.startswith("procs_running ")]
         counts += [int(line.split()[1]) - 1 for line in lines]  # without this process
-    return max(0, int(median(counts))) if counts else 0
+    return max(0, sorted(counts)[len(counts) // 2]) if counts else 0
 
 
 def let_threads_sleep() -> None:

@@ -30,6 +30,7 @@ class LrFind(Section):
 class Runtime(Section):
     device: Literal["auto", "cpu", "cuda"]
     processes: Literal["auto"] | Count
+    threads: Literal["auto"] | Count
     workers: Literal["auto"] | Count
     scheduler: Annotated[str, Field(pattern=r"^(tcp|tls)://\S+:\d+$")] | None
     timeout: Positive

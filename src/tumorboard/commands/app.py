@@ -6,12 +6,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
+from tumorboard.base.cores import let_threads_sleep
 from tumorboard.base.faults import report_uncaught_faults, reported_errors
 from tumorboard.base.interrupts import handle_signals
 
 if __name__ == "__main__" or Path(sys.argv[0]).stem == "tumorboard":  # not where another program imports this module
     report_uncaught_faults("tumorboard")
     handle_signals("tumorboard")
+    let_threads_sleep()
 
 import typer
 from typer.core import TyperCommand, TyperGroup

@@ -7,6 +7,7 @@ from uuid import uuid4
 import psutil
 
 from tumorboard.base.checkout import check_checkout
+from tumorboard.base.cores import core_limit
 from tumorboard.base.disk import GIB, existing_folder
 from tumorboard.base.dvc_cache import dvc_cache_folders
 from tumorboard.base.errors import InputError
@@ -52,7 +53,7 @@ def check_processor(project: Path) -> list[Finding]:
     """Checks threads, the load by other programs, and free memory."""
     del project
     threads = len(os.sched_getaffinity(0))
-    quota = _processor_quota()
+    quota = core_limit()
     load = os.getloadavg()[0]
     findings = []
     if quota is not None and quota < threads:
@@ -69,15 +70,6 @@ def check_processor(project: Path) -> list[Finding]:
     torch_threads = f", OMP_NUM_THREADS={set_by}" if set_by else ""
     message = f"{threads} processors, load {load:.1f}{torch_threads}; {free:.1f} GiB of memory free"
     return findings or [Finding("processor", "ok", message)]
-
-
-def _processor_quota() -> float | None:
-    """Returns the processors that the container's limit (cgroup version 2) allows; None without a limit."""
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text(encoding="ascii").split()
-        return int(quota) / int(period)
-    except (OSError, ValueError):
-        return None
 
 
 def check_links(project: Path) -> list[Finding]:

@@ -66,28 +66,33 @@ def _loader(params: Params) -> LoadPacked:
     """Returns what loads the models of a package: torch where it is installed, else onnxruntime."""
     if find_spec("torch") is None:
         return load_onnx
-    from tumorboard.models.device import choose_device
     from tumorboard.panel.trained_model import load_packed
 
-    return partial(load_packed, device=choose_device(params.runtime))
+    return partial(load_packed, device=_device(params))
+
+
+def _device(params: Params) -> str:
+    """Returns where the models compute, with as many threads as in the run."""
+    from tumorboard.models.device import choose_device, use_threads
+
+    use_threads(params.runtime)
+    return choose_device(params.runtime)
 
 
 def _open_models(params: Params, models: Sequence[Path], vote: str | None) -> PanelSource:
-    from tumorboard.models.device import choose_device
     from tumorboard.panel.trained_model import load_panel
 
-    panel = load_panel(models, choose_device(params.runtime))
+    panel = load_panel(models, _device(params))
     fit = unfitted(list(panel.models))
     deciding = Deciding(fit=fit, vote=vote or fit.vote, positive=None, abstain=params.evaluate.abstain)
     return PanelSource(panel, deciding, known={}, limits=params.crop, frames=params.data.frames)
 
 
 def _open_study(params: Params, vote: str | None) -> PanelSource:
-    from tumorboard.models.device import choose_device
     from tumorboard.panel.trained_model import load_panel
 
     check_study()
-    panel = load_panel(study_models(params), choose_device(params.runtime), unlike=UNLIKE)
+    panel = load_panel(study_models(params), _device(params), unlike=UNLIKE)
     content = read_panel(PANEL, list(panel.models), classes=panel.card.classes, manifest=panel.card.manifest)
     deciding = _deciding(content, vote, params.evaluate.abstain)
     return PanelSource(panel, deciding, known=known_digests(), limits=params.crop, frames=params.data.frames)

@@ -9,7 +9,7 @@ import typer
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Params, Runtime, resolve_recipe
 from tumorboard.commands.paths import BALANCE, SPLIT, STORE
-from tumorboard.models.device import choose_device
+from tumorboard.models.device import choose_device, use_threads
 from tumorboard.training.distributed import Group
 from tumorboard.training.job import Job, Setup, State, read_job
 from tumorboard.training.loop import mean_std_of, set_up
@@ -50,6 +50,7 @@ def read_prepared_job(params: Params, model: str, fold: int) -> Job:
 
 def prepare_alone(job: Job, runtime: Runtime) -> tuple[Setup, State]:
     """Returns the job and its state before the first step, for this process alone, with the whole network trainable."""
+    use_threads(runtime)
     group = Group(0, 1, torch.device(choose_device(runtime)))
     setup, state = set_up(group, job, mean_std_of(job))
     set_train_mode(state.model, job.recipe, job.recipe.freeze_epochs)

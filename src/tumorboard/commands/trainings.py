@@ -23,6 +23,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from tumorboard.base.cores import available_cores
+
 POLL_SECONDS = 0.2  # between two looks at the processes
 KILL_SECONDS = 10.0  # from the first SIGTERM until a stage's command that still runs gets SIGKILL
 LOG_TAIL = 2**16  # bytes at the end of a log that are read
@@ -113,7 +115,7 @@ def thread_settings(jobs: int) -> dict[str, str]:
 
 
 def _thread_count() -> int:
-    return len(os.sched_getaffinity(0))
+    return available_cores()
 
 
 def _start_training(training: Training, settings: dict[str, str]) -> None:

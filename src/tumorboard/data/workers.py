@@ -2,7 +2,6 @@
 
 import multiprocessing
 import multiprocessing.context
-import os
 import socket
 import sys
 import traceback
@@ -20,6 +19,7 @@ from typing import Any, Literal, TypeAlias, TypeVar
 import cv2
 import psutil
 
+from tumorboard.base.cores import available_cores
 from tumorboard.base.errors import InputError
 from tumorboard.base.interrupts import is_single_threaded
 from tumorboard.base.processes import Child, running_children
@@ -46,7 +46,7 @@ def worker_count(workers: Literal["auto"] | int) -> int:
     """
     if workers != "auto":
         return workers
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return available_cores()
 
 
 def limit_workers(workers: int, memory: int) -> int:

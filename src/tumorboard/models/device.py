@@ -1,7 +1,11 @@
 """Chooses the device and the precision of a computation."""
 
+import os
+from typing import Literal
+
 import torch
 
+from tumorboard.base.cores import available_cores
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Runtime
 
@@ -17,6 +21,26 @@ def choose_device(runtime: Runtime) -> str:
     if runtime.device == "cuda" and not torch.cuda.is_available():
         raise InputError("runtime.device is cuda, but torch finds no CUDA device: set it to auto or cpu")
     return "cuda" if runtime.device != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def threads_of(threads: Literal["auto"] | int, processes: int = 1) -> int:
+    """Returns among how many threads torch divides an operation on the CPU, in each of several processes.
+
+    Args:
+        threads: `runtime.threads`. "auto" is what torch has, divided by the processes: OMP_NUM_THREADS where that is
+            set, else one per core, but no more than this process may use (`available_cores`).
+        processes: that share the cores.
+    """
+    if threads != "auto":
+        return threads
+    own = torch.get_num_threads()
+    return max(1, (own if "OMP_NUM_THREADS" in os.environ else min(own, available_cores())) // processes)
+
+
+def use_threads(runtime: Runtime) -> None:
+    """Sets the number of torch's threads in this process, which computes alone."""
+    if (number := threads_of(runtime.threads)) != torch.get_num_threads():
+        torch.set_num_threads(number)
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:

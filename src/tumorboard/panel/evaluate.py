@@ -12,7 +12,7 @@ from tumorboard.base.tables import Manifest, Predictions, make_predictions, mani
 from tumorboard.data.crop_record import check_crop
 from tumorboard.data.store import CropStore
 from tumorboard.evaluation.held_out import read_held_out
-from tumorboard.models.device import choose_device
+from tumorboard.models.device import choose_device, use_threads
 from tumorboard.models.inference import predict_logits, softmax
 from tumorboard.models.model_file import ModelCard, load_model
 from tumorboard.panel.fit_unlike import fit_unlike
@@ -58,6 +58,7 @@ def evaluate_model(
     Raises:
         InputError: where a file is no model, or of another model, fold, manifest, crop or other validation images.
     """
+    use_threads(runtime)
     digest = manifest_digest(manifest)
     device = torch.device(choose_device(runtime))
     network, card = load_model(weights, device)

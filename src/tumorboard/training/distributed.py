@@ -25,11 +25,12 @@ from torch.nn import Module
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from tumorboard.base.cores import available_cores
 from tumorboard.base.errors import InputError
 from tumorboard.base.faults import explain_fault
 from tumorboard.base.params import Runtime
 from tumorboard.base.processes import Child, running_children
-from tumorboard.models.device import choose_device
+from tumorboard.models.device import choose_device, threads_of, use_threads
 
 T = TypeVar("T")
 Callback: TypeAlias = Callable[[Any], None]  # takes one value that rank 0 sends to the process that called `launch`
@@ -138,7 +139,7 @@ def launch(work: Work, runtime: Runtime, callback: Callback) -> None:
     if {"RANK", "WORLD_SIZE"} <= os.environ.keys():
         _check_restarts()
         local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // local_size))
+        torch.set_num_threads(max(1, available_cores() // local_size) if runtime.threads == "auto" else runtime.threads)
         group = Group(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), _device_of(device, local_rank))
         _work_in_group(work, group, callback, store=None, timeout=runtime.timeout)
         return
@@ -147,9 +148,10 @@ def launch(work: Work, runtime: Runtime, callback: Callback) -> None:
     if device == "cuda" and size > devices:
         raise InputError(f"runtime.processes is {size}, but there are {devices} CUDA devices: lower it")
     if size == 1:
+        use_threads(runtime)
         work(Group(0, 1, _device_of(device, 0)), callback)
     else:
-        _start_processes(work, callback, device=device, size=size, timeout=runtime.timeout)
+        _start_processes(work, callback, device=device, size=size, runtime=runtime)
 
 
 def keep_freed_memory() -> None:
@@ -228,12 +230,11 @@ class _Start:
     threads: int  # of torch, per process
 
 
-def _start_processes(work: Work, callback: Callback, *, device: str, size: int, timeout: float) -> None:
+def _start_processes(work: Work, callback: Callback, *, device: str, size: int, runtime: Runtime) -> None:
     # This process holds the store through which the others meet: the system picks a free port, and no other program
     # can take it in between.
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    threads = max(1, torch.get_num_threads() // size)
-    start = _Start(work, device, size, store.port, timeout, threads)
+    start = _Start(work, device, size, store.port, runtime.timeout, threads_of(runtime.threads, size))
     with running_children(multiprocessing.get_context("spawn"), size, _run_child, start) as children:
         _follow(children, callback)
 

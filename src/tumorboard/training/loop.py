@@ -39,6 +39,7 @@ from tumorboard.training.losses import class_weights, make_loss
 from tumorboard.training.optim import make_optimizer
 from tumorboard.training.progressive import sides_by_epoch
 from tumorboard.training.steps import not_finite, set_train_mode, train_epoch
+from tumorboard.training.threads import ThreadWatch
 
 
 def train_model(job: Job, runtime: Runtime, on_epoch: Callback, checkpoints: Path | None = None) -> None:
@@ -92,6 +93,7 @@ def _train(
             for past in state.history:
                 on_epoch(past)
             _write_history(job, state)
+        threads = ThreadWatch(setup, state, runtime)
         while not _has_ended(job.recipe, state.history):
             try:
                 epoch = _train_and_validate(setup, state, checkpoints)
@@ -112,6 +114,8 @@ def _train(
                 meaning = f" (* marks the best epoch so far, by val {job.recipe.select})" if first else ""
                 print(epoch_line(job, epoch) + meaning, flush=True)
                 on_epoch(epoch)
+            if news := threads.after_epoch():
+                print(f"fold {job.fold}  {job.name}  {news}", flush=True)
             histograms.add(state.model, epoch.number)
         if group.rank == 0:
             _save(job, state, mean_std)

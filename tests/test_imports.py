@@ -1,0 +1,84 @@
+"""What a stage imports before it begins: a slow package only where it is used in every case."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+TORCH = {"torch", "torch._dynamo", "torchvision", "timm"}
+SLOW = {
+    "sklearn",
+    "scipy.stats",
+    "matplotlib",
+    "dvclive",
+    "tensorboard",
+    "cleanlab",
+    "distributed",
+    "fastapi",
+    "optuna",
+}
+TABLES = {"pandas", "numpy"}
+
+ABSENT = {
+    "digest": TORCH | SLOW | TABLES,
+    "recipe": TORCH | SLOW | TABLES,
+    "phantom": TORCH | SLOW | {"pandas"},
+    "fetch": TORCH | SLOW,
+    "crop": TORCH | SLOW,
+    "split": TORCH | SLOW - {"sklearn", "scipy.stats"},
+    "balance": TORCH | SLOW - {"torch"},
+    "train": TORCH | SLOW,
+    "evaluate": TORCH | SLOW,
+    "ensemble": TORCH | SLOW,
+    "report": TORCH | SLOW - {"scipy.stats", "matplotlib"},
+}
+NEEDS_TORCH = {"balance", "train", "evaluate"}
+
+
+def imported_by(program: str) -> set[str]:
+    """The modules that a fresh interpreter has after a program."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"{program}\nimport sys\nprint('IMPORTED', *sys.modules)"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(done.stdout.rpartition("IMPORTED")[2].split())
+
+
+@pytest.mark.parametrize("stage", ABSENT)
+def test_a_stage_imports_nothing_slow_that_it_may_not_need(stage: str) -> None:
+    modules = imported_by(f"import stages.{stage}")
+    assert f"stages.{stage}" in modules
+    absent = ABSENT[stage] - ({"torch"} if stage in NEEDS_TORCH else set())
+    assert modules & absent == set()
+    assert ("torch" in modules) == (stage in NEEDS_TORCH)
+
+
+def test_every_stage_is_listed() -> None:
+    assert {file.stem for file in (ROOT / "stages").glob("[!_]*.py")} - {"explain"} == set(ABSENT)
+
+
+def test_recipes_of_the_default_panel_are_resolved_without_torch() -> None:
+    program = """
+from tumorboard.base.params import load_params
+from tumorboard.models.recipes import pin_recipes
+assert len(pin_recipes(load_params("params.yaml"))) > 1
+"""
+    assert imported_by(program) & (TORCH | SLOW | {"pandas"}) == set()
+
+
+def test_a_network_of_torchvision_is_loaded_without_torchs_compiler_and_timm() -> None:
+    program = """
+from tumorboard.base.params import load_params, resolve_recipe
+from tumorboard.models.registry import build_model, outline_model
+recipe = resolve_recipe(load_params("params.yaml"), "resnet18")
+build_model(recipe, 2, 32, ((0.5,) * 3, (0.5,) * 3))
+outline_model(recipe, 2, 32, 512)
+"""
+    modules = imported_by(program)
+    assert "torchvision" in modules
+    assert modules & {"torch._dynamo", "timm", "sklearn", "scipy.stats", "matplotlib"} == set()
