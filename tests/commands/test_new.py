@@ -20,6 +20,7 @@ from tumorboard.base.presets import PRESETS
 from tumorboard.commands.app import app
 from tumorboard.commands.new import check_positive
 from tumorboard.commands.new_files import pipeline_text
+from tumorboard.commands.new_folder import check_can_be_made
 from tumorboard.commands.stage import write_lists, write_resolved
 from tumorboard.data.check import Account
 
@@ -158,7 +159,7 @@ def test_lines_of_a_file_stand_in_params(folder: Path, raw: Path) -> None:
     (raw / "odd.csv").write_text("\n".join(["image,dx", *rows]), encoding="utf-8")
     lines = folder / "lines.yaml"
     lines.write_text(
-        "data:\n  raw: elsewhere\n  table: odd.csv\n  columns: {path: image, label: dx}\n  extension: .png\n"
+        f"data:\n  raw: {raw}\n  table: odd.csv\n  columns: {{path: image, label: dx}}\n  extension: .png\n"
         "  classes: {blast: ill, normal: well}\n  group_pattern: '(P[0-9]+)_'\n  positive: ill\n"
         "preset: mri\nfolds: [1]\ncrop: {window: [0, 80]}\nevaluate: {test: false}\n",
         encoding="utf-8",
@@ -181,10 +182,15 @@ def test_lines_of_a_file_stand_in_params(folder: Path, raw: Path) -> None:
         ("data: {tabel: x}", "data.tabel: unknown key; did you mean table?"),
         ("data: x", "data: expected a mapping"),
         ("crop: {window: wide}", "crop.window: is 'wide'"),
+        ("data: {raw: /etc}", "data.raw is /etc, but --data is "),
+        ("evaluate: {subgroups: [sex]}", "evaluate.subgroups: the data has no column 'sex' beside path, label"),
+        ("data: {table: sexes.csv}\nevaluate: {subgroups: [Sex, Sec]}", "no column 'Sec'; did you mean Sex?"),
     ],
 )
 def test_a_wrong_line_is_named(lines: str, message: str, folder: Path, raw: Path) -> None:
     (folder / "wrong.yaml").write_text(lines, encoding="utf-8")
+    rows = [f"{file.relative_to(raw).as_posix()},{file.parent.name},f\n" for file in raw.rglob("*.png")]
+    (raw / "sexes.csv").write_text("path,label,Sex\n" + "".join(rows), encoding="utf-8")
     done = new(folder / "d", "--data", raw, "--params", folder / "wrong.yaml")
     assert (done.exit_code, message in done.stderr, "wrong.yaml" in done.stderr) == (1, True, True), done.output
     assert not (folder / "d").exists()
@@ -234,10 +240,19 @@ def test_a_table_elsewhere_is_refused(folder: Path, raw: Path) -> None:
         ("new", "gone", "is no folder"),
         ("new", "full/file", "is no folder"),
         ("repository/new", "raw", "lies inside the git repository"),
+        ("full/file/x", "raw", "full/file/x: cannot be made: Not a directory"),
+        ("dangling", "raw", "dangling: is a link to a place that is not there"),
+        ("dangling/x", "raw", "dangling/x: cannot be made: File exists"),
+        ("/proc/x/y", "raw", "new: /proc/x/y: cannot be made: "),
     ],
 )
 @pytest.mark.usefixtures("raw")
-def test_a_place_that_cannot_be(place: str, data: str, message: str, folder: Path) -> None:
+def test_a_place_that_cannot_be(
+    place: str, data: str, message: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tumorboard.commands.new.check_folder", None)  # the images are not looked at
+    if not (folder / "dangling").is_symlink():
+        (folder / "dangling").symlink_to("nowhere")
     (folder / "full").mkdir(exist_ok=True)
     (folder / "full/file").write_text("mine", encoding="utf-8")
     subprocess.run(["git", "init", "--quiet", str(folder / "repository")], check=True)
@@ -261,6 +276,20 @@ def test_a_positive_class_that_is_none(positive: str, classes: list[str]) -> Non
         InputError, match=rf"--positive '{positive}': expected one of two classes; there are {classes[0]}"
     ):
         check_positive(positive, Account(classes=dict.fromkeys(classes, 9)))
+
+
+def test_a_positive_class_that_is_none_is_refused_before_the_verdict(folder: Path, raw: Path) -> None:
+    done = new(folder / "p", "--data", raw, "--positive", "nope")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert "--positive 'nope': expected one of two classes; there are blast, normal" in done.stderr
+    assert not (folder / "p").exists()
+
+
+def test_a_folder_is_made_only_to_find_out_whether_it_can_be(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for place in ("empty", "a/b/c", "a/../d"):
+        check_can_be_made(tmp_path / place)
+    assert [file.name for file in tmp_path.rglob("*")] == ["empty"]
 
 
 def test_a_preset_that_is_none(folder: Path, raw: Path) -> None:

@@ -351,3 +351,20 @@ def test_a_panel_without_any_map_says_why(files: list[Path]) -> None:
     assert done.exit_code == 1
     assert "architecture linear has no layer that keeps the places of the image" in done.stderr
     assert not Path("maps").exists()
+
+
+def test_the_table_replaces_no_file_that_is_read(files: list[Path]) -> None:
+    image = next(path for path in Path("new").rglob("*") if path.suffix in (".jpg", ".png"))
+    before = image.read_bytes()
+    done = CliRunner().invoke(app, ["predict", str(image), *named(files), "--out", str(image)])
+    assert done.exit_code == 1
+    assert "is a file that this command reads: name another one" in done.stderr
+    assert image.read_bytes() == before
+
+
+def test_a_folder_for_maps_that_cannot_be_made_is_named_before_anything_is_classified(files: list[Path]) -> None:
+    Path("file").write_text("")
+    done = CliRunner().invoke(app, ["predict", "new", *named(files), "--out", "new.csv", "--explain", "file/maps"])
+    assert done.exit_code == 1
+    assert "--explain file/maps: cannot be made: Not a directory" in done.stderr
+    assert not Path("new.csv").exists()

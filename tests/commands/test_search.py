@@ -17,14 +17,16 @@ import pandas as pd
 import psutil
 import pytest
 from dvc.utils.hydra import apply_overrides
+from typer.testing import CliRunner
 
 from tests.pipeline import Project
 from tumorboard.base.errors import InputError
-from tumorboard.base.params import Params
+from tumorboard.base.params import Params, load_params
 from tumorboard.base.schema import parse, read_yaml
 from tumorboard.base.search_params import Dimension, Search
+from tumorboard.commands.app import app
 from tumorboard.commands.paths import PANEL
-from tumorboard.commands.search import check_start, report
+from tumorboard.commands.search import check_model, check_start, report
 from tumorboard.commands.search_experiments import end_orphan, read_epochs, read_reason
 from tumorboard.commands.search_results import advise, best_record, ends_reached, importances, trials_table
 from tumorboard.commands.search_space import check_space, overrides_of, present_point, recipe_at
@@ -51,6 +53,7 @@ LR = {"train.lr": {"low": 0.0001, "high": 0.1, "log": True}}
         ({}, "search.space is empty"),
         ({"train.lr": None}, "search.space is empty"),
         ({"train.lrr": {"choices": [1, 2]}}, "search.space.train.lrr: is no key of train"),
+        ({"lr": {"low": 0.1, "high": 1}}, "which a model's recipe overrides; did you mean train.lr?"),
         ({"crop.side": {"choices": [64, 96]}}, "search.space.crop.side: is no key of train"),
         ({"train.augment": {"choices": [1, 2]}}, "search.space.train.augment: is no key of train"),
         ({"train.architecture": {"choices": ["cnn", "cnn3"]}}, "search.space.train.architecture: is no key of train"),
@@ -82,6 +85,17 @@ def test_a_space_that_the_recipe_refuses_is_refused_by_name(
         check_space(with_search(params, space), "cnn")
     assert message in str(raised.value)
     assert str(raised.value).startswith("params.yaml: ")
+
+
+def test_an_entry_of_a_short_file_is_merged_with_the_packages(tmp_path: Path) -> None:
+    """As docs/search.md says."""
+    file = tmp_path / "params.yaml"
+    start = "tumorboard: 0.0.1\nsearch: {space: {train.batch_size: , train.weight_decay: , train.lr: "
+    file.write_text(start + "{choices: [0.001, 0.01]}}}\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"space\.train\.lr: has choices, beside which low, high and log"):
+        load_params(file)
+    file.write_text(start + "{low: null, high: null, log: false, choices: [0.001, 0.01]}}}\n", encoding="utf-8")
+    assert load_params(file).search.dimensions == {"train.lr": Dimension(choices=(0.001, 0.01))}
 
 
 def test_a_strategy_that_sets_a_searched_key_is_named(params: Params) -> None:
@@ -432,9 +446,38 @@ def test_a_search_that_cannot_begin_is_refused_with_the_cure(
     monkeypatch.chdir(tmp_path)
     empty = with_search(searched, {})
     params = searched.model_copy(update=changes | ({"search": empty.search} if "search" in changes else {}))
+
+    def check() -> None:
+        check_model(params, model)
+        check_start(params)
+
     with pytest.raises(InputError) as raised:
-        check_start(params, model)
+        check()
     assert message in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("lines", "words", "message"),
+    [
+        (None, [], "search: {folder} is no study: it has no params.yaml."),
+        ("search: {{space: 3}}", [], "search: params.yaml: search.space: is 3"),
+        ("search: {{space: {{lr: {{low: 0.1, high: 1}}}}}}", [], "search: params.yaml: search.space.lr: is no key of "),
+        ("runtime: {{device: cuda}}", ["--gpus", "977"], "search: --gpus is 977: torch finds "),
+        ("runtime: {{device: cpu}}", ["--gpus", "7"], "search: --gpus is 7, but runtime.device is cpu"),
+    ],
+)
+def test_what_is_wrong_is_said_once_and_before_the_folder_is_prepared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lines: str | None, words: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tumorboard.commands.search.prepare_start", None)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    if lines is not None:
+        Path("params.yaml").write_text("tumorboard: 0.0.1\n" + lines.format(), encoding="utf-8")
+    done = CliRunner().invoke(app, ["search", "cnn", *words])
+    assert done.exit_code == 1
+    assert done.stderr.startswith(message.format(folder=tmp_path))
+    assert "cure:" not in done.stderr
 
 
 def test_two_searches_of_one_model_do_not_run_at_a_time(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_a_template_says_what_each_column_holds(template: str, positive: str | N
     [
         ("id,lable", "there is no 'lable'; did you mean label?"),
         ("id,target=melanoma", "there is no 'melanoma'"),
-        ("id,", "there is no ''"),
+        ("id,", "a column without a name"),
         ("id,probability", "name the class itself, as in probability=NV"),
         ("label,NV", "has no column that names the rows: add id, file or path"),
         ("id,label,label", "has two columns 'label'"),
@@ -170,14 +170,14 @@ def test_a_file_that_was_not_classified_keeps_its_row_with_empty_cells_and_is_co
     form = Form(parse_template("id,label,classes", CLASSES, None), None)
     table = fill_columns(rows, form.columns)
     assert table.to_numpy().tolist() == [["a", "NV", "0.250000", "0.750000"], ["b", "", "", ""]]
-    assert "1 rows have empty cells" in "\n".join(describe_rows(rows, None, form))
+    assert "rows with empty cells, since nothing was classified: 1;" in "\n".join(describe_rows(rows, None, form))
 
 
 def test_undecided_rows_have_no_label_and_are_counted() -> None:
     rows = decisions(("a.png", 0.55)).assign(decided="")
     form = Form(parse_template("id,label", CLASSES, None), None)
     assert fill_columns(rows, form.columns)["label"].tolist() == [""]
-    assert "1 rows are undecided" in "\n".join(describe_rows(rows, None, form))
+    assert "are undecided (evaluate.abstain) and have no label: 1" in "\n".join(describe_rows(rows, None, form))
 
 
 def test_names_stay_as_they_are_where_a_competition_reads_them() -> None:
@@ -189,7 +189,7 @@ def test_probabilities_have_six_digits_and_other_columns_stay() -> None:
     table = six_digits(decisions(("a", 1e-7), ("b", None)))
     assert table["p_NV"].tolist() == ["0.000000", None]
     assert table["p_MEL"].tolist() == ["1.000000", None]
-    assert table["unlike"].tolist() == [0.0, 0.0]
+    assert table["unlike"].tolist() == ["0.000000", "0.000000"]
 
 
 def test_no_form_is_made_where_none_is_asked_for() -> None:
@@ -270,3 +270,27 @@ def test_patients_are_the_rows_of_a_competitions_file() -> None:
     assert describe_rows(joined, ["p1.x", "p1.x"], form)[0].startswith(
         "1 patients of 2 files: the mean of each patient"
     )
+
+
+def test_a_column_without_a_name_is_refused() -> None:
+    with pytest.raises(InputError, match="has a column without a name: write NAME=WHAT"):
+        parse_template("id,=label", ["a", "b"], None)
+
+
+def test_the_proposal_names_every_column_of_the_sample(tmp_path: Path) -> None:
+    file = tmp_path / "sample.csv"
+    file.write_text("name,label,usage\nx,a,0.5\ny,b,0.5\n")
+    with pytest.raises(InputError, match=r"--submission 'name=id,label=label,usage=WHAT', where WHAT is label"):
+        infer_columns(read_sample(file), ["x.png", "y.png"], ["a", "b"], "a")
+
+
+def test_the_score_of_unlike_images_has_six_digits_and_their_number_none() -> None:
+    table = pd.DataFrame({"unlike": [1 / 3, None]})
+    assert six_digits(table)["unlike"].tolist() == ["0.333333", None]
+    assert six_digits(pd.DataFrame({"unlike": [2, 0]}))["unlike"].tolist() == ["2", "0"]
+
+
+@pytest.mark.parametrize("source", ["", "groups.TSV"])
+def test_a_source_of_patients_that_is_none(source: str) -> None:
+    with pytest.raises(InputError, match=r"is empty|groups\.TSV"):
+        patients_of(source, [Path("x.png")], None)

@@ -218,7 +218,7 @@ def test_a_file_that_was_cut_or_flipped_or_is_something_else_is_refused(package,
         load_package(small.files[0], BY_TORCH)
     with pytest.raises(InputError, match="no such file: name a package"):
         load_package(tmp_path / "none.zip", BY_TORCH)
-    with pytest.raises(InputError, match="no such file: name a package"):
+    with pytest.raises(InputError, match="is no regular file: name a package"):
         load_package(tmp_path, BY_TORCH)
 
 

@@ -28,18 +28,21 @@ def patients_of(source: str, files: Sequence[Path], pattern: str | None) -> list
     Raises:
         InputError: there is no pattern, it does not match a path, or the table lacks a file.
     """
-    if source.endswith(".csv"):
+    if source.lower().endswith((".csv", ".tsv")) or Path(source or ".").is_file():
         return _read_groups(Path(source), files)
     if source == STUDY and pattern is None:
         raise InputError(
             "--patients study: params.yaml has no data.group_pattern: name a pattern, as in --patients '(p\\d+)_', or "
             "a table with the columns path and group, --patients table.csv"
         )
+    if not source:
+        raise InputError("--patients is empty: name a pattern, a table, or study")
     wanted = pattern if source == STUDY and pattern is not None else source
     try:
         return extract_groups([file.as_posix() for file in files], wanted)
     except InputError as error:
-        raise InputError(str(error).replace("data.group_pattern", "--patients", 1)) from None
+        text = str(error).replace("data.group_pattern", "--patients", 1)
+        raise InputError(text.replace(", or set it to null if every image is its own group", "")) from None
 
 
 def _read_groups(table: Path, files: Sequence[Path]) -> list[str]:

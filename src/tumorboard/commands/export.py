@@ -52,8 +52,9 @@ def export(
 
     For research, not for diagnosis.
     """
-    check_study()
+    check_study("")
     check_target(out, force)
+    check_split()
     params = load_params(find_params())
     trained = [load_member(file) for file in study_models(params)]
     panel = join_models(trained)
@@ -83,6 +84,15 @@ def check_target(out: Path, force: bool) -> None:
     check_writable(out)
     if out.exists() and not force:
         raise InputError(f"{printable(str(out))}: exists: name another file, or replace it with --force")
+
+
+def check_split() -> None:
+    """Raises InputError without the list of the study's images, by which the package knows those that it has seen."""
+    if not SPLIT.is_file():
+        raise InputError(
+            f"{SPLIT} is not there, by which a package marks the images that the panel has seen: `dvc pull split` "
+            "fetches it, `dvc repro` makes it"
+        )
 
 
 def load_member(file: Path) -> TrainedModel:

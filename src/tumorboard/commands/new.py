@@ -15,16 +15,19 @@ from tumorboard.base.errors import InputError, printable
 from tumorboard.base.package_files import package_file
 from tumorboard.base.params import Params
 from tumorboard.base.presets import PRESETS, check_preset, explain_preset, fill_empty
-from tumorboard.base.schema import parse, read_yaml
+from tumorboard.base.schema import nearest, parse, read_yaml
 from tumorboard.base.short_params import DEFAULTS_OF, complete_values
 from tumorboard.base.versioning import run_git
 from tumorboard.commands.check import print_account
 from tumorboard.commands.errors import reports_user_errors
 from tumorboard.commands.new_files import StudyFacts, study_files
+from tumorboard.commands.new_folder import check_can_be_made, check_empty
 from tumorboard.commands.preset import as_yaml
 from tumorboard.commands.project_checks import check_identity
+from tumorboard.data.attributes import attribute_table
 from tumorboard.data.check import OF_ONE_FOLDER, Account, check_folder
 from tumorboard.data.guess_groups import Guess, guess_groups
+from tumorboard.data.sources import list_images
 
 REFUSED = 2  # the exit status if a run would refuse the data, as of `check`
 
@@ -82,17 +85,15 @@ def new(
     check_places(folder, data)
     check_git()
     given = own.get("data", {})
-    survey = survey_data(
-        data,
-        table_name(data, labels) or given.get("table"),
-        group_pattern or given.get("group_pattern"),
-        params_with(own, preset, lines),
-        ask=lambda guess: wants(guess, yes, console),
-    )
+    check_raw(given.get("raw"), data, lines)
+    table = table_name(data, labels) or given.get("table")
+    group_pattern = group_pattern or given.get("group_pattern")
+    positive = positive or given.get("positive")
+    params = params_of(params_with(own, preset, lines), data, table, group_pattern)
+    check_subgroups(own, params, data, lines)
+    survey = survey_data(data, params, positive, ask=lambda guess: wants(guess, yes, console))
     print_account(survey.account, data, package_file("params.yaml"), console)
     stop_if_refused(survey.account, lines, console)
-    positive = positive or given.get("positive")
-    check_positive(positive, survey.account)
     facts = StudyFacts(
         name=folder.resolve().name,
         data=data.resolve(),
@@ -153,18 +154,27 @@ def params_with(own: Mapping[str, Any], preset: str, file: Path | None) -> Param
     )
 
 
-def survey_data(
-    data: Path, table: str | None, group_pattern: str | None, defaults: Params, *, ask: Callable[[Guess], bool]
-) -> Survey:
-    """Checks the data; where each image is its own group, asks about a grouping that the names suggest."""
-    account = check_folder(data, params_of(defaults, data, table, group_pattern))
+def survey_data(data: Path, params: Params, positive: str | None, *, ask: Callable[[Guess], bool]) -> Survey:
+    """Checks the data; where each image is its own group, asks about a grouping that the names suggest.
+
+    Raises:
+        InputError: a run would accept the data, but `positive` is no class of two.
+    """
+
+    def checked(group_pattern: str | None) -> Account:
+        account = check_folder(data, params_of(params, data, table, group_pattern))
+        if account.refused is None:
+            check_positive(positive, account)
+        return account
+
+    table, group_pattern = params.data.table, params.data.group_pattern
+    account = checked(group_pattern)
     if group_pattern or account.groups < len(account.accepted):
         return Survey(account, table, group_pattern, None, None)
     guess = guess_groups(account.accepted)
     if guess is None or not ask(guess):
         return Survey(account, table, None, None, guess)
-    account = check_folder(data, params_of(defaults, data, table, guess.pattern))
-    return Survey(account, table, guess.pattern, guess.unit or None, None)
+    return Survey(checked(guess.pattern), table, guess.pattern, guess.unit or None, None)
 
 
 def print_assumptions(facts: StudyFacts, account: Account, console: Console) -> None:
@@ -198,10 +208,7 @@ def check_places(folder: Path, data: Path) -> None:
         raise InputError(
             f"--data {printable(str(data))}: is no folder: name the one that has the images, or MedMNIST's .npz file"
         )
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{printable(str(folder))}: is a file: name a new folder")
-    if folder.is_dir() and any(folder.iterdir()):
-        raise InputError(f"{printable(str(folder))}: is not empty: name a new folder, nothing was written")
+    check_empty(folder)
     inner, outer = data.resolve(), folder.resolve()
     if inner.is_relative_to(outer):
         raise InputError(f"--data {printable(str(data))}: lies inside {printable(str(folder))}: name another folder")
@@ -215,6 +222,31 @@ def check_places(folder: Path, data: Path) -> None:
             f"{printable(str(folder))}: lies inside the git repository {printable(top)}, and a study is a repository "
             "of its own: name a folder outside"
         )
+    check_can_be_made(folder)
+
+
+def check_raw(raw: object, data: Path, lines: Path | None) -> None:
+    """Raises InputError where the lines of a file name other data than the option does."""
+    if raw and Path(str(raw)).resolve() != data.resolve():
+        raise InputError(
+            f"{lines}: data.raw is {printable(str(raw))}, but --data is {printable(str(data))}, which takes its place: "
+            "delete the line"
+        )
+
+
+def check_subgroups(own: Mapping[str, Any], params: Params, data: Path, lines: Path | None) -> None:
+    """Raises InputError where the lines of a file name a column that the data's table does not have."""
+    if not own.get("evaluate", {}).get("subgroups"):
+        return  # the package's own are those of its own data set
+    try:
+        listed, _ = list_images(data, params.data)
+    except InputError:
+        return  # the account of the data has it
+    columns = [name for name in attribute_table(listed).columns if name != "id"]
+    for name in params.evaluate.subgroups:
+        if name not in columns:
+            known = nearest(name, columns) or " beside path, label, group, split and fold"
+            raise InputError(f"{lines}: evaluate.subgroups: the data has no column '{name}'{known}")
 
 
 def check_git() -> None:

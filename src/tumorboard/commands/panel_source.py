@@ -17,6 +17,8 @@ from tumorboard.panel.panel import Panel
 from tumorboard.panel.panel_file import PanelFile, read_panel
 from tumorboard.panel.votes import VOTES
 
+OTHERWISE = ", or name what it exported: --panel FILE; or model files: --model FILE (repeatable)"
+
 
 @dataclass(frozen=True)
 class PanelSource:
@@ -109,12 +111,16 @@ def _deciding(content: PanelFile, vote: str | None, abstain: float) -> Deciding:
     )
 
 
-def check_study() -> None:
-    """Raises InputError in a folder that is no study: the package's own params.yaml names models of nobody."""
+def check_study(otherwise: str = OTHERWISE) -> None:
+    """Raises InputError in a folder that is no study: the package's own params.yaml names models of nobody.
+
+    Args:
+        otherwise: end of the message: what else the command takes.
+    """
     if not Path("params.yaml").is_file():
         raise InputError(
             f"{Path.cwd()} is no study: it has no params.yaml, and thus no panel. Change into the folder of a trained "
-            "study, or name what it exported: --panel FILE; or model files: --model FILE (repeatable)"
+            f"study{otherwise}"
         )
 
 

@@ -12,6 +12,7 @@ from tumorboard.base.errors import InputError, printable
 from tumorboard.base.files import replacing
 from tumorboard.base.params import Phantom, package_params
 from tumorboard.commands.errors import reports_user_errors
+from tumorboard.commands.new_folder import check_can_be_made, check_empty
 from tumorboard.data.phantom import TABLE, draw_phantom
 
 UNLABELED = 6  # patients whose images are in the folder `new`, without labels
@@ -32,8 +33,10 @@ def practice(
     begins with the patient. DIR/new has images of six further patients, without
     labels. No picture is of a person.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise InputError(f"{printable(str(folder))}: is no empty folder: name a new one, nothing was written")
+    if patients > images:
+        raise InputError(f"--patients {patients} exceeds --images {images}, and each patient has an image at least")
+    check_empty(folder)
+    check_can_be_made(folder)
     side = package_params("cells").phantom.side
     for path, content in draw_practice(Phantom(images=images, patients=patients, side=side), seed=0):
         with replacing(folder / path) as temporary:

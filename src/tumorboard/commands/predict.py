@@ -96,14 +96,16 @@ def predict(
     if not (model or panel):
         check_study()
     params = load_params(find_params())
+    files = list_new_files(images)
     if out:
         check_writable(out)
+        named = [like, columns, panel, *(model or []), Path(patients or "study")]
+        check_no_input(out, [*files, *(file for file in named if file is not None)])
     if explain:
         check_new_folder(explain)
-    files = list_new_files(images)
     source = open_source(params, models=model or [], package=panel, vote=vote)
     deciding = with_columns(source.deciding, columns, files) if columns else source.deciding
-    groups = patients_of(patients, files, params.data.group_pattern) if patients else None
+    groups = patients_of(patients, files, params.data.group_pattern) if patients is not None else None
     form = open_form(
         submission,
         like,
@@ -122,7 +124,8 @@ def predict(
         limits=source.limits,
     )
     rows = table if groups is None else join_patients(table, groups, deciding)
-    shown = for_spreadsheet(six_digits(rows)) if form is None else fill_columns(rows, form.columns, form.sample)
+    mark = "./" if groups is None else "'"
+    shown = for_spreadsheet(six_digits(rows), mark) if form is None else fill_columns(rows, form.columns, form.sample)
     _write(table_bytes(shown), out)
     for line in [*describe_rows(rows, groups, form), *summarize_decisions(table, source.panel, deciding)]:
         typer.echo(line, err=True)
@@ -130,7 +133,8 @@ def predict(
         from tumorboard.commands.explained_files import write_explanations  # matplotlib is slow to import
 
         write_explanations(source, table, folder=explain)
-        typer.echo(f"{explain}: a picture per classified file, numbered as the rows of the table", err=True)
+        order = "the rows of the table" if form is None and groups is None else "the files, in the order of their names"
+        typer.echo(f"{explain}: a picture per classified file, numbered as {order}", err=True)
     raise typer.Exit(int((table["problem"] != "").any()))
 
 
@@ -155,17 +159,30 @@ def describe_rows(rows: Decisions, groups: Sequence[str] | None, form: Form | No
         headers = [column.header for column in form.columns]
         lines.append("columns: " + ", ".join(map("{} ({})".format, headers, contents)))
         if lost := int(rows["probability"].isna().sum()):
-            lines.append(f"{lost} rows have empty cells, since nothing was classified: fill them in before you submit")
+            lines.append(f"rows with empty cells, since nothing was classified: {lost}; fill them in before you submit")
         undecided = int((rows["decided"].eq("") & rows["probability"].notna()).sum())
         if undecided and any(column.content == "label" for column in form.columns):
-            lines.append(f"{undecided} rows are undecided (evaluate.abstain) and have no label")
+            lines.append(f"rows that are undecided (evaluate.abstain) and have no label: {undecided}")
     return lines
 
 
 def check_new_folder(folder: Path) -> None:
-    """Raises InputError unless a folder is new or empty."""
+    """Raises InputError unless a folder is empty, or new and can be made."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InputError(f"--explain {printable(str(folder))}: is not an empty folder: name a new one")
+    if folder.exists():
+        return
+    try:
+        folder.mkdir(parents=True)
+        folder.rmdir()
+    except OSError as error:
+        raise InputError(f"--explain {printable(str(folder))}: cannot be made: {error.strerror}") from None
+
+
+def check_no_input(out: Path, inputs: Sequence[Path]) -> None:
+    """Raises InputError where a table would replace a file that the command reads."""
+    if out.exists() and any(file.exists() and file.samefile(out) for file in inputs):
+        raise InputError(f"--out {printable(str(out))}: is a file that this command reads: name another one")
 
 
 def with_columns(deciding: Deciding, table: Path, files: Sequence[Path]) -> Deciding:
@@ -179,12 +196,15 @@ def with_columns(deciding: Deciding, table: Path, files: Sequence[Path]) -> Deci
     return replace(deciding, cells=read_cells(table, deciding.fit.stacking.columns, files))
 
 
-def for_spreadsheet(decisions: Decisions) -> Decisions:
+def for_spreadsheet(decisions: Decisions, mark: str = "./") -> Decisions:
     """Returns the table with names that no spreadsheet takes for a formula.
 
-    A path such as =1.png becomes ./=1.png, which is the same file; a class such as +1 becomes '+1.
+    Args:
+        decisions: of `predict_images`.
+        mark: in front of a path that a spreadsheet would compute: =1.png becomes ./=1.png, which is the same file. A
+            class such as +1 becomes '+1.
     """
     return decisions.assign(
-        path=[safe_cell(path, "./") for path in decisions["path"]],
+        path=[safe_cell(path, mark) for path in decisions["path"]],
         decided=[safe_cell(name) if isinstance(name, str) else name for name in decisions["decided"]],
     )

@@ -62,11 +62,12 @@ def search(
     parameter begins a new one. Writes search/MODEL/trials.csv and trials.png.
     """
     import_optuna()
+    params = load_params("params.yaml")
+    check_model(params, model)
+    chosen = choose_gpus(gpus, params.runtime)
     for line in prepare_start(Path()):
         print(line, file=sys.stderr)
-    params = load_params("params.yaml")
-    commit = check_start(params, model)
-    chosen = choose_gpus(gpus, params.runtime)
+    commit = check_start(params)
     jobs = jobs or len(chosen) or 1
     key = search_key(params, model, commit)
     folder = side_cache("search")
@@ -101,11 +102,11 @@ def search(
         raise typer.Exit(128 + received[0])
 
 
-def check_start(params: Params, model: str) -> str:
-    """Returns the last commit, from which the experiments start.
+def check_model(params: Params, model: str) -> None:
+    """Checks that params.yaml has the model and a space that its recipe takes.
 
     Raises:
-        InputError: the model, the space or the project is not ready for a search; the message has the cure.
+        InputError: it has not; the message has the cure.
     """
     if model not in params.recipes:
         raise InputError(f"model '{model}' has no entry under recipes{nearest(model, params.recipes)}")
@@ -114,6 +115,14 @@ def check_start(params: Params, model: str) -> str:
             f"models in params.yaml lists {', '.join(params.models)}: add {model}, so that it has trainings"
         )
     check_space(params, model)
+
+
+def check_start(params: Params) -> str:
+    """Returns the last commit, from which the experiments start.
+
+    Raises:
+        InputError: the project is not ready for a search; the message has the cure.
+    """
     if unversioned := explain_unversioned(params.data.raw):
         raise InputError(unversioned)
     for fold in params.folds:

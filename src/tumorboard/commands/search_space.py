@@ -38,7 +38,7 @@ def check_space(params: Params, model: str) -> None:
     for key, dimension in dimensions.items():
         where = f"params.yaml: search.space.{key}"
         if key not in KEYS:
-            raise InputError(f"{where}: is no key of train, which a model's recipe overrides{nearest(key, KEYS)}")
+            raise InputError(f"{where}: is no key of train, which a model's recipe overrides{nearest_key(key)}")
         for value in dimension.ends:
             parse(Overrides, _nested({key: value}), where)
     corners = itertools.product(*(dimension.ends for dimension in dimensions.values()))
@@ -48,6 +48,16 @@ def check_space(params: Params, model: str) -> None:
             recipe_at(params, model, point)
         except InputError as error:
             raise InputError(f"params.yaml: search.space: with {describe_point(point)}: {error}") from None
+
+
+def nearest_key(key: str) -> str:
+    """Returns the end of a message about an unknown key: one of the same last word, else as `nearest`.
+
+    >>> nearest_key("lr"), nearest_key("recipes.cnn.rotate"), nearest_key("train.lrr")
+    ('; did you mean train.lr?', '; did you mean train.augment.rotate?', '; did you mean train.lr?')
+    """
+    word = key.rpartition(".")[2]
+    return nearest(next((known for known in sorted(KEYS) if known.endswith(f".{word}")), key), KEYS)
 
 
 def recipe_at(params: Params, model: str, point: Mapping[str, Value]) -> Recipe:

@@ -13,8 +13,10 @@ from typing import Annotated, Any
 
 import uvicorn
 from fastapi import FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp
 
@@ -47,7 +49,12 @@ FILES = {
 
 Size = Annotated[int | None, Query(ge=0, description="Of the file in bytes, where the body is only its beginning.")]
 Label = Annotated[str, Query(max_length=LONGEST_NAME, description="The class.")]
-Name = Annotated[str, Query(max_length=LONGEST_NAME, description="Of the file, for the column `path`.")]
+Name = Annotated[
+    str,
+    Query(
+        min_length=1, max_length=LONGEST_NAME, pattern=r"^[^\x00]+$", description="Of the file, for the column `path`."
+    ),
+]
 
 # The body of an upload is the file itself. FastAPI's UploadFile would read all of it before any limit counts.
 _BODY = {"requestBody": {"required": True, "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}}
@@ -56,6 +63,7 @@ _PROBLEMS = {
     408: "The file did not arrive in time.",
     415: "The body is a form instead of the file.",
     500: "The panel or the machine failed.",
+    422: "A parameter is missing or wrong.",
     503: "As many files wait as may wait; the header Retry-After states the seconds until another try.",
 }
 
@@ -106,6 +114,14 @@ def make_app(serving: Serving) -> ASGIApp:
         """Where in one image file, which is the body, the models see evidence for a class."""
         return await _answer(serving, request, size, partial(serving.served.explain, label=label))
 
+    @app.exception_handler(HTTPException)
+    async def refuse(_: Request, error: HTTPException) -> Response:
+        return _problem(error.status_code, str(error.detail), dict(error.headers or {}))
+
+    @app.exception_handler(RequestValidationError)
+    async def explain_parameters(_: Request, error: RequestValidationError) -> Response:
+        return _problem(422, "; ".join(f"{one['loc'][-1]}: {one['msg']}" for one in error.errors()))
+
     return Guard(app, serving.hosts)
 
 
@@ -113,7 +129,8 @@ def _add_page(app: FastAPI) -> None:
     """Serves FILES, which are read once."""
     folder = resources.files("tumorboard.commands") / "serve_page"
     for path, (name, kind) in FILES.items():
-        app.add_api_route(path, _sender((folder / name).read_bytes(), kind), include_in_schema=False)
+        sender = _sender((folder / name).read_bytes(), kind)
+        app.add_api_route(path, sender, methods=["GET", "HEAD"], include_in_schema=False)
 
 
 def _sender(content: bytes, kind: str) -> Callable[[], Response]:

@@ -64,6 +64,8 @@ def parse_template(template: str, classes: Sequence[str], positive: str | None) 
     for entry in template.split(","):
         header, _, what = (entry if "=" in entry else f"{entry}={entry}").partition("=")
         header, what = header.strip(), what.strip()
+        if not header:
+            raise InputError(f"--submission: '{template}' has a column without a name: write NAME=WHAT")
         if what == CLASSES:
             columns += [Column(name, f"p_{name}") for name in classes]
         else:
@@ -137,11 +139,21 @@ def infer_columns(sample: Sample, names: Sequence[str], classes: Sequence[str], 
         else:
             raise InputError(
                 f"{sample.file}: what is to be in column '{printable(clip(header))}' is not clear: it is no class of "
-                f"the panel ({', '.join(classes)}); say it by --submission, as in --submission "
-                f"'{printable(sample.header[0])}=id,{printable(header)}={classes[-1]}'"
+                f"the panel ({', '.join(classes)}), and the first column names the rows; say of each column what it "
+                f"holds, --submission '{_proposal(sample, classes)}', where WHAT is label, probability or a class"
             )
         columns.append(Column(header, content))
     return columns
+
+
+def _proposal(sample: Sample, classes: Sequence[str]) -> str:
+    """Returns a template for the columns of a sample, with WHAT for those that are not clear."""
+    words = [f"{printable(clip(sample.header[0]))}=id"]
+    for number, header in enumerate(sample.header[1:], 1):
+        cells = {row[number].strip() for row in sample.rows} - {""}
+        what = header if header in classes else "label" if cells and cells <= set(classes) else "WHAT"
+        words.append(f"{printable(clip(header))}={what}")
+    return ",".join(words)
 
 
 def open_form(
@@ -280,14 +292,17 @@ def _some(names: Sequence[str]) -> str:
 
 
 def six_digits(decisions: Decisions) -> Decisions:
-    """Returns the table with its probabilities as text of six digits after the point; a missing one stays missing.
+    """Returns the table with its fractions as text of six digits after the point; a missing one stays missing.
 
     >>> six_digits(pd.DataFrame({"path": ["a"], "probability": [2 / 3], "p_yes": [1.0]})).to_numpy().tolist()
     [['a', '0.666667', '1.000000']]
     """
-    names = [name for name in map(str, decisions.columns) if name == "probability" or name.startswith("p_")]
+    names = [name for name in map(str, decisions.columns) if name in ("probability", "unlike") or name.startswith("p_")]
     columns: dict[str, pd.Series] = {}
     for name in names:
-        texts = [None if pd.isna(value) else f"{value:.6f}" for value in decisions[name]]
+        texts = [
+            None if pd.isna(value) else f"{value:.6f}" if isinstance(value, float) else str(value)
+            for value in decisions[name]
+        ]
         columns[name] = pd.Series(texts, decisions.index, dtype=object)
     return decisions.assign(**columns)

@@ -163,12 +163,14 @@ def open_package(path: Path) -> Iterator[Package]:
         InputError: the file is missing, no package, damaged or written by a newer version; or an entry is missing,
             altered or not in the manifest. It names the entry.
     """
+    if path.exists() and not path.is_file():
+        raise InputError(f"{path}: is no regular file: name a package that `tumorboard export` wrote")
     try:
         with zipfile.ZipFile(path) as file:
             package = Package(path, file, _read_manifest(path, file))
             _check_entries(package, file)
             yield package
-    except (FileNotFoundError, IsADirectoryError):
+    except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: no such file: name a package that `tumorboard export` wrote") from None
     except zipfile.BadZipFile as error:
         raise InputError(

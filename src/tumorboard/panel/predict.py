@@ -40,11 +40,13 @@ def check_writable(out: Path) -> None:
         InputError: where `out` is a folder or cannot be created.
     """
     if out.is_dir():
-        raise InputError(f"{out}: is a folder: name a file, such as {out / 'new.csv'}")
+        raise InputError(f"{out}: is a folder: name a file in it")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out.parent):
             pass
+    except (FileExistsError, NotADirectoryError):
+        raise InputError(f"{out}: cannot be written: {out.parent} is no folder") from None
     except OSError as error:
         raise InputError(f"{out}: cannot be written: {error.strerror}") from None
 
