@@ -19,7 +19,7 @@ $(BIN)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "tumorboard needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
 	       "Name another: make PYTHON=python3.12"; exit 1; }
-	@echo "Making the environment .venv: about 210 packages, 6.6 GB, most of it the CUDA libraries of torch"
+	@echo "Making the environment .venv: about 250 packages, 7 GB, most of it the CUDA libraries of torch"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.lock | awk \
 	  '/^(Collecting|Processing) / { printf "\r\033[K%d: %s", ++n, $$2; fflush() } \
