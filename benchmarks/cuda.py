@@ -117,7 +117,7 @@ def train_apart(
 ) -> subprocess.Popen[str]:
     """Starts the same training in another process, which writes checkpoints all the time."""
     spec = {"folder": str(ground.folder), "out": str(out), "device": ground.params.runtime.device}
-    spec |= {"quick": ground.quick}
+    spec |= {"quick": ground.quick, "threads": ground.params.runtime.threads}
     command = [sys.executable, *launcher, "-m", "benchmarks.cuda", "--training", json.dumps(spec)]
     process = subprocess.Popen(
         command, env=stage_environment(), cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -132,7 +132,7 @@ def train_apart(
 def run_training(spec: dict[str, Any]) -> None:
     """The training of `train_apart`, in its own process."""
     folder = Path(spec["folder"])
-    ground = Ground(study_params(spec["device"], spec["quick"]), folder, spec["quick"], 0)
+    ground = Ground(study_params(spec["device"], spec["quick"], spec["threads"]), folder, spec["quick"], 0)
     out = Path(spec["out"])
     runtime = ground.params.runtime.model_copy(update={"checkpoint_seconds": 1e-9})
     train_model(ground.job("cnn", out, epochs=6), runtime, lambda _: None, checkpoints=out / "checkpoints")
@@ -208,14 +208,14 @@ CHECKS: dict[str, Check] = {
 }
 
 
-def study_params(device: str, quick: bool) -> Params:
-    """Returns the parameters of the checks."""
+def study_params(device: str, quick: bool, threads: int) -> Params:
+    """Returns the parameters of the checks; all trainings have the same number of threads, which decides rounding."""
     params = one_process(load_params(ROOT / "params.yaml"))
     return changed(
         params,
         phantom={"images": 240 if quick else 800, "patients": 24, "side": 96},
         crop={"side": 32 if quick else 64},
-        runtime={"device": device},
+        runtime={"device": device, "threads": threads},
     )
 
 
@@ -255,7 +255,7 @@ def main() -> None:
         sys.exit("torch finds no GPU here: --device cpu tries the checks themselves")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        params = study_params(options.device, options.quick)
+        params = study_params(options.device, options.quick, torch.get_num_threads())
         study = Study(params, folder)
         study.split(params)
         balance.main(

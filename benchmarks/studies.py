@@ -51,7 +51,7 @@ class Study:
         if params.data.raw == "data/phantom":
             raw = folder / "phantom"
             phantom.main(params, out=raw)
-            params = changed(params, data={"raw": str(raw)})
+            params = changed(params, study="The phantom", data={"raw": str(raw)})
         self.params = params
         crop.main(params, out=folder / "crop", metrics=folder / "crop.json")
         self.manifest = read_manifest(folder / "crop/manifest.csv")
