@@ -204,22 +204,32 @@ def share(scores: Mapping[str, Any], name: str) -> str:
     return _percent(scores, name) + ("" if low is None or high is None else f" ({100 * low:.1f} to {100 * high:.1f})")
 
 
-def table_of(results: PanelResults) -> list[str]:
-    """Returns the table of members and votes as lines of Markdown: the vote that heads the report is bold."""
-    lines = [
-        "| | validation loss | validation accuracy | test accuracy (95 % interval) | balanced accuracy | test AUC |",
-        "|---|---|---|---|---|---|",
-    ]
+HEADER = [
+    "| | validation loss | validation accuracy | test accuracy (95 % interval) | balanced accuracy | test AUC |",
+    "|---|---|---|---|---|---|",
+]
+
+
+def rows_of(results: PanelResults, title: str = "") -> list[str]:
+    """Returns rows of a table: the members, then the votes, of which the one that heads the report is bold.
+
+    Args:
+        results: of a panel. Where it is one model, all votes are this model and have no rows.
+        title: of the row of a single model, in place of its name.
+    """
+    lines = []
     validation, test = results.validation_scores, results.test_scores
-    for group, names in (("members", list(results.fit.temperatures)), ("votes", [*VOTES])):
+    members = list(results.fit.temperatures)
+    for group, names in (("members", members), ("votes", VOTES if len(members) > 1 else ())):
         for name in names:
             if name not in validation.get(group, {}):
                 continue
-            title = f"`{name}`" if group == "members" else f"{name} vote"
-            title = f"**{title}**" if name == results.fit.vote and group == "votes" else title
+            shown = f"`{name}`" if group == "members" else f"{name} vote"
+            if group == "votes" and name == results.fit.vote:
+                shown = f"**{shown}**"
             own, later = validation[group][name], test[group][name]
             cells = [
-                title,
+                title if title and len(members) == 1 else shown,
                 _decimal(own, "loss"),
                 _percent(own, "accuracy"),
                 share(later, "accuracy"),
@@ -249,24 +259,25 @@ def facts_of(results: PanelResults) -> str:
 
 
 def measure(comparison: Comparison, data: Path | None) -> list[str]:
-    """Trains a comparison; returns its lines of Markdown."""
+    """Trains a comparison; returns its lines of Markdown. Runs of a single model share one table."""
     text = ["```", command_of(comparison), "```", ""]
+    shared = len(comparison.keys["models"]) == 1
     with tempfile.TemporaryDirectory() as folder:
         study, cropped = None, None
-        for title, keys in comparison.runs():
+        start = time.process_time()
+        for number, (title, keys) in enumerate(comparison.runs()):
             if comparison.raw and data is not None:
                 keys["data.raw"] = str((data / comparison.raw).resolve())
             params = with_keys(keys)
-            start = time.process_time()
             if study is None or params.crop != cropped:
                 study, cropped = Study(params, Path(folder)), params.crop
             study.split(params)
             results = study.judge(params, params.models, params.folds)
-            minutes = (time.process_time() - start) / 60
-            facts = f"{facts_of(results)}; {minutes:.1f} minutes of CPU time"
-            text += [f"{title}: {facts}" if title else facts, ""]
-            text += [*table_of(results), ""]
-    return [*text, f"Measured on {machine()}."]
+            if not (shared and number):
+                text += [f"{title}: {facts_of(results)}" if title and not shared else facts_of(results), "", *HEADER]
+            text += rows_of(results, title) + ([] if shared else [""])
+    minutes = (time.process_time() - start) / 60
+    return [*text, *([""] if shared else []), f"{minutes:.0f} minutes of CPU time on {machine()}."]
 
 
 def replace_between(page: str, name: str, lines: list[str]) -> str:
