@@ -11,7 +11,7 @@ neither DVC nor an installed package: PYTHONPATH=src is enough. The images are t
 - killed: a training that is killed after its first checkpoint and resumed gives the bytes of the uninterrupted one
 - torchrun: one process under torchrun (NCCL on a GPU) gives the bytes of the plain training
 - devices: probabilities on the CPU and on the GPU agree within --tolerance, for the weights trained on the GPU
-- batch-size: the largest batch that fits is found, and one step of it runs
+- batch-size: measures how many images one step can have
 """
 
 import argparse
@@ -34,7 +34,8 @@ import torch
 from benchmarks import ROOT, argument_parser, machine, stage_environment
 from benchmarks.studies import Study, changed, one_process
 from stages import balance
-from tumorboard.base.params import Params, Recipe, load_params, resolve_recipe
+from tumorboard.base.params import Params, Recipe, load_params
+from tumorboard.base.recipe import resolve_recipe
 from tumorboard.commands.batch_size import measure_capacity
 from tumorboard.models.inference import crop_logits, softmax
 from tumorboard.models.model_file import load_model
@@ -194,8 +195,8 @@ def devices(ground: Ground) -> Iterator[tuple[str, bool, str]]:
 def capacity(ground: Ground) -> Iterator[tuple[str, bool, str]]:
     """Finds the largest batch."""
     job = ground.job("resnet18", ground.folder / "out/capacity")
-    found = measure_capacity(job, ground.params.runtime, None)
-    yield "batch-size answers", found.images >= 1, f"{found.images} images"
+    images = measure_capacity(job, ground.params.runtime, None).images
+    yield "batch-size answers", images >= 1, f"{images} images"
 
 
 CHECKS: dict[str, Check] = {

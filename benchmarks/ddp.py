@@ -19,7 +19,8 @@ import torch
 
 from benchmarks import ROOT, argument_parser, machine, summary
 from benchmarks.jobs import make_job
-from tumorboard.base.params import Runtime, load_params, resolve_recipe
+from tumorboard.base.params import Runtime, load_params
+from tumorboard.base.recipe import resolve_recipe
 from tumorboard.training.job import Epoch, Job
 from tumorboard.training.loop import train_model
 

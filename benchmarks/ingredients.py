@@ -30,9 +30,10 @@ import numpy as np
 
 from benchmarks import argument_parser, machine
 from benchmarks.presets import augment_of, prepare, read_lines, spread
-from tumorboard.base.params import Params, Recipe, resolve_recipe
+from tumorboard.base.params import Params, Recipe
 from tumorboard.base.presets import DEFAULT, PRESETS
 from tumorboard.base.randomness import keys_of, order
+from tumorboard.base.recipe import resolve_recipe
 from tumorboard.base.tables import Manifest
 from tumorboard.data.store import CropStore
 from tumorboard.evaluation.held_out import HeldOut, read_held_out

@@ -21,7 +21,8 @@ import torch
 
 from benchmarks import ROOT, argument_parser, machine, summary
 from benchmarks.jobs import data_loader, make_job
-from tumorboard.base.params import Params, Recipe, load_params, resolve_recipe
+from tumorboard.base.params import Params, Recipe, load_params
+from tumorboard.base.recipe import resolve_recipe
 from tumorboard.data.store import CropStore, write_store
 from tumorboard.training.loader import Loader, epoch_batches
 

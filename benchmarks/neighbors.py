@@ -6,7 +6,7 @@ Columns, each in a process of its own; they take turns:
   one       one thread
   adapted   the number that a training with `deterministic: false` chooses at that moment (training/threads.py)
 
-A row has so many neighbors, processes of Python that do nothing but keep a core busy. Only ratios within a row count.
+Each row is measured beside that number of neighbors: Python processes that keep a core busy. Compare within a row only.
 
 Example:
     python -m benchmarks.neighbors --model cnn resnet18 --neighbors 0 1 2 4
@@ -37,7 +37,7 @@ COLUMNS = {  # by name: threads (0: one per core) and the environment
 class Column:
     """A process that trains one network, for some seconds each time that it is asked."""
 
-    def __init__(self, model: str, side: int, threads: str, settings: dict[str, str]) -> None:
+    def __init__(self, model: str, side: int, *, threads: str, settings: dict[str, str]) -> None:
         """Starts the process and waits until it has trained a few steps."""
         environment = stage_environment() | settings
         environment.pop("OMP_NUM_THREADS", None)
@@ -95,7 +95,8 @@ def training_step(model: str, side: int) -> "partial[None]":
     import torch
     from torch.nn.functional import cross_entropy
 
-    from tumorboard.base.params import load_params, resolve_recipe
+    from tumorboard.base.params import load_params
+    from tumorboard.base.recipe import resolve_recipe
     from tumorboard.models.device import autocast
     from tumorboard.models.registry import build_model
     from tumorboard.training.distributed import keep_freed_memory
@@ -150,7 +151,10 @@ def main() -> None:
         return
     print(machine())
     for model in options.model:
-        columns = {name: Column(model, options.side, *settings) for name, settings in COLUMNS.items()}
+        columns = {
+            name: Column(model, options.side, threads=threads, settings=settings)
+            for name, (threads, settings) in COLUMNS.items()
+        }
         print(
             f"\n| {model}, {options.side} pixels: neighbors | {' | '.join(columns)} |\n|{'---|' * (len(columns) + 1)}"
         )

@@ -24,8 +24,9 @@ import numpy as np
 
 from benchmarks import ROOT, argument_parser, machine
 from benchmarks.studies import Study
-from tumorboard.base.params import Augment, Params, load_params, resolve_recipe
+from tumorboard.base.params import Augment, Params, load_params
 from tumorboard.base.presets import DEFAULT, PRESETS
+from tumorboard.base.recipe import resolve_recipe
 from tumorboard.base.tables import Manifest
 from tumorboard.data.check import params_for
 from tumorboard.data.store import CropStore

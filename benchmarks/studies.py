@@ -7,7 +7,8 @@ from typing import Any, TypeAlias
 
 from stages import balance, crop, phantom
 from tumorboard.base.files import read_table, write_table
-from tumorboard.base.params import Params, package_params, resolve_recipe
+from tumorboard.base.params import Params, package_params
+from tumorboard.base.recipe import resolve_recipe
 from tumorboard.base.tables import Manifest, read_manifest
 from tumorboard.data.audit import find_copies
 from tumorboard.data.prepare import prepare_data

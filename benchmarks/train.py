@@ -36,7 +36,8 @@ from torch.utils.data import DataLoader
 
 from benchmarks import ROOT, argument_parser, machine, summary
 from benchmarks.jobs import data_loader, make_job
-from tumorboard.base.params import load_params, resolve_recipe
+from tumorboard.base.params import load_params
+from tumorboard.base.recipe import resolve_recipe
 from tumorboard.models.device import autocast, choose_device
 from tumorboard.models.registry import Classifier, build_model
 from tumorboard.training.checkpoint import Checkpoints

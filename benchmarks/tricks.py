@@ -17,7 +17,8 @@ import pandas as pd
 import torch
 
 from benchmarks import ROOT, argument_parser, machine, summary
-from tumorboard.base.params import Params, Recipe, load_params, resolve_recipe
+from tumorboard.base.params import Params, Recipe, load_params
+from tumorboard.base.recipe import resolve_recipe
 from tumorboard.data.store import CropStore, write_store
 from tumorboard.models.device import choose_device
 from tumorboard.training.checkpoint import Checkpoints

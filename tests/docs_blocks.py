@@ -110,7 +110,7 @@ def environment_of_a_stranger(home: Path) -> dict[str, str]:
     }
 
 
-def run_page(page: Path, folder: Path, environment: dict[str, Any]) -> None:
+def run_page(page: Path, folder: Path, environment: dict[str, Any]) -> int:
     """Runs the blocks `sh` of a page in their order, and compares the blocks `text` behind them with the output.
 
     Args:
@@ -118,12 +118,15 @@ def run_page(page: Path, folder: Path, environment: dict[str, Any]) -> None:
         folder: where the first block begins; a later one begins where the one before it ended.
         environment: of the commands.
 
+    Returns:
+        How many outputs were compared.
+
     Raises:
         AssertionError: a command fails, or a line of a block `text` is not in the output of the block before it.
     """
     state = folder.parent / "folder"
     state.write_text(str(folder))
-    output = None
+    output, compared = None, 0
     for block in blocks_of(page):
         where = f"{block.page}:{block.line}"
         if block.language == "sh":
@@ -137,9 +140,10 @@ def run_page(page: Path, folder: Path, environment: dict[str, Any]) -> None:
         elif block.language == "text" and output is not None:
             missing = missing_lines(block.text, output)
             assert not missing, f"{where}: not in the output: {missing[0]!r}\n{output}"
-            output = None
+            output, compared = None, compared + 1
         else:
             output = None
+    return compared
 
 
 def missing_lines(expected: str, output: str) -> list[str]:

@@ -219,13 +219,14 @@ def test_programs_and_files_in_the_pages_exist() -> None:
 
 
 def test_python_in_the_pages_compiles() -> None:
+    compiled = []
     for page in PAGES:
         for block in blocks_of(page):
             scripts = [block.text] if block.language == "python" else []
             if block.language == "sh":
                 scripts += re.findall(r"^python - <<'END'\n(.*?)^END$", block.text, flags=re.M | re.S)
-            for script in scripts:
-                compile(script, f"{block.page}:{block.line}", "exec")
+            compiled += [compile(script, f"{block.page}:{block.line}", "exec").co_filename for script in scripts]
+    assert {name.partition(":")[0] for name in compiled} == {"comparing.md", "datasets.md", "export.md", "members.md"}
 
 
 def test_the_reference_has_every_parameter_and_command(reference: ModuleType) -> None:
@@ -271,6 +272,12 @@ def test_a_documented_output_that_differs_is_found() -> None:
     assert missing_lines("2 classes\n3 cats", "2 classes\n3 dogs") == ["3 cats"]
 
 
+def outputs_of(page: Path) -> int:
+    """Returns how many outputs a page has: blocks `text` that follow commands."""
+    languages = [block.language for block in blocks_of(page)]
+    return sum(pair == ("sh", "text") for pair in pairwise(languages))
+
+
 @pytest.fixture
 def stranger(tmp_path: Path) -> dict[str, str]:
     return environment_of_a_stranger(tmp_path / "home")
@@ -279,7 +286,8 @@ def stranger(tmp_path: Path) -> dict[str, str]:
 @pytest.mark.docs
 def test_the_tutorial_is_followed_word_by_word(tmp_path: Path, stranger: dict[str, str]) -> None:
     (tmp_path / "work").mkdir()
-    run_page(ROOT / "docs/tutorial.md", tmp_path / "work", stranger)
+    page = ROOT / "docs/tutorial.md"
+    assert run_page(page, tmp_path / "work", stranger) == outputs_of(page) > 10
 
 
 @pytest.mark.docs
@@ -289,7 +297,8 @@ def test_published_layouts_are_read_as_their_page_says(tmp_path: Path, stranger:
     for name, write in LAYOUTS.items():
         (tmp_path / "work" / name).mkdir(parents=True)
         write(tmp_path / "work" / name)
-    run_page(ROOT / "docs/datasets.md", tmp_path / "work", stranger)
+    page = ROOT / "docs/datasets.md"
+    assert run_page(page, tmp_path / "work", stranger) == outputs_of(page) > 5
 
 
 @pytest.mark.docs

@@ -73,7 +73,8 @@ assert len(pin_recipes(load_params("params.yaml"))) > 1
 
 def test_a_network_of_torchvision_is_loaded_without_torchs_compiler_and_timm() -> None:
     program = """
-from tumorboard.base.params import load_params, resolve_recipe
+from tumorboard.base.params import load_params
+from tumorboard.base.recipe import resolve_recipe
 from tumorboard.models.registry import build_model, outline_model
 recipe = resolve_recipe(load_params("params.yaml"), "resnet18")
 build_model(recipe, 2, 32, ((0.5,) * 3, (0.5,) * 3))

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from tumorboard.base.errors import InputError
-from tumorboard.base.params import Params, load_params, resolve_recipe
+from tumorboard.base.params import Params, load_params
 from tumorboard.base.presets import PRESETS, explain_preset, explain_study, fill_empty
+from tumorboard.base.recipe import resolve_recipe
 from tumorboard.base.schema import read_yaml
 
 ROOT = Path(__file__).parents[2]

@@ -5,7 +5,7 @@ import shlex
 import pytest
 
 from benchmarks.results import COMPARISONS, PAGE, Comparison, command_of, replace_between, with_keys
-from tumorboard.base.params import resolve_recipe
+from tumorboard.base.recipe import resolve_recipe
 
 
 @pytest.mark.parametrize("name", COMPARISONS)

@@ -15,7 +15,8 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from tests.commands.test_predict import CLASSES, DIGEST, save
-from tests.panel.packages import FIT, made_up_statistics
+from tests.panel.packages import FIT
+from tests.panel.statistics import made_up_statistics
 from tumorboard.base.files import write_json, write_table
 from tumorboard.base.params import Params
 from tumorboard.commands import panel_source

@@ -13,9 +13,11 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from tests.panel.statistics import made_up_statistics
 from tests.warm_python import executable
 from tumorboard.base.files import write_table
-from tumorboard.base.params import Params, resolve_recipe
+from tumorboard.base.params import Params
+from tumorboard.base.recipe import resolve_recipe
 from tumorboard.commands.app import app
 from tumorboard.commands.paths import MODELS, PANEL, SPLIT, UNLIKE
 from tumorboard.models.model_file import ModelCard, load_model, save_model
@@ -23,7 +25,7 @@ from tumorboard.models.registry import build_model
 from tumorboard.panel.fitted import Fit
 from tumorboard.panel.panel_file import write_panel
 from tumorboard.panel.stacking import Column, Stacking
-from tumorboard.panel.unlike import UnlikeStatistics, save_unlike
+from tumorboard.panel.unlike import save_unlike
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ("b", "a", "c")
@@ -117,19 +119,7 @@ def save_study(files: list[Path], own: Path, threshold: float | None = None) -> 
     write_table(manifest.assign(sha256=[sha256(own.read_bytes()).hexdigest(), "1"]), SPLIT)
     for file in files:
         features = load_model(file, "cpu")[0].head.in_features
-        statistics = UnlikeStatistics(
-            feature_mean=np.zeros(features, np.float32),
-            directions=np.eye(1, features, dtype=np.float32),
-            variances=np.ones(1),
-            residual=np.ones(1),
-            image_mean=np.zeros(15),
-            image_precision=np.eye(15),
-            center=np.zeros(2),
-            spread=np.ones(2),
-            held_out=np.linspace(0, 1, 5),
-            held_out_groups=np.arange(5),
-        )
-        save_unlike(statistics, UNLIKE / file.parent.name / f"{file.stem}.safetensors")
+        save_unlike(made_up_statistics(features), UNLIKE / file.parent.name / f"{file.stem}.safetensors")
     return fit
 
 

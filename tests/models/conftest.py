@@ -2,7 +2,8 @@
 
 import pytest
 
-from tumorboard.base.params import Params, Recipe, resolve_recipe
+from tumorboard.base.params import Params, Recipe
+from tumorboard.base.recipe import resolve_recipe
 
 
 @pytest.fixture

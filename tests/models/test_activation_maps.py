@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from tumorboard.base.errors import InputError
-from tumorboard.base.params import Params, resolve_recipe
+from tumorboard.base.params import Params
+from tumorboard.base.recipe import resolve_recipe
 from tumorboard.models.activation_maps import MapLayer, activation_maps, choose_layer, map_crops
 from tumorboard.models.registry import Classifier, build_model
 

@@ -14,7 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from tumorboard.base.errors import InputError
-from tumorboard.base.params import Params, resolve_recipe
+from tumorboard.base.params import Params
+from tumorboard.base.recipe import resolve_recipe
 from tumorboard.models.model_file import ModelCard, load_model, save_model
 from tumorboard.models.registry import Classifier, build_model, outline_model
 

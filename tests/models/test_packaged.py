@@ -13,7 +13,8 @@ import torch
 from PIL import Image
 
 from tumorboard.base.errors import InputError
-from tumorboard.base.params import Params, Recipe, resolve_recipe
+from tumorboard.base.params import Params, Recipe
+from tumorboard.base.recipe import resolve_recipe
 from tumorboard.models.normalization import normalization
 from tumorboard.models.published import PACKAGES
 from tumorboard.models.registry import Classifier, build_model

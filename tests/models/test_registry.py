@@ -8,7 +8,8 @@ import torchvision
 from torch import nn
 
 from tumorboard.base.errors import InputError
-from tumorboard.base.params import Params, Recipe, resolve_recipe
+from tumorboard.base.params import Params, Recipe
+from tumorboard.base.recipe import resolve_recipe
 from tumorboard.models import names
 from tumorboard.models.heads import build_head
 from tumorboard.models.names import OWN, check_architecture, names_in_source

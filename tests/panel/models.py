@@ -7,7 +7,8 @@ import pandas as pd
 import torch
 
 from tumorboard.base.files import write_table
-from tumorboard.base.params import Params, resolve_recipe
+from tumorboard.base.params import Params
+from tumorboard.base.recipe import resolve_recipe
 from tumorboard.base.tables import manifest_digest, read_manifest
 from tumorboard.data.store import write_store
 from tumorboard.evaluation.held_out import HeldOut, assign_parts, write_held_out

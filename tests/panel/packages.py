@@ -3,9 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from tests.panel.models import CLASSES, save_untrained
+from tests.panel.statistics import made_up_statistics
 from tumorboard.base.params import Params
 from tumorboard.models.model_file import load_model, save_model
 from tumorboard.panel.fitted import Fit
@@ -14,7 +13,7 @@ from tumorboard.panel.package_file import PackedModel, write_package
 from tumorboard.panel.panel_file import write_panel
 from tumorboard.panel.stacking import Stacking
 from tumorboard.panel.trained_model import card_text
-from tumorboard.panel.unlike import UnlikeStatistics, save_unlike
+from tumorboard.panel.unlike import save_unlike
 
 MEMBERS = (("other", 0), ("other", 1), ("cnn", 0))
 FIT = Fit(
@@ -73,19 +72,3 @@ def make_small_panel(folder: Path, params: Params) -> SmallPanel:
         files.append(file)
     write_panel(folder / "panel.json", FIT, classes=CLASSES, manifest="0" * 16, positive=None, unlike=1.5)
     return SmallPanel(folder, files, Preprocessing(crop=params.crop, frames="middle", abstain=0.4))
-
-
-def made_up_statistics(features: int) -> UnlikeStatistics:
-    """Statistics of training images that nobody has seen."""
-    return UnlikeStatistics(
-        feature_mean=np.zeros(features, np.float32),
-        directions=np.eye(1, features, dtype=np.float32),
-        variances=np.ones(1),
-        residual=np.ones(1),
-        image_mean=np.zeros(15),
-        image_precision=np.eye(15),
-        center=np.zeros(2),
-        spread=np.ones(2),
-        held_out=np.linspace(0, 1, 5),
-        held_out_groups=np.arange(5),
-    )

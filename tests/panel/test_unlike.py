@@ -14,7 +14,8 @@ from sklearn.metrics import roc_auc_score
 
 from tests.panel.models import NORMALIZATION
 from tumorboard.base.errors import InputError
-from tumorboard.base.params import Params, resolve_recipe
+from tumorboard.base.params import Params
+from tumorboard.base.recipe import resolve_recipe
 from tumorboard.data.store import CropStore, write_store
 from tumorboard.images.crop import crop_file
 from tumorboard.images.grey import three_channels

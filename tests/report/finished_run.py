@@ -13,8 +13,10 @@ import pandas as pd
 from scipy.special import softmax
 
 from stages import ensemble, report
+from tests.panel.statistics import made_up_statistics
 from tumorboard.base.files import write_json, write_table
-from tumorboard.base.params import Params, resolve_recipe
+from tumorboard.base.params import Params
+from tumorboard.base.recipe import resolve_recipe
 from tumorboard.base.tables import Manifest, make_predictions, manifest_digest, read_predictions
 from tumorboard.data.parts import count_table
 from tumorboard.data.store import write_store
@@ -23,7 +25,7 @@ from tumorboard.panel.examples import choose_examples
 from tumorboard.panel.filters import FirstLayer, write_filters
 from tumorboard.panel.heat_maps import ExplainedExamples, write_explained
 from tumorboard.panel.ledger import record_look
-from tumorboard.panel.unlike import UnlikeStatistics, save_unlike
+from tumorboard.panel.unlike import save_unlike
 from tumorboard.report.explained import Explained
 from tumorboard.report.results import Results, read_results
 
@@ -284,7 +286,10 @@ def _write_predictions(
     logits = _logits(rows, classes, skill, generator) + 0.1 * generator.normal(size=(choices, len(rows), len(classes)))
     held_out = HeldOut(parts, logits.astype(np.float32), np.full(choices, 5), np.zeros(choices))
     write_held_out(held_out, predictions / "held_out" / model / f"{fold}.safetensors")
-    save_unlike(_unlike_statistics(len(rows), generator), predictions / "unlike" / model / f"{fold}.safetensors")
+    save_unlike(
+        made_up_statistics(held_out=generator.normal(size=len(rows))),
+        predictions / "unlike" / model / f"{fold}.safetensors",
+    )
     own = softmax(held_out.own_logits.astype(np.float64), axis=1)
     write_table(make_predictions(rows, own, classes, digest), predictions / "members" / model / f"{fold}.csv")
     tests = manifest[manifest["split"] == "test"]
@@ -299,19 +304,3 @@ def _logits(rows: Manifest, classes: Sequence[str], skill: float, generator: np.
     logits = generator.normal(size=(len(rows), len(classes))) * 1.5
     logits[np.arange(len(rows)), [classes.index(label) for label in rows["label"]]] += skill
     return logits
-
-
-def _unlike_statistics(rows: int, generator: np.random.Generator) -> UnlikeStatistics:
-    """Returns statistics of one feature and one number per image; each held-out image is its own group."""
-    return UnlikeStatistics(
-        feature_mean=np.zeros(1, np.float32),
-        directions=np.ones((1, 1), np.float32),
-        variances=np.ones(1),
-        residual=np.zeros(1),
-        image_mean=np.zeros(1),
-        image_precision=np.ones((1, 1)),
-        center=np.zeros(2),
-        spread=np.ones(2),
-        held_out=generator.normal(size=rows),
-        held_out_groups=np.arange(rows),
-    )

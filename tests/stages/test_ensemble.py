@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from stages import ensemble
+from tests.panel.statistics import made_up_statistics
 from tests.panel.tables import panel_outputs, rows_of
 from tumorboard.base.errors import InputError
 from tumorboard.base.files import write_table
@@ -17,7 +18,7 @@ from tumorboard.evaluation.summary import judging_of
 from tumorboard.panel.comparison import HEADING, UNCALIBRATED, headline, judge_panel
 from tumorboard.panel.fits import fitting_of
 from tumorboard.panel.panel_file import read_panel
-from tumorboard.panel.unlike import UnlikeStatistics, save_unlike
+from tumorboard.panel.unlike import save_unlike
 from tumorboard.panel.votes import VOTES
 
 FOLDS = {0: [f"v{number}" for number in range(10, 20)], 2: [f"v{number}" for number in range(20, 26)]}
@@ -66,19 +67,7 @@ def write(folder, outputs):
             write_table(one.validation, folder / f"members/{model}/{fold}.csv")
             write_table(one.test, folder / f"test/members/{model}/{fold}.csv")
             write_held_out(one.held_out, folder / f"held_out/{model}/{fold}.safetensors")
-            rows = len(one.validation)
-            statistics = UnlikeStatistics(
-                feature_mean=np.zeros(3, np.float32),
-                directions=np.eye(1, 3, dtype=np.float32),
-                variances=np.ones(1),
-                residual=np.ones(1),
-                image_mean=np.zeros(15),
-                image_precision=np.eye(15),
-                center=np.zeros(2),
-                spread=np.ones(2),
-                held_out=generator.normal(size=rows),
-                held_out_groups=np.arange(rows) // 2,
-            )
+            statistics = made_up_statistics(3, held_out=generator.normal(size=len(one.validation)), per_group=2)
             save_unlike(statistics, folder / f"unlike/{model}/{fold}.safetensors")
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from stages import explain
 from tests.panel.models import save_untrained
+from tests.panel.statistics import made_up_statistics
 from tumorboard.base.errors import InputError
 from tumorboard.base.files import write_table
 from tumorboard.base.tables import make_predictions
@@ -17,23 +18,11 @@ from tumorboard.panel.filters import read_filters
 from tumorboard.panel.fitted import Fit
 from tumorboard.panel.heat_maps import read_explained
 from tumorboard.panel.panel_file import write_panel
-from tumorboard.panel.unlike import UnlikeStatistics, save_unlike
+from tumorboard.panel.unlike import save_unlike
 
 CLASSES = ("a", "b")
 MODELS = ("linear", "cnn")
 DIGEST = "0" * 16  # of the models of `save_untrained`
-STATISTICS = UnlikeStatistics(
-    feature_mean=np.zeros(1, np.float32),
-    directions=np.ones((1, 1), np.float32),
-    variances=np.ones(1),
-    residual=np.zeros(1),
-    image_mean=np.zeros(1),
-    image_precision=np.ones((1, 1)),
-    center=np.zeros(2),
-    spread=np.ones(2),
-    held_out=np.zeros(1),
-    held_out_groups=np.zeros(1, np.int64),
-)
 
 
 @pytest.fixture
@@ -63,7 +52,7 @@ def write(folder, settings, *, tests=6, noise=0):
     write_table(pd.DataFrame({"path": [], "reason": [], "detail": []}), folder / "crop/quarantined.csv")
     for seed, (name, fold) in enumerate([(name, fold) for name in MODELS for fold in (0, 1)]):
         save_untrained(folder, settings, name, fold, seed, classes=CLASSES)
-        save_unlike(STATISTICS, folder / f"unlike/{name}/{fold}.safetensors")
+        save_unlike(made_up_statistics(), folder / f"unlike/{name}/{fold}.safetensors")
     fit = Fit(
         vote="soft", temperatures=dict.fromkeys(MODELS, 1.0), weights=dict.fromkeys(MODELS, 0.5), vote_temperatures={}
     )

@@ -7,7 +7,8 @@ import pytest
 
 import stages.recipe
 from tumorboard.base.errors import InputError
-from tumorboard.base.params import Params, Recipe, resolve_recipe
+from tumorboard.base.params import Params, Recipe
+from tumorboard.base.recipe import resolve_recipe
 
 
 def test_stage_writes_the_whole_recipe_of_each_model_that_runs(tmp_path: Path, params: Params) -> None:

@@ -16,7 +16,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.warm_python import executable
 from tumorboard.base.files import write_json, write_table
-from tumorboard.base.params import load_params, resolve_recipe
+from tumorboard.base.params import load_params
+from tumorboard.base.recipe import resolve_recipe
 from tumorboard.base.schema import read_yaml
 from tumorboard.base.tables import manifest_digest, read_manifest
 from tumorboard.data.store import write_store

@@ -19,7 +19,8 @@ from safetensors.numpy import load_file
 
 from tests.warm_python import executable
 from tumorboard.base.files import write_json, write_table
-from tumorboard.base.params import load_params, resolve_recipe
+from tumorboard.base.params import load_params
+from tumorboard.base.recipe import resolve_recipe
 from tumorboard.base.schema import read_yaml
 from tumorboard.data.store import write_store
 from tumorboard.evaluation.held_out import read_held_out

@@ -114,6 +114,7 @@ def test_the_key_covers_the_code_that_trains() -> None:
         "tumorboard.base.presets",
         "tumorboard.base.processes",
         "tumorboard.base.progress",
+        "tumorboard.base.recipe",
         "tumorboard.base.run_params",
         "tumorboard.base.schema",
         "tumorboard.base.search_params",

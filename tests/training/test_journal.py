@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from tumorboard.base.params import Params, resolve_recipe
+from tumorboard.base.params import Params
+from tumorboard.base.recipe import resolve_recipe
 from tumorboard.training.job import Epoch
 from tumorboard.training.journal import Journal
 

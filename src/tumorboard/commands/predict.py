@@ -12,7 +12,7 @@ from tumorboard.base.files import replacing, safe_cell, table_bytes
 from tumorboard.base.params import find_params, load_params
 from tumorboard.commands.by_patient import join_patients, patients_of
 from tumorboard.commands.errors import reports_user_errors
-from tumorboard.commands.panel_source import check_study, open_source
+from tumorboard.commands.panel_source import PanelSource, check_study, open_source
 from tumorboard.commands.submission import NAMES, Form, fill_columns, open_form, six_digits
 from tumorboard.data.workers import worker_count
 from tumorboard.panel.deciding import Deciding
@@ -29,53 +29,63 @@ from tumorboard.panel.votes import VOTES
 app = typer.Typer(add_completion=False)
 
 
+Images = Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, and folders of them.")]
+Out = Annotated[
+    Path | None, typer.Option("--out", "-o", metavar="CSV", help="File for the table; default: standard output.")
+]
+Models = Annotated[
+    list[Path] | None,
+    typer.Option(metavar="FILE", help="Model file instead of the project's panel; may be given several times."),
+]
+PanelFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Package of `tumorboard export` to use instead; it needs no study.")
+]
+Vote = Annotated[
+    str | None,
+    typer.Option(help=f"One of {', '.join(VOTES)}; default: the vote that heads the report; with --model: soft."),
+]
+Explain = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Folder for a picture per file: where the models see the evidence.")
+]
+Columns = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="CSV", help="Table with path and the columns of ensemble.stacking_columns, for the stacking vote."
+    ),
+]
+Submission = Annotated[
+    str | None,
+    typer.Option(
+        metavar="COLUMNS",
+        help="A competition's columns: id, file, path, label, probability, classes, a class; or NAME=one of them.",
+    ),
+]
+Like = Annotated[
+    Path | None,
+    typer.Option(metavar="CSV", help="The competition's sample file: its columns and rows, in its order."),
+]
+Patients = Annotated[
+    str | None,
+    typer.Option(
+        metavar="study|RE|CSV",
+        help="One row per patient: by data.group_pattern, by a pattern, or by a table with path and group.",
+    ),
+]
+
+
 @app.command("predict", epilog="Example: tumorboard predict path/to/new_images --out new.csv")
 @reports_user_errors
 def predict(
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files, and folders of them.")],
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", metavar="CSV", help="File for the table; default: standard output.")
-    ] = None,
-    model: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="Model file instead of the project's panel; may be given several times."),
-    ] = None,
-    panel: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="Package of `tumorboard export` to use instead; it needs no study."),
-    ] = None,
-    vote: Annotated[
-        str | None,
-        typer.Option(help=f"One of {', '.join(VOTES)}; default: the vote that heads the report; with --model: soft."),
-    ] = None,
-    explain: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder for a picture per file: where the models see the evidence."),
-    ] = None,
-    columns: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="CSV", help="Table with path and the columns of ensemble.stacking_columns, for the stacking vote."
-        ),
-    ] = None,
-    submission: Annotated[
-        str | None,
-        typer.Option(
-            metavar="COLUMNS",
-            help="A competition's columns: id, file, path, label, probability, classes, a class; or NAME=one of them.",
-        ),
-    ] = None,
-    like: Annotated[
-        Path | None,
-        typer.Option(metavar="CSV", help="The competition's sample file: its columns and rows, in its order."),
-    ] = None,
-    patients: Annotated[
-        str | None,
-        typer.Option(
-            metavar="study|RE|CSV",
-            help="One row per patient: by data.group_pattern, by a pattern, or by a table with path and group.",
-        ),
-    ] = None,
+    images: Images,
+    out: Out = None,
+    model: Models = None,
+    panel: PanelFile = None,
+    vote: Vote = None,
+    explain: Explain = None,
+    columns: Columns = None,
+    submission: Submission = None,
+    like: Like = None,
+    patients: Patients = None,
 ) -> None:
     """Classifies new images by the panel's vote: one row per file. For research, not for diagnosis.
 
@@ -99,8 +109,8 @@ def predict(
     files = list_new_files(images)
     if out:
         check_writable(out)
-        named = [like, columns, panel, *(model or []), Path(patients or "study")]
-        check_no_input(out, [*files, *(file for file in named if file is not None)])
+        given = [like, columns, panel, *(model or []), Path(patients) if patients else None]
+        check_no_input(out, [*files, *filter(None, given)])
     if explain:
         check_new_folder(explain)
     source = open_source(params, models=model or [], package=panel, vote=vote)
@@ -130,12 +140,24 @@ def predict(
     for line in [*describe_rows(rows, groups, form), *summarize_decisions(table, source.panel, deciding)]:
         typer.echo(line, err=True)
     if explain:
-        from tumorboard.commands.explained_files import write_explanations  # matplotlib is slow to import
-
-        write_explanations(source, table, folder=explain)
-        order = "the rows of the table" if form is None and groups is None else "the files, in the order of their names"
-        typer.echo(f"{explain}: a picture per classified file, numbered as {order}", err=True)
+        draw_explanations(source, table, explain, in_order=form is None and groups is None)
     raise typer.Exit(int((table["problem"] != "").any()))
+
+
+def draw_explanations(source: PanelSource, table: Decisions, folder: Path, *, in_order: bool) -> None:
+    """Writes a picture per classified file, and says how they are numbered.
+
+    Args:
+        source: the panel.
+        table: of `predict_images`.
+        folder: to write to.
+        in_order: whether the printed table has the same rows in the same order.
+    """
+    from tumorboard.commands.explained_files import write_explanations  # matplotlib is slow to import
+
+    write_explanations(source, table, folder=folder)
+    order = "the rows of the table" if in_order else "the files, in the order of their names"
+    typer.echo(f"{folder}: a picture per classified file, numbered as {order}", err=True)
 
 
 def _write(content: bytes, out: Path | None) -> None:

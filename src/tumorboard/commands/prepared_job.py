@@ -7,7 +7,8 @@ import torch
 import typer
 
 from tumorboard.base.errors import InputError
-from tumorboard.base.params import Params, Runtime, resolve_recipe
+from tumorboard.base.params import Params, Runtime
+from tumorboard.base.recipe import resolve_recipe
 from tumorboard.commands.paths import BALANCE, SPLIT, STORE
 from tumorboard.models.device import choose_device, use_threads
 from tumorboard.training.distributed import Group

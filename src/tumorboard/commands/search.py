@@ -1,6 +1,7 @@
 """The command `tumorboard search`: trials of a model's hyper-parameters as experiments of DVC, by Optuna."""
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -82,24 +83,40 @@ def search(
             prefix=prefix,
             seconds=None if minutes is None else 60 * minutes,
         )
-        console = Console(stderr=True)
-        shared = thread_settings(jobs)
-        settings = [
-            shared | ({"CUDA_VISIBLE_DEVICES": chosen[slot % len(chosen)]} if chosen else {}) for slot in range(jobs)
-        ]
-        with console.status("") as status:
-            Scheduler(
-                study,
-                Experiments(model, params.folds, side_cache("logs"), settings),
-                plan,
-                received,
-                say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
-                status=lambda line: status.update(line),
-            ).run()
+        run_trials(study, plan, received, model=model, params=params, gpus=chosen)
         report(study, params, model)
     if received:
         typer.echo(f"Stopped. `tumorboard search {model}` goes on where it was.", err=True)
         raise typer.Exit(128 + received[0])
+
+
+def run_trials(
+    study: Study, plan: Plan, received: list[int], *, model: str, params: Params, gpus: Sequence[str]
+) -> None:
+    """Runs trials side by side until the plan is done or a signal arrives.
+
+    Args:
+        study: remembers them.
+        plan: how many, and how many at a time.
+        received: signals, to which a handler adds.
+        model: whose training they are.
+        params: has the folds.
+        gpus: to take turns on; none: the CPU.
+    """
+    console = Console(stderr=True)
+    shared = thread_settings(plan.jobs)
+    settings = [
+        shared | ({"CUDA_VISIBLE_DEVICES": gpus[slot % len(gpus)]} if gpus else {}) for slot in range(plan.jobs)
+    ]
+    with console.status("") as status:
+        Scheduler(
+            study,
+            Experiments(model, params.folds, side_cache("logs"), settings),
+            plan,
+            received,
+            say=lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True),
+            status=lambda line: status.update(line),
+        ).run()
 
 
 def check_model(params: Params, model: str) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 from tumorboard.base.errors import InputError
-from tumorboard.base.params import Augment, Overrides, Params, Recipe, Train, resolve_recipe
+from tumorboard.base.params import Augment, Overrides, Params, Recipe, Train
+from tumorboard.base.recipe import resolve_recipe
 from tumorboard.base.schema import nearest, parse
 from tumorboard.base.search_params import Dimension, Value
 

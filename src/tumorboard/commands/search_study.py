@@ -1,4 +1,4 @@
-"""The memory of `tumorboard search`: which trials there were, what they came to, and what to try next, by Optuna.
+"""The memory of `tumorboard search`: which trials there were, their losses, and what to try next, by Optuna.
 
 The trials are in one file per search below `.cache`. A trial that was running when the search was killed is found there
 as running; it is marked failed, and its values are tried again.

@@ -43,7 +43,7 @@ class RunningTrial(Protocol):
 
 
 class Runner(Protocol):
-    """Begins trials and reads what they came to."""
+    """Begins trials and reads their losses."""
 
     def begin(self, experiment: str, point: Point, slot: int) -> RunningTrial:
         """Begins a trial; `slot` counts those that run at a time, from 0."""

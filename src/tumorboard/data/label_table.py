@@ -91,11 +91,10 @@ def read_label_table(
     ...     read_label_table(raw / "labels.csv", raw)
     [{'path': '1.png', 'label': '001', 'group': '', 'split': 'train', 'fold': ''}]
     """
-    rule = rule or link_rule(raw)
     text = read_table_text(table)
     columns = _resolve_columns(text.header, form.columns, f"{table}: line {text.header_line}")
     kept = choose_columns(text.header, {name for names in columns.values() for name in names}).names
-    places = _Places(form, rule, files)
+    places = _Places(form, rule or link_rule(raw), files)
     rows: list[Row] = []
     seen: dict[str, tuple[int, Row]] = {}
     for line, cells in text.rows:
@@ -105,13 +104,13 @@ def read_label_table(
         attributes = {kept[name]: plain_text(cells[name]) for name in kept}
         if row["path"] in seen:
             first, known = seen[row["path"]]
-            if not form.is_own and all(known[key] == row[key] for key in LABEL_COLUMNS):  # one line per box, say
-                known |= {key: "" for key in attributes if known[key] != attributes[key]}
-                continue
-            raise InputError(
-                f"{table}: lines {first} and {line} have the same path {row['path']!r}, "
-                f"labeled '{known['label']}' and '{row['label']}': keep one of them"
-            )
+            if form.is_own or any(known[key] != row[key] for key in LABEL_COLUMNS):
+                raise InputError(
+                    f"{table}: lines {first} and {line} have the same path {row['path']!r}, "
+                    f"labeled '{known['label']}' and '{row['label']}': keep one of them"
+                )
+            known |= {key: "" for key in attributes if known[key] != attributes[key]}  # one line per box, say
+            continue
         if rows and bool(row["split"]) != bool(rows[0]["split"]):
             raise InputError(f"{where}: split is filled in some lines and empty in others: fill all or none")
         row |= attributes

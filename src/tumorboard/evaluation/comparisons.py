@@ -1,7 +1,8 @@
 """Comparisons within one panel, one of them chosen before the run, and the spread over models of several seeds."""
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import partial
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
@@ -75,31 +76,35 @@ def compare_panel(
             not of the same images.
     """
     pair = _chosen_pair(predictions, primary, heading, best_member)
-
-    def differences(first: str, second: str) -> Differences:
-        table = compare(
-            predictions[first],
-            predictions[second],
-            confidence=confidence,
-            seed=seed,
-            positive=positive,
-            unit=unit,
-            names=(first, second),
-            probabilities=not {first, second} & set(without_probabilities),
-        )
-        table = table[~table["score"].str.startswith("recall_")]
-        return table.assign(**dict(zip(NAME_COLUMNS, (first, second), strict=True)))
-
-    of_pair = differences(*pair)
+    settled = partial(compare, confidence=confidence, seed=seed, positive=positive, unit=unit)
+    of_pair = _named_differences(predictions, pair, settled, without_probabilities)
     tables = [of_pair[of_pair["score"] != score]]
     for name in predictions:
         if name != heading and {name, heading} != set(pair):
-            table = differences(heading, name)
+            table = _named_differences(predictions, (heading, name), settled, without_probabilities)
             tables.append(table[table["score"] == score])
     chosen = of_pair.loc[of_pair["score"] == score, [*NAME_COLUMNS, *DIFFERENCE_COLUMNS]]
     return PanelComparison(
         chosen.reset_index(drop=True), _correct(pd.concat(tables, ignore_index=True), 1 - confidence)
     )
+
+
+def _named_differences(
+    predictions: Members, names: tuple[str, str], settled: Callable[..., Differences], without: Collection[str]
+) -> Differences:
+    """Compares two tables, without the recalls of single classes, and adds NAME_COLUMNS.
+
+    Args:
+        predictions: as for `compare_panel`.
+        names: of the two.
+        settled: `compare` with all that is the same for each pair.
+        without: names whose tables hold shares of votes.
+    """
+    first, second = names
+    probabilities = not {first, second} & set(without)
+    table = settled(predictions[first], predictions[second], names=names, probabilities=probabilities)
+    table = table[~table["score"].str.startswith("recall_")]
+    return table.assign(**dict(zip(NAME_COLUMNS, names, strict=True)))
 
 
 def _chosen_pair(

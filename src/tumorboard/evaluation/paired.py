@@ -4,6 +4,7 @@ AUC is compared by DeLong's method with clusters, all other scores by exchanging
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -20,10 +21,13 @@ from tumorboard.evaluation.summary import OF_PROBABILITIES
 
 Differences: TypeAlias = pd.DataFrame  # one row per score: DIFFERENCE_COLUMNS
 
+# The two values; first minus second, with the ends of its interval; the two-sided p; and one of the verdicts below, or
+# 'too few patients (4)', then without interval and p.
 DIFFERENCE_COLUMNS = ("score", "first", "second", "difference", "low", "high", "p", "verdict")
 PERMUTATIONS = 9999  # so that the smallest p is 1 in 10,000
 MIN_GROUPS_PER_CLASS = 3  # a score over several classes needs as many groups of each
-NOISE, FIRST, SECOND, UNDEFINED = "within noise", "first is ahead", "second is ahead", "undefined"
+NOISE, FIRST, SECOND = "within noise", "first is ahead", "second is ahead"  # for brier less is better
+UNDEFINED = "undefined"  # a class has no image
 SHARES = "not compared: a hard vote has shares of votes, no probabilities"
 
 
@@ -54,11 +58,8 @@ def compare(
             probabilities are not compared.
 
     Returns:
-        One row per score: accuracy, balanced_accuracy, recall_<class> of each class (or sensitivity and specificity),
-        brier, auc. `first`, `second`: the two values; `difference`: first minus second, with `low` and `high` of its
-        interval; `p`: two-sided; `verdict`: NOISE, FIRST, SECOND (for brier less is better), UNDEFINED (a class has no
-        image), or 'too few patients (4)', then without interval and p, or SHARES, then without any number. Decisions
-        are by the more probable class.
+        One row per score, by the more probable class: accuracy, balanced_accuracy, recall_<class> of each class (or
+        sensitivity and specificity), brier, auc.
 
     Raises:
         InputError: the tables are not of the same images with the same labels, groups and classes; there are no rows,
@@ -68,12 +69,10 @@ def compare(
         >>> from tumorboard.base.tables import make_predictions
         >>> rows = pd.DataFrame({"id": [f"{k:02}" for k in range(32)], "split": "test", "label": list("ab") * 16})
         >>> rows["group"] = [f"P{k // 4}" for k in range(32)]  # eight patients with four images
-        >>> right = np.full(32, 0.9)
+        >>> right = np.array([[0.9, 0.1], [0.1, 0.9]] * 16)
         >>> wrong = right.copy()
-        >>> wrong[::4] = 0.2  # one image of each patient
-        >>> is_a = (rows["label"] == "a").to_numpy()
-        >>> tables = [np.stack([np.where(is_a, p, 1 - p), np.where(is_a, 1 - p, p)], 1) for p in (right, wrong)]
-        >>> better, worse = (make_predictions(rows, table, ["a", "b"], "digest") for table in tables)
+        >>> wrong[::4] = 0.2, 0.8  # one image of each patient
+        >>> better, worse = (make_predictions(rows, table, ["a", "b"], "digest") for table in (right, wrong))
         >>> differences = compare(better, worse, unit="patient").set_index("score")
         >>> [*map(str, differences.loc["accuracy"])]
         ['1.0', '0.75', '0.25', '0.25', '0.25', '0.0078125', 'first is ahead']
@@ -88,25 +87,18 @@ def compare(
     contributions = paired_contributions(
         actual, group, first=of_first, second=of_second, classes=classes_of(first), positive=positive
     )
-    same = np.array_equal(of_first, of_second)
-    rows = []
+    sides = [Rows(actual, table, group, len(groups)) for table in (of_first, of_second)]
+    flip = partial(flip_signs, confidence=confidence, seed=seed, permutations=permutations)
+    rows: list[tuple[object, ...]] = []
     for score, part in contributions.items():
         if not probabilities and score in OF_PROBABILITIES:
             rows.append((score, *[np.nan] * 6, SHARES))
             continue
         if score == "auc":
-            sides = (Rows(actual, table, group, len(groups)) for table in (of_first, of_second))
             flipped = _compare_auc(*sides, confidence=confidence)
         else:
-            flipped = flip_signs(
-                part.difference,
-                part.weights,
-                groups.tolist(),
-                confidence=confidence,
-                seed=seed,
-                permutations=permutations,
-            )
-        if same:  # one model under two names: there is nothing to estimate
+            flipped = flip(part.difference, part.weights, groups.tolist())
+        if np.array_equal(of_first, of_second):  # one model under two names: there is nothing to estimate
             flipped = flipped._replace(low=0.0, high=0.0)
         rows.append(_difference_row(score, part, flipped, alpha=1 - confidence, unit=unit))
     return pd.DataFrame(rows, columns=list(DIFFERENCE_COLUMNS))

@@ -84,14 +84,27 @@ def flip_signs(
     flips = _all_flips(len(keys)) if exact else _drawn_flips(keys, seed, permutations)
     sums, shares = np.concatenate([signs @ np.stack([contributions, weights], 1) for signs in flips]).T
     few = 0.5 ** (int((np.abs(contributions) > ROUNDING).sum()) - 1) >= 1 - confidence
-    distance = np.abs(sums) - abs(difference)
-    beyond, equal = (distance > ROUNDING).sum(), (np.abs(distance) <= ROUNDING).sum()
-    p = float((1 + beyond + equal / 2) / total) if abs(difference) > ROUNDING else 1.0
+    p = _mid_p(difference, sums, total)
     low, high = _inverse(difference, sums, shares, needed)
     if few and p >= 1 - confidence:
         least, largest = _limits_of_few(contributions, weights, confidence)
         low, high = min(low, least), max(high, largest)
     return Flipped(difference, low, high, p, count)
+
+
+def _mid_p(difference: float, sums: NDArray[np.float64], total: int) -> float:
+    """Returns the share of flips whose sum is at least as far from 0 as the observed one; equal sums count half.
+
+    Args:
+        difference: the observed sum.
+        sums: float64[F], those of the flips besides the observed one.
+        total: flips, the observed one included.
+    """
+    if abs(difference) <= ROUNDING:
+        return 1.0
+    distance = np.abs(sums) - abs(difference)
+    beyond, equal = (distance > ROUNDING).sum(), (np.abs(distance) <= ROUNDING).sum()
+    return float((1 + beyond + equal / 2) / total)
 
 
 def fewest_groups(confidence: float) -> int:

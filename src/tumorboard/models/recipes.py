@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING, Any
 
 from tumorboard.base.errors import InputError
-from tumorboard.base.params import Params, Recipe, resolve_recipe
+from tumorboard.base.params import Params, Recipe
+from tumorboard.base.recipe import resolve_recipe
 from tumorboard.models.names import check_architecture
 from tumorboard.models.published import pin_pretrained
 from tumorboard.models.study_code import is_study_code, load_factory, study_digest

@@ -4,7 +4,8 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
+import numpy as np
+from numpy.typing import NDArray
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Runtime
@@ -15,6 +16,7 @@ from tumorboard.evaluation.held_out import read_held_out
 from tumorboard.models.device import choose_device, use_threads
 from tumorboard.models.inference import predict_logits, softmax
 from tumorboard.models.model_file import ModelCard, load_model
+from tumorboard.models.registry import Classifier
 from tumorboard.panel.fit_unlike import fit_unlike
 from tumorboard.panel.unlike import UnlikeStatistics
 
@@ -60,8 +62,7 @@ def evaluate_model(
     """
     use_threads(runtime)
     digest = manifest_digest(manifest)
-    device = torch.device(choose_device(runtime))
-    network, card = load_model(weights, device)
+    network, card = load_model(weights, choose_device(runtime))
     _check_card(card, {"model": model, "fold": fold, "manifest": digest}, weights)
     check_crop(crops, card.crop, f"the crop store for {weights}")
     in_fold = manifest["fold"].eq(fold).fillna(False)
@@ -70,17 +71,7 @@ def evaluate_model(
     test_rows = manifest[(manifest["split"] == "test") & test]
     outputs = read_held_out(held_out, len(val_rows), len(card.classes))
     start = time.perf_counter()
-    test_logits = predict_logits(
-        network,
-        crops,
-        test_rows["id"].tolist(),
-        precision="off",
-        channels_last=card.recipe.channels_last,
-        device=device,
-        batch_size=card.recipe.batch_size,
-        tta=card.recipe.tta,
-        progress=True,
-    )
+    test_logits = _predict(network, card, crops, test_rows)
     seconds = time.perf_counter() - start
     return Evaluation(
         validation=make_predictions(val_rows, softmax(outputs.own_logits), card.classes, digest),
@@ -88,6 +79,21 @@ def evaluate_model(
         images_per_second=len(test_rows) / seconds,
         card=card,
         unlike=fit_unlike(network, card, train=train_rows, held_out=val_rows, crops=crops),
+    )
+
+
+def _predict(network: Classifier, card: ModelCard, crops: CropStore, rows: Manifest) -> NDArray[np.float32]:
+    """Returns the logits float32[N, K] of the N images of a manifest, with a progress bar."""
+    return predict_logits(
+        network,
+        crops,
+        rows["id"].tolist(),
+        precision="off",
+        channels_last=card.recipe.channels_last,
+        device=network.mean.device,
+        batch_size=card.recipe.batch_size,
+        tta=card.recipe.tta,
+        progress=True,
     )
 
 

@@ -45,6 +45,43 @@ def render_page(
         test_pictures: those of `draw_test_figures`.
         explained: the heat maps and filters of `draw_explained`.
     """
+    return (
+        _environment(results)
+        .get_template("report.html.j2")
+        .render(
+            results=results,
+            front=front_page(results, conclusions),
+            comparisons={name: _comparison_rows(one) for name, one in conclusions.comparisons.items()},
+            subgroups=conclusions.subgroups.to_dict("records"),
+            disagreements=conclusions.disagreements,
+            no_probabilities=SHARES,
+            sites=conclusions.sites,
+            suspects=conclusions.suspects.to_dict("records"),
+            shares=base_rates(results.shown.heading),
+            parts=list(dict.fromkeys(results.counts["part"])),
+            count_rows=_count_rows(results.counts),
+            quarantined=results.quarantined.to_dict("records"),
+            training_images=int((results.manifest["split"] == "train").sum()),
+            replaced_names=replaced_names(results),
+            few_validation=few_validation_warning(results.manifest, list(next(iter(results.evaluations.values())))),
+            held_out_images=len(results.validation.heading),
+            pairs=pairs_to_review(results.duplicates).to_dict("records"),
+            shortcut_rows=_shortcut_rows(results),
+            members=[_member_row(results, model) for model in results.recipes],
+            mistakes=worst_mistakes(results.test.heading).to_dict("records") if results.test else [],
+            checklists=fill_in(results, conclusions),
+            explained=explained,
+            alike=count_alike(results.generated, results.near) if results.generated else 0,
+            recipes={model: _flatten(recipe) for model, recipe in results.recipes.items()},
+            versions={"Python": platform.python_version()} | {name: _version(name) for name in _LIBRARIES},
+            pictures={name: _data_url(png) for name, png in pictures.items()},
+            test_pictures={name: _data_url(png) for name, png in test_pictures.items()},
+        )
+    )
+
+
+def _environment(results: Results) -> jinja2.Environment:
+    """Returns what reads the template; its filters turn values of the results into text."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tumorboard.report"),
         autoescape=True,
@@ -64,35 +101,7 @@ def render_page(
         "decisions": lambda part: decisions_of(results, part),
         "webp": lambda picture: _data_url(picture, "webp"),
     }
-    return environment.get_template("report.html.j2").render(
-        results=results,
-        front=front_page(results, conclusions),
-        comparisons={name: _comparison_rows(one) for name, one in conclusions.comparisons.items()},
-        subgroups=conclusions.subgroups.to_dict("records"),
-        disagreements=conclusions.disagreements,
-        no_probabilities=SHARES,
-        sites=conclusions.sites,
-        suspects=conclusions.suspects.to_dict("records"),
-        shares=base_rates(results.shown.heading),
-        parts=list(dict.fromkeys(results.counts["part"])),
-        count_rows=_count_rows(results.counts),
-        quarantined=results.quarantined.to_dict("records"),
-        training_images=int((results.manifest["split"] == "train").sum()),
-        replaced_names=replaced_names(results),
-        few_validation=few_validation_warning(results.manifest, list(next(iter(results.evaluations.values())))),
-        held_out_images=len(results.validation.heading),
-        pairs=pairs_to_review(results.duplicates).to_dict("records"),
-        shortcut_rows=_shortcut_rows(results),
-        members=[_member_row(results, model) for model in results.recipes],
-        mistakes=worst_mistakes(results.test.heading).to_dict("records") if results.test else [],
-        checklists=fill_in(results, conclusions),
-        explained=explained,
-        alike=count_alike(results.generated, results.near) if results.generated else 0,
-        recipes={model: _flatten(recipe) for model, recipe in results.recipes.items()},
-        versions={"Python": platform.python_version()} | {name: _version(name) for name in _LIBRARIES},
-        pictures={name: _data_url(png) for name, png in pictures.items()},
-        test_pictures={name: _data_url(png) for name, png in test_pictures.items()},
-    )
+    return environment
 
 
 def _ends(row: Mapping[str, Any], name: str, digits: int | None) -> str:

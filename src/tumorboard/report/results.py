@@ -196,34 +196,15 @@ def read_results(
         if part is not None:
             _check_split(part, digest, predictions, split)
     return Results(
-        study=params.study or Path.cwd().name,
-        raw=params.data.raw,
-        crop=params.crop,
-        split=params.split,
-        balance=params.balance.strategy,
+        **_settings(params),
+        **_data(crop, split, metrics),
         generated=read_generated(balance, crop / "store", params.folds)
         if params.balance.strategy == "generate"
         else None,
-        near=params.audit.near,
-        seed=params.seed,
-        unit=params.data.unit,
-        positive=params.data.positive,
-        evaluate=params.evaluate,
         manifest=manifest,
         digest=digest,
-        counts=read_table(split / "counts.csv"),
-        quarantined=pd.concat([read_table(folder / "quarantined.csv") for folder in (crop, split)]),
-        crop_metrics=read_json(metrics / "crop.json"),
-        grey_ranges=summarize_ranges(read_table(crop / "images.csv")),
-        split_metrics=read_json(metrics / "split.json"),
-        audit_metrics=read_json(metrics / "audit.json"),
-        duplicates=read_table(split / "duplicates.csv"),
-        shortcuts=read_table(split / "shortcuts.csv"),
-        test_shortcuts=read_table(split / "test_shortcuts.csv"),
         recipes={model: read_json(recipes / f"{model}.json") for model in params.models},
-        histories=_per_fold(params, lambda model, fold: read_table(training / model / fold / "history.csv")),
-        timings=_per_fold(params, lambda model, fold: read_json(training / model / fold / "timings.json")),
-        evaluations=_per_fold(params, lambda model, fold: read_json(metrics / "evaluate" / model / f"{fold}.json")),
+        **_trainings(params, training, metrics / "evaluate"),
         fit=content.fit,
         validation=validation,
         test=test,
@@ -232,10 +213,50 @@ def read_results(
         explained={name: read_explained(predictions / folder / "maps") for name, folder in folders.items()},
         filters=read_filters(predictions / "filters.safetensors", params.models),
         places={name: read_json(metrics / folder / "places.json") for name, folder in folders.items()},
-        attributes=read_table(crop / "attributes.csv"),
         run=describe_run(),
-        load_crops=CropStore(crop / "store").__getitem__,
     )
+
+
+def _settings(params: Params) -> dict[str, Any]:
+    """Returns the fields of Results that params.yaml has."""
+    return {
+        "study": params.study or Path.cwd().name,
+        "raw": params.data.raw,
+        "crop": params.crop,
+        "split": params.split,
+        "balance": params.balance.strategy,
+        "near": params.audit.near,
+        "seed": params.seed,
+        "unit": params.data.unit,
+        "positive": params.data.positive,
+        "evaluate": params.evaluate,
+    }
+
+
+def _trainings(params: Params, training: Path, evaluations: Path) -> dict[str, Any]:
+    """Reads the fields of Results that each model has by fold."""
+    return {
+        "histories": _per_fold(params, lambda model, fold: read_table(training / model / fold / "history.csv")),
+        "timings": _per_fold(params, lambda model, fold: read_json(training / model / fold / "timings.json")),
+        "evaluations": _per_fold(params, lambda model, fold: read_json(evaluations / model / f"{fold}.json")),
+    }
+
+
+def _data(crop: Path, split: Path, metrics: Path) -> dict[str, Any]:
+    """Reads the fields of Results that describe the images, of the folders that `read_results` has."""
+    return {
+        "counts": read_table(split / "counts.csv"),
+        "quarantined": pd.concat([read_table(folder / "quarantined.csv") for folder in (crop, split)]),
+        "crop_metrics": read_json(metrics / "crop.json"),
+        "grey_ranges": summarize_ranges(read_table(crop / "images.csv")),
+        "split_metrics": read_json(metrics / "split.json"),
+        "audit_metrics": read_json(metrics / "audit.json"),
+        "duplicates": read_table(split / "duplicates.csv"),
+        "shortcuts": read_table(split / "shortcuts.csv"),
+        "test_shortcuts": read_table(split / "test_shortcuts.csv"),
+        "attributes": read_table(crop / "attributes.csv"),
+        "load_crops": CropStore(crop / "store").__getitem__,
+    }
 
 
 def _check_split(part: Part, digest: str, predictions: Path, split: Path) -> None:

@@ -1,4 +1,4 @@
-"""Draws the trials of a hyper-parameter search: what they came to, which key matters, and the loss over each key."""
+"""Draws the trials of a hyper-parameter search: their losses, which key matters, and the loss over each key."""
 
 import math
 from collections.abc import Mapping, Sequence
