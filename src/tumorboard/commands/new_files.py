@@ -17,6 +17,7 @@ RESOLVED = "resolved.yaml"  # the complete parameters of a study, which its stag
 RUNNER = "python -m tumorboard.commands.stage"
 _COPIED = (".gitignore", ".dvcignore", "weights/README.md", "architectures/README.md")
 _TEMPLATE = ("raw", "table", "group_pattern", "unit", "positive")  # keys of `data` that each study has
+PICTURES = ("plots/images", "plots/test")  # show images of the study: in DVC's cache, not in git
 _PLOTS = ".dvc/plots"  # templates and page of `dvc plots`
 
 
@@ -38,7 +39,8 @@ class StudyFacts:
 def study_files(facts: StudyFacts) -> dict[str, bytes]:
     """Returns the content of each file of a new study by its name."""
     files = {name: package_file(name).read_bytes() for name in _COPIED}
-    files[".gitignore"] = files[".gitignore"].replace(b"/data/phantom/\n", b"")
+    pictures = "".join(f"/{folder}/\n" for folder in PICTURES).encode()
+    files[".gitignore"] = files[".gitignore"].replace(b"/data/phantom/\n", pictures)
     templates = package_file(_PLOTS)
     files |= {
         f"{_PLOTS}/{file.name}": file.read_bytes() for file in sorted(templates.iterdir()) if file.suffix != ".py"
@@ -56,6 +58,7 @@ def pipeline_text(package_pipeline: str) -> str:
 
     The stages run from the package; `digest` runs each time, since the sources lie outside the study, and the other
     stages depend on its lists as in the package. Parameters come from `resolved.yaml`, which the stage `params` writes.
+    PICTURES are in DVC's cache.
     """
     pipeline = yaml.safe_load(package_pipeline)
     stages: dict[str, Any] = {
@@ -76,12 +79,18 @@ def pipeline_text(package_pipeline: str) -> str:
         if name in ("digest", "phantom"):
             continue
         stage["cmd"] = stage["cmd"].replace("python -m stages.", f"{RUNNER} ")
+        stage["outs"] = [_in_cache(output) for output in stage["outs"]]
         if "params" in stage:
             stage["params"] = [{RESOLVED: stage["params"]}]
         stages[name] = stage
     pipeline["stages"] = stages
     text: str = yaml.safe_dump(pipeline, sort_keys=False, allow_unicode=True, width=110)
     return f"# The pipeline; `tumorboard new` wrote it, and a study changes params.yaml alone.\n{text}"
+
+
+def _in_cache(output: Any) -> Any:
+    """Returns an output of dvc.yaml; one of PICTURES without the setting that keeps it out of DVC's cache."""
+    return next((folder for folder in PICTURES if isinstance(output, dict) and folder in output), output)
 
 
 def params_text(facts: StudyFacts) -> str:
