@@ -87,15 +87,16 @@ def test_a_space_that_the_recipe_refuses_is_refused_by_name(
     assert str(raised.value).startswith("params.yaml: ")
 
 
-def test_an_entry_of_a_short_file_is_merged_with_the_packages(tmp_path: Path) -> None:
-    """As docs/search.md says."""
+def test_an_entry_of_a_short_file_replaces_the_packages(tmp_path: Path) -> None:
+    """As docs/search.md says: choices in place of a range, and what is not named stays as in the package."""
     file = tmp_path / "params.yaml"
-    start = "tumorboard: 0.0.1\nsearch: {space: {train.batch_size: , train.weight_decay: , train.lr: "
-    file.write_text(start + "{choices: [0.001, 0.01]}}}\n", encoding="utf-8")
-    with pytest.raises(InputError, match=r"space\.train\.lr: has choices, beside which low, high and log"):
-        load_params(file)
-    file.write_text(start + "{low: null, high: null, log: false, choices: [0.001, 0.01]}}}\n", encoding="utf-8")
-    assert load_params(file).search.dimensions == {"train.lr": Dimension(choices=(0.001, 0.01))}
+    file.write_text("tumorboard: 0.0.1\nsearch: {space: {train.batch_size: , train.lr: {choices: [0.001, 0.01]}}}\n")
+    assert load_params(file).search.dimensions == {
+        "train.lr": Dimension(choices=(0.001, 0.01)),
+        "train.weight_decay": Dimension(low=0.0001, high=0.3, log=True),
+    }
+    file.write_text("tumorboard: 0.0.1\nsearch: {space: {train.lr: {low: 0.1, high: 0.2}}}\n")
+    assert load_params(file).search.dimensions["train.lr"] == Dimension(low=0.1, high=0.2)  # log is not inherited
 
 
 def test_a_strategy_that_sets_a_searched_key_is_named(params: Params) -> None:

@@ -7,13 +7,15 @@ from tumorboard.base.package_files import package_file
 from tumorboard.base.schema import read_yaml
 
 DEFAULTS_OF = "tumorboard"  # the key of a short params.yaml
+WHOLE = ("search", "space")  # below it an entry replaces the package's: a range has other words than choices
 
 
 def complete_values(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the plain values of params.yaml, with the package's own for each key that a short file leaves out.
 
     A file without the key DEFAULTS_OF is not short, and is returned as it is. A mapping of a short file is merged with
-    that of the package key by key, so that the recipes of the package stay available.
+    that of the package key by key, so that the recipes of the package stay available. An entry of `search.space` is
+    taken as a whole.
     """
     if DEFAULTS_OF not in tree:
         return dict(tree)
@@ -21,9 +23,11 @@ def complete_values(tree: Mapping[str, Any]) -> dict[str, Any]:
     return _merge(read_yaml(package_file("params.yaml")), own)
 
 
-def _merge(defaults: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(defaults: Mapping[str, Any], own: Mapping[str, Any], *path: str) -> dict[str, Any]:
     merged = dict(defaults)
     for key, value in own.items():
         old = merged.get(key)
-        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+        if path != WHOLE and isinstance(old, dict) and isinstance(value, dict):
+            value = _merge(old, value, *path, key)
+        merged[key] = value
     return merged
