@@ -58,10 +58,10 @@ def test_a_planted_size_is_found_by_its_fact_and_by_all_of_them() -> None:
     assert by_fact.loc["width", "accuracy"] == 1
     assert by_fact["majority"].tolist() == pytest.approx([2 / 3] * len(probe))
     assert by_fact.loc["format", "skill"] == 0
-    assert (by_fact.loc[["height", "file size", "mean colour", "border"], "skill"].abs() < 0.25).all()
+    assert (by_fact.loc[["height", "file size", "mean color", "border"], "skill"].abs() < 0.25).all()
     # No permutation of 180 labels does as well as the width itself; the others are not tested.
     assert by_fact.loc[["width", "width and height", EVERYTHING], "p"].tolist() == [0.025] * 3
-    assert by_fact.loc[["height", "file size", "format", "mean colour", "border"], "p"].isna().all()
+    assert by_fact.loc[["height", "file size", "format", "mean color", "border"], "p"].isna().all()
     warning = shortcuts_warning(probe, 0.25)
     assert warning.endswith(": width 1.00, width and height 1.00, all of them 1.00")
     assert "%" not in warning
@@ -76,7 +76,7 @@ def test_the_format_and_the_color_count_too() -> None:
     made = tables(labels, format=["PNG" if label == "a" else "JPEG" for label in labels], green=[len(labels)] * 80)
     assert probe_shortcuts(*made, 0, 0.25).set_index("facts").loc["format", "skill"] == 1
     made = tables(labels, green=[9.5 if label == "a" else 10.5 for label in labels])
-    assert probe_shortcuts(*made, 0, 0.25).set_index("facts").loc["mean colour", "skill"] == 1
+    assert probe_shortcuts(*made, 0, 0.25).set_index("facts").loc["mean color", "skill"] == 1
 
 
 def test_a_rare_class_is_not_hidden_by_the_commonest() -> None:

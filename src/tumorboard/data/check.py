@@ -25,7 +25,7 @@ from tumorboard.data.shortcuts import select_shortcuts
 from tumorboard.data.sources import list_images
 from tumorboard.data.split import missing_class_warning
 from tumorboard.data.store import CropStore
-from tumorboard.data.unlabelled_ranges import describe_unlabelled
+from tumorboard.data.unlabeled_ranges import describe_unlabeled
 from tumorboard.data.workers import worker_count
 
 FEW = 5  # files named per message
@@ -87,7 +87,7 @@ def check_folder(raw: Path, params: Params, labels: Path | None = None) -> Accou
         except InputError as error:
             account.refused = {"message": str(error)}
             if not account.classes and raw.is_dir():  # no label is known, but the pictures can be compared
-                account.warnings += describe_unlabelled(raw, params.crop, params.data.frames)
+                account.warnings += describe_unlabeled(raw, params.crop, params.data.frames)
     return account
 
 

@@ -25,7 +25,7 @@ FACTS = {  # columns of the table of images by the name of the fact, which is al
     "width and height": ["width", "height"],
     "file size": ["bytes"],
     "format": ["format"],
-    "mean colour": ["red", "green", "blue"],
+    "mean color": ["red", "green", "blue"],
     "border": ["border"],
 }
 EVERYTHING = "all of them"

@@ -27,7 +27,7 @@ from tumorboard.data.label_table import (
 from tumorboard.data.layout import explain_layout
 from tumorboard.data.links import link_rule, resolve_link
 from tumorboard.data.published_tables import propose_table
-from tumorboard.data.unlabelled import explain_unlabelled
+from tumorboard.data.unlabeled import explain_unlabeled
 from tumorboard.data.walk import IgnoreReason, walk_folder
 from tumorboard.images.formats import HEAD_BYTES, check_large_tiff, explain_foreign, is_readable
 
@@ -265,8 +265,8 @@ def _check_class_names(rows: list[Row], source: Path) -> None:
                 f"'{source}': give them one name (data.classes), or clearly different ones"
             )
     if not rows:
-        unlabelled = explain_unlabelled(source) or f"no images in '{source}'"
-        raise _ShortOfClassesError(f"data.raw: {unlabelled}; {LAYOUT}")
+        unlabeled = explain_unlabeled(source) or f"no images in '{source}'"
+        raise _ShortOfClassesError(f"data.raw: {unlabeled}; {LAYOUT}")
     if len(labels) < 2:
         raise _ShortOfClassesError(
             f"data.raw: only one class, {_quote(labels)}, in '{source}', but two are needed; {LAYOUT}"

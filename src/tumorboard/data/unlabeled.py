@@ -6,7 +6,7 @@ from pathlib import Path
 from tumorboard.images.formats import HEAD_BYTES, is_readable
 
 
-def explain_unlabelled(raw: Path) -> str:
+def explain_unlabeled(raw: Path) -> str:
     """Returns what to do with a folder whose images lie in it without class folders.
 
     Args:

@@ -14,7 +14,7 @@ from tumorboard.images.crop import crop_file
 MAX_FILES = 200  # that are decoded
 
 
-def describe_unlabelled(raw: Path, crop: Crop, frames: Frames) -> list[str]:
+def describe_unlabeled(raw: Path, crop: Crop, frames: Frames) -> list[str]:
     """Returns the warnings about ranges of grey and about decoders, for the first MAX_FILES images right in a folder.
 
     Args:

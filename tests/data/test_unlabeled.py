@@ -1,24 +1,24 @@
-"""explain_unlabelled: images without class folders."""
+"""explain_unlabeled: images without class folders."""
 
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from tumorboard.data.unlabelled import explain_unlabelled
+from tumorboard.data.unlabeled import explain_unlabeled
 
 
 def test_images_without_classes_are_counted_and_predict_is_named(tmp_path: Path) -> None:
-    assert explain_unlabelled(tmp_path) == ""
+    assert explain_unlabeled(tmp_path) == ""
     for name in ("1.png", "2.jpg"):
         cv2.imwrite(str(tmp_path / name), np.zeros((8, 8), np.uint8))
     (tmp_path / "notes.txt").write_text("text", encoding="utf-8")
     (tmp_path / ".hidden.png").write_bytes((tmp_path / "1.png").read_bytes())
-    told = explain_unlabelled(tmp_path)
+    told = explain_unlabeled(tmp_path)
     assert told.startswith(f"2 images lie directly in '{tmp_path}', without a class")
     assert f"`tumorboard predict {tmp_path}`" in told
 
 
 def test_a_table_is_no_folder_of_images(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("path,label\n", encoding="utf-8")
-    assert explain_unlabelled(tmp_path / "labels.csv") == ""
+    assert explain_unlabeled(tmp_path / "labels.csv") == ""
