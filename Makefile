@@ -61,8 +61,8 @@ plots: env ## draw the charts of this run beside the committed one, as a page wi
 control: env ## run the pipeline on shuffled labels: are its scores at chance, as they must be?
 	tumorboard control
 
-results: env ## train the comparisons of docs/results.md anew, about two hours; DATA=folder adds those on real images
-	python -m benchmarks.results $(if $(DATA),--data $(DATA))
+results: env ## train the comparisons of docs/results.md anew, for hours; DATA=folder adds real images, FASTAI=python fastai
+	python -m benchmarks.results $(if $(DATA),--data $(DATA)) $(if $(FASTAI),--fastai $(FASTAI))
 
 clean: ## delete what the stages wrote (DVC's cache keeps its copies; raw images stay)
 	rm -rf data/phantom data/crop data/split data/balance digests recipes models training predictions report lr_find search .cache

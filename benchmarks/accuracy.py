@@ -20,7 +20,7 @@ import json
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -145,18 +145,17 @@ def score_line(name: str, table: Predictions, note: str) -> str:
     )
 
 
-def print_tables(tables: Mapping[str, tuple[Predictions, str]], study: Study, title: str) -> None:
-    """Prints the methods' scores, then the differences of the panel from each other method."""
+def table_lines(tables: Mapping[str, tuple[Predictions, str]], study: Study, title: str) -> list[str]:
+    """Returns a table of the methods' scores and one of the differences of the panel from each other method."""
     first = next(iter(tables.values()))[0]
-    print(f"\n{title}: {len(first)} test images of {first['group'].nunique()} groups\n")
-    print("| method | balanced accuracy (95 % interval) | accuracy | Brier | AUC | |\n|---|---|---|---|---|---|")
-    for name, (table, note) in tables.items():
-        print(score_line(name, table, note))
+    lines = [f"{title}: {len(first):,} test images of {first['group'].nunique():,} groups", ""]
+    lines += ["| method | balanced accuracy (95 % interval) | accuracy | Brier | AUC | |", "|---|---|---|---|---|---|"]
+    lines += [score_line(name, table, note) for name, (table, note) in tables.items()]
     facts = study.prepared.test_shortcuts.set_index("facts").loc[EVERYTHING]
     classes = first["label"].nunique()
     balanced = 1 / classes + float(facts["skill"]) * (1 - 1 / classes)
-    print(f"| probe | {100 * balanced:.1f} % | {100 * float(facts['accuracy']):.1f} % | | | sees no picture |")
-    print("\n| the panel against | balanced accuracy | p | Brier | p |\n|---|---|---|---|---|")
+    lines += [f"| probe | {100 * balanced:.1f} % | {100 * float(facts['accuracy']):.1f} % | | | sees no picture |", ""]
+    lines += ["| the panel against | balanced accuracy | p | Brier | p |", "|---|---|---|---|---|"]
     for name, (table, _) in list(tables.items())[1:]:
         rows = compare(first, table).set_index("score")
         cells = []
@@ -164,7 +163,8 @@ def print_tables(tables: Mapping[str, tuple[Predictions, str]], study: Study, ti
             row = rows.loc[score]
             cells.append(f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}), {row['verdict']}")
             cells.append(f"{row['p']:.4f}")
-        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return lines
 
 
 def study_params(options: argparse.Namespace) -> Params:
@@ -179,8 +179,8 @@ def study_params(options: argparse.Namespace) -> Params:
     return changed(params, data=data, balance={"strategy": options.balance})
 
 
-def main() -> None:
-    """Runs all methods on one data set and prints the tables."""
+def read_options(words: Sequence[str] | None = None) -> argparse.Namespace:
+    """Returns the options of a command line; None: that of this program."""
     parser = argument_parser(__doc__)
     parser.add_argument("--data", type=Path, help="folder of labeled images; default: the phantom")
     parser.add_argument("--group-pattern", help="as data.group_pattern")
@@ -192,7 +192,11 @@ def main() -> None:
     parser.add_argument("--balance", default="none", help="as balance.strategy, for --data")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fastai", metavar="PYTHON", help="an interpreter with fastai")
-    options = parser.parse_args()
+    return parser.parse_args(words)
+
+
+def measure(options: argparse.Namespace) -> list[str]:
+    """Runs all methods on one data set; returns lines of Markdown."""
     params = study_params(options)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -206,12 +210,17 @@ def main() -> None:
         for name, table in panel.test.members.items():
             tables[name] = table, "member"
         tables |= other_methods(options, study, rows, seconds, folder)
-        print_tables(tables, study, str(options.data or "phantom"))
+        lines = table_lines(tables, study, options.data.name if options.data else "phantom")
         alone = without_twins(study, rows[rows["split"] == "test"])
         if len(alone) < len(tables["panel"][0]):
             kept = {name: (table[table["id"].isin(alone)], note) for name, (table, note) in tables.items()}
-            print_tables(kept, study, "without a copy in the other images")
-    print(machine())
+            lines += ["", *table_lines(kept, study, "without a copy in the other images")]
+    return lines
+
+
+def main() -> None:
+    """Prints the tables."""
+    print("", *measure(read_options()), "", machine(), sep="\n")
 
 
 def other_methods(

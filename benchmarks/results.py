@@ -12,6 +12,7 @@ given, the comparisons that need it are skipped, by name.
 
 import argparse
 import re
+import shlex
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -21,7 +22,7 @@ from typing import Any
 
 import yaml
 
-from benchmarks import ROOT, argument_parser, machine
+from benchmarks import ROOT, accuracy, argument_parser, machine
 from benchmarks.studies import Study, one_process
 from tumorboard.base.files import replacing
 from tumorboard.base.params import Params, complete_values, fill_empty, parse
@@ -53,18 +54,6 @@ class Comparison:
 
 
 COMPARISONS: dict[str, Comparison] = {
-    "brain": Comparison(
-        "brain MRI, four classes, given Training and Testing",
-        {
-            **OWN_GROUPS,
-            "preset": "mri",
-            "balance.strategy": "none",
-            "crop.side": 112,
-            "models": ["resnet18", "efficientnet_lite0"],
-            "train.epochs": 8,
-        },
-        raw="brain_mri",
-    ),
     "bccd": Comparison(
         "blood cells, three classes, smears as groups",
         {
@@ -143,6 +132,28 @@ COMPARISONS: dict[str, Comparison] = {
         {"crop.side": 48, "models": ["plateau_cnn3", "plateau_lite0", "plateau_lite0_longer"]},
     ),
 }
+
+
+@dataclass(frozen=True)
+class Against:
+    """A comparison of the panel with other methods, by `benchmarks.accuracy`."""
+
+    about: str
+    options: tuple[str, ...]  # of `benchmarks.accuracy`, without --data and --fastai
+    raw: str | None = None  # folder below --data; None: the phantom
+
+
+CELLS = ("--preset", "cells", "--side", "64", "--folds", "0", "--models", "cnn,resnet18,efficientnet_lite0")
+AGAINST: dict[str, Against] = {
+    "others_brain": Against(
+        "brain MRI: the panel against a fine-tune, fastai and the probe",
+        ("--preset", "mri", "--side", "112", "--folds", "0"),
+        raw="brain_mri",
+    ),
+    "others_bccd": Against("blood cells: the same", ("--group-pattern", r"(BloodImage_\d+)", *CELLS), raw="bccd_cells"),
+    "others_phantom": Against("the phantom: the same", CELLS),
+}
+TABLES: dict[str, Comparison | Against] = {**COMPARISONS, **AGAINST}
 
 
 def with_keys(keys: Mapping[str, Any]) -> Params:
@@ -280,6 +291,20 @@ def measure(comparison: Comparison, data: Path | None) -> list[str]:
     return [*text, *([""] if shared else []), f"{minutes:.0f} minutes of CPU time on {machine()}."]
 
 
+def measure_against(against: Against, data: Path | None, fastai: str | None) -> list[str]:
+    """Trains the panel and the other methods; returns lines of Markdown."""
+    folder = f"$DATA/{against.raw}"
+    words = [
+        *against.options,
+        *(["--data", folder] if against.raw else []),
+        *(["--fastai", "PYTHON"] if fastai else []),
+    ]
+    command = shlex.join(["python", "-m", "benchmarks.accuracy", *words]).replace(f"'{folder}'", folder)
+    values = {folder: str((data or Path()) / (against.raw or "")), "PYTHON": fastai}
+    options = accuracy.read_options([values.get(word) or word for word in words])
+    return ["```", command, "```", "", *accuracy.measure(options), "", f"{machine()}."]
+
+
 def replace_between(page: str, name: str, lines: list[str]) -> str:
     """Returns a page with other lines between the marks of a name.
 
@@ -300,19 +325,25 @@ def main() -> None:
     parser.add_argument("names", nargs="*", metavar="NAME", help="comparisons; default: all")
     parser.add_argument("--data", type=Path, help="folder with brain_mri and bccd_cells")
     parser.add_argument("--page", type=Path, default=PAGE, help="(default: docs/results.md)")
+    parser.add_argument(
+        "--fastai", metavar="PYTHON", help="an interpreter with fastai, for the comparisons with others"
+    )
     parser.add_argument("--list", action="store_true", help="print the names and train nothing")
     options = parser.parse_args()
     if options.list:
-        for name, comparison in COMPARISONS.items():
-            print(f"{name:<8} {comparison.about}")
+        for name, table in TABLES.items():
+            print(f"{name:<15} {table.about}")
         return
     check_names(options, parser)
-    for name in options.names or COMPARISONS:
-        comparison = COMPARISONS[name]
-        if comparison.raw and options.data is None:
+    for name in options.names or TABLES:
+        table = TABLES[name]
+        if table.raw and options.data is None:
             print(f"{name}: skipped, since it needs --data", flush=True)
             continue
-        lines = measure(comparison, options.data)
+        if isinstance(table, Against):
+            lines = measure_against(table, options.data, options.fastai)
+        else:
+            lines = measure(table, options.data)
         page = options.page.read_text(encoding="utf-8")  # read late: others may have been written meanwhile
         with replacing(options.page) as temporary:
             temporary.write_text(replace_between(page, name, lines), encoding="utf-8")
@@ -322,12 +353,12 @@ def main() -> None:
 def check_names(options: argparse.Namespace, parser: argparse.ArgumentParser) -> None:
     """Ends the program where a name, a mark of the page or a folder is missing, before anything is trained."""
     for name in options.names:
-        if name not in COMPARISONS:
-            parser.error(f"there is no comparison '{name}'; there are {', '.join(COMPARISONS)}")
+        if name not in TABLES:
+            parser.error(f"there is no comparison '{name}'; there are {', '.join(TABLES)}")
     page = options.page.read_text(encoding="utf-8")
-    for name in options.names or COMPARISONS:
+    for name in options.names or TABLES:
         replace_between(page, name, [])
-        raw = COMPARISONS[name].raw
+        raw = TABLES[name].raw
         if raw and options.data is not None and not (options.data / raw).is_dir():
             parser.error(f"--data {options.data}: has no folder {raw}")
 

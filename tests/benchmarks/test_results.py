@@ -1,10 +1,22 @@
 """The comparisons of docs/results.md: their keys are valid, their commands are those of DVC, their marks are there."""
 
 import shlex
+from pathlib import Path
 
 import pytest
 
-from benchmarks.results import COMPARISONS, PAGE, Comparison, command_of, replace_between, with_keys
+from benchmarks import accuracy
+from benchmarks.results import (
+    AGAINST,
+    COMPARISONS,
+    PAGE,
+    TABLES,
+    Comparison,
+    command_of,
+    measure_against,
+    replace_between,
+    with_keys,
+)
 from tumorboard.base.recipe import resolve_recipe
 
 
@@ -18,7 +30,7 @@ def test_the_keys_of_a_comparison_are_those_of_params(name: str) -> None:
         assert bool(title) == (COMPARISONS[name].each is not None)
 
 
-@pytest.mark.parametrize("name", COMPARISONS)
+@pytest.mark.parametrize("name", TABLES)
 def test_the_page_has_a_place_for_each_comparison(name: str) -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert page.count(f"<!-- {name}: begin -->") == page.count(f"<!-- {name}: end -->") == 1
@@ -48,3 +60,22 @@ def test_the_command_sets_the_same_keys() -> None:
 def test_a_preset_of_a_comparison_fills_the_empty_keys() -> None:
     assert with_keys({"preset": "xray"}).crop.side == 224
     assert with_keys({"preset": "xray", "crop.side": 32}).crop.side == 32
+
+
+def test_a_comparison_with_others_runs_the_command_that_it_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr("benchmarks.accuracy.measure", lambda options: seen.append(options) or ["table"])
+    lines = measure_against(AGAINST["others_bccd"], Path("/sets"), "py")
+    assert lines[:5] == [
+        "```",
+        "python -m benchmarks.accuracy --group-pattern '(BloodImage_\\d+)' --preset cells --side 64 --folds 0 "
+        "--models cnn,resnet18,efficientnet_lite0 --data $DATA/bccd_cells --fastai PYTHON",
+        "```",
+        "",
+        "table",
+    ]
+    printed = accuracy.read_options(shlex.split(lines[1])[3:])
+    assert (seen[0].data, seen[0].fastai) == (Path("/sets/bccd_cells"), "py")
+    assert {**vars(seen[0]), "data": None, "fastai": None} == {**vars(printed), "data": None, "fastai": None}
+    assert measure_against(AGAINST["others_phantom"], None, None)[1].endswith("efficientnet_lite0")
+    assert seen[1].data is None
