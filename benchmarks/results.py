@@ -2,7 +2,7 @@
 
     python -m benchmarks.results --list                        # the names
     python -m benchmarks.results --data ../shared/data         # all of them; `make results DATA=../shared/data`
-    python -m benchmarks.results --data ../shared/data e brain # some of them
+    python -m benchmarks.results --data ../shared/data e b     # some of them
 
 A comparison is some keys of params.yaml. Its models are trained in this process by the functions of the stages, on all
 validation folds that the keys name, and are compared by validation loss; the test images are scored once, after that.
