@@ -111,9 +111,9 @@ def run_fastai(python: str, spec: Mapping[str, Any], folder: Path) -> tuple[NDAr
     file = folder / "spec.json"
     settings = {"weights": str(weights), "architecture": NETWORK.removeprefix("timm/"), "out": str(out)}
     file.write_text(json.dumps({**spec, **settings}))
-    done = subprocess.run(
-        [python, str(ROOT / "benchmarks/fastai_script.py"), str(file)], check=True, text=True, stdout=subprocess.PIPE
-    )
+    # -P: without it, benchmarks/cuda.py would be taken for a package that torch looks for.
+    command = [python, "-P", str(ROOT / "benchmarks/fastai_script.py"), str(file)]
+    done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE)
     return np.loadtxt(out, delimiter=",", ndmin=2), json.loads(done.stdout.splitlines()[-1])
 
 
@@ -198,6 +198,8 @@ def read_options(words: Sequence[str] | None = None) -> argparse.Namespace:
 def measure(options: argparse.Namespace) -> list[str]:
     """Runs all methods on one data set; returns lines of Markdown."""
     params = study_params(options)
+    if options.fastai:  # before anything is trained
+        subprocess.run([options.fastai, "-P", "-c", "import fastai.vision.all, timm"], check=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         study = Study(params, folder)
@@ -209,6 +211,7 @@ def measure(options: argparse.Namespace) -> list[str]:
         tables = {"panel": (panel.test.votes[HEADING], f"{seconds:.0f} s, {panel.fit.vote} ({weights})")}
         for name, table in panel.test.members.items():
             tables[name] = table, "member"
+        print(*(score_line(name, table, note) for name, (table, note) in tables.items()), sep="\n", flush=True)
         tables |= other_methods(options, study, rows, seconds, folder)
         lines = table_lines(tables, study, options.data.name if options.data else "phantom")
         alone = without_twins(study, rows[rows["split"] == "test"])
