@@ -143,7 +143,7 @@ class Against:
     raw: str | None = None  # folder below --data; None: the phantom
 
 
-CELLS = ("--preset", "cells", "--side", "64", "--folds", "0", "--models", "cnn,resnet18,efficientnet_lite0")
+CELLS = ("--preset", "cells", "--side", "64", "--folds", "0", "--models", "cnn,resnet18")
 AGAINST: dict[str, Against] = {
     "others_brain": Against(
         "brain MRI: the panel against a fine-tune, fastai and the probe",
