@@ -12,11 +12,11 @@ import pandas as pd
 from numpy.random import Generator, Philox
 from numpy.typing import NDArray
 from sklearn.ensemble import RandomForestClassifier
-from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.tree import DecisionTreeClassifier
 
 from tumorboard.base.randomness import keys_of, order
 from tumorboard.base.tables import Images, Manifest
+from tumorboard.data.group_folds import StratifiedGroups
 from tumorboard.data.grouping import factorize
 
 FACTS = {  # columns of the table of images by the name of the fact, which is also a key of the metrics
@@ -67,7 +67,8 @@ def probe_shortcuts(manifest: Manifest, images: Images, seed: int, threshold: fl
     rows = _draw_rows(manifest[manifest["split"] != "test"], MAX_PROBED_IMAGES, seed)
     features = _features_of(rows, images)
     labels, groups = factorize(rows["label"])[1], factorize(rows["group"])[1]
-    scores = [(name, len(rows), *_cross_validate(table, labels, groups, seed)) for name, table in features.items()]
+    folds = _folds(labels, groups, seed)
+    scores = [(name, len(rows), *_cross_validate(table, labels, folds, seed)) for name, table in features.items()]
     probe = pd.DataFrame(scores, columns=list(PROBE_COLUMNS[:-1]))
     tested = (probe["skill"] >= threshold).to_numpy()
     probe["p"] = np.nan
@@ -155,9 +156,10 @@ def _forest(seed: int) -> RandomForestClassifier:
     )
 
 
-def _cross_validate(features: Features, labels: Codes, groups: Codes, seed: int) -> tuple[float, ...]:
-    """Returns SCORES over FOLDS folds of whole groups, or fewer where a class has fewer groups."""
-    folds = _folds(labels, groups, seed)
+def _cross_validate(
+    features: Features, labels: Codes, folds: Sequence[tuple[Codes, Codes]], seed: int
+) -> tuple[float, ...]:
+    """Returns SCORES over the folds of `_folds`; NaN where there are none."""
     if not folds:
         return (np.nan,) * len(SCORES)
     predicted = np.empty_like(labels)
@@ -167,12 +169,15 @@ def _cross_validate(features: Features, labels: Codes, groups: Codes, seed: int)
 
 
 def _folds(labels: Codes, groups: Codes, seed: int) -> list[tuple[Codes, Codes]]:
-    """Returns the training and validation rows of each fold; none where a class has one group only."""
+    """Returns the training and validation rows of FOLDS folds of whole groups.
+
+    There are fewer where a class has fewer groups, and none where one has a single group.
+    """
     classes = np.unique(labels)
     folds = min([FOLDS, *(len(np.unique(groups[labels == label])) for label in classes)])
     if len(classes) < 2 or folds < 2:
         return []
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed % 2**32)
+    splitter = StratifiedGroups(folds, shuffle=True, random_state=seed % 2**32)
     return list(splitter.split(labels, labels, groups))
 
 

@@ -6,13 +6,13 @@ from typing import Any, TypeAlias
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedGroupKFold
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Split
 from tumorboard.base.randomness import keys_of, order
 from tumorboard.base.tables import Images, Manifest, check_manifest
 from tumorboard.data.audit import Pictures
+from tumorboard.data.group_folds import StratifiedGroups
 from tumorboard.data.grouping import connected_sets, factorize
 from tumorboard.data.near_duplicates import Pairs
 from tumorboard.data.parts import count_tree
@@ -197,7 +197,7 @@ def draw_folds(rows: Manifest, folds: int, seed: int) -> NDArray[np.int64]:
     """
     labels, groups = factorize(rows["label"])[1], factorize(rows["group"])[1]
     fold_of = np.empty(len(rows), dtype=np.int64)
-    splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed % 2**32)
+    splitter = StratifiedGroups(folds, shuffle=True, random_state=seed % 2**32)
     for fold, (_, validation) in enumerate(splitter.split(labels, labels, groups)):
         fold_of[validation] = fold
     return fold_of
