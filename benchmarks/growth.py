@@ -86,7 +86,7 @@ def measure(images: int, workers: int, side: int) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         params = read_yaml(ROOT / "params.yaml")
-        params["data"]["raw"] = "raw"
+        params["data"] |= {"raw": "raw", "positive": None, "group_pattern": r"P(\d+)_"}
         params["crop"]["side"] = side
         params["runtime"]["workers"] = workers
         (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
@@ -103,7 +103,8 @@ def measure(images: int, workers: int, side: int) -> None:
         split = run_stage(
             folder,
             "split",
-            *("--crop", "crop", "--out", "split", "--metrics", "split.json", "--audit-metrics", "audit.json"),
+            *("--crop", "crop", "--out", "split", "--metrics", "split.json"),
+            *("--audit-metrics", "audit.json", "--test-metrics", "test.json"),
         )
         print(f"split: {split.seconds:.1f} s, {split.memory:.0f} MiB")
         (folder / ".cache").rename(folder / "unused")

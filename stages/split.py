@@ -27,7 +27,7 @@ def main(
         test_metrics: JSON file for the skills of the shortcut probe on the test set.
     """
     manifest, images = read_manifest(crop / "manifest.csv"), read_table(crop / "images.csv")
-    copies = find_copies(manifest, images, CropStore(crop / "store").__getitem__, params.audit)
+    copies = find_copies(manifest, images, CropStore(crop / "store").read_once, params.audit)
     unusable = read_table(crop / "quarantined.csv")
     attributes = read_table(crop / "attributes.csv")
     prepared = prepare_data(manifest, images, copies, unusable=unusable, params=params, attributes=attributes)

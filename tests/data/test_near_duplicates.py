@@ -151,3 +151,26 @@ def test_crops_of_any_size(side: int, audit: Audit) -> None:
     assert sets_of(list(pictures), find_near_duplicates(list(pictures), reader_of(pictures), audit)[0]) == {
         frozenset(["03", "copy"])
     }
+
+
+@pytest.mark.parametrize("tile", [1, 50, 10_000])
+def test_close_pairs_are_those_of_a_full_product(tile: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(near, "TILE", tile)
+    rng = np.random.default_rng(0)
+    queries, held = (rng.standard_normal((count, 8)).astype(np.float32) for count in (23, 11))
+    row, column, cosine = near._close_pairs(queries, held, 2.0)
+    rows, columns = np.nonzero(queries @ held.T >= 2.0)
+    assert 0 < len(rows) < 23 * 11
+    assert (row.tolist(), column.tolist()) == (rows.tolist(), columns.tolist())
+    np.testing.assert_allclose(cosine, (queries @ held.T)[rows, columns], rtol=1e-5)
+    assert [len(part) for part in near._close_pairs(queries, held[:0], 2.0)] == [0, 0, 0]
+
+
+def test_the_nearest_cells_are_those_of_highest_cosine() -> None:
+    cosine = np.array([[0.1, 0.5, -0.2, 0.4], [0.9, 0.8, 0.95, -1.0]], np.float32)
+    assert near._nearest_cells(cosine, 2).tolist() == [1, 3, 0, 2]
+    assert near._nearest_cells(cosine, 4).tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+    tied = np.array([[0.5, 0.5, 0.5], [0.1, 0.3, 0.2]], np.float32)
+    first, second = np.sort(near._nearest_cells(tied, 2).reshape(2, 2), axis=1)
+    assert len(set(first)) == 2
+    assert second.tolist() == [1, 2]

@@ -157,6 +157,17 @@ def test_changing_the_returned_crops_does_not_change_the_store(tmp_path: Path, c
     assert contents(tmp_path) == before
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="lists memory maps by Linux's /proc")
+def test_reading_once_leaves_no_shard_in_memory(tmp_path: Path, crops: NDArray[np.uint8]) -> None:
+    write_store(tmp_path, IDS, crops, shards=3)
+    store = CropStore(tmp_path)
+    np.testing.assert_array_equal(store[IDS[:2]], crops[:2])
+    assert str(tmp_path) in Path("/proc/self/maps").read_text()
+    np.testing.assert_array_equal(store.read_once(IDS[::-1]), crops[::-1])
+    assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+    np.testing.assert_array_equal(store[IDS], crops)
+
+
 def test_an_unknown_id_is_named(tmp_path: Path, crops: NDArray[np.uint8]) -> None:
     write_store(tmp_path, IDS, crops, 8)
     with pytest.raises(InputError, match="'nobody'"):

@@ -113,7 +113,7 @@ def _fill(account: Account, raw: Path, params: Params, *, labels: Path | None, f
     unusable = read_table(folder / "quarantined.csv")
     account.quarantined = _records(unusable)
     _accept(account, manifest)
-    copies = find_copies(manifest, images, CropStore(folder / "store").__getitem__, params.audit)
+    copies = find_copies(manifest, images, CropStore(folder / "store").read_once, params.audit)
     account.duplicates, account.label_conflicts = _list_copies(manifest, images, copies)
     if copies.faint:
         account.warnings.append(

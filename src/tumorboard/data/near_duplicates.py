@@ -23,7 +23,9 @@ MARGIN = 0.05  # share of the side by which a window is smaller than the picture
 PROBES = 8  # cells of the inverted file that are searched per descriptor
 WIDEN = 1.6  # side of the window around a picture's frame, in sides of the frame
 READ = 512  # images read at a time
-BLOCK = 1 << 24  # cosines held at a time
+BLOCK = 1 << 24  # cosines whose candidates are held at a time
+TILE = 1 << 18  # cosines computed at a time: they fit into a processor's cache
+PART = 128  # thumbnails averaged at a time: they fit into a processor's cache
 BATCH = 4096  # candidates verified at a time
 PENDING = 1 << 20  # candidates that are collected before they are verified
 
@@ -64,9 +66,11 @@ def find_near_duplicates(ids: Sequence[str], read_crops: ReadCrops, audit: Audit
     columns = {"first": object, "second": object, "correlation": np.float64, "mirrored": bool}
     if audit.near is None or len(ids) < 2:
         return NearDuplicates(pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in columns.items()}), [])
-    all_thumbs, faint = read_thumbnails(ids, read_crops)
+    thumbs, faint = read_thumbnails(ids, read_crops)
     names = np.array(ids, dtype=object)
-    clear, thumbs = names[~faint], all_thumbs[~faint]
+    clear = names[~faint]
+    if faint.any():
+        thumbs = thumbs[~faint]
     verifier = _Verifier(thumbs, audit.near)
     for candidates in _candidates(thumbs, keys_of(clear.tolist()), audit):
         verifier.add(*candidates)
@@ -88,11 +92,15 @@ def read_thumbnails(ids: Sequence[str], read_crops: ReadCrops) -> tuple[Thumbnai
         part = slice(start, start + READ)
         crops = read_crops(ids[part])
         interpolation = cv2.INTER_AREA if crops.shape[1] > SIDE else cv2.INTER_LINEAR
-        greys = [cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY).astype(np.float32) for crop in crops]
-        small = np.stack([cv2.resize(grey, (SIDE, SIDE), interpolation=interpolation) for grey in greys])
+        small = np.empty((len(crops), SIDE, SIDE), np.float32)
+        for crop, thumb in zip(crops, small, strict=True):
+            grey = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY).astype(np.float32)
+            cv2.resize(grey, (SIDE, SIDE), dst=thumb, interpolation=interpolation)
         faint[part] = details(small).std((1, 2)) < FAINT
         low, high = small.min((1, 2), keepdims=True), small.max((1, 2), keepdims=True)
-        thumbs[part] = np.rint((small - low) * (255 / np.maximum(high - low, 1e-6)))
+        small -= low
+        small *= 255 / np.maximum(high - low, 1e-6)
+        thumbs[part] = np.rint(small, out=small)
     return thumbs, faint
 
 
@@ -114,7 +122,7 @@ def _candidates(
         basis = _principal_components(thumbs, windows[0], np.sort(drawn[:4096]), min(DIMENSIONS, count // 16))
         whole = _descriptors(thumbs, windows[0], False, basis)
         centers = whole[np.sort(drawn[: int(np.ceil(np.sqrt(count)))])]
-        cell_of = np.concatenate([(part @ centers.T).argmax(1) for part in _row_blocks(whole, len(centers))])
+        cell_of = np.concatenate([(part @ centers.T).argmax(1) for part in _tiles(whole, len(centers))])
         limits = np.cumsum(np.bincount(cell_of, minlength=len(centers)))[:-1]
         members = np.split(np.argsort(cell_of, kind="stable"), limits)
         for mirrored in flips:
@@ -133,24 +141,41 @@ def _search(
     Only the PROBES cells whose centers are nearest to a query are searched; `members` lists the rows of each cell.
     """
     probes = min(PROBES, len(centers))
-    nearest = [
-        np.argpartition(-(part @ centers.T), probes - 1)[:, :probes] for part in _row_blocks(queries, len(centers))
-    ]
-    cells = np.concatenate(nearest).ravel()
+    cells = np.concatenate([_nearest_cells(part @ centers.T, probes) for part in _tiles(queries, len(centers))])
     by_cell = np.argsort(cells, kind="stable") // probes
     limits = np.cumsum(np.bincount(cells, minlength=len(centers)))[:-1]
     for asking, held in zip(np.split(by_cell, limits), members, strict=True):
         size = max(1, BLOCK // max(1, len(held)))
         for start in range(0, len(asking), size):
             some = asking[start : start + size]
-            cosine = queries[some] @ whole[held].T
-            row, column = np.nonzero(cosine >= threshold)
-            yield some[row], held[column], cosine[row, column]
+            row, column, cosine = _close_pairs(queries[some], whole[held], threshold)
+            yield some[row], held[column], cosine
 
 
-def _row_blocks(rows: Floats, width: int) -> list[Floats]:
-    """Cuts rows into blocks whose product with `width` others has BLOCK numbers at most."""
-    size = max(1, BLOCK // width)
+def _nearest_cells(cosine: Floats, probes: int) -> Rows:
+    """Returns the `probes` cells of the highest cosine float32[Q, C] of each query, int64[Q * probes], by query."""
+    lowest = np.partition(cosine, -probes, axis=1)[:, -probes]
+    chosen = np.flatnonzero(cosine >= lowest[:, None])
+    if len(chosen) > probes * len(cosine):  # cells of equal cosine
+        return np.argpartition(-cosine, probes - 1)[:, :probes].ravel()
+    return np.asarray(chosen % cosine.shape[1])
+
+
+def _close_pairs(queries: Floats, held: Floats, threshold: float) -> tuple[Rows, Rows, Floats]:
+    """Returns the pairs whose cosine is `threshold` or more: row of the query, row of the held one, cosine."""
+    parts, start = [(np.empty(0, np.int64), np.empty(0, np.float32))], 0
+    for part in _tiles(queries, len(held)):
+        cosine = (part @ held.T).ravel()
+        close = np.flatnonzero(cosine >= threshold)  # in one dimension, which takes a tenth of the time
+        parts.append((start * len(held) + close, cosine[close]))
+        start += len(part)
+    place, cosines = (np.concatenate(each) for each in zip(*parts, strict=True))
+    return *np.divmod(place, max(1, len(held))), cosines
+
+
+def _tiles(rows: Floats, width: int) -> list[Floats]:
+    """Cuts rows into blocks whose product with `width` others has TILE numbers at most."""
+    size = max(1, TILE // max(1, width))
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
@@ -173,14 +198,15 @@ def _framing_windows(thumbs: Thumbnails) -> Windows:
     return np.asarray((sides + 1) / 2, dtype=np.float32)
 
 
-def _coarse(thumbs: Thumbnails, window: Windows, mirrored: bool) -> Floats:
-    """Returns a window of each thumbnail as float32[N, COARSE**2] of mean 0 and standard deviation 1."""
+def _coarse(thumbs: Thumbnails, window: Windows, mirrored: bool) -> tuple[Floats, Floats]:
+    """Returns a window of each thumbnail as float32[N, COARSE**2] of mean 0, and its standard deviation [N, 1]."""
     rows, columns = _averaging(window[:, 0], window[:, 1]), _averaging(window[:, 2], window[:, 3])
     # The averaging matrix with its rows reversed mirrors the picture.
     small = rows @ thumbs.astype(np.float32) @ (columns[:, ::-1] if mirrored else columns).transpose(0, 2, 1)
     flat = small.reshape(len(thumbs), -1)
     flat -= flat.mean(1, keepdims=True)
-    return np.asarray(flat / np.maximum(flat.std(1, keepdims=True), 1e-6))
+    deviation = np.sqrt(np.einsum("ij,ij->i", flat, flat) / flat.shape[1])
+    return flat, np.maximum(deviation, 1e-6)[:, None]
 
 
 def _averaging(low: Floats, high: Floats) -> Floats:
@@ -197,7 +223,8 @@ def _averaging(low: Floats, high: Floats) -> Floats:
 
 def _principal_components(thumbs: Thumbnails, window: Windows, sample: Rows, dimensions: int) -> tuple[Floats, Floats]:
     """Returns the mean of coarse pictures and the projection [COARSE**2, dimensions] that whitens them."""
-    coarse = _coarse(thumbs[sample], window if len(window) == 1 else window[sample], False)
+    coarse, deviation = _coarse(thumbs[sample], window if len(window) == 1 else window[sample], False)
+    coarse /= deviation
     mean = coarse.mean(0)
     values, vectors = np.linalg.eigh(np.cov(coarse, rowvar=False))
     values, vectors = values[::-1][:dimensions], vectors[:, ::-1][:, :dimensions]
@@ -207,14 +234,14 @@ def _principal_components(thumbs: Thumbnails, window: Windows, sample: Rows, dim
 def _descriptors(thumbs: Thumbnails, window: Windows, mirrored: bool, basis: tuple[Floats, Floats]) -> Floats:
     """Returns the whitened components of a window, float32[N, D] of length 1."""
     mean, projection = basis
-    parts = []
-    for start in range(0, len(thumbs), READ):
-        part = slice(start, start + READ)
-        parts.append(
-            (_coarse(thumbs[part], window if len(window) == 1 else window[part], mirrored) - mean) @ projection
-        )
-    whitened = np.concatenate(parts)
-    return np.asarray(whitened / np.maximum(np.linalg.norm(whitened, axis=1, keepdims=True), 1e-6))
+    offset = mean @ projection
+    whitened = np.empty((len(thumbs), projection.shape[1]), np.float32)
+    for start in range(0, len(thumbs), PART):
+        part = slice(start, start + PART)
+        coarse, deviation = _coarse(thumbs[part], window if len(window) == 1 else window[part], mirrored)
+        whitened[part] = coarse @ projection / deviation - offset
+    whitened /= np.maximum(np.linalg.norm(whitened, axis=1, keepdims=True), 1e-6)
+    return whitened
 
 
 class _Verifier:

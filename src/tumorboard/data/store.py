@@ -184,6 +184,12 @@ class CropStore:
     def __getitem__(self, ids: Sequence[str]) -> CropBatch:
         return self.take(self.positions(ids))
 
+    def read_once(self, ids: Sequence[str]) -> CropBatch:
+        """Returns `self[ids]` and closes the memory maps, whose pages would count as this process's memory."""
+        crops = self[ids]
+        self._maps.clear()
+        return crops
+
     @property
     def ids(self) -> list[str]:
         """All ids, store by store, sorted within each store."""
