@@ -198,6 +198,13 @@ def _framing_windows(thumbs: Thumbnails) -> Windows:
     return np.asarray((sides + 1) / 2, dtype=np.float32)
 
 
+def _coarse_parts(thumbs: Thumbnails, window: Windows, mirrored: bool) -> Iterator[tuple[slice, Floats, Floats]]:
+    """Yields what `_coarse` returns, PART thumbnails at a time, after their rows."""
+    for start in range(0, len(thumbs), PART):
+        part = slice(start, start + PART)
+        yield part, *_coarse(thumbs[part], window if len(window) == 1 else window[part], mirrored)
+
+
 def _coarse(thumbs: Thumbnails, window: Windows, mirrored: bool) -> tuple[Floats, Floats]:
     """Returns a window of each thumbnail as float32[N, COARSE**2] of mean 0, and its standard deviation [N, 1]."""
     rows, columns = _averaging(window[:, 0], window[:, 1]), _averaging(window[:, 2], window[:, 3])
@@ -223,8 +230,8 @@ def _averaging(low: Floats, high: Floats) -> Floats:
 
 def _principal_components(thumbs: Thumbnails, window: Windows, sample: Rows, dimensions: int) -> tuple[Floats, Floats]:
     """Returns the mean of coarse pictures and the projection [COARSE**2, dimensions] that whitens them."""
-    coarse, deviation = _coarse(thumbs[sample], window if len(window) == 1 else window[sample], False)
-    coarse /= deviation
+    windows = window if len(window) == 1 else window[sample]
+    coarse = np.concatenate([flat / deviation for _, flat, deviation in _coarse_parts(thumbs[sample], windows, False)])
     mean = coarse.mean(0)
     values, vectors = np.linalg.eigh(np.cov(coarse, rowvar=False))
     values, vectors = values[::-1][:dimensions], vectors[:, ::-1][:, :dimensions]
@@ -236,9 +243,7 @@ def _descriptors(thumbs: Thumbnails, window: Windows, mirrored: bool, basis: tup
     mean, projection = basis
     offset = mean @ projection
     whitened = np.empty((len(thumbs), projection.shape[1]), np.float32)
-    for start in range(0, len(thumbs), PART):
-        part = slice(start, start + PART)
-        coarse, deviation = _coarse(thumbs[part], window if len(window) == 1 else window[part], mirrored)
+    for part, coarse, deviation in _coarse_parts(thumbs, window, mirrored):
         whitened[part] = coarse @ projection / deviation - offset
     whitened /= np.maximum(np.linalg.norm(whitened, axis=1, keepdims=True), 1e-6)
     return whitened
