@@ -19,7 +19,7 @@ from tumorboard.base.params import Params
 from tumorboard.base.recipe import resolve_recipe
 from tumorboard.base.tables import Manifest, make_predictions, manifest_digest, read_predictions
 from tumorboard.data.parts import count_table
-from tumorboard.data.store import write_store
+from tumorboard.data.store import CropBatch, CropStore, write_store
 from tumorboard.evaluation.held_out import HeldOut, assign_parts, write_held_out
 from tumorboard.panel.examples import choose_examples
 from tumorboard.panel.filters import FirstLayer, write_filters
@@ -86,14 +86,39 @@ def write_finished_run(
     generator = np.random.default_rng(seed)
     manifest = _make_manifest(classes, groups, giant)
     crops = generator.integers(0, 255, (len(manifest), SIDE, SIDE, 3), dtype=np.uint8)
+    skills = [skill * (1 + number) for number in range(len(params.models))]
+    write_run(root, params, manifest, crops=crops, classes=classes, skills=skills, generator=generator)
+
+
+def write_run(
+    root: Path,
+    params: Params,
+    manifest: Manifest,
+    *,
+    crops: CropBatch,
+    classes: Sequence[str],
+    skills: Sequence[float],
+    generator: np.random.Generator,
+) -> None:
+    """Writes what the stages before `ensemble` write, of given images.
+
+    Args:
+        root: an empty folder.
+        params: whose models and folds are written; without `evaluate.test` no test image is predicted.
+        manifest: eight images or more, with groups named p<number>.
+        crops: uint8[N, S, S, 3], one per row of the manifest.
+        classes: names.
+        skills: how far each model's logits favor the right class; 0 is guessing.
+        generator: of histories and logits.
+    """
     _write_crops(root, manifest, crops, classes)
     _write_split(root, manifest, classes)
     _write_audit(root, manifest)
-    for number, model in enumerate(params.models):
+    for number, (model, skill) in enumerate(zip(params.models, skills, strict=True)):
         write_json(resolve_recipe(params, model).model_dump(mode="json"), root / "recipes" / f"{model}.json")
         for fold in params.folds:
             _write_training(root, model, fold, number, generator)
-            _write_predictions(root, manifest, classes, (model, fold), skill * (1 + number), generator, params)
+            _write_predictions(root, manifest, classes, (model, fold), skill, generator, params)
 
 
 def run_stages(root: Path, params: Params) -> str:
@@ -129,12 +154,12 @@ def run_ensemble(root: Path, params: Params) -> None:
 
 def _write_explained(root: Path, params: Params) -> None:
     """Writes what the stage explain writes: maps of all models but the first, which begin at the upper left."""
-    generator = np.random.default_rng(4)
+    generator, side = np.random.default_rng(4), CropStore(root / "crop" / "store").size
     for folder, scores in ((root / "predictions", "places.json"), (root / "predictions/test", "test/places.json")):
         examples = choose_examples(read_predictions(folder / "votes" / "heading.csv"))
         members = {}
         for name in params.models[1:]:
-            members[name] = generator.random((len(examples), SIDE, SIDE)).astype(np.float32)
+            members[name] = generator.random((len(examples), side, side)).astype(np.float32)
         vote = np.mean(list(members.values()), axis=0) if members else None
         write_explained(ExplainedExamples(examples, members, vote), folder / "maps")
         write_json({}, root / "metrics" / scores)

@@ -33,7 +33,7 @@ def test_pictures_have_the_label_and_each_members_class_and_probability(results)
     one = find_disagreement(results.validation)
     assert len(one.splits) > SHOWN == len(one.shown)
     figure = draw_splits(results, one)
-    captions = [text.get_text() for text in figure.axes[0].texts]
+    captions = [text.get_text() for text in figure.texts]
     assert len(captions) == SHOWN
     for caption, row in zip(captions, one.shown, strict=True):
         expected = [f"{p:.2f} {name} ({member})" for (name, p), member in zip(row["members"], one.members, strict=True)]

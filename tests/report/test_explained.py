@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.report.sheets import pictures_of
 from tests.report.test_page import PICTURES, text_of
 from tumorboard.panel.filters import FirstLayer
 from tumorboard.report.conclusions import draw_conclusions
@@ -110,12 +111,12 @@ def test_filters_are_drawn_on_one_scale_beside_their_change():
     after = before.copy()
     after[0, 0, 0] = [0.5, -0.5, 0]
     figure = draw_filters(FirstLayer(after, before, np.array([1.0], np.float32)))
-    images = [image.get_array() for image in figure.axes[0].images]
+    images = pictures_of(figure, 2)
     assert len(images) == 6
     side = images[0].shape[0]
     assert images[0][side // 2, 0].tolist() == [128, 128, 128]
     assert images[2][0, 0].tolist() == [255, 0, 128]
     assert images[0][0, -1].tolist() == [255, 255, 255]
     only = draw_filters(FirstLayer(after, before[:0], np.array([np.nan], np.float32)))
-    assert len(only.axes[0].images) == 2
+    assert len(pictures_of(only, 2)) == 2
     assert to_webp(figure) == to_webp(figure)

@@ -6,11 +6,13 @@ import pandas as pd
 import pytest
 
 from tests.report.finished_run import CLASSES
+from tests.report.sheets import pictures_of, show
 from tumorboard.base.tables import make_predictions, read_predictions
 from tumorboard.evaluation.metrics import scores
 from tumorboard.panel.comparison import HEADING, UNCALIBRATED
 from tumorboard.panel.votes import POOLS
 from tumorboard.report.conclusions import draw_conclusions
+from tumorboard.report.contact_sheet import fit_picture
 from tumorboard.report.figures import (
     base_rates,
     draw_classes,
@@ -26,10 +28,6 @@ from tumorboard.report.figures import (
 
 def texts_of(figure):
     return [text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text"))]
-
-
-def images_of(figure):
-    return [image.get_array() for axes in figure.axes for image in axes.get_images()]
 
 
 @pytest.fixture(scope="module")
@@ -202,27 +200,30 @@ def test_figure_of_the_data_has_twelve_places_per_class_in_the_order_of_the_clas
     assert [text for text in texts_of(figure) if text.endswith("images)")] == [
         f"{name} (30 images)" for name in CLASSES
     ]
-    images = [image.tobytes() for image in images_of(figure)]
+    drawn = pictures_of(figure, 12)
+    images = [image.tobytes() for image in drawn]
     assert len(set(images)) == len(images) == 36
     for row, name in enumerate(CLASSES):
         ids = results.manifest["id"][results.manifest["label"] == name].tolist()
-        own = {crop.tobytes() for crop in results.load_crops(ids)}
+        own = {fit_picture(crop, len(drawn[0])).tobytes() for crop in results.load_crops(ids)}
         assert set(images[12 * row : 12 * (row + 1)]) <= own
 
 
 def test_images_of_the_data_are_drawn_by_the_seed_whatever_the_order_of_the_rows(results, figures):
     """A reversed manifest gives the same images, another seed other ones."""
-    drawn = [image.tobytes() for image in images_of(figures["data"])]
+    drawn = [image.tobytes() for image in pictures_of(figures["data"], 12)]
     backwards = dataclasses.replace(results, manifest=results.manifest.iloc[::-1])
-    assert [image.tobytes() for image in images_of(draw_classes(backwards))] == drawn
-    other = [image.tobytes() for image in images_of(draw_classes(dataclasses.replace(results, seed=results.seed + 1)))]
+    assert [image.tobytes() for image in pictures_of(draw_classes(backwards), 12)] == drawn
+    other = [
+        image.tobytes() for image in pictures_of(draw_classes(dataclasses.replace(results, seed=results.seed + 1)), 12)
+    ]
     assert set(other) != set(drawn)
 
 
 def test_a_class_with_few_images_leaves_white_places(results):
     few = pd.concat([rows.head(5) for _, rows in results.manifest.groupby("label", sort=False)])
     figure = draw_classes(dataclasses.replace(results, manifest=few))
-    white = [bool((image == 255).all()) for image in images_of(figure)]
+    white = [bool((image == 255).all()) for image in pictures_of(figure, 12)]
     assert white == ([False] * 5 + [True] * 7) * 3
 
 
@@ -235,7 +236,7 @@ def test_figure_of_the_mistakes_shows_the_worst_first_with_label_and_vote(result
         mistakes["probability"], abs=0.005
     )
     crops = results.load_crops(mistakes["id"].tolist())
-    assert all((image == crop).all() for image, crop in zip(images_of(figure), crops, strict=True))
+    assert all(map(show, crops, pictures_of(figure, 8)))
 
 
 def test_figure_of_the_duplicates_names_kind_label_and_part(results, figures):
@@ -254,7 +255,7 @@ def test_figure_of_the_duplicates_names_kind_label_and_part(results, figures):
     ]
     ids = pairs_to_review(results.duplicates)[["first", "second"]].to_numpy().ravel().tolist()
     crops = results.load_crops(ids)
-    assert all((image == crop).all() for image, crop in zip(images_of(figure), crops, strict=True))
+    assert all(map(show, crops, pictures_of(figure, 8)))
 
 
 def test_figure_of_the_suspects_shows_label_suggestion_and_its_probability(results, conclusions, figures):
@@ -268,7 +269,7 @@ def test_figure_of_the_suspects_shows_label_suggestion_and_its_probability(resul
     short = {CLASSES[0]: "<b>&", CLASSES[1]: "$x_1$ …y long", CLASSES[2]: "ordinary"}
     assert captions[0].startswith(f"label {short[suspects['label'][0]]}\n"[:10])
     crops = results.load_crops(suspects["id"].tolist())
-    assert all((image == crop).all() for image, crop in zip(images_of(figures["suspects"]), crops, strict=True))
+    assert all(map(show, crops, pictures_of(figures["suspects"], 8)))
 
 
 def test_only_24_suspects_are_shown_the_likeliest_first(results, conclusions):
@@ -288,9 +289,9 @@ def test_grey_lines_are_at_the_share_of_the_most_frequent_class_and_of_each_clas
     part = replace_heading(results.test, fewer)
     figures = draw_part(part, part_tables(part), None)
     assert [0.4, 0.4] in [list(line.get_xdata()) for line in figures["scores"].axes[0].get_lines()]
-    panels = figures["precision_recall"].axes
-    for axes, share in zip(panels, [0.4, 0.4, 0.2], strict=False):
-        assert [share, share] in [list(line.get_ydata()) for line in axes.get_lines()]
+    (axes,) = figures["precision_recall"].axes
+    lines = [segment[:, 1] for segment in axes.collections[-1].get_segments()]
+    assert np.array(lines) % 1 == pytest.approx(np.array([[0.4, 0.4], [0.4, 0.4], [0.2, 0.2]]))
 
 
 def test_without_mistakes_duplicates_and_suspects_there_are_no_figures_of_them(results):
@@ -314,10 +315,26 @@ def test_a_positive_class_has_one_panel_and_a_decision_curve(binary):
     """The curves of the other class are mirror images; the title names the class that is to be detected."""
     figures = draw_test_figures(binary)
     for name in ("roc", "precision_recall"):
-        drawn = [axes for axes in figures[name].axes if axes.axison]
-        assert [axes.get_title("left") for axes in drawn] == ["b"]
+        (axes,) = figures[name].axes
+        assert [title.get_text() for title in axes.texts] == ["b"]
     assert "call all b" in texts_of(figures["decision_curve"])
 
 
 def test_without_a_scored_test_part_there_are_no_figures_of_test(results):
     assert draw_test_figures(dataclasses.replace(results, test=None)) == {}
+
+
+def test_of_many_classes_the_heading_vote_alone_has_a_confusion_matrix_and_fewer_images_are_shown(judged):
+    """21 classes: six images of each, two classes per row; the title says why the members are missing."""
+    names = [f"class {number:02}" for number in range(21)]
+    results = judged(classes=names, groups=126)
+    figures = draw_test_figures(results)
+    for name in ("confusion", "confusion_normalised"):
+        (axes,) = figures[name].axes
+        title = axes.get_title("left")
+        assert title == f"{results.fit.vote} vote; with 21 classes there is no room for its members"
+    assert len(figures["roc"].axes[0].texts) == 21
+    data = draw_classes(results)
+    captions = [text.get_text() for text in data.texts]
+    assert captions == [text for name in names for text in (f"{name} (18 images)", *[""] * 5)]
+    assert len(pictures_of(data, 12)) == 126

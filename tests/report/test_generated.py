@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from tests.report.finished_run import NOTHING_EXPLAINED
+from tests.report.sheets import pictures_of, show
 from tests.report.test_page import PICTURES, render, text_of
 from tumorboard.base.files import write_table
 from tumorboard.data.store import write_store
@@ -45,19 +46,18 @@ def test_each_class_has_its_first_images_and_those_most_alike_beside_their_neigh
     generated = generated_of(table)
     crops = crops_of([*table["id"], *table["nearest"]])
     figure = draw_generated(generated, {"a": "A", "b": "B"})
-    (axes,) = figure.axes
-    drawn = [np.asarray(image.get_array()) for image in axes.get_images()]
-    texts = [text.get_text() for text in axes.texts]
+    drawn = pictures_of(figure, 12)
+    texts = [text.get_text() for text in figure.texts]
     assert len(drawn) == len(texts) == 4 * 12
     alike = [7, 6, 5, 4, 3, 2]
     for row, numbers in enumerate([[0, 1, 2, 3, 4, 5], alike, [8, 9], [9, 8]]):
         for place, number in enumerate(numbers):
             left, right = 12 * row + 2 * place, 12 * row + 2 * place + 1
             entry = table.iloc[number]
-            np.testing.assert_array_equal(drawn[left], crops[entry["id"]])
+            assert show(crops[entry["id"]], drawn[left])
             picture = crops[entry["nearest"]]
             picture = picture[:, ::-1] if entry["mirrored"] else picture
-            np.testing.assert_array_equal(drawn[right], np.rot90(picture, entry["turns"]))
+            assert show(np.rot90(picture, entry["turns"]), drawn[right])
             assert texts[right] == f"{entry['detail']:.2f}" + ("\nA" if entry["label"] == "b" else "")
         assert texts[12 * row] == f"{'AABB'[row]}\n{['generated', 'most alike'][row % 2]}"
     assert (drawn[-1] == 255).all(), "a class with fewer images leaves white places"

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,23 +18,52 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def read_table(path: Path | str) -> "pd.DataFrame":
+def read_table(path: Path | str, number_prefix: str | None = None) -> "pd.DataFrame":
     """Reads a CSV that this project wrote.
+
+    Args:
+        path: of the file.
+        number_prefix: begins the names of the columns that are read as float64, each number as Python reads it; None:
+            all columns are text.
 
     Returns:
         A DataFrame of text: every cell as it stands in the file, an empty one as ''.
 
     Raises:
-        InputError: the file does not exist or is not a table.
+        InputError: the file does not exist, is not a table, or has a cell that should be a number and is none.
     """
     import pandas as pd  # here, because stages without tables need no pandas
 
+    def read(**options: Any) -> pd.DataFrame:
+        table: pd.DataFrame = pd.read_csv(
+            path, na_filter=False, encoding="utf-8", encoding_errors="surrogateescape", **options
+        )
+        return table
+
     try:
-        return pd.read_csv(path, dtype=object, na_filter=False, encoding="utf-8", encoding_errors="surrogateescape")
+        if number_prefix is None:
+            return read(dtype=object)
+        columns = read(dtype=object, nrows=0).columns
+        numbers = [name for name in columns if name.startswith(number_prefix)]
+        types = dict.fromkeys(columns, object) | dict.fromkeys(numbers, float)
+        older = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)  # without this option not exact to the last bit
+        return read(dtype=types, **({"float_precision": "round_trip"} if older else {}))
     except FileNotFoundError:
         raise InputError(f"{path}: no such table") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise InputError(f"{path}: not a table: {error}") from None
+    except ValueError:
+        return _read_numbers(read(dtype=object), numbers, path)
+
+
+def _read_numbers(table: "pd.DataFrame", numbers: Sequence[str], path: Path | str) -> "pd.DataFrame":
+    """Turns columns of text into float64; raises InputError that names the first one with a cell that is no number."""
+    for name in numbers:
+        try:
+            table[name] = table[name].astype(float)
+        except ValueError as error:
+            raise InputError(f"{path}: column {name}: {error}") from None
+    return table
 
 
 def write_table(table: "pd.DataFrame", path: Path | str) -> None:

@@ -169,10 +169,4 @@ def check_predictions(predictions: Predictions, where: str) -> Predictions:
 
 def read_predictions(path: Path | str) -> Predictions:
     """Reads Predictions and checks them; raises InputError."""
-    frame = read_table(path)
-    for name in classes_of(frame):
-        try:
-            frame[f"p_{name}"] = frame[f"p_{name}"].astype(np.float64)
-        except ValueError as error:
-            raise InputError(f"{path}: column p_{name}: {error}") from None
-    return check_predictions(frame, str(path))
+    return check_predictions(read_table(path, number_prefix="p_"), str(path))

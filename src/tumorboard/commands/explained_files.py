@@ -13,8 +13,9 @@ from tumorboard.data.store import CropBatch
 from tumorboard.panel.explain import explain_crops
 from tumorboard.panel.heat_maps import VOTE, draw_maps
 from tumorboard.panel.predict import Decisions, classify_crops, limited, read_and_crop
+from tumorboard.report.contact_sheet import contact_sheet
 from tumorboard.report.lettering import shorten
-from tumorboard.report.plots import contact_sheet, to_png
+from tumorboard.report.plots import to_png
 
 BATCH = 16  # files at a time
 _WIDTH = 16  # letters of a caption

@@ -21,6 +21,8 @@ Seeds: TypeAlias = pd.DataFrame  # one row per score: SEED_COLUMNS
 NAME_COLUMNS = ("first_name", "second_name")
 EXPLORATORY_COLUMNS = (*NAME_COLUMNS, *DIFFERENCE_COLUMNS[:-1], "p_holm", "verdict")
 SEED_COLUMNS = ("score", "models", "mean", "sd", "low", "high")
+# The scores of the primary pair: all but the recalls of single classes.
+OF_PRIMARY = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "brier", "auc")
 
 
 class PanelComparison(NamedTuple):
@@ -77,12 +79,12 @@ def compare_panel(
     """
     pair = _chosen_pair(predictions, primary, heading, best_member)
     settled = partial(compare, confidence=confidence, seed=seed, positive=positive, unit=unit)
-    of_pair = _named_differences(predictions, pair, settled, without_probabilities)
+    of_pair = _named_differences(predictions, pair, partial(settled, only=OF_PRIMARY), without_probabilities)
     tables = [of_pair[of_pair["score"] != score]]
     for name in predictions:
         if name != heading and {name, heading} != set(pair):
-            table = _named_differences(predictions, (heading, name), settled, without_probabilities)
-            tables.append(table[table["score"] == score])
+            of_score = partial(settled, only=(score,))
+            tables.append(_named_differences(predictions, (heading, name), of_score, without_probabilities))
     chosen = of_pair.loc[of_pair["score"] == score, [*NAME_COLUMNS, *DIFFERENCE_COLUMNS]]
     return PanelComparison(
         chosen.reset_index(drop=True), _correct(pd.concat(tables, ignore_index=True), 1 - confidence)
@@ -92,18 +94,17 @@ def compare_panel(
 def _named_differences(
     predictions: Members, names: tuple[str, str], settled: Callable[..., Differences], without: Collection[str]
 ) -> Differences:
-    """Compares two tables, without the recalls of single classes, and adds NAME_COLUMNS.
+    """Compares two tables and adds NAME_COLUMNS.
 
     Args:
         predictions: as for `compare_panel`.
         names: of the two.
-        settled: `compare` with all that is the same for each pair.
+        settled: `compare` with all but the tables and their names.
         without: names whose tables hold shares of votes.
     """
     first, second = names
     probabilities = not {first, second} & set(without)
     table = settled(predictions[first], predictions[second], names=names, probabilities=probabilities)
-    table = table[~table["score"].str.startswith("recall_")]
     return table.assign(**dict(zip(NAME_COLUMNS, names, strict=True)))
 
 

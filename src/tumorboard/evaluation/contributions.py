@@ -1,6 +1,7 @@
 """Scores as sums of one contribution per group, which is what tests and intervals by patient need."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -38,6 +39,7 @@ def paired_contributions(
     second: Floats,
     classes: Sequence[str],
     positive: str | None = None,
+    only: Collection[str] = (),
 ) -> dict[str, Contribution]:
     """Divides the scores of two models by groups.
 
@@ -48,6 +50,7 @@ def paired_contributions(
         second: float64[N, K], probabilities of the second.
         classes: the K names.
         positive: of two classes; the recalls are then called sensitivity and specificity.
+        only: the scores that are divided; one that there is not is left out; empty: all.
 
     Returns:
         The contributions by score: accuracy, balanced_accuracy, recall_<class> or sensitivity and specificity, brier,
@@ -61,20 +64,16 @@ def paired_contributions(
     both = (first, second)
     by_group = _Groups(group, int(group.max()) + 1, actual, len(classes))
     right = [(table.argmax(1) == actual).astype(np.float64) for table in both]
-    one_hot = np.eye(len(classes))[actual]
-    squared = [np.square(table - one_hot).sum(1) for table in both]
-    every = np.full(len(actual), 1 / len(actual))
-    balanced = np.mean([by_group.mean_of_class(k) for k in range(len(classes))], axis=0)
-    parts = {
-        "accuracy": by_group.linear(right, every),
-        "balanced_accuracy": by_group.linear(right, balanced, by_group.fewest),
+    parts: dict[str, Callable[[], Contribution]] = {
+        "accuracy": lambda: by_group.linear(right, by_group.every),
+        "balanced_accuracy": lambda: by_group.linear(right, by_group.mean_of_classes(), by_group.fewest),
     }
     for k in sorted(range(len(classes)), key=lambda k: classes[k] != positive):  # sensitivity before specificity
         own = "sensitivity" if classes[k] == positive else "specificity" if positive else f"recall_{classes[k]}"
-        parts[own] = by_group.linear(right, by_group.mean_of_class(k))
-    parts["brier"] = by_group.linear(squared, every)._replace(largest=2.0)
-    parts["auc"] = by_group.auc(log_odds(first), log_odds(second))
-    return parts
+        parts[own] = partial(by_group.recall, right, k)
+    parts["brier"] = lambda: by_group.brier(both)
+    parts["auc"] = lambda: by_group.auc(log_odds(first), log_odds(second))
+    return {score: part() for score, part in parts.items() if not only or score in only}
 
 
 class _Groups(NamedTuple):
@@ -85,10 +84,20 @@ class _Groups(NamedTuple):
     actual: NDArray[np.int64]  # [N], class indices
     classes: int
 
+    @property
+    def every(self) -> Floats:
+        """The weights of the rows in the mean over all."""
+        return np.full(len(self.actual), 1 / len(self.actual))
+
     def mean_of_class(self, k: int) -> Floats:
         """Returns the weights of the rows in a mean over the images of a class; nan where it has none."""
         of_class = self.actual == k
         return of_class / of_class.sum() if of_class.any() else np.full(len(of_class), np.nan)
+
+    def mean_of_classes(self) -> Floats:
+        """Returns the weights of the rows in the mean over the classes of their means."""
+        means: Floats = np.mean([self.mean_of_class(k) for k in range(self.classes)], axis=0)
+        return means
 
     @property
     def fewest(self) -> int:
@@ -103,6 +112,16 @@ class _Groups(NamedTuple):
         """Returns the contributions to a weighted mean over the rows of each model's values."""
         first, second = (self.total(value * weights) for value in values)
         return Contribution(first, second, self.total(weights), fewest or self.groups)
+
+    def recall(self, right: list[Floats], k: int) -> Contribution:
+        """Returns the contributions to the recall of a class; `right` is 1 where a model decides for the label."""
+        return self.linear(right, self.mean_of_class(k))
+
+    def brier(self, both: Sequence[Floats]) -> Contribution:
+        """Returns the contributions to the Brier score of two models' probabilities [N, K]."""
+        one_hot = np.eye(self.classes)[self.actual]
+        squared = [np.square(table - one_hot).sum(1) for table in both]
+        return self.linear(squared, self.every)._replace(largest=2.0)
 
     def auc(self, first: Floats, second: Floats) -> Contribution:
         """Returns the contributions to the macro AUC of log-odds [N, K]; two classes have the same AUC."""

@@ -5,8 +5,8 @@ class that is never predicted (scikit-learn's zero_division=nan), the AUC of ima
 undefined if it is undefined for one of them: a mean over fewer classes would flatter a model that never predicts the
 hard class.
 
-A training computes `scores` after each epoch. They are numpy's here, equal to scikit-learn's to the bit: importing
-scikit-learn takes as long as importing pandas twice. Curves, which the report alone draws, are scikit-learn's.
+Scores and curves are numpy's here, equal to scikit-learn's to the bit: a training computes scores after each epoch, and
+importing scikit-learn takes as long as importing pandas twice; a report of many classes computes thousands of curves.
 """
 
 from collections.abc import Iterator
@@ -179,14 +179,24 @@ def _auc(positive: NDArray[np.bool_], odds: NDArray[np.float64]) -> float:
     """
     if positive.all() or not positive.any():
         return np.nan
-    ranks = _ranks(odds)
-    hits = np.bincount(ranks, weights=positive)[::-1].cumsum()  # rows of the class among the first, from the top rank
-    misses = np.bincount(ranks)[::-1].cumsum() - hits
-    if len(hits) > 2:
-        bends = np.concatenate([[True], (np.diff(misses, 2) != 0) | (np.diff(hits, 2) != 0), [True]])
-        hits, misses = hits[bends], misses[bends]
-    hits, misses = np.append(0.0, hits), np.append(0.0, misses)
+    hits, misses = _counts_from_the_top(positive, _ranks(odds))
+    bends = _bends(hits, misses)
+    hits, misses = np.append(0.0, hits[bends]), np.append(0.0, misses[bends])
     return float(np.trapezoid(hits / hits[-1], misses / misses[-1]))
+
+
+def _counts_from_the_top(
+    positive: NDArray[np.bool_], ranks: NDArray[np.int64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Returns how many rows of the class and how many others are at each rank or above, float64[R], top rank first."""
+    hits = np.bincount(ranks, weights=positive)[::-1].cumsum()
+    return hits, np.bincount(ranks)[::-1].cumsum() - hits
+
+
+def _bends(hits: NDArray[np.float64], misses: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Returns which points of an ROC curve are not within a straight line."""
+    inner = (np.diff(misses, 2) != 0) | (np.diff(hits, 2) != 0)
+    return np.concatenate([[True], inner, [True]])[: len(hits)]
 
 
 def _ranks(odds: NDArray[np.float64]) -> NDArray[np.int64]:
@@ -200,14 +210,14 @@ def roc_table(predictions: Predictions) -> Curves:
     A curve has at most `CURVE_POINTS` points, sorted by rising fpr. The first point calls no image positive
     (threshold inf). A class without images, or without images of other classes, has no curve.
     """
-    from sklearn.metrics import roc_curve
-
-    tables = []
+    curves = []
     for name, positive, ranks, least in _one_vs_rest(predictions):
-        fpr, tpr, rank = roc_curve(positive, ranks)
-        threshold = np.append(np.inf, least[rank[1:].astype(np.int64)])
-        tables.append(_thin_curve({"class": name, "fpr": fpr, "tpr": tpr, "threshold": threshold}, fpr, tpr))
-    return _concat_curves(tables, ["class", "fpr", "tpr", "threshold"])
+        hits, misses = _counts_from_the_top(positive, ranks)
+        bends = _bends(hits, misses)
+        fpr, tpr = (np.append(0.0, counts[bends] / counts[-1]) for counts in (misses, hits))
+        threshold = np.append(np.inf, least[::-1][bends])
+        curves.append(_thin_curve(name, fpr, tpr, threshold))
+    return _concat_curves(curves, ["class", "fpr", "tpr", "threshold"])
 
 
 def precision_recall_table(predictions: Predictions) -> Curves:
@@ -216,15 +226,15 @@ def precision_recall_table(predictions: Predictions) -> Curves:
     A curve has at most `CURVE_POINTS` points, sorted by rising recall. The first point, recall 0 at precision 1, is a
     convention (threshold inf). A class without images, or without images of other classes, has no curve.
     """
-    from sklearn.metrics import precision_recall_curve
-
-    tables = []
+    curves = []
     for name, positive, ranks, least in _one_vs_rest(predictions):
-        precision, recall, rank = precision_recall_curve(positive, ranks, drop_intermediate=True)
-        recall, precision, threshold = recall[::-1], precision[::-1], np.append(least[rank], np.inf)[::-1]
-        columns = {"class": name, "recall": recall, "precision": precision, "threshold": threshold}
-        tables.append(_thin_curve(columns, recall, precision))
-    return _concat_curves(tables, ["class", "recall", "precision", "threshold"])
+        hits, misses = _counts_from_the_top(positive, ranks)
+        changes = np.diff(hits) != 0
+        kept = np.concatenate([[True], changes[:-1] | changes[1:], [True]])[: len(hits)]
+        recall = np.append(0.0, hits[kept] / hits[-1])
+        precision = np.append(1.0, hits[kept] / (hits + misses)[kept])
+        curves.append(_thin_curve(name, recall, precision, np.append(np.inf, least[::-1][kept])))
+    return _concat_curves(curves, ["class", "recall", "precision", "threshold"])
 
 
 def _one_vs_rest(
@@ -247,18 +257,25 @@ def _one_vs_rest(
             yield name, positive, ranks, least
 
 
-def _thin_curve(columns: dict[str, Any], x: NDArray[np.float64], y: NDArray[np.float64]) -> Curves:
-    """Keeps at most `CURVE_POINTS` points, evenly spaced along the curve; both ends stay and no point moves."""
-    table = pd.DataFrame(columns)
-    if len(table) <= CURVE_POINTS:
-        return table
-    length = np.append(0, np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y))))
-    kept = np.searchsorted(length, np.linspace(0, length[-1], CURVE_POINTS))
-    return table.iloc[np.unique(kept)].reset_index(drop=True)
+def _thin_curve(
+    name: str, x: NDArray[np.float64], y: NDArray[np.float64], threshold: NDArray[np.float64]
+) -> list[NDArray[Any]]:
+    """Returns the columns of a curve with at most `CURVE_POINTS` points.
+
+    They are evenly spaced along the curve; both ends stay and no point moves.
+    """
+    if len(x) > CURVE_POINTS:
+        length = np.append(0, np.cumsum(np.abs(np.diff(x)) + np.abs(np.diff(y))))
+        kept = np.unique(np.searchsorted(length, np.linspace(0, length[-1], CURVE_POINTS)))
+        x, y, threshold = x[kept], y[kept], threshold[kept]
+    return [np.full(len(x), name, dtype=object), x, y, threshold]
 
 
-def _concat_curves(tables: list[Curves], columns: list[str]) -> Curves:
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=columns)
+def _concat_curves(curves: list[list[NDArray[Any]]], columns: list[str]) -> Curves:
+    """Returns the points of all curves in one table."""
+    if not curves:
+        return pd.DataFrame(columns=columns)
+    return pd.DataFrame(dict(zip(columns, map(np.concatenate, zip(*curves, strict=True)), strict=True)))
 
 
 def confusion_table(predictions: Predictions) -> Confusion:

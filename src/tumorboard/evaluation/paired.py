@@ -1,9 +1,23 @@
 """Compares two models on the same images: each score's difference with its interval and a test, by whole groups.
 
 AUC is compared by DeLong's method with clusters, all other scores by exchanging the two models within groups.
+
+Example:
+    >>> from tumorboard.base.tables import make_predictions
+    >>> rows = pd.DataFrame({"id": [f"{k:02}" for k in range(32)], "split": "test", "label": list("ab") * 16})
+    >>> rows["group"] = [f"P{k // 4}" for k in range(32)]  # eight patients with four images
+    >>> right = np.array([[0.9, 0.1], [0.1, 0.9]] * 16)
+    >>> wrong = right.copy()
+    >>> wrong[::4] = 0.2, 0.8  # one image of each patient
+    >>> better, worse = (make_predictions(rows, table, ["a", "b"], "digest") for table in (right, wrong))
+    >>> differences = compare(better, worse, unit="patient").set_index("score")
+    >>> [*map(str, differences.loc["accuracy"])]
+    ['1.0', '0.75', '0.25', '0.25', '0.25', '0.0078125', 'first is ahead']
+    >>> compare(better[:16], worse[:16], unit="patient")["verdict"].tolist()[0]
+    'too few patients (4)'
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import TypeAlias
 
@@ -42,6 +56,7 @@ def compare(
     unit: str | None = None,
     names: tuple[str, str] = ("the first", "the second"),
     probabilities: bool = True,
+    only: Collection[str] = (),
 ) -> Differences:
     """Tests the differences between two models' scores on the same images.
 
@@ -56,6 +71,7 @@ def compare(
         names: of the two tables, for messages.
         probabilities: whether both tables hold probabilities; where one has a hard vote's shares, scores of
             probabilities are not compared.
+        only: the scores that are compared; one that there is not is left out; empty: all.
 
     Returns:
         One row per score, by the more probable class: accuracy, balanced_accuracy, recall_<class> of each class (or
@@ -64,20 +80,6 @@ def compare(
     Raises:
         InputError: the tables are not of the same images with the same labels, groups and classes; there are no rows,
             or one has no label; `positive` is none of two classes.
-
-    Example:
-        >>> from tumorboard.base.tables import make_predictions
-        >>> rows = pd.DataFrame({"id": [f"{k:02}" for k in range(32)], "split": "test", "label": list("ab") * 16})
-        >>> rows["group"] = [f"P{k // 4}" for k in range(32)]  # eight patients with four images
-        >>> right = np.array([[0.9, 0.1], [0.1, 0.9]] * 16)
-        >>> wrong = right.copy()
-        >>> wrong[::4] = 0.2, 0.8  # one image of each patient
-        >>> better, worse = (make_predictions(rows, table, ["a", "b"], "digest") for table in (right, wrong))
-        >>> differences = compare(better, worse, unit="patient").set_index("score")
-        >>> [*map(str, differences.loc["accuracy"])]
-        ['1.0', '0.75', '0.25', '0.25', '0.25', '0.0078125', 'first is ahead']
-        >>> compare(better[:16], worse[:16], unit="patient")["verdict"].tolist()[0]
-        'too few patients (4)'
     """
     unit = unit or "group"
     first, second = align(first, second, names=names, unit=unit)
@@ -85,19 +87,16 @@ def compare(
     of_second = probabilities_of(second)
     groups, group = np.unique(first["group"].to_numpy(object), return_inverse=True)
     contributions = paired_contributions(
-        actual, group, first=of_first, second=of_second, classes=classes_of(first), positive=positive
+        actual, group, first=of_first, second=of_second, classes=classes_of(first), positive=positive, only=only
     )
     sides = [Rows(actual, table, group, len(groups)) for table in (of_first, of_second)]
-    flip = partial(flip_signs, confidence=confidence, seed=seed, permutations=permutations)
+    test = partial(flip_signs, groups=groups.tolist(), confidence=confidence, seed=seed, permutations=permutations)
     rows: list[tuple[object, ...]] = []
     for score, part in contributions.items():
         if not probabilities and score in OF_PROBABILITIES:
             rows.append((score, *[np.nan] * 6, SHARES))
             continue
-        if score == "auc":
-            flipped = _compare_auc(*sides, confidence=confidence)
-        else:
-            flipped = flip(part.difference, part.weights, groups.tolist())
+        flipped = _compare_auc(*sides, confidence=confidence) if score == "auc" else test(part.difference, part.weights)
         if np.array_equal(of_first, of_second):  # one model under two names: there is nothing to estimate
             flipped = flipped._replace(low=0.0, high=0.0)
         rows.append(_difference_row(score, part, flipped, alpha=1 - confidence, unit=unit))

@@ -3,6 +3,12 @@
 Where two models are equally good, they could have changed places in any patient. The difference of a score is a sum of
 one contribution per patient, and changing places there flips the sign of that contribution. The test compares the
 difference with those of all flips; the interval has the differences that the test does not reject.
+
+Example:
+    >>> names = ["P01", "P02", "P03", "P04", "P05", "P06", "P07"]
+    >>> gains = np.array([0.02, 0.01, 0.03, 0.01, 0.02, 0.01, 0.02])  # 1 flip of 64 has a sum as large
+    >>> flip_signs(gains, np.full(7, 1 / 7), names, confidence=0.95, seed=0, permutations=9999).p
+    0.015625
 """
 
 import math
@@ -63,12 +69,6 @@ def flip_signs(
     Source:
         Fisher 1935; Pitman 1937; Hartigan 1969 for the inverse: the ends are order statistics of the differences in
         random halves of the groups. Lancaster 1961 for mid-p; Phipson and Smyth 2010 for drawn flips.
-
-    Example:
-        >>> names = ["P01", "P02", "P03", "P04", "P05", "P06", "P07"]
-        >>> gains = np.array([0.02, 0.01, 0.03, 0.01, 0.02, 0.01, 0.02])  # 1 flip of 64 has a sum as large
-        >>> flip_signs(gains, np.full(7, 1 / 7), names, confidence=0.95, seed=0, permutations=9999).p
-        0.015625
     """
     weighted = weights > 0
     count = int(weighted.sum())
@@ -83,9 +83,9 @@ def flip_signs(
         return Flipped(difference, math.nan, math.nan, math.nan, count)
     flips = _all_flips(len(keys)) if exact else _drawn_flips(keys, seed, permutations)
     sums, shares = np.concatenate([signs @ np.stack([contributions, weights], 1) for signs in flips]).T
-    few = 0.5 ** (int((np.abs(contributions) > ROUNDING).sum()) - 1) >= 1 - confidence
     p = _mid_p(difference, sums, total)
     low, high = _inverse(difference, sums, shares, needed)
+    few = 0.5 ** (int((np.abs(contributions) > ROUNDING).sum()) - 1) >= 1 - confidence
     if few and p >= 1 - confidence:
         least, largest = _limits_of_few(contributions, weights, confidence)
         low, high = min(low, least), max(high, largest)

@@ -17,7 +17,7 @@ from tumorboard.evaluation.disagreement import (
     pairwise_agreement,
     share_unanimous,
 )
-from tumorboard.report import plots
+from tumorboard.report.contact_sheet import contact_sheet
 from tumorboard.report.lettering import drawable_names, shorten
 from tumorboard.report.results import Part, Results
 
@@ -82,4 +82,4 @@ def draw_splits(results: Results, disagreement: Disagreement) -> Figure:
         for row in rows.to_dict("records")
     ]
     lines = 1 + len(disagreement.members)
-    return plots.contact_sheet(results.load_crops(rows["id"].tolist()), captions, _COLUMNS, lines=lines)
+    return contact_sheet(results.load_crops(rows["id"].tolist()), captions, _COLUMNS, lines=lines)

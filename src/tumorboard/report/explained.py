@@ -14,8 +14,9 @@ from tumorboard.base.tables import Predictions, classes_of, probabilities_of
 from tumorboard.panel.examples import MISTAKE, TYPICAL, UNCERTAIN, Examples
 from tumorboard.panel.filters import FirstLayer
 from tumorboard.panel.heat_maps import VOTE, draw_maps
-from tumorboard.report import plots
+from tumorboard.report.contact_sheet import contact_sheet
 from tumorboard.report.lettering import drawable_names, font_families, shorten
+from tumorboard.report.plots import draw_pixels
 from tumorboard.report.results import Part, Results
 
 TITLES = {
@@ -134,7 +135,7 @@ def _draw_cases(pictures: NDArray[np.uint8], captions: Sequence[Sequence[str]]) 
         if number % beside < beside - 1:  # a gap between two cases
             cells.append(white)
             texts.append("")
-    return plots.contact_sheet(np.concatenate(cells), texts, columns)
+    return contact_sheet(np.concatenate(cells), texts, columns)
 
 
 def draw_filters(layer: FirstLayer) -> Figure:
@@ -157,7 +158,7 @@ def draw_filters(layer: FirstLayer) -> Figure:
     squares[:, :height, :width] = np.rint(255 * (0.5 + 0.5 * np.concatenate(list(rows.values()))))
     times = -(-_FILTER_SIDE // side)
     captions = [name if number == 0 else "" for name in rows for number in range(count)]
-    return plots.contact_sheet(squares.repeat(times, 1).repeat(times, 2), captions, count)
+    return contact_sheet(squares.repeat(times, 1).repeat(times, 2), captions, count)
 
 
 def _largest(filters: NDArray[np.float32]) -> float:
@@ -167,5 +168,5 @@ def _largest(filters: NDArray[np.float32]) -> float:
 def to_webp(figure: Figure) -> bytes:
     """Returns a figure as the bytes of a WebP file, the same on each call."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="webp", pil_kwargs={"quality": _WEBP_QUALITY, "method": 6})
+    draw_pixels(figure).save(buffer, format="webp", quality=_WEBP_QUALITY)
     return buffer.getvalue()

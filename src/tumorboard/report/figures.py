@@ -11,11 +11,17 @@ from matplotlib.figure import Figure
 from tumorboard.base.randomness import keys_of, order
 from tumorboard.base.tables import Members, Predictions, classes_of, probabilities_of
 from tumorboard.evaluation.calibration import reliability_table
-from tumorboard.evaluation.metrics import confusion_table, precision_recall_table, roc_table
+from tumorboard.evaluation.metrics import (
+    Confusion,
+    confusion_table,
+    precision_recall_table,
+    roc_table,
+)
 from tumorboard.evaluation.operating_point import decision_curve
 from tumorboard.evaluation.suspects import Suspects
-from tumorboard.report import plots
+from tumorboard.report import class_curves, plots
 from tumorboard.report.conclusions import Conclusions
+from tumorboard.report.contact_sheet import contact_sheet
 from tumorboard.report.disagreement import draw_splits
 from tumorboard.report.generated import draw_generated
 from tumorboard.report.lettering import drawable_names, font_families, is_replaced, shorten
@@ -25,6 +31,7 @@ ChartTable: TypeAlias = pd.DataFrame  # one row per point or bar of a chart, wit
 Mistakes: TypeAlias = pd.DataFrame  # one row per misclassified image: id, label, decided, probability
 
 _IMAGES_PER_CLASS = 12  # in the figure of the data
+_MOST_CLASSES = 20  # of more classes, only the heading vote has a confusion matrix, and fewer images are shown
 _PAIRS = 24  # pairs of duplicates shown at most
 _MISTAKES = 24  # mistakes shown at most
 _SUSPECTS = 24  # suspected labels shown at most
@@ -162,31 +169,45 @@ def draw_test_figures(results: Results) -> dict[str, Figure]:
 def draw_part(part: Part, tables: Mapping[str, ChartTable], positive: str | None) -> dict[str, Figure]:
     """Draws the figures of one part of the data.
 
+    Of many classes there are confusion matrices of the heading vote alone.
+
     Args:
         part: of the data.
         tables: as `part_tables` returns them.
         positive: the class that is to be detected; without one, and of a hard vote, there is no 'decision_curve'.
     """
     texts, vote = drawable_names(classes_of(part.heading)), name_of_vote(part.vote)
-    confusions = {
-        name: confusion_table(predictions).replace({"actual": texts, "predicted": texts})
-        for name, predictions in part.predictions.items()
-    }
-    roc, precision_recall = (tables[name].replace({"class": texts}) for name in ("roc", "precision_recall"))
+    confusions = _drawn_confusions(part, texts)
     shares = {texts[name]: share for name, share in base_rates(part.heading).items()}
+    roc, precision_recall = (
+        tables[name].assign(**{"class": tables[name]["class"].map(texts)}) for name in ("roc", "precision_recall")
+    )
     if positive is not None:  # the other class's curve is its mirror image
         roc, precision_recall = (table[table["class"] == texts[positive]] for table in (roc, precision_recall))
     figures = {
         "scores": plots.score_intervals(tables["scores"], part.vote, max(shares.values()), part.name),
         "confusion_normalised": plots.confusion_matrices(confusions, normalized=True),
         "confusion": plots.confusion_matrices(confusions, normalized=False),
-        "roc": plots.roc_curves(roc, vote),
-        "precision_recall": plots.precision_recall_curves(precision_recall, vote, shares),
+        "roc": class_curves.roc_curves(roc, vote),
+        "precision_recall": class_curves.precision_recall_curves(precision_recall, vote, shares),
         "reliability": plots.reliability_diagram(tables["reliability"], vote),
     }
     if positive is not None and part.has_probabilities:
         figures["decision_curve"] = plots.decision_curves(decision_curve(part.heading, positive), vote, texts[positive])
     return figures
+
+
+def _drawn_confusions(part: Part, texts: Mapping[str, str]) -> dict[str, Confusion]:
+    """Returns the confusion tables that are drawn by their titles, with the classes' names in pictures."""
+    drawn = part.predictions
+    if len(texts) > _MOST_CLASSES:
+        title = f"{name_of_vote(part.vote)}; with {len(texts)} classes there is no room for its members"
+        drawn = {title: part.heading}
+    tables = {title: confusion_table(predictions) for title, predictions in drawn.items()}
+    return {
+        title: table.assign(**{column: table[column].map(texts) for column in ("actual", "predicted")})
+        for title, table in tables.items()
+    }
 
 
 def _classes(results: Results) -> list[str]:
@@ -248,17 +269,19 @@ def worst_mistakes(predictions: Predictions) -> Mistakes:
 
 
 def draw_classes(results: Results) -> Figure:
-    """Draws one row of 12 random crops per class; a class with fewer images leaves white places."""
+    """Draws 12 random crops per class, of many classes 6; a class with fewer images leaves white places."""
     crops, captions = [], []
     texts = drawable_names(classes_of(results.validation.heading))
-    for label in classes_of(results.validation.heading):
+    each = _IMAGES_PER_CLASS if len(texts) <= _MOST_CLASSES else _IMAGES_PER_CLASS // 2
+    for label in texts:
         ids = results.manifest["id"][results.manifest["label"] == label].to_numpy(object)
-        drawn = ids[order(results.seed, keys_of(ids.tolist()), 0)][:_IMAGES_PER_CLASS].tolist()
+        drawn = ids[order(results.seed, keys_of(ids.tolist()), 0)][:each].tolist()
         own = results.load_crops(drawn)
-        white = np.full((_IMAGES_PER_CLASS - len(drawn), *own.shape[1:]), 255, dtype=np.uint8)
+        white = np.full((each - len(drawn), *own.shape[1:]), 255, dtype=np.uint8)
         crops += [own, white]
-        captions += [f"{shorten(texts[label], 60)} ({len(ids):,} images)"] + [""] * (_IMAGES_PER_CLASS - 1)
-    return plots.contact_sheet(np.concatenate(crops), captions, _IMAGES_PER_CLASS)
+        name = shorten(texts[label], 5 * each)
+        captions += [f"{name} ({len(ids):,} images)"] + [""] * (each - 1)
+    return contact_sheet(np.concatenate(crops), captions, _IMAGES_PER_CLASS)
 
 
 def _draw_pairs(results: Results, pairs: Duplicates) -> Figure:
@@ -274,7 +297,7 @@ def _draw_pairs(results: Results, pairs: Duplicates) -> Figure:
             captions.append(
                 f"{note}\n{shorten(texts.get(label, label), 12 if part else 20)}{f', {part}' if part else ''}"
             )
-    return plots.contact_sheet(results.load_crops(ids), captions, 8)
+    return contact_sheet(results.load_crops(ids), captions, 8)
 
 
 def _draw_mistakes(results: Results, mistakes: Mistakes) -> Figure:
@@ -284,7 +307,7 @@ def _draw_mistakes(results: Results, mistakes: Mistakes) -> Figure:
         f"label {shorten(texts[row['label']], 14)}\nvote {row['probability']:.2f} {shorten(texts[row['decided']], 12)}"
         for row in mistakes.to_dict("records")
     ]
-    return plots.contact_sheet(results.load_crops(mistakes["id"].tolist()), captions, 8)
+    return contact_sheet(results.load_crops(mistakes["id"].tolist()), captions, 8)
 
 
 def _draw_suspects(results: Results, suspects: Suspects) -> Figure:
@@ -294,4 +317,4 @@ def _draw_suspects(results: Results, suspects: Suspects) -> Figure:
         f"rather {row['p_suggested']:.2f} {shorten(texts[row['suggested']], 11)}"
         for row in suspects.to_dict("records")
     ]
-    return plots.contact_sheet(results.load_crops(suspects["id"].tolist()), captions, 8)
+    return contact_sheet(results.load_crops(suspects["id"].tolist()), captions, 8)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tumorboard.base.files import read_table
 from tumorboard.data.store import CropStore
-from tumorboard.report import plots
+from tumorboard.report.contact_sheet import contact_sheet
 from tumorboard.report.lettering import shorten
 
 NearestImages: TypeAlias = pd.DataFrame  # one row per generated image: id, label, nearest, nearest_label, turns, ...
@@ -73,7 +73,7 @@ def draw_generated(generated: Generated, texts: Mapping[str, str]) -> Figure:
                 first = f"{shorten(texts[str(label)], 10)}\n{heading}" if number == 0 else ""
                 captions += [first, f"{row['detail']:.2f}{other}"]
             captions += [""] * 2 * (_PAIRS - len(pairs))
-    return plots.contact_sheet(np.concatenate(crops), captions, 2 * _PAIRS)
+    return contact_sheet(np.concatenate(crops), captions, 2 * _PAIRS)
 
 
 def _pair_crops(pairs: NearestImages, load_crops: ReadCrops) -> NDArray[np.uint8]:

@@ -140,3 +140,11 @@ def _fitting(letters: list[str], width: int, step: int = 1) -> str:
     """Returns the first letters that fit into a width, in reverse order with the step -1."""
     ends = np.cumsum([text_width(letter) for letter in letters])
     return "".join(letters[: int(np.searchsorted(ends, width, "right"))][::step])
+
+
+def distinct(names: Sequence[str], width: int) -> list[str]:
+    """Returns the names shortened to a width, and numbered where two would otherwise look the same."""
+    cut = [shorten(name, width) for name in names]
+    if len(set(cut)) == len(cut):
+        return cut
+    return [f"{number} {shorten(name, width - 3)}" for number, name in enumerate(names, 1)]

@@ -1,42 +1,48 @@
-"""Draws tables as matplotlib figures: learning curves, ROC, precision-recall, confusion, score intervals, pictures.
+"""Draws tables as matplotlib figures: learning curves, confusion, score intervals, reliability, decisions.
 
 A model has the same color in all figures; the chosen vote is black.
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.text import Text
 from matplotlib.ticker import LogLocator, MaxNLocator
-from numpy.typing import NDArray
+from PIL import Image
 
 from tumorboard.evaluation.calibration import Reliability
-from tumorboard.evaluation.metrics import Confusion, Curves
+from tumorboard.evaluation.metrics import Confusion
 from tumorboard.evaluation.operating_point import DecisionCurve
-from tumorboard.report.lettering import shorten, text_width
-from tumorboard.report.style import COLORS, OTHER_VOTE_COLOR, STYLE, VOTE_COLOR, WIDTH, add_legend, line_style
+from tumorboard.report.lettering import distinct, shorten, text_width
+from tumorboard.report.style import COLORS, OTHER_VOTE_COLOR, STYLE, VOTE_COLOR, WIDTH, add_legend, grid_of, line_style
 
 LearningCurves: TypeAlias = pd.DataFrame  # one row per epoch of each model and fold
 LrCurve: TypeAlias = pd.DataFrame  # one row per step: lr, loss, smoothed (the debiased running mean of the losses)
 ScoreIntervals: TypeAlias = pd.DataFrame  # one row per member and vote
 
-_CAPTION_SIZE = 8.0  # points, of the text above a picture
+_PNG_LEVEL = 4  # of 9; a higher one takes twice as long for a few percent fewer bytes
 _NAME_HEIGHT = 0.13  # inches, of a name beside a confusion matrix
 
 
 def to_png(figure: Figure) -> bytes:
     """Returns a figure as the bytes of a PNG file, the same on each call and without the version of matplotlib."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
+    draw_pixels(figure).save(buffer, format="png", dpi=(figure.dpi, figure.dpi), compress_level=_PNG_LEVEL)
     return buffer.getvalue()
+
+
+def draw_pixels(figure: Figure) -> Image.Image:
+    """Draws an opaque figure once; `savefig` would draw one with a layout twice, and keep its transparency."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()  # type: ignore[no-untyped-call]
+    rgba = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
+    return Image.fromarray(np.ascontiguousarray(rgba[..., :3]))
 
 
 @mpl.rc_context(STYLE)  # type: ignore[untyped-decorator]
@@ -99,62 +105,6 @@ def learning_rate_curve(curve: LrCurve, marks: Mapping[str, float], title: str) 
     return figure
 
 
-def roc_curves(curves: Curves, vote: str) -> Figure:
-    """Draws ROC curves: one panel per class, one line per model.
-
-    Args:
-        curves: model, class, fpr, tpr.
-        vote: the value of `model` that is the chosen vote.
-    """
-    figure, panels = _class_panels(curves, vote, "fpr", "tpr")
-    for axes in panels.values():
-        axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=0.8, zorder=0)
-    figure.supxlabel("false positive rate (1 − specificity)", fontsize=9.5)
-    figure.supylabel("true positive rate (recall)", fontsize=9.5)
-    return figure
-
-
-def precision_recall_curves(curves: Curves, vote: str, base_rates: Mapping[str, float]) -> Figure:
-    """Draws precision over recall: one panel per class, one line per model.
-
-    Args:
-        curves: model, class, recall, precision.
-        vote: the value of `model` that is the chosen vote.
-        base_rates: by class its share of the images, drawn as a grey line.
-    """
-    figure, panels = _class_panels(curves, vote, "recall", "precision")
-    for name, axes in panels.items():
-        axes.axhline(base_rates[name], color="#bbbbbb", linewidth=0.8, zorder=0)
-    figure.supxlabel("recall", fontsize=9.5)
-    figure.supylabel("precision", fontsize=9.5)
-    return figure
-
-
-@mpl.rc_context(STYLE)  # type: ignore[untyped-decorator]
-def _class_panels(curves: Curves, vote: str, x: str, y: str) -> tuple[Figure, dict[str, Axes]]:
-    """Draws the column `y` over the column `x` with one panel per class; returns the panels by class."""
-    models = [model for model in dict.fromkeys(curves["model"]) if model != vote]
-    styles = dict(zip(models, map(line_style, range(len(models))), strict=True))
-    if (curves["model"] == vote).any():  # a hard vote has no curve
-        styles[vote] = {"color": VOTE_COLOR}
-    classes = list(dict.fromkeys(curves["class"]))
-    rows, columns = _grid(len(classes), 5)
-    width = min(WIDTH, 4.6 * columns + 1)
-    figure = Figure((width, rows * min(WIDTH / columns, 4.2) + 0.6), layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
-    panels = dict(zip(classes, grid, strict=False))
-    for axes in grid[len(classes) :]:
-        axes.set_axis_off()
-    titles = _distinct(classes, 110 // columns)
-    for title, (name, axes) in zip(titles, panels.items(), strict=True):
-        for model, style in styles.items():
-            line = curves[(curves["class"] == name) & (curves["model"] == model)]
-            axes.plot(line[x], line[y], **style, markevery=0.15, linewidth=2.2 if model == vote else 1.3)
-        axes.set(title=title, aspect="equal", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    add_legend(figure, [Line2D([], [], **style) for style in styles.values()], list(styles), width)
-    return figure, panels
-
-
 @mpl.rc_context(STYLE)  # type: ignore[untyped-decorator]
 def confusion_matrices(tables: Mapping[str, Confusion], *, normalized: bool) -> Figure:
     """Draws one confusion matrix per model; the color of a cell is its share of the actual class.
@@ -164,9 +114,9 @@ def confusion_matrices(tables: Mapping[str, Confusion], *, normalized: bool) -> 
         normalized: write the share in percent into each cell, else the count.
     """
     classes = list(dict.fromkeys(next(iter(tables.values()))["actual"]))
-    rows, columns = _grid(len(tables), int(WIDTH / min(max(1.9, 0.8 + 0.3 * len(classes)), WIDTH / 2)))
+    rows, columns = grid_of(len(tables), int(WIDTH / min(max(1.9, 0.8 + 0.3 * len(classes)), WIDTH / 2)))
     side = WIDTH / columns if columns > 2 else WIDTH / 2
-    names = _distinct(classes, 14 if columns > 2 else 22)
+    names = distinct(classes, 14 if columns > 2 else 22)
     # A character is about 0.075 inches wide, and the matrix takes three quarters of its panel.
     longest = 0.075 * (max(map(text_width, names)) + 1)
     upright = longest * len(classes) > 0.75 * side
@@ -187,7 +137,7 @@ def confusion_matrices(tables: Mapping[str, Confusion], *, normalized: bool) -> 
             if np.isfinite(value) and (count[row, column] or len(classes) <= 6):
                 color = "white" if value > 0.55 else "#333333"
                 size = float(np.interp(len(classes), [2, 20, 40], [10, 6.5, 4.5]))
-                axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size)
+                axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size, in_layout=False)
         axes.set_xticks(range(len(classes)), names, rotation=90 if upright else 0, fontsize=8)
         axes.set_yticks(range(len(classes)), names, fontsize=8)
         axes.set_title(shorten(name, int(12 * side)))
@@ -285,56 +235,3 @@ def decision_curves(table: DecisionCurve, vote: str, positive: str) -> Figure:
     handles.append(Line2D([], [], color="#888888", linestyle=":"))
     add_legend(figure, handles, [*lines, "call none"], 0.6 * WIDTH)
     return figure
-
-
-@mpl.rc_context(STYLE)  # type: ignore[untyped-decorator]
-def contact_sheet(images: NDArray[np.uint8], captions: Sequence[str], columns: int, *, lines: int = 2) -> Figure:
-    """Draws pictures in rows.
-
-    Args:
-        images: uint8[N, S, S, 3], RGB.
-        captions: N texts, drawn above the pictures.
-        columns: pictures per row.
-        lines: of a caption, at most.
-    """
-    count, side = images.shape[:2]
-    rows = -(-count // columns)
-    cell = WIDTH / columns
-    gap, head = side * 0.06, side * 0.17 * lines
-    width, height = columns * (side + gap), rows * (side + head)
-    figure = Figure((WIDTH, cell * height / (side + gap)))
-    axes = figure.add_axes((0, 0, 1, 1))
-    for index, (image, caption) in enumerate(zip(images, captions, strict=True)):
-        left, top = index % columns * (side + gap), index // columns * (side + head) + head
-        axes.imshow(image, extent=(left, left + side, top + side, top), interpolation="lanczos")
-        axes.text(left, top - side * 0.04, caption, fontsize=_CAPTION_SIZE, va="bottom", ha="left", linespacing=1.1)
-    axes.set(xlim=(0, width), ylim=(height, 0))
-    axes.set_axis_off()
-    _fit_captions(figure, axes.texts, columns)
-    return figure
-
-
-def _fit_captions(figure: Figure, captions: Sequence[Text], columns: int) -> None:
-    """Makes the letters of a caption smaller where it would reach the next one of its row."""
-    renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
-    cell = figure.bbox.width / columns
-    for index, caption in enumerate(captions):
-        later = captions[index + 1 : index - index % columns + columns]
-        empty = next((count for count, text in enumerate(later) if text.get_text()), len(later))
-        room, width = cell * (empty + 1) * 0.98, caption.get_window_extent(renderer).width
-        if width > room:
-            caption.set_fontsize(_CAPTION_SIZE * room / width)
-
-
-def _grid(panels: int, most: int) -> tuple[int, int]:
-    """Returns the numbers of rows and of columns, at most `most`, that hold the panels with few empty places."""
-    rows = max(1, -(-panels // most))
-    return rows, max(1, -(-panels // rows))
-
-
-def _distinct(names: Sequence[str], width: int) -> list[str]:
-    """Returns the names shortened to a width, and numbered where two would otherwise look the same."""
-    cut = [shorten(name, width) for name in names]
-    if len(set(cut)) == len(cut):
-        return cut
-    return [f"{number} {shorten(name, width - 3)}" for number, name in enumerate(names, 1)]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
 
 from tumorboard.report.lettering import shorten, text_width
@@ -40,8 +41,8 @@ def line_style(index: int) -> dict[str, Any]:
     return {"color": COLORS[index % len(COLORS)], "marker": marker, "markersize": 4}
 
 
-def add_legend(figure: Figure, handles: list[Line2D], names: Sequence[str], width: float = WIDTH) -> None:
-    """Adds a legend above the panels of a figure that is `width` inches wide."""
+def add_legend(figure: Figure, handles: list[Line2D], names: Sequence[str], width: float = WIDTH) -> Legend:
+    """Adds a legend above the panels of a figure that is `width` inches wide, and returns it."""
     names = [shorten(name, 24) for name in names]
     # A character is about 0.08 inches wide, a line sample with the space around it 0.6.
     columns = max(1, min(len(handles), int(width / (0.6 + 0.08 * max(map(text_width, names))))))
@@ -49,3 +50,10 @@ def add_legend(figure: Figure, handles: list[Line2D], names: Sequence[str], widt
     # Set only now, because matplotlib leaves out labels that begin with an underscore.
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set_text(name)
+    return legend
+
+
+def grid_of(panels: int, most: int) -> tuple[int, int]:
+    """Returns the numbers of rows and of columns, at most `most`, that hold the panels with few empty places."""
+    rows = max(1, -(-panels // most))
+    return rows, max(1, -(-panels // rows))
