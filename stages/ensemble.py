@@ -2,18 +2,19 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from tumorboard.base.files import read_table, remove_leftovers, write_json, write_table
 from tumorboard.base.params import Params
 from tumorboard.base.stage import Input, Output, run_stage
-from tumorboard.base.tables import Members, classes_of, read_predictions
-from tumorboard.evaluation.held_out import read_held_out
+from tumorboard.base.tables import classes_of
 from tumorboard.evaluation.summary import judging_of
-from tumorboard.panel.comparison import HEADING, MemberOutputs, headline, headline_of_test, judge_panel
+from tumorboard.panel.comparison import HEADING, PartResults, headline, headline_of_test, judge_panel, read_outputs
 from tumorboard.panel.fits import fitting_of
 from tumorboard.panel.panel_file import write_panel
 from tumorboard.panel.unlike import load_unlike, panel_threshold
+
+Files: TypeAlias = Mapping[tuple[str, int], Path]  # by model and fold
 
 # The folders that have one file per model and fold, by the option that names them, and the kind of file.
 INPUT_FOLDERS = {"members": "csv", "test_members": "csv", "held_out": "safetensors", "unlike": "safetensors"}
@@ -42,7 +43,6 @@ def main(
     Deletes from the four folders that it reads the files of models and folds that params.yaml does not list.
 
     Args:
-        params: of the run.
         members: folder with the members' Predictions for validation images, <model>/<fold>.csv.
         test_members: folder with those for test images.
         held_out: folder with the outputs for validation images by left-out part, <model>/<fold>.safetensors.
@@ -63,38 +63,33 @@ def main(
     tables, tests, outputs, statistics = (_files(params, *pair) for pair in zip(folders, kinds, strict=True))
     for folder, kind, files in zip(folders, kinds, (tables, tests, outputs, statistics), strict=True):
         remove_leftovers(folder, f"*/*.{kind}", list(files.values()))
-    read = {
-        model: {fold: _read(tables[model, fold], tests[model, fold], outputs[model, fold]) for fold in params.folds}
-        for model in params.models
-    }
+    read = read_outputs(tables, outputs, tests)
     classes = classes_of(read[params.models[0]][params.folds[0]].validation)
     results = judge_panel(read, fitting_of(params, classes), judging_of(params), read_table(attributes))
     manifest = results.validation.votes[HEADING]["manifest"].iloc[0]
-    by_fold = {fold: [load_unlike(statistics[model, fold]) for model in params.models] for fold in params.folds}
-    limit = panel_threshold(by_fold, params.evaluate.unlike)
+    limit = _limit(params, statistics)
     write_panel(panel, results.fit, classes=classes, manifest=manifest, positive=params.data.positive, unlike=limit)
-    _write_tables(results.validation.members, joined)
-    _write_tables(results.validation.votes, votes)
-    _write_tables(results.test.members, test_joined)
-    _write_tables(results.test.votes, test_votes)
+    _write_part(results.validation, joined, votes)
+    _write_part(results.test, test_joined, test_votes)
     write_json(results.validation_scores, comparison)
     write_json(headline(results.validation_scores, results.fit), metrics)
     write_json(results.test_scores, test_comparison)
     write_json(headline_of_test(results), test_metrics)
 
 
-def _read(table: Path, test: Path, outputs: Path) -> MemberOutputs:
-    validation = read_predictions(table)
-    held_out = read_held_out(outputs, len(validation), len(classes_of(validation)))
-    return MemberOutputs(validation, held_out, read_predictions(test))
+def _limit(params: Params, statistics: Files) -> float:
+    by_fold = {fold: [load_unlike(statistics[model, fold]) for model in params.models] for fold in params.folds}
+    return panel_threshold(by_fold, params.evaluate.unlike)
 
 
-def _write_tables(tables: Members, folder: Path) -> None:
-    for name, table in tables.items():
-        write_table(table, folder / f"{name}.csv")
+def _write_part(part: PartResults, members: Path, votes: Path) -> None:
+    files = {members / f"{name}.csv": table for name, table in part.members.items()}
+    files |= {votes / f"{name}.csv": table for name, table in part.votes.items()}
+    for file, table in files.items():
+        write_table(table, file)
 
 
-def _files(params: Params, folder: Path, kind: str) -> dict[tuple[str, int], Path]:
+def _files(params: Params, folder: Path, kind: str) -> Files:
     return {(model, fold): folder / model / f"{fold}.{kind}" for model in params.models for fold in params.folds}
 
 

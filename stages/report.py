@@ -8,7 +8,7 @@ from typing import Any
 from tumorboard.base.files import remove_leftovers, replacing, side_cache, write_json, write_table
 from tumorboard.base.params import Params
 from tumorboard.base.stage import Input, Output, run_stage
-from tumorboard.report.conclusions import draw_conclusions
+from tumorboard.report.conclusions import conclusion_tables, draw_conclusions
 from tumorboard.report.explained import draw_explained
 from tumorboard.report.figures import draw_figures, draw_test_figures, plot_tables
 from tumorboard.report.page import render_page, summarize_scores
@@ -41,14 +41,7 @@ def main(
     Deletes the folders in `training` and the files in `metrics`/train and `metrics`/evaluate of models and folds that
     it does not list.
     """
-    trainings, evaluations = _listed_files(params, training, metrics)
-    remove_leftovers(training, "*/[0-9]*", trainings)
-    remove_leftovers(metrics / "evaluate", "*/*.json", evaluations)
-    remove_leftovers(
-        metrics / "train",
-        "*/*.json",
-        [metrics / "train" / file.relative_to(metrics / "evaluate") for file in evaluations],
-    )
+    _remove_unlisted(params, training, metrics)
     results = read_results(
         params,
         crop=crop,
@@ -63,7 +56,7 @@ def main(
     )
     conclusions = draw_conclusions(results)
     tables = plot_tables(results, conclusions)
-    for name, table in tables.items():
+    for name, table in (tables | conclusion_tables(results, conclusions)).items():
         write_table(table, plots / f"{name}.csv")
     pictures = {name: to_png(figure) for name, figure in draw_figures(results, conclusions, tables).items()}
     test_pictures = {name: to_png(figure) for name, figure in draw_test_figures(results).items()}
@@ -72,12 +65,16 @@ def main(
     # A file name need not be valid UTF-8, but the page must be.
     html = render_page(results, conclusions, pictures, test_pictures, explained=draw_explained(results))
     _write(html.encode("utf-8", "backslashreplace"), page)
-    write_table(conclusions.suspects, plots / "suspects.csv")
-    disagreement = conclusions.disagreements[results.validation.name]
-    write_table(disagreement.agreement, plots / "agreement.csv")
-    write_table(disagreement.splits, plots / "splits.csv")
     write_json(score_schema(), schema)
     print(summarize_scores(results))
+
+
+def _remove_unlisted(params: Params, training: Path, metrics: Path) -> None:
+    trainings, evaluations = _listed_files(params, training, metrics)
+    scored = [metrics / "train" / file.relative_to(metrics / "evaluate") for file in evaluations]
+    remove_leftovers(training, "*/[0-9]*", trainings)
+    remove_leftovers(metrics / "evaluate", "*/*.json", evaluations)
+    remove_leftovers(metrics / "train", "*/*.json", scored)
 
 
 def _replace_pictures(folder: Path, pictures: Mapping[str, bytes]) -> None:

@@ -17,7 +17,7 @@ Example:
     'too few patients (4)'
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial
 from typing import TypeAlias
 
@@ -89,18 +89,26 @@ def compare(
     contributions = paired_contributions(
         actual, group, first=of_first, second=of_second, classes=classes_of(first), positive=positive, only=only
     )
-    sides = [Rows(actual, table, group, len(groups)) for table in (of_first, of_second)]
-    test = partial(flip_signs, groups=groups.tolist(), confidence=confidence, seed=seed, permutations=permutations)
+    sides = Rows(actual, of_first, group, len(groups)), Rows(actual, of_second, group, len(groups))
+    flip = partial(flip_signs, groups=groups.tolist(), confidence=confidence, seed=seed, permutations=permutations)
     rows: list[tuple[object, ...]] = []
     for score, part in contributions.items():
         if not probabilities and score in OF_PROBABILITIES:
             rows.append((score, *[np.nan] * 6, SHARES))
             continue
-        flipped = _compare_auc(*sides, confidence=confidence) if score == "auc" else test(part.difference, part.weights)
-        if np.array_equal(of_first, of_second):  # one model under two names: there is nothing to estimate
-            flipped = flipped._replace(low=0.0, high=0.0)
+        flipped = _test(score, part, sides, flip, confidence)
         rows.append(_difference_row(score, part, flipped, alpha=1 - confidence, unit=unit))
     return pd.DataFrame(rows, columns=list(DIFFERENCE_COLUMNS))
+
+
+def _test(
+    score: str, part: Contribution, sides: tuple[Rows, Rows], flip: Callable[..., Flipped], confidence: float
+) -> Flipped:
+    """Returns the test of the difference in one score; for all but the AUC it is `flip`."""
+    flipped = _compare_auc(*sides, confidence=confidence) if score == "auc" else flip(part.difference, part.weights)
+    if np.array_equal(sides[0].probabilities, sides[1].probabilities):  # one model twice: nothing is estimated
+        return flipped._replace(low=0.0, high=0.0)
+    return flipped
 
 
 def _compare_auc(first: Rows, second: Rows, *, confidence: float) -> Flipped:

@@ -2,15 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tumorboard.base.tables import Predictions, probabilities_of
+from tumorboard.base.tables import Predictions, classes_of, probabilities_of, read_predictions
 from tumorboard.evaluation.calibration import calibration_scores
-from tumorboard.evaluation.held_out import HeldOut
+from tumorboard.evaluation.held_out import HeldOut, read_held_out
 from tumorboard.evaluation.metrics import labels_and_probabilities
 from tumorboard.evaluation.summary import Judging, mean_and_spread, summarize
 from tumorboard.evaluation.temperature import apply_temperature
@@ -37,6 +38,29 @@ class MemberOutputs(NamedTuple):
 
 
 MemberFolds: TypeAlias = Mapping[str, Mapping[int, MemberOutputs]]  # by model and fold
+
+
+def read_outputs(
+    validation: Mapping[tuple[str, int], Path],
+    held_out: Mapping[tuple[str, int], Path],
+    test: Mapping[tuple[str, int], Path],
+) -> MemberFolds:
+    """Reads what each model of each fold predicted.
+
+    Args:
+        validation: by model and fold, the file of its Predictions for validation images.
+        held_out: likewise, of its outputs by part for the same images.
+        test: likewise, of its Predictions for test images.
+
+    Raises:
+        InputError: a file is missing or damaged.
+    """
+    outputs: dict[str, dict[int, MemberOutputs]] = {}
+    for (model, fold), file in validation.items():
+        table = read_predictions(file)
+        own = read_held_out(held_out[model, fold], len(table), len(classes_of(table)))
+        outputs.setdefault(model, {})[fold] = MemberOutputs(table, own, read_predictions(test[model, fold]))
+    return outputs
 
 
 class PartResults(NamedTuple):

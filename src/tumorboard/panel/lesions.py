@@ -1,6 +1,7 @@
 """Scores how well the maps of the members and of the vote find lesions whose boxes are known."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from tumorboard.base.progress import Progress
@@ -48,19 +49,11 @@ def score_lesions(
     rows = own[[bool(placed[name]) for name in own["id"]]]
     if rows.empty:
         return {}
+    explain = partial(explain_by_fold, panel, content=content, crops=crops, manifest=manifest)
     prior = center_prior(panel.card.crop.side)
-    scores: dict[str, list[PlaceScores]] = {CENTER: [score_map(prior, placed[name]) for name in rows["id"]]}
-    with Progress("boxes", len(rows), "image") as bar:
-        for start in range(0, len(rows), BATCH):
-            batch = rows.iloc[start : start + BATCH]
-            ids, labels = batch["id"].tolist(), batch["label"].tolist()
-            members, vote = explain_by_fold(panel, ids, labels, content, crops=crops, manifest=manifest)
-            for name, maps in (members | ({} if vote is None else {VOTE: vote})).items():
-                new = [score_map(one, placed[image]) for one, image in zip(maps, ids, strict=True)]
-                scores.setdefault(name, []).extend(new)
-            bar.update(len(batch))
+    center = {CENTER: [score_map(prior, placed[name]) for name in rows["id"]]}
     judged = judge_places(
-        scores,
+        center | _score_maps(rows, placed, explain),
         rows["group"].tolist(),
         confidence=judging.evaluate.confidence,
         seed=judging.seed,
@@ -74,3 +67,20 @@ def score_lesions(
         "outside": len(own) - len(rows),
         "maps": judged,
     }
+
+
+def _score_maps(
+    rows: Predictions, placed: Mapping[str, Sequence[CropBox]], explain: Callable[..., tuple[Any, Any]]
+) -> dict[str, list[PlaceScores]]:
+    """Scores the maps of each member and of the vote, batch by batch; `explain` draws them for ids and labels."""
+    scores: dict[str, list[PlaceScores]] = {}
+    with Progress("boxes", len(rows), "image") as bar:
+        for start in range(0, len(rows), BATCH):
+            batch = rows.iloc[start : start + BATCH]
+            ids = batch["id"].tolist()
+            members, vote = explain(ids, batch["label"].tolist())
+            for name, maps in (members | ({} if vote is None else {VOTE: vote})).items():
+                new = [score_map(one, placed[image]) for one, image in zip(maps, ids, strict=True)]
+                scores.setdefault(name, []).extend(new)
+            bar.update(len(batch))
+    return scores

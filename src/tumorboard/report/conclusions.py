@@ -72,6 +72,16 @@ def draw_conclusions(results: Results) -> Conclusions:
     )
 
 
+def conclusion_tables(results: Results, conclusions: Conclusions) -> dict[str, pd.DataFrame]:
+    """Returns by name the tables of what is concluded from validation images: suspects, agreement, splits."""
+    disagreement = conclusions.disagreements[results.validation.name]
+    return {
+        "suspects": conclusions.suspects,
+        "agreement": disagreement.agreement,
+        "splits": disagreement.splits,
+    }
+
+
 def compare_part(part: Part, results: Results) -> PanelComparison:
     """Compares the vote that heads the report with members and other votes on the images of one part.
 

@@ -56,7 +56,7 @@ def sheet_places(count: int, columns: int, lines: int, *, dpi: float) -> SheetPl
     """Returns where `count` pictures are, `columns` per row, below captions of so many lines.
 
     >>> sheet_places(3, 2, 1, dpi=100)
-    SheetPlaces(width=1100, height=1214, side=519, lefts=[0, 550, 0], tops=[88, 88, 695])
+    SheetPlaces(width=1100, height=1215, side=518, lefts=[0, 550, 0], tops=[88, 88, 695])
     """
     cell = WIDTH * dpi / columns
     side = cell / (1 + _GAP)

@@ -187,20 +187,13 @@ def read_results(
     manifest = read_manifest(split / "manifest.csv")
     digest = manifest_digest(manifest)
     content = read_panel(panel, params.models, classes=_read_classes(predictions), manifest=digest)
-    validation = _read_part("validation", content.vote, params, predictions, metrics)
-    test = None
-    if params.evaluate.test:
-        test = _read_part("test", content.vote, params, predictions / "test", metrics / "test")
-    folders = {"validation": "."} | ({"test": "test"} if test else {})
-    for part in (validation, test):
-        if part is not None:
-            _check_split(part, digest, predictions, split)
+    validation, test = _read_parts(content.vote, params, predictions, metrics)
+    for part in filter(None, (validation, test)):
+        _check_split(part, digest, predictions, split)
     return Results(
         **_settings(params),
         **_data(crop, split, metrics),
-        generated=read_generated(balance, crop / "store", params.folds)
-        if params.balance.strategy == "generate"
-        else None,
+        generated=_read_drawn(params, balance, crop),
         manifest=manifest,
         digest=digest,
         recipes={model: read_json(recipes / f"{model}.json") for model in params.models},
@@ -210,9 +203,8 @@ def read_results(
         test=test,
         # A clone has no ledger, but the scores of this run were computed.
         looks=max(count_models(ledger, manifest), len(params.models) * len(params.folds) if test else 0),
-        explained={name: read_explained(predictions / folder / "maps") for name, folder in folders.items()},
+        **_maps(predictions, metrics, scored=test is not None),
         filters=read_filters(predictions / "filters.safetensors", params.models),
-        places={name: read_json(metrics / folder / "places.json") for name, folder in folders.items()},
         run=describe_run(),
     )
 
@@ -278,6 +270,28 @@ def describe_run() -> str:
 def _read_classes(predictions: Path) -> list[str]:
     """Returns the classes of a run, in the order of the probabilities."""
     return classes_of(read_predictions(predictions / "votes" / f"{HEADING}.csv"))
+
+
+def _read_drawn(params: Params, balance: Path, crop: Path) -> Generated | None:
+    """Returns the generated training images of the first fold; None with another strategy."""
+    return read_generated(balance, crop / "store", params.folds) if params.balance.strategy == "generate" else None
+
+
+def _maps(predictions: Path, metrics: Path, *, scored: bool) -> dict[str, Any]:
+    """Reads the fields of Results about maps of the evidence; of the test part only where it is scored."""
+    folders = {"validation": "."} | ({"test": "test"} if scored else {})
+    return {
+        "explained": {name: read_explained(predictions / folder / "maps") for name, folder in folders.items()},
+        "places": {name: read_json(metrics / folder / "places.json") for name, folder in folders.items()},
+    }
+
+
+def _read_parts(vote: str, params: Params, predictions: Path, metrics: Path) -> tuple[Part, Part | None]:
+    """Reads the validation part, and the test part where it is scored."""
+    validation = _read_part("validation", vote, params, predictions, metrics)
+    if not params.evaluate.test:
+        return validation, None
+    return validation, _read_part("test", vote, params, predictions / "test", metrics / "test")
 
 
 def _read_part(name: str, vote: str, params: Params, predictions: Path, metrics: Path) -> Part:
