@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Params
 from tumorboard.base.recipe import resolve_recipe
+from tumorboard.models import model_file
 from tumorboard.models.model_file import ModelCard, load_model, save_model
 from tumorboard.models.registry import Classifier, build_model, outline_model
 
@@ -49,6 +50,45 @@ def test_a_model_is_read_as_it_was_written(tmp_path, params: Params, architectur
     images = torch.randint(0, 256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         torch.testing.assert_close(loaded(images), model.eval()(images))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "built"),
+    [("linear", False), ("lstm_resnet18", False), ("mnasnet0_5", True)],  # the last checks its weights as it takes them
+)
+def test_random_weights_are_drawn_only_where_the_file_cannot_fill_the_network(
+    tmp_path, params: Params, monkeypatch: pytest.MonkeyPatch, architecture: str, built: bool
+) -> None:
+    """In both cases the outputs are those of the model that was saved, to the last bit."""
+    model, card = make_model(params, architecture)
+    save_model(tmp_path / "model", model, card)
+    calls = []
+    monkeypatch.setattr(model_file, "build_model", lambda *args: calls.append(1) or build_model(*args))
+    loaded, _ = load_model(tmp_path / "model", "cpu")
+    assert bool(calls) == built
+    side = params.crop.side
+    images = torch.randint(0, 256, (3, 3, side, side), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(loaded(images), model.eval()(images))
+    assert all(one.requires_grad for one in loaded.parameters())
+    assert all(one.data_ptr() % 64 == 0 for one in loaded.parameters()), "kernels round by where their numbers lie"
+
+
+def test_a_network_with_a_table_that_no_file_has_is_built(tmp_path, params: Params, monkeypatch) -> None:
+    """A buffer that is not saved would be without memory in an outline that is filled."""
+    model, card = make_model(params)
+    save_model(tmp_path / "model", model, card)
+    outline = model_file.outline_model
+
+    def with_table(*args: Any) -> Classifier:
+        network = outline(*args)
+        network.backbone.register_buffer("table", torch.zeros(3, device="meta"), persistent=False)
+        return network
+
+    monkeypatch.setattr(model_file, "outline_model", with_table)
+    loaded, _ = load_model(tmp_path / "model", "cpu")
+    assert "table" not in dict(loaded.backbone.named_buffers())
+    assert not any(tensor.is_meta for tensor in (*loaded.parameters(), *loaded.buffers()))
 
 
 def test_equal_models_are_equal_bytes(tmp_path, params: Params) -> None:

@@ -70,9 +70,11 @@ def load_model(path: Path | str, device: torch.device | str) -> tuple[Classifier
     recipe = card.recipe.model_copy(update={"pretrained": "none"})  # the file has all weights
     # Before the network is built: the card may describe one of any size, and its texts are somebody else's.
     _check_study_code(path, card)
-    _check_size(path, recipe, card, tensors)
-    model = build_model(recipe, len(card.classes), card.crop.side, (card.mean, card.std))
-    copy_tensors(model, tensors, str(path))
+    outline = _checked_outline(path, recipe, card, tensors)
+    model = None if is_study_code(recipe.architecture) else _fill(outline, tensors, card)
+    if model is None:
+        model = build_model(recipe, len(card.classes), card.crop.side, (card.mean, card.std))
+        copy_tensors(model, tensors, str(path))
     return model.to(device).eval(), card
 
 
@@ -121,12 +123,40 @@ def _with_later_keys(text: str) -> str:
     return json.dumps(tree)
 
 
-def _check_size(path: Path, recipe: Recipe, card: ModelCard, tensors: Mapping[str, Tensor]) -> None:
-    """Raises InputError unless the network of a card has the tensors of its file; takes no memory for it."""
+def _checked_outline(path: Path, recipe: Recipe, card: ModelCard, tensors: Mapping[str, Tensor]) -> Classifier:
+    """Returns the network of a card without memory; raises InputError unless it has the tensors of its file."""
     layers = len(recipe.head_widths) if recipe.head == "mlp" else 0
     if layers >= len(tensors):
         raise InputError(f"{path}: its card names {layers:,} head_widths, but the file has {len(tensors):,} tensors")
     # What the backbone hands to the head is known only after it has run; the first layer of the file's head says it.
     head = next((tensor for name, tensor in tensors.items() if name in ("head.weight", "head.0.weight")), None)
     features = head.shape[1] if head is not None and head.ndim == 2 else 1
-    check_tensors(outline_model(recipe, len(card.classes), card.crop.side, features), tensors, str(path))
+    outline = outline_model(recipe, len(card.classes), card.crop.side, features)
+    check_tensors(outline, tensors, str(path))
+    return outline
+
+
+def _fill(outline: Classifier, tensors: Mapping[str, Tensor], card: ModelCard) -> Classifier | None:
+    """Gives an outline the tensors of its file, which spares drawing random weights that these replace.
+
+    Args:
+        outline: of `outline_model`; is changed.
+        tensors: of the file, copied into memory that torch aligns.
+        card: has the side of the images.
+
+    Returns:
+        The network; None where it computes with something that is not in the file, such as a table of positions, or
+        cannot take such images: `build_model` then makes it, or says why not.
+    """
+    own = outline.state_dict()
+    if own.keys() != tensors.keys():
+        return None
+    copies = {name: torch.empty(one.shape, dtype=one.dtype).copy_(tensors[name]) for name, one in own.items()}
+    try:
+        outline.load_state_dict(copies, assign=True)
+        with torch.no_grad():
+            logits = outline.eval()(torch.zeros(1, 3, card.crop.side, card.crop.side, dtype=torch.uint8))
+    except (RuntimeError, AssertionError, ValueError, TypeError):
+        return None
+    lacks = any(tensor.is_meta for tensor in (*outline.parameters(), *outline.buffers(), logits))
+    return None if lacks or logits.shape != (1, len(card.classes)) else outline
