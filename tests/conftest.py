@@ -4,7 +4,9 @@ import fcntl
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,6 +53,14 @@ def params() -> Params:
 def warm_children(monkeypatch: pytest.MonkeyPatch) -> None:
     """Children that `multiprocessing` spawns are forks of the server in tests/warm_python.py."""
     spawn_warm_children(monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Any]:
+    """A scheduler and two worker processes of two threads each; a killed worker is replaced."""
+    distributed = pytest.importorskip("distributed")
+    with distributed.LocalCluster(2, threads_per_worker=2, processes=True, dashboard_address=None) as local:
+        yield local
 
 
 @pytest.fixture(scope="session")

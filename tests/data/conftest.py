@@ -1,6 +1,5 @@
-"""Fixtures of several test files: a folder of images to crop, and a Dask cluster."""
+"""Fixtures of several test files: a folder of images to crop."""
 
-from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,14 +15,6 @@ from tumorboard.images import crop as images
 def params(params: Params) -> Params:
     """The tests' params for any classes: none of them is to be detected."""
     return params.model_copy(update={"data": params.data.model_copy(update={"positive": None})})
-
-
-@pytest.fixture(scope="session")
-def cluster() -> Iterator[Any]:
-    """A scheduler and two worker processes of two threads each; a killed worker is replaced."""
-    distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(2, threads_per_worker=2, processes=True, dashboard_address=None) as local:
-        yield local
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import os
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 from unittest.mock import ANY
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 from tumorboard.base.data_params import Columns
 from tumorboard.base.params import Params, load_params
+from tumorboard.data import workers
 from tumorboard.data.check import check_folder, params_for
 
 ROOT = Path(__file__).parents[2]
@@ -175,6 +177,51 @@ def test_images_that_a_given_test_set_takes_from_training_are_listed(tmp_path: P
         "undefined",
         ANY,  # the validation set has few images
     ]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("blast/P0_x.png,0,0,5,5\nblast/bad.png,0,0,900,5\n", None),
+        ("blast/P0_x.png,0,0,5,5\nblast/P0_x.png,48,0,5,5\n", "boxes.csv, row 3: the box from (48, 0) to (53, 5) is"),
+    ],
+)
+def test_boxes_are_checked_as_the_stage_explain_does(raw: Path, params: Params, rows: str, message: str | None) -> None:
+    """A box of a file that is quarantined is none; a table of another folder than that of params is not looked for."""
+    (raw / "blast/bad.png").write_bytes(b"bad")
+    (raw / "boxes.csv").write_text("path,x,y,width,height\n" + rows)
+    data = params.data.model_copy(update={"raw": str(raw), "boxes": "boxes.csv", "max_quarantined": 1})
+    account = check_folder(raw, params.model_copy(update={"data": data}))
+    assert (account.refused is None) == (message is None), account.refused
+    assert message is None or message in str(account.refused)
+    assert account.classes == {"blast": 8, "normal": 8}
+    mine = params.model_copy(update={"data": data})
+    assert params_for(mine, raw / "../raw", None).data.boxes == "boxes.csv"
+    assert params_for(mine, raw / "blast", None).data.boxes is None
+
+
+def test_a_cluster_gives_the_same_account_and_its_files_lie_where_its_workers_see_them(
+    raw: Path, tmp_path: Path, params: Params, cluster: Any
+) -> None:
+    (raw / "blast/bad.png").write_bytes(b"bad")
+    here = params_for(params, raw, None)
+    there = here.model_copy(
+        update={"runtime": here.runtime.model_copy(update={"scheduler": cluster.scheduler_address})}
+    )
+    account = check_folder(raw, there, place=tmp_path / "seen/check")
+    assert account == check_folder(raw, here)
+    assert [entry["path"] for entry in account.quarantined] == ["blast/bad.png"]
+    assert list((tmp_path / "seen").iterdir()) == []
+
+
+def test_where_no_scheduler_answers_a_run_would_be_refused(
+    raw: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setattr(workers, "CONNECT_SECONDS", 1)
+    runtime = params.runtime.model_copy(update={"scheduler": "tcp://127.0.0.1:9"})
+    account = check_folder(raw, params_for(params.model_copy(update={"runtime": runtime}), raw, None))
+    assert "no Dask scheduler answers at tcp://127.0.0.1:9" in str(account.refused)
 
 
 def test_a_folder_without_a_usable_image_is_refused(tmp_path: Path, params: Params) -> None:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from tumorboard.base.errors import InputError, printable
 from tumorboard.base.faults import PLACES
+from tumorboard.base.files import side_cache
 from tumorboard.base.params import find_params, load_params
 from tumorboard.base.versioning import explain_unversioned
 from tumorboard.commands.errors import reports_user_errors
@@ -56,15 +57,19 @@ def check(
     Exit status 2: a run would refuse RAW.
     """
     params_file = find_params()
+    params = params_for(load_params(params_file), raw, group_pattern)
+    # The workers of a cluster see the study's folder, as they must for a run, but not this machine's /tmp.
+    place = side_cache("check") if params.runtime.scheduler else None
     try:
-        account = check_folder(raw, params_for(load_params(params_file), raw, group_pattern), labels)
+        account = check_folder(raw, params, labels, place)
     except InputError as error:
         account = Account(refused={"message": str(error)})
     except OSError as error:
         if error.errno not in PLACES:
             raise
+        cure = "" if place else ", or set TMPDIR to another folder"
         raise InputError(
-            f"{error}; temporary files are written to {gettempdir()}: free some space, or set TMPDIR to another folder"
+            f"{error}; temporary files are written to {place or gettempdir()}: free some space{cure}"
         ) from None
     if account.refused is None and (unversioned := explain_unversioned(str(raw))):
         account.warnings.append(unversioned)

@@ -42,16 +42,29 @@ def read_placed_boxes(data: Data, tables: Path, crop: Crop) -> dict[str, list[Cr
     Raises:
         InputError: there is no such table, or a row of it cannot be used.
     """
+    boxes = read_listed_boxes(data, tables)
+    return {} if boxes is None else place_boxes(boxes, data, crop)
+
+
+def read_listed_boxes(data: Data, tables: Path) -> Boxes | None:
+    """Reads and checks the table that `data.boxes` names; None where it names none.
+
+    Args:
+        data: as of `read_placed_boxes`.
+        tables: likewise.
+
+    Raises:
+        InputError: there is no such table, or a row of it cannot be used.
+    """
     if data.boxes is None:
-        return {}
+        return None
     raw = Path(data.raw)
     if not raw.is_dir():
         raise InputError(f"data.boxes: {raw} is no folder, so that no table lies in it: leave data.boxes empty")
     file = raw / data.boxes
     if not file.is_file():
         raise InputError(f"data.boxes: there is no {file}: name a CSV file inside {raw}")
-    boxes = read_boxes(file, read_table(tables / "images.csv"), read_table(tables / "quarantined.csv"))
-    return place_boxes(boxes, data, crop)
+    return read_boxes(file, read_table(tables / "images.csv"), read_table(tables / "quarantined.csv"))
 
 
 def read_boxes(file: Path, images: Images, quarantined: pd.DataFrame) -> Boxes:

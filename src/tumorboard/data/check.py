@@ -4,6 +4,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +17,7 @@ from tumorboard.base.files import read_table
 from tumorboard.base.params import Params
 from tumorboard.base.tables import Images, Manifest, read_manifest
 from tumorboard.data.audit import Copies, find_copies, picture_names
+from tumorboard.data.boxes import read_listed_boxes
 from tumorboard.data.crop import CropJob, crop_images
 from tumorboard.data.label_warnings import describe_listing, describe_placeholders
 from tumorboard.data.parts import few_validation_warning
@@ -30,7 +32,7 @@ from tumorboard.data.workers import worker_count
 
 FEW = 5  # files named per message
 # Entries of the section `data`.
-OF_ONE_FOLDER = ("table", "columns", "prefix", "extension", "classes", "unit", "positive")
+OF_ONE_FOLDER = ("table", "columns", "prefix", "extension", "classes", "unit", "positive", "boxes")
 SKIPPED_BY_DVC = {".git", ".hg", ".dvc"}  # folders that DVC does not hash
 
 
@@ -70,7 +72,7 @@ def params_for(params: Params, raw: Path, group_pattern: str | None) -> Params:
     return params.model_copy(update={"data": params.data.model_copy(update=data)})
 
 
-def check_folder(raw: Path, params: Params, labels: Path | None = None) -> Account:
+def check_folder(raw: Path, params: Params, labels: Path | None = None, place: Path | None = None) -> Account:
     """Crops, audits and splits the images of a folder in a temporary folder, as a run would, and reports the outcome.
 
     An error with which a run would stop is `Account.refused`; everything known until then is reported too.
@@ -79,16 +81,32 @@ def check_folder(raw: Path, params: Params, labels: Path | None = None) -> Accou
         raw: folder of the images.
         params: of the run, see `params_for`.
         labels: a label table that replaces `data.table` and may lie outside `raw`.
+        place: folder for temporary files, which the workers of `runtime.scheduler` see under this name; None: that of
+            the system.
     """
     account = Account()
-    with TemporaryDirectory(prefix="tumorboard-check-") as temporary:
+    with _temporary_folder(place) as folder:
         try:
-            _fill(account, raw, params, labels=labels, folder=Path(temporary))
+            _fill(account, raw, params, labels=labels, folder=folder)
         except InputError as error:
             account.refused = {"message": str(error)}
             if not account.classes and raw.is_dir():  # no label is known, but the pictures can be compared
                 account.warnings += describe_unlabeled(raw, params.crop, params.data.frames)
     return account
+
+
+@contextmanager
+def _temporary_folder(place: Path | None) -> Iterator[Path]:
+    """Yields a new folder, which is deleted at the end with all that it holds; so is `place`, if it is empty then."""
+    if place is not None:
+        place.mkdir(parents=True, exist_ok=True)
+    try:
+        with TemporaryDirectory(prefix="tumorboard-check-", dir=place) as name:
+            yield Path(name)
+    finally:
+        if place is not None:
+            with suppress(OSError):
+                place.rmdir()
 
 
 def _fill(account: Account, raw: Path, params: Params, *, labels: Path | None, folder: Path) -> None:
@@ -106,6 +124,7 @@ def _fill(account: Account, raw: Path, params: Params, *, labels: Path | None, f
         frames=params.data.frames,
         max_quarantined=None,
         workers=worker_count(params.runtime.workers),
+        scheduler=params.runtime.scheduler,
         links=params.data.links,
     )
     account.warnings += crop_images(listed, ignored, job).warnings
@@ -124,6 +143,7 @@ def _fill(account: Account, raw: Path, params: Params, *, labels: Path | None, f
     attributes = read_table(folder / "attributes.csv")
     prepared = prepare_data(manifest, images, copies, unusable=unusable, params=params, attributes=attributes)
     _add_prepared(account, prepared, params)
+    read_listed_boxes(params.data, folder)
 
 
 def _add_prepared(account: Account, prepared: Prepared, params: Params) -> None:
