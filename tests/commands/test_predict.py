@@ -15,11 +15,14 @@ from typer.testing import CliRunner
 
 from tests.panel.statistics import made_up_statistics
 from tests.warm_python import executable
+from tumorboard.base.errors import InputError
 from tumorboard.base.files import write_table
 from tumorboard.base.params import Params
 from tumorboard.base.recipe import resolve_recipe
 from tumorboard.commands.app import app
+from tumorboard.commands.panel_source import PanelSource
 from tumorboard.commands.paths import MODELS, PANEL, SPLIT, UNLIKE
+from tumorboard.data import workers
 from tumorboard.models.model_file import ModelCard, load_model, save_model
 from tumorboard.models.registry import build_model
 from tumorboard.panel.fitted import Fit
@@ -243,12 +246,56 @@ def test_the_limits_of_the_study_hold_for_somebody_elses_model(files: list[Path]
     assert "too many pixels" in done.stderr
 
 
+def test_a_cluster_decodes_where_it_is_named_and_the_table_is_the_same(files: list[Path], cluster: Any) -> None:
+    """Two worker processes, which began in another folder; named by an option, then by params.yaml."""
+    here = CliRunner().invoke(app, ["predict", "new", *named(files)])
+    address = cluster.scheduler_address
+    there = CliRunner().invoke(app, ["predict", "new", *named(files), "--scheduler", address])
+    assert (there.exit_code, there.stdout) == (1, here.stdout), there.stderr
+    assert len(here.stdout.splitlines()) == 1 + 12
+    text = Path("params.yaml").read_text(encoding="utf-8").replace("\n  scheduler:", "\n  scheduler: tcp://no.where:1")
+    Path("params.yaml").write_text(text, encoding="utf-8")
+    asked = []
+
+    def connected(scheduler: str) -> Any:
+        asked.append(scheduler)
+        raise InputError(f"no Dask scheduler answers at {scheduler}")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(workers, "_connect", connected)
+        done = CliRunner().invoke(app, ["predict", "new", *named(files), "--out", "new.csv"])
+    assert (done.exit_code, done.stderr) == (1, "predict: no Dask scheduler answers at tcp://no.where:1\n")
+    assert asked == ["tcp://no.where:1"]
+    assert not Path("new.csv").exists()
+
+
+@pytest.mark.parametrize("options", [[], ["--vote", "hard"]])
+def test_pictures_of_a_panel_without_maps_are_refused_before_anything_is_classified(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    monkeypatch.setattr(PanelSource, "predict", lambda *_: pytest.fail("it was classified"))
+    command = ["predict", "new", *named(files[:2]), *options, "--explain", "maps", "--out", "new.csv"]
+    done = CliRunner().invoke(app, command)
+    assert (done.exit_code, done.stdout) == (1, ""), done.output
+    assert done.stderr.startswith(
+        f"predict: --explain: the {(options or ['soft'])[-1]} vote has no map of its evidence"
+    )
+    assert "linear: architecture linear has no layer" in done.stderr
+    assert done.stderr.endswith("name other models (--model), or leave --explain out\n")
+    assert not Path("maps").exists()
+    assert not Path("new.csv").exists()
+
+
 def test_mistakes_are_one_message_each(files: list[Path]) -> None:
     files[2].unlink()
     for arguments, message in (
         (["new", "--vote", "loud"], "predict: --vote is 'loud', expected one of single, hard, soft, product, weighted"),
         (["new"], "predict: models/cnn/0.safetensors is not there: `dvc repro` trains it, `dvc pull` fetches it"),
         (["nowhere", *named(files)], "predict: nowhere: no such file"),
+        (
+            ["new", *named(files[:1]), "--scheduler", "here"],
+            "predict: --scheduler is here, expected tcp://host:port",
+        ),
         (
             ["new", *named(files[:1]), "--vote", "weighted"],
             "predict: the weighted vote needs the weights of a study's models/panel.json",

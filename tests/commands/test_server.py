@@ -87,7 +87,6 @@ def predicted(source: PanelSource, files: list[Path], **changes: Any) -> pd.Data
         deciding=source.deciding,
         frames=source.frames,
         known=source.known,
-        workers=1,
         limits=limits,
     )
 

@@ -11,7 +11,7 @@ from PIL import Image
 from tests.data.cropping import build, data_section, hashes, job_of, picture, save
 from tumorboard.base.params import Crop
 from tumorboard.data import crop as crop_module
-from tumorboard.data.crop import CropSummary, _cache_key, crop_images
+from tumorboard.data.crop import CropSummary, crop_images, crop_key
 from tumorboard.data.sources import list_images
 from tumorboard.data.store import CropStore
 
@@ -93,9 +93,9 @@ def test_the_cache_key_covers_all_code_that_makes_crops(crop: Crop, monkeypatch:
         read.append("/".join(file.parts[-2:]))
         return f"code of {file.name}"
 
-    before = _cache_key(crop, None)
+    before = crop_key(crop, None)
     monkeypatch.setattr(Path, "read_text", read_text)
-    assert _cache_key.__wrapped__(crop, None) != before
+    assert crop_key.__wrapped__(crop, None) != before
     package = Path(crop_module.__file__).parents[1]
     modules = {f"images/{file.name}" for file in (package / "images").glob("*.py")}
     assert {"images/crop.py", "images/decode.py", "images/grey.py", "images/jpeg.py"} < modules

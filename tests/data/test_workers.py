@@ -8,7 +8,7 @@ import struct
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -286,12 +286,13 @@ def test_a_cluster_without_tumorboard_is_named_and_other_errors_are_not_hidden(
 ) -> None:
     pytest.importorskip("distributed")
 
-    class Failing(ThreadPoolExecutor):
-        def map(self, *_: Any, **__: Any) -> Any:
-            raise RuntimeError(text)
+    def fail_there(*_: Any) -> Any:
+        failed = Future[Any]()
+        failed.set_exception(RuntimeError(text))
+        return failed
 
-    with Failing(1) as executor, pytest.raises(error, match=message) as caught:
-        list(_map_on_cluster(executor, "tcp://there:1", square, [1]))
+    with pytest.raises(error, match=message) as caught:
+        list(_map_on_cluster(fail_there, 1, "tcp://there:1", square, [1]))
     assert type(caught.value) is error
 
 

@@ -51,7 +51,7 @@ def test_weights_count_among_the_members_that_have_a_map(maps):
 
 
 def test_a_vote_whose_members_have_no_map_says_why(maps):
-    with pytest.raises(InputError, match="the single vote has no map of its evidence: architecture linear has no"):
+    with pytest.raises(InputError, match="the single vote has no map of its evidence: c: architecture linear has no"):
         maps(deciding("single", single="c"))
 
 

@@ -120,8 +120,7 @@ def test_a_panel_on_onnxruntime_decides_as_on_torch(small, package, pictures):
     for vote in VOTES:
         deciding = Deciding(fit=FIT, vote=vote, positive=None, abstain=0.0, unlike=1.5)
         tables = [
-            predict_images(panel, pictures, deciding=deciding, frames=None, known={}, workers=1)
-            for panel in panels.values()
+            predict_images(panel, pictures, deciding=deciding, frames=None, known={}) for panel in panels.values()
         ]
         for column in ("path", "decided", "agreeing", "problem"):
             assert tables[0][column].tolist() == tables[1][column].tolist()

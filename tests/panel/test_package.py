@@ -68,7 +68,7 @@ def test_a_loaded_panel_predicts_as_the_packed_one_by_every_vote(small, package,
 
     def table(panel: Panel, vote: str) -> pd.DataFrame:
         deciding = Deciding(fit=FIT, vote=vote, positive=None, abstain=0.4, unlike=1.5)
-        return predict_images(panel, files, deciding=deciding, frames=None, known={}, workers=1)
+        return predict_images(panel, files, deciding=deciding, frames=None, known={})
 
     unpacked = load_panel(small.files, "cpu", unlike=small.folder / "unlike")
     tables = {vote: table(unpacked, vote) for vote in VOTES}

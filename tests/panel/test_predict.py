@@ -15,6 +15,7 @@ from tests.panel.models import CLASSES, save_panel, save_untrained
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Params
 from tumorboard.base.tables import manifest_digest, probabilities_of
+from tumorboard.data.new_files import list_new_files, open_decoders
 from tumorboard.data.store import CropStore, write_store
 from tumorboard.evaluation.held_out import HeldOut, assign_parts, write_held_out
 from tumorboard.evaluation.summary import Judging
@@ -28,12 +29,7 @@ from tumorboard.panel.evaluate import evaluate_model
 from tumorboard.panel.fits import Fitting
 from tumorboard.panel.fitted import Fit
 from tumorboard.panel.panel_file import read_panel, write_panel
-from tumorboard.panel.predict import (
-    check_writable,
-    list_new_files,
-    predict_images,
-    summarize_decisions,
-)
+from tumorboard.panel.predict import check_writable, predict_images, summarize_decisions
 from tumorboard.panel.stacking import Column, Stacking
 from tumorboard.panel.trained_model import load_panel
 
@@ -83,15 +79,16 @@ def predict(
     known: dict[str, str] | None = None,
     workers: int = 1,
 ) -> pd.DataFrame:
-    panel = load_panel(files, "cpu")
-    return predict_images(
-        panel,
-        list_new_files(paths),
-        deciding=deciding or decide(fit=unfitted(list(panel.models))),
-        frames=None,
-        known=known or {},
-        workers=workers,
-    )
+    panel, pictures = load_panel(files, "cpu"), list_new_files(paths)
+    with open_decoders(len(pictures), workers, None) as decoders:
+        return predict_images(
+            panel,
+            pictures,
+            deciding=deciding or decide(fit=unfitted(list(panel.models))),
+            frames=None,
+            known=known or {},
+            decoders=decoders,
+        )
 
 
 def test_each_file_has_a_row_with_the_mean_over_folds_and_models(files, pictures, params):
@@ -286,20 +283,7 @@ def test_a_network_trained_in_fp16_predicts_in_float32_on_a_cpu(files, pictures,
     np.testing.assert_allclose(decisions[["p_b", "p_a", "p_c"]], expected, atol=1e-5)
 
 
-def test_files_are_listed_once_in_the_order_given(pictures):
-    first, second = pictures / "deeper/03, é.png", pictures / "deeper/01, é.png"
-    assert list_new_files([first, second, first]) == [first, second]
-    listed = list_new_files([first, pictures / "deeper"])
-    assert listed[:2] == [first, second]
-    assert sorted(listed) == sorted((pictures / "deeper").iterdir())
-
-
-def test_missing_files_are_named(files, tmp_path):
-    with pytest.raises(InputError, match="nowhere: no such file or folder"):
-        list_new_files([tmp_path / "nowhere"])
-    (tmp_path / "bare").mkdir()
-    with pytest.raises(InputError, match=r"no files in .*bare"):
-        list_new_files([tmp_path / "bare"])
+def test_where_no_file_can_be_used_the_first_is_named(files, tmp_path):
     (tmp_path / "link.png").symlink_to(tmp_path / "gone.png")
     with pytest.raises(InputError, match=r"none of 1 files can be used; the first is .*link.png: broken"):
         predict(files, [tmp_path / "link.png"])

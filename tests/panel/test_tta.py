@@ -68,7 +68,7 @@ def predict(study: dict[str, Any], evaluation: Evaluation) -> pd.DataFrame:
     network, card = load_model(study["file"], "cpu")
     panel = Panel({"cnn": [TrainedModel(study["file"], network, card, evaluation.unlike)]})
     deciding = Deciding(fit=unfitted(["cnn"]), vote="soft", positive=None, abstain=0.0, unlike=1.0)
-    return predict_images(panel, study["paths"], deciding=deciding, frames=None, known={}, workers=1)
+    return predict_images(panel, study["paths"], deciding=deciding, frames=None, known={})
 
 
 def test_test_images_and_new_images_have_the_mean_of_their_views_logits(study: dict[str, Any]) -> None:

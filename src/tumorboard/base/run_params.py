@@ -11,6 +11,7 @@ Positive = Annotated[float, Field(gt=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Several = Annotated[int, Field(ge=0)]
+SCHEDULER = r"^(tcp|tls)://\S+:\d+$"  # pattern of the address of a Dask scheduler
 Seed = Annotated[int, Field(ge=0, lt=2**63)]  # as torch takes them
 
 
@@ -32,7 +33,7 @@ class Runtime(Section):
     processes: Literal["auto"] | Count
     threads: Literal["auto"] | Count
     workers: Literal["auto"] | Count
-    scheduler: Annotated[str, Field(pattern=r"^(tcp|tls)://\S+:\d+$")] | None
+    scheduler: Annotated[str, Field(pattern=SCHEDULER)] | None
     timeout: Positive
     checkpoint_seconds: NotNegative
     checkpoint_days: Positive

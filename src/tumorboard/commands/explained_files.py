@@ -9,16 +9,32 @@ from tumorboard.base.errors import InputError, printable
 from tumorboard.base.files import replacing
 from tumorboard.base.progress import Progress
 from tumorboard.commands.panel_source import PanelSource
+from tumorboard.data.new_files import read_and_crop
 from tumorboard.data.store import CropBatch
-from tumorboard.panel.explain import explain_crops
+from tumorboard.panel.explain import check_maps, explain_crops
 from tumorboard.panel.heat_maps import VOTE, draw_maps
-from tumorboard.panel.predict import Decisions, classify_crops, limited, read_and_crop
+from tumorboard.panel.predict import Decisions, classify_crops, limited
 from tumorboard.report.contact_sheet import contact_sheet
 from tumorboard.report.lettering import shorten
 from tumorboard.report.plots import to_png
 
 BATCH = 16  # files at a time
 _WIDTH = 16  # letters of a caption
+
+
+def check_explainable(source: PanelSource) -> None:
+    """Checks that `write_explanations` can draw the evidence of a panel.
+
+    Raises:
+        InputError: no model that the vote counts has a map.
+    """
+    try:
+        check_maps(source.panel, source.deciding)
+    except InputError as error:
+        raise InputError(
+            f"--explain: {error}: choose a vote that counts another model (--vote), name other models (--model), or "
+            "leave --explain out"
+        ) from None
 
 
 def write_explanations(source: PanelSource, decisions: Decisions, *, folder: Path) -> None:

@@ -10,11 +10,13 @@ from tumorboard.base.errors import InputError
 from tumorboard.base.params import Crop, Frames, Params
 from tumorboard.base.tables import read_manifest
 from tumorboard.commands.paths import MODELS, PANEL, SPLIT, UNLIKE
+from tumorboard.data.new_files import Decoders
 from tumorboard.panel.deciding import Deciding, unfitted
 from tumorboard.panel.onnx_model import load_onnx
 from tumorboard.panel.package import LoadPacked, load_package
 from tumorboard.panel.panel import Panel
 from tumorboard.panel.panel_file import PanelFile, read_panel
+from tumorboard.panel.predict import Decisions, predict_images
 from tumorboard.panel.votes import VOTES
 
 OTHERWISE = ", or name what it exported: --panel FILE; or model files: --model FILE (repeatable)"
@@ -22,13 +24,25 @@ OTHERWISE = ", or name what it exported: --panel FILE; or model files: --model F
 
 @dataclass(frozen=True)
 class PanelSource:
-    """A loaded panel, and what `predict_images` needs beside it."""
+    """A loaded panel, and what prediction needs beside it."""
 
     panel: Panel
     deciding: Deciding  # vote, temperatures, weights, threshold
     known: Mapping[str, str]  # split of each file of the panel's own data, by the file's SHA-256
     limits: Crop  # its max_bytes and max_pixels hold beside those of the models
     frames: Frames  # the frame to use of an image with several
+
+    def predict(self, files: Sequence[Path], decoders: Decoders) -> Decisions:
+        """Returns the table of `predict_images`; raises its InputError."""
+        return predict_images(
+            self.panel,
+            files,
+            deciding=self.deciding,
+            frames=self.frames,
+            known=self.known,
+            decoders=decoders,
+            limits=self.limits,
+        )
 
 
 def open_source(

@@ -1,5 +1,6 @@
 """The command `tumorboard predict`: the panel's vote on new images."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,19 +11,15 @@ import typer
 from tumorboard.base.errors import InputError, printable
 from tumorboard.base.files import replacing, safe_cell, table_bytes
 from tumorboard.base.params import find_params, load_params
+from tumorboard.base.run_params import SCHEDULER
 from tumorboard.commands.by_patient import join_patients, patients_of
 from tumorboard.commands.errors import reports_user_errors
 from tumorboard.commands.panel_source import PanelSource, check_study, open_source
 from tumorboard.commands.submission import NAMES, Form, fill_columns, open_form, six_digits
+from tumorboard.data.new_files import list_new_files, open_decoders
 from tumorboard.data.workers import worker_count
 from tumorboard.panel.deciding import Deciding
-from tumorboard.panel.predict import (
-    Decisions,
-    check_writable,
-    list_new_files,
-    predict_images,
-    summarize_decisions,
-)
+from tumorboard.panel.predict import Decisions, check_writable, summarize_decisions
 from tumorboard.panel.stacking_columns import read_cells
 from tumorboard.panel.votes import VOTES
 
@@ -71,6 +68,14 @@ Patients = Annotated[
         help="One row per patient: by data.group_pattern, by a pattern, or by a table with path and group.",
     ),
 ]
+SchedulerAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="Dask cluster whose workers decode the files, tcp://host:port; default: runtime.scheduler.",
+    ),
+]
 
 
 @app.command("predict", epilog="Example: tumorboard predict path/to/new_images --out new.csv")
@@ -86,6 +91,7 @@ def predict(
     submission: Submission = None,
     like: Like = None,
     patients: Patients = None,
+    scheduler: SchedulerAddress = None,
 ) -> None:
     """Classifies new images by the panel's vote: one row per file. For research, not for diagnosis.
 
@@ -107,41 +113,95 @@ def predict(
         check_study()
     params = load_params(find_params())
     files = list_new_files(images)
+    given = [like, columns, panel, *(model or []), Path(patients) if patients else None]
+    check_outputs(out, explain, inputs=[*files, *filter(None, given)])
+    workers, address = worker_count(params.runtime.workers), check_address(scheduler) or params.runtime.scheduler
+    with open_decoders(len(files), workers, address) as decoders:
+        source = open_source(params, models=model or [], package=panel, vote=vote)
+        if columns:
+            source = replace(source, deciding=with_columns(source.deciding, columns, files))
+        groups = patients_of(patients, files, params.data.group_pattern) if patients is not None else None
+        form = form_of(source, submission, like, files=files, groups=groups)
+        if explain:
+            check_explained(source)
+        table = source.predict(files, decoders)
+    rows = table if groups is None else join_patients(table, groups, source.deciding)
+    _write(shown_bytes(rows, groups, form), out)
+    for line in [*describe_rows(rows, groups, form), *summarize_decisions(table, source.panel, source.deciding)]:
+        typer.echo(line, err=True)
+    if explain:
+        draw_explanations(source, table, explain, in_order=form is None and groups is None)
+    raise typer.Exit(int((table["problem"] != "").any()))
+
+
+def check_outputs(out: Path | None, explain: Path | None, *, inputs: Sequence[Path]) -> None:
+    """Raises InputError where table or pictures cannot be written, or would replace a file that the command reads."""
     if out:
         check_writable(out)
-        given = [like, columns, panel, *(model or []), Path(patients) if patients else None]
-        check_no_input(out, [*files, *filter(None, given)])
+        check_no_input(out, inputs)
     if explain:
         check_new_folder(explain)
-    source = open_source(params, models=model or [], package=panel, vote=vote)
-    deciding = with_columns(source.deciding, columns, files) if columns else source.deciding
-    groups = patients_of(patients, files, params.data.group_pattern) if patients is not None else None
-    form = open_form(
+
+
+def check_address(scheduler: str | None) -> str | None:
+    """Returns the address of a Dask scheduler as it is.
+
+    Raises:
+        InputError: it is no such address.
+    """
+    if scheduler is not None and not re.fullmatch(SCHEDULER, scheduler):
+        raise InputError(f"--scheduler is {printable(scheduler)}, expected tcp://host:port")
+    return scheduler
+
+
+def form_of(
+    source: PanelSource,
+    submission: str | None,
+    like: Path | None,
+    *,
+    files: Sequence[Path],
+    groups: Sequence[str] | None,
+) -> Form | None:
+    """Returns a competition's columns and rows; None where none are asked for.
+
+    Args:
+        source: the panel, which has the classes.
+        submission: of the option, as `open_form` takes it.
+        like: the competition's sample file.
+        files: to predict.
+        groups: patient of each file; None: a row is a file.
+
+    Raises:
+        InputError: as of `open_form`.
+    """
+    return open_form(
         submission,
         like,
         names=list(dict.fromkeys(groups or map(str, files))),
         patients=groups is not None,
         classes=source.panel.card.classes,
-        positive=deciding.positive,
+        positive=source.deciding.positive,
     )
-    table = predict_images(
-        source.panel,
-        files,
-        deciding=deciding,
-        frames=source.frames,
-        known=source.known,
-        workers=worker_count(params.runtime.workers),
-        limits=source.limits,
-    )
-    rows = table if groups is None else join_patients(table, groups, deciding)
-    mark = "./" if groups is None else "'"
-    shown = for_spreadsheet(six_digits(rows), mark) if form is None else fill_columns(rows, form.columns, form.sample)
-    _write(table_bytes(shown), out)
-    for line in [*describe_rows(rows, groups, form), *summarize_decisions(table, source.panel, deciding)]:
-        typer.echo(line, err=True)
-    if explain:
-        draw_explanations(source, table, explain, in_order=form is None and groups is None)
-    raise typer.Exit(int((table["problem"] != "").any()))
+
+
+def check_explained(source: PanelSource) -> None:
+    """Raises InputError where `draw_explanations` would find no model with a map."""
+    from tumorboard.commands.explained_files import check_explainable  # matplotlib is slow to import
+
+    check_explainable(source)
+
+
+def shown_bytes(rows: Decisions, groups: Sequence[str] | None, form: Form | None) -> bytes:
+    """Returns the table that the user gets, in UTF-8.
+
+    Args:
+        rows: per file, or per patient where there are groups.
+        groups: patient of each file.
+        form: a competition's columns and rows; None: the command's own.
+    """
+    if form is not None:
+        return table_bytes(fill_columns(rows, form.columns, form.sample))
+    return table_bytes(for_spreadsheet(six_digits(rows), "./" if groups is None else "'"))
 
 
 def draw_explanations(source: PanelSource, table: Decisions, folder: Path, *, in_order: bool) -> None:

@@ -212,7 +212,7 @@ def _crop_files(
 
 
 def _cache_folder(job: CropJob) -> Path:
-    return job.cache / _cache_key(job.crop, job.frames)
+    return job.cache / crop_key(job.crop, job.frames)
 
 
 def _without_large(crop: Crop) -> Crop:
@@ -263,7 +263,7 @@ def _crop_chunk(
     Returns:
         The result of each path; None if the file is within the limits of `job.crop`, but not within those of `crop`.
     """
-    if job.cache.name != _cache_key(job.crop, job.frames):
+    if job.cache.name != crop_key(job.crop, job.frames):
         raise InputError(
             "has other versions of tumorboard, OpenCV, Pillow or pydicom than this machine: install the same ones"
         )
@@ -336,7 +336,7 @@ def _version_of(package: str) -> str:
 
 
 @cached
-def _cache_key(crop: Crop, frames: Frames) -> str:
+def crop_key(crop: Crop, frames: Frames) -> str:
     """Returns 16 hexadecimal digits that name the parameters, the code and the libraries that crops are made by."""
     made_by = [crop.model_dump_json(exclude={"shards"}), str(frames), cv2.__version__, PIL.__version__]
     made_by += [f"{package} {_version_of(package)}" for package in DICOM_PACKAGES]

@@ -7,7 +7,7 @@ import sys
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from multiprocessing.connection import Connection
@@ -29,6 +29,8 @@ R = TypeVar("R")
 
 # Called as parallel_map(task, items); yields task(item) for each item, in the order of items.
 ParallelMap: TypeAlias = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Any]]
+# Called as submit(task, item); returns an object whose method `result` waits for task(item).
+_Submit: TypeAlias = Callable[[Callable[[Any], Any], Any], Any]
 
 QUEUED_PER_WORKER = 8  # items that are submitted before their results are asked for
 # Bytes that a process which decodes images takes at most, measured (docs/quarantine.md): with images of up to
@@ -36,6 +38,7 @@ QUEUED_PER_WORKER = 8  # items that are submitted before their results are asked
 SMALL_MEMORY = 1 << 29
 LARGE_MEMORY = 3 << 29
 CONNECT_SECONDS = 20  # time in which a scheduler must answer and its first worker must be there
+_WITHOUT = "or set runtime.scheduler to null (and leave --scheduler out)"
 
 
 def worker_count(workers: Literal["auto"] | int) -> int:
@@ -75,8 +78,9 @@ def open_workers(workers: int, scheduler: str | None) -> Iterator[ParallelMap]:
     """Opens workers and yields a parallel map, which returns results in the order of its items.
 
     One local worker is the built-in map, which computes a result when it is asked for. Several are processes that start
-    at once and run at most QUEUED_PER_WORKER items per worker ahead of what is asked for, so that results do not fill
-    the memory. OpenCV runs with one thread in each of them. A cluster repeats the items of a worker that is lost.
+    at once; they, and the threads of a cluster's workers, run at most QUEUED_PER_WORKER items each ahead of what is
+    asked for, so that results do not fill the memory. OpenCV runs with one thread in each of them. A cluster repeats
+    the items of a worker that is lost.
 
     Args:
         workers: number of local processes.
@@ -94,8 +98,8 @@ def open_workers(workers: int, scheduler: str | None) -> Iterator[ParallelMap]:
     [2, 1, 3]
     """
     if scheduler is not None:
-        with _connect(scheduler) as executor:
-            yield partial(_map_on_cluster, executor, scheduler)
+        with _connect(scheduler) as (submit, threads):
+            yield partial(_map_on_cluster, submit, QUEUED_PER_WORKER * threads, scheduler)
     elif workers == 1:
         yield map
     else:
@@ -103,7 +107,7 @@ def open_workers(workers: int, scheduler: str | None) -> Iterator[ParallelMap]:
         cv2.setNumThreads(1)  # ends OpenCV's thread pool, for which forked processes would wait forever
         try:
             with running_children(_process_context(), workers, _serve) as children, _Pool(children) as pool:
-                yield partial(_map_on_pool, pool, QUEUED_PER_WORKER * workers)
+                yield partial(_map_ahead, pool.submit, QUEUED_PER_WORKER * workers)
         finally:
             cv2.setNumThreads(threads)
 
@@ -177,39 +181,40 @@ class _Pool:
         return value  # type: ignore[no-any-return]
 
 
-def _map_on_pool(pool: _Pool, ahead: int, task: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+def _map_ahead(submit: _Submit, ahead: int, task: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
     """Submits the first `ahead` items now, and another one whenever a result is asked for."""
-    waiting, submitted = deque(items), deque[Future[R]]()
+    waiting, submitted = deque(items), deque[Any]()
 
-    def submit() -> None:
+    def submit_more() -> None:
         while waiting and len(submitted) < ahead:
-            submitted.append(pool.submit(task, waiting.popleft()))
+            submitted.append(submit(task, waiting.popleft()))
 
     def results() -> Iterator[R]:
         while submitted:
             result = submitted.popleft().result()
-            submit()
+            submit_more()
             yield result
 
-    submit()
+    submit_more()
     return results()
 
 
 @contextmanager
-def _connect(scheduler: str) -> Iterator[Executor]:
+def _connect(scheduler: str) -> Iterator[tuple[_Submit, int]]:
+    """Yields what submits an item to a cluster, and how many threads the cluster's workers have now."""
     try:
         from distributed import Client
     except ImportError:
         raise InputError(
             f"runtime.scheduler is {scheduler}, but dask.distributed is not installed: install tumorboard[cluster], "
-            "or set runtime.scheduler to null"
+            f"{_WITHOUT}"
         ) from None
     try:
         client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:  # a TimeoutError is an OSError
         raise InputError(
             f"runtime.scheduler: no Dask scheduler answers at {scheduler} within {CONNECT_SECONDS} s ({error}): start "
-            "one with `dask scheduler`, or set runtime.scheduler to null"
+            f"one with `dask scheduler`, {_WITHOUT}"
         ) from None
     with client:
         try:
@@ -220,16 +225,17 @@ def _connect(scheduler: str) -> Iterator[Executor]:
                 f"`dask worker {scheduler}`"
             ) from None
         # Not pure: Dask would answer a run from the results that an earlier run left on the cluster.
-        with client.get_executor(pure=False) as executor:  # type: ignore[no-untyped-call]
-            yield executor
+        yield partial(client.submit, pure=False), max(1, sum(client.nthreads().values()))  # type: ignore[no-untyped-call]
 
 
-def _map_on_cluster(executor: Executor, scheduler: str, task: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+def _map_on_cluster(
+    submit: _Submit, ahead: int, scheduler: str, task: Callable[[T], R], items: Sequence[T]
+) -> Iterator[R]:
     from distributed import KilledWorker
     from distributed.client import FutureCancelledError
 
     try:
-        yield from executor.map(partial(_run_on_worker, task), items)
+        yield from _map_ahead(submit, ahead, partial(_run_on_worker, task), items)
     except (KilledWorker, FutureCancelledError) as error:
         raise InputError(f"runtime.scheduler: the cluster at {scheduler} gave up: {error}") from None
     except RuntimeError as error:

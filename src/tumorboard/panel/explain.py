@@ -36,9 +36,18 @@ def explain_crops(panel: Panel, crops: CropBatch, targets: Sequence[int], decidi
     maps, obstacles = member_maps(panel, crops, targets)
     voted = vote_maps(maps, deciding, list(panel.models))
     if voted is None:
-        reasons = "; ".join(obstacles.values()) or "the vote counts no model"
-        raise InputError(f"the {deciding.vote} vote has no map of its evidence: {reasons}")
+        shares = _shares(list(panel.models), deciding)
+        reasons = "; ".join(f"{name}: {why}" for name, why in obstacles.items() if shares[name] > 0)
+        raise InputError(
+            f"the {deciding.vote} vote has no map of its evidence: {reasons or 'the vote counts no model'}"
+        )
     return maps | {VOTE: voted}
+
+
+def check_maps(panel: Panel, deciding: Deciding) -> None:
+    """Checks by a black crop that `explain_crops` can map any; raises its InputError."""
+    side = panel.card.crop.side
+    explain_crops(panel, np.zeros((1, side, side, 3), np.uint8), [0], deciding)
 
 
 def member_maps(panel: Panel, crops: CropBatch, targets: Sequence[int]) -> tuple[dict[str, Maps], dict[str, str]]:

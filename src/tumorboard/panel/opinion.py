@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 
 from tumorboard.base.errors import InputError, clip
 from tumorboard.base.params import Crop, Frames
+from tumorboard.data.new_files import read_and_crop
 from tumorboard.images.grey import Pixels
 from tumorboard.panel.deciding import Deciding
 from tumorboard.panel.heat_maps import VOTE, draw_maps
 from tumorboard.panel.panel import Panel
-from tumorboard.panel.predict import Decisions, classify_crops, join_decisions, read_and_crop
+from tumorboard.panel.predict import Decisions, classify_crops, join_decisions
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,6 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
@@ -11,18 +9,15 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tumorboard.base.errors import ImageError, InputError, clip, printable
-from tumorboard.base.faults import is_shortage
+from tumorboard.base.errors import InputError, clip, printable
 from tumorboard.base.params import Crop, Frames
 from tumorboard.base.progress import Progress
-from tumorboard.data import sources
-from tumorboard.data.workers import LARGE_MEMORY, limit_workers, open_workers
+from tumorboard.data.new_files import Decoders, crop_new_files
 from tumorboard.evaluation.temperature import apply_temperature, softmax
-from tumorboard.images.crop import crop_file
-from tumorboard.images.grey import Pixels, three_channels
+from tumorboard.images.grey import Pixels
 from tumorboard.panel.deciding import Deciding
 from tumorboard.panel.fitted import apply_vote
-from tumorboard.panel.panel import CHUNK, Panel
+from tumorboard.panel.panel import Panel
 from tumorboard.panel.panel_file import DISCLAIMER
 from tumorboard.panel.unlike import panel_scores, unlike_scores
 
@@ -30,6 +25,7 @@ Decisions: TypeAlias = pd.DataFrame  # one row per image file; `predict_images` 
 NewFiles: TypeAlias = pd.DataFrame  # one row per image file: path, known, problem
 Probabilities: TypeAlias = NDArray[np.float64]  # [N, K]
 
+HERE = Decoders()  # this process decodes
 SHOWN_PROBLEMS = 10  # files that `summarize_decisions` lists at most
 
 
@@ -51,25 +47,6 @@ def check_writable(out: Path) -> None:
         raise InputError(f"{out}: cannot be written: {error.strerror}") from None
 
 
-def list_new_files(paths: Sequence[Path]) -> list[Path]:
-    """Returns the given files and all files below the given folders, each once.
-
-    Raises:
-        InputError: where a path does not exist, or there is no file.
-    """
-    files: list[Path] = []
-    for path in paths:
-        if path.is_dir():
-            files += [path / name for name in sources.list_files(path)]
-        elif path.exists() or path.is_symlink():
-            files.append(path)
-        else:
-            raise InputError(f"{path}: no such file or folder")
-    if not files:
-        raise InputError(f"no files in {', '.join(map(str, paths))}")
-    return list(dict.fromkeys(files))
-
-
 def predict_images(
     panel: Panel,
     files: Sequence[Path],
@@ -77,7 +54,7 @@ def predict_images(
     deciding: Deciding,
     frames: Frames,
     known: Mapping[str, str],
-    workers: int,
+    decoders: Decoders = HERE,
     limits: Crop | None = None,
 ) -> Decisions:
     """Predicts the class of each image file by the vote of a panel.
@@ -88,7 +65,7 @@ def predict_images(
         deciding: vote, temperatures, weights, threshold.
         frames: the frame to use of an image with several, as `data.frames` in params.yaml.
         known: the split of each file of the panel's own data, by the file's SHA-256.
-        workers: processes that decode and crop.
+        decoders: where the files are decoded and cropped.
         limits: its max_bytes and max_pixels hold beside those of the models, whose file may be somebody else's.
 
     Returns:
@@ -104,8 +81,8 @@ def predict_images(
         - `problem`: why the file has no prediction, else empty.
 
     Raises:
-        InputError: where no file can be used, a network's output is not finite, or the vote lacks its
-            fitted numbers or columns.
+        InputError: where no file can be used, a network's output is not finite, the vote lacks its fitted numbers or
+            columns, or a machine of a cluster cannot decode as this one.
     """
     deciding.check_vote()
     rows, outputs = _crop_and_classify(
@@ -115,7 +92,7 @@ def predict_images(
         crop=limited(panel.card.crop, limits),
         frames=frames,
         known=known,
-        workers=workers,
+        decoders=decoders,
     )
     if not outputs:
         raise InputError(
@@ -132,21 +109,18 @@ def _crop_and_classify(
     crop: Crop,
     frames: Frames,
     known: Mapping[str, str],
-    workers: int,
+    decoders: Decoders,
 ) -> tuple[list[dict[str, str]], list["Outputs"]]:
     """Returns one row per file (path, known, problem), and the panel's outputs for the usable files by chunk."""
     rows: list[dict[str, str]] = []
     outputs: list[Outputs] = []
-    chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
-    crop_chunk = partial(_crop_new_files, crop=crop, frames=frames)
-    # The bar comes first: beside its thread open_workers spawns processes, which is safe where torch has threads too.
-    bar = Progress("predict", len(files), "image")
-    with bar, open_workers(limit_workers(min(workers, len(chunks)), LARGE_MEMORY), None) as parallel_map:
-        for chunk in parallel_map(crop_chunk, chunks):
+    with Progress("predict", len(files), "image") as bar:
+        for chunk, cropped in crop_new_files(files, crop, frames, decoders):
             rows += [
-                {"path": str(new.file), "known": known.get(new.sha256, ""), "problem": new.problem} for new in chunk
+                {"path": str(file), "known": known.get(new.sha256, ""), "problem": new.problem}
+                for file, new in zip(chunk, cropped, strict=True)
             ]
-            if crops := [new.crop for new in chunk if new.crop is not None]:
+            if crops := [new.crop for new in cropped if new.crop is not None]:
                 outputs.append(classify_crops(panel, np.stack(crops), deciding))
             bar.update(len(chunk))
     return rows, outputs
@@ -187,36 +161,6 @@ def limited(crop: Crop, limits: Crop | None) -> Crop:
         return crop
     lower = {key: min(getattr(crop, key), getattr(limits, key)) for key in ("max_bytes", "max_pixels")}
     return crop.model_copy(update=lower)
-
-
-class _NewFile(NamedTuple):
-    """What was read and cropped of one image file."""
-
-    file: Path
-    sha256: str  # empty where the file cannot be read
-    crop: Pixels | None  # uint8[S, S, 3], or None where there is a problem
-    problem: str  # empty where there is none
-
-
-def _crop_new_files(files: Sequence[Path], crop: Crop, frames: Frames) -> list[_NewFile]:
-    return [read_and_crop(file, crop, frames) for file in files]
-
-
-def read_and_crop(file: Path, crop: Crop, frames: Frames) -> _NewFile:
-    """Reads and crops one file; what is wrong with it stands in the result."""
-    if not file.is_file():
-        return _NewFile(file, "", None, "unreadable: not a regular file" if file.exists() else "broken or outward link")
-    digest = ""
-    try:
-        content = sources.read_image_bytes(file, crop.max_bytes)
-        digest = sha256(content).hexdigest()
-        return _NewFile(file, digest, three_channels(crop_file(content, crop, frames).square), "")
-    except ImageError as error:
-        return _NewFile(file, digest, None, str(error))
-    except OSError as error:
-        if is_shortage(error):
-            raise
-        return _NewFile(file, digest, None, f"unreadable: {error.strerror}")
 
 
 def join_decisions(
