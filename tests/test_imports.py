@@ -83,3 +83,25 @@ outline_model(recipe, 2, 32, 512)
     modules = imported_by(program)
     assert "torchvision" in modules
     assert modules & {"torch._dynamo", "timm", "sklearn", "scipy.stats", "matplotlib"} == set()
+
+
+def test_a_model_file_is_loaded_without_torchs_compiler_and_sympy(tmp_path: Path) -> None:
+    """Operations on tensors without memory may import half of torch's compiler, which takes half a second."""
+    program = f"""
+from tumorboard.base.params import load_params
+from tumorboard.base.recipe import resolve_recipe
+from tumorboard.models.model_file import ModelCard, load_model, save_model
+from tumorboard.models.registry import build_model
+params = load_params("params.yaml")
+half, recipe = (0.5,) * 3, resolve_recipe(params, "cnn")
+facts = {{"name": "cnn", "classes": ("a", "b"), "fold": 0, "crop": params.crop, "mean": half, "std": half}}
+facts |= {{"recipe": recipe, "manifest": "0", "parameters": 1, "epoch": 1, "score": {{}}, "versions": {{}}, "seed": 0}}
+file = {str(tmp_path / "model.safetensors")!r}
+save_model(file, build_model(recipe, 2, params.crop.side, (half, half)), ModelCard(**facts))
+load_model(file, "cpu")
+"""
+    assert imported_by(program) & {"torch._dynamo", "sympy", "torchvision", "timm", "sklearn", "pandas"} == set()
+
+
+def test_what_decodes_new_files_imports_nothing_slow() -> None:
+    assert imported_by("import tumorboard.data.new_files") & (TORCH | SLOW) == set()
