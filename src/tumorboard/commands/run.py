@@ -9,7 +9,8 @@ DVC runs one stage after another (its issue 755). Two simpler designs were tried
 
 Instead, each training is a process in which DVC reproduces the stage without its last step, the entry in dvc.lock. A
 plain `dvc repro` then takes every result from the run cache and writes dvc.lock as if it had trained. If this process
-is killed outright, its trainings continue to their end, and their results are in the run cache too.
+is killed outright, its trainings continue to their end, and their results are in the run cache too. The workers of a
+cluster run the same processes (cluster.py), which end with this one and resume at the next run.
 """
 
 import os
@@ -30,6 +31,7 @@ from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
 from tumorboard.base.errors import InputError
 from tumorboard.base.files import side_cache
 from tumorboard.base.params import Runtime, load_params
+from tumorboard.commands.cluster import Cluster, run_on_cluster
 from tumorboard.commands.errors import reports_user_errors
 from tumorboard.commands.start_checks import prepare_start
 from tumorboard.commands.trainings import POLL_SECONDS, Training, end_processes, run_trainings, start_process
@@ -51,20 +53,41 @@ def run(
     gpus: Annotated[
         str | None, typer.Option(help="GPUs to use, as in 0,1; default: all visible ones.", show_default=False)
     ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ADDRESS", help="Dask scheduler, as in tcp://host:8786, whose workers train; one training each."
+        ),
+    ] = None,
+    own_checkouts: Annotated[
+        bool,
+        typer.Option(
+            "--own-checkouts", help="The workers train in checkouts of their own, also where they see this folder."
+        ),
+    ] = False,
 ) -> None:
     """Brings the project up to date like `dvc repro`, with the trainings side by side, one per GPU.
 
     A failed training leaves the others running; another run trains only what failed.
     Stale locks and torn files of DVC are mended first, as by `tumorboard doctor --fix`.
     """
+    if scheduler and (jobs or gpus):
+        raise InputError("--jobs and --gpus divide this machine, but with --scheduler each worker has one training")
+    if own_checkouts and not scheduler:
+        raise InputError("--own-checkouts is for the workers of a cluster: name its scheduler, --scheduler ADDRESS")
     for line in prepare_start(Path()):
         print(line, file=sys.stderr)
+    if scheduler:
+        cluster = Cluster(scheduler, own_checkouts)
+        raise typer.Exit(reproduce_in_parallel(targets or [], cluster=cluster, logs=side_cache("logs")))
     chosen = choose_gpus(gpus, load_params("params.yaml").runtime)
     jobs = jobs or len(chosen) or 1
     raise typer.Exit(reproduce_in_parallel(targets or [], jobs=jobs, gpus=chosen, logs=side_cache("logs")))
 
 
-def reproduce_in_parallel(targets: Sequence[str], *, jobs: int, gpus: Sequence[str], logs: Path) -> int:
+def reproduce_in_parallel(
+    targets: Sequence[str], *, logs: Path, jobs: int = 1, gpus: Sequence[str] = (), cluster: Cluster | None = None
+) -> int:
     """Brings targets up to date like `dvc repro`, with the changed trainings side by side.
 
     A failed training leaves the others running; only the stages that need it are left out. On SIGINT, SIGTERM and
@@ -72,15 +95,16 @@ def reproduce_in_parallel(targets: Sequence[str], *, jobs: int, gpus: Sequence[s
 
     Args:
         targets: stages or outputs, as `dvc repro` takes them; empty: all.
+        logs: folder; the output of each training goes to <stage>.log in it.
         jobs: trainings at a time; they share the processor's threads.
         gpus: entries of CUDA_VISIBLE_DEVICES, one per training; empty: each training sees what this process sees.
-        logs: folder; the output of each training goes to <stage>.log in it.
+        cluster: has the trainings in place of this machine, which then uses neither jobs nor gpus.
 
     Returns:
         The exit status: 0, that of a failed `dvc repro`, 1 if a training failed, or 128 + the signal's number.
 
     Raises:
-        InputError: if DVC cannot load the project or find a target.
+        InputError: if DVC cannot load the project or find a target, or if the cluster cannot train.
     """
     with collected_signals() as received:
         failed: list[Training] = []
@@ -90,8 +114,12 @@ def reproduce_in_parallel(targets: Sequence[str], *, jobs: int, gpus: Sequence[s
         if not status and not received:
             if changed & set(plan.before):
                 changed = _changed(plan.trainings)
-            trainings = [Training(stage, logs / f"{stage}.log") for stage in plan.trainings if stage in changed]
-            run_trainings(trainings, jobs, gpus, received)
+            files = {stage: logs / f"{stage}.log" for stage in plan.trainings if stage in changed}
+            if cluster:
+                trainings = run_on_cluster(files, cluster, received)
+            else:
+                trainings = [Training(*each) for each in files.items()]
+                run_trainings(trainings, jobs, gpus, received)
             failed = [training for training in trainings if training.state == "failed"]
         if not status and not received:
             rest = plan.without({training.stage for training in failed}) if failed else [*targets]

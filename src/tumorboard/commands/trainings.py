@@ -125,19 +125,24 @@ def _start_training(training: Training, settings: dict[str, str]) -> None:
         training.process = start_process([sys.executable, "-m", __name__, training.stage], settings, log)
 
 
-def start_process(command: list[str], settings: dict[str, str], output: Any) -> subprocess.Popen[bytes]:
+def start_process(
+    command: list[str], settings: dict[str, str], output: Any, *, folder: Path | None = None, stdin: Any = None
+) -> subprocess.Popen[bytes]:
     """Starts a process that the terminal's Ctrl-C does not reach.
 
     Args:
         command: the program and its arguments. `python` in a stage's command is the Python of this process.
         settings: environment variables over those of this process.
         output: file for standard output and standard error; None: those of this process.
+        folder: in which it starts; None: that of this process.
+        stdin: file for standard input, or subprocess.PIPE; None: an empty one.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     return subprocess.Popen(
         command,
+        cwd=folder,
         env=os.environ | {"PATH": path} | settings,
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.DEVNULL if stdin is None else stdin,
         stdout=output,
         stderr=None if output is None else subprocess.STDOUT,
         start_new_session=True,
@@ -180,7 +185,7 @@ def _is_running(process: psutil.Process) -> bool:
 class ProgressView:
     """Shows trainings: on a terminal one line per training that is redrawn, elsewhere one line per change."""
 
-    trainings: list[Training]
+    trainings: Sequence[Training]
     output: TextIO = field(default_factory=lambda: sys.stdout)
 
     def __enter__(self) -> "ProgressView":

@@ -38,7 +38,6 @@ QUEUED_PER_WORKER = 8  # items that are submitted before their results are asked
 SMALL_MEMORY = 1 << 29
 LARGE_MEMORY = 3 << 29
 CONNECT_SECONDS = 20  # time in which a scheduler must answer and its first worker must be there
-_WITHOUT = "or set runtime.scheduler to null (and leave --scheduler out)"
 
 
 def worker_count(workers: Literal["auto"] | int) -> int:
@@ -200,32 +199,46 @@ def _map_ahead(submit: _Submit, ahead: int, task: Callable[[T], R], items: Seque
 
 
 @contextmanager
-def _connect(scheduler: str) -> Iterator[tuple[_Submit, int]]:
-    """Yields what submits an item to a cluster, and how many threads the cluster's workers have now."""
+def open_client(scheduler: str, setting: str) -> Iterator[Any]:
+    """Connects to a Dask cluster and yields distributed's Client.
+
+    Args:
+        scheduler: its address (tcp://host:port).
+        setting: what names the scheduler, for errors: `runtime.scheduler` or an option.
+
+    Raises:
+        InputError: dask.distributed is not installed, no scheduler answers, or it has no workers.
+    """
     try:
         from distributed import Client
     except ImportError:
         raise InputError(
-            f"runtime.scheduler is {scheduler}, but dask.distributed is not installed: install tumorboard[cluster], "
-            f"{_WITHOUT}"
+            f"{setting} is {scheduler}, but dask.distributed is not installed: install tumorboard[cluster], or leave "
+            f"{setting} empty"
         ) from None
     try:
         client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:  # a TimeoutError is an OSError
         raise InputError(
-            f"runtime.scheduler: no Dask scheduler answers at {scheduler} within {CONNECT_SECONDS} s ({error}): start "
-            f"one with `dask scheduler`, {_WITHOUT}"
+            f"{setting}: no Dask scheduler answers at {scheduler} within {CONNECT_SECONDS} s ({error}): start one with "
+            f"`dask scheduler`, or leave {setting} empty"
         ) from None
     with client:
         try:
             client.wait_for_workers(1, timeout=CONNECT_SECONDS)
         except TimeoutError:
             raise InputError(
-                f"runtime.scheduler: the scheduler at {scheduler} has no workers: start some with "
-                f"`dask worker {scheduler}`"
+                f"{setting}: the scheduler at {scheduler} has no workers: start some with `dask worker {scheduler}`"
             ) from None
+        yield client
+
+
+@contextmanager
+def _connect(scheduler: str) -> Iterator[tuple[_Submit, int]]:
+    """Yields what submits an item to a cluster, and how many threads the cluster's workers have now."""
+    with open_client(scheduler, "runtime.scheduler (or --scheduler)") as client:
         # Not pure: Dask would answer a run from the results that an earlier run left on the cluster.
-        yield partial(client.submit, pure=False), max(1, sum(client.nthreads().values()))  # type: ignore[no-untyped-call]
+        yield partial(client.submit, pure=False), max(1, sum(client.nthreads().values()))
 
 
 def _map_on_cluster(

@@ -1,0 +1,230 @@
+"""Trainings on a Dask cluster: a real scheduler, two workers in folders of their own, and a small project of DVC."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+WAIT_SECONDS = 240
+# As in the project's dvc.yaml, a training reads parts of a stage's output, and its metrics are in git.
+PIPELINE = {
+    "stages": {
+        "prepare": {
+            "cmd": "mkdir -p data/store && echo 1 > data/store/a && echo 2 > data/rows && echo 3 > data/not-needed",
+            "outs": ["data"],
+        },
+        "train": {
+            "matrix": {"model": ["a", "b", "c"]},
+            "cmd": "python train.py ${item.model}",
+            "deps": ["data/rows", "data/store", "train.py"],
+            "params": ["lr"],
+            "outs": ["models/${item.model}"],
+            "metrics": [{"metrics/${item.model}.json": {"cache": False}}],
+        },
+        "report": {"cmd": "cat models/* > report", "deps": ["models"], "outs": ["report"]},
+    }
+}
+# JOURNAL/<model>.hang lets a training wait, JOURNAL/<model>.fail lets it fail.
+TRAIN = """
+import json, os, sys, time
+from pathlib import Path
+model, journal = sys.argv[1], Path(os.environ["JOURNAL"])
+with (journal / "notes").open("a") as file:
+    note = {"model": model, "pid": os.getpid(), "folder": os.getcwd(), "threads": os.environ.get("OMP_NUM_THREADS")}
+    file.write(json.dumps(note | {"worker": os.environ.get("WORKER")}) + "\\n")
+print(f"epoch 1/1  val loss 0.5 accuracy 0.75", flush=True)
+while (journal / f"{model}.hang").exists():
+    time.sleep(0.05)
+if (journal / f"{model}.fail").exists():
+    sys.exit("train: the loss is not finite")
+for path in (Path("models", model), Path("metrics", model + ".json")):
+    path.parent.mkdir(exist_ok=True)
+    text = Path("data/rows").read_text() + Path("data/store/a").read_text() + Path("params.yaml").read_text()
+    path.write_text(json.dumps(text))
+"""
+RUN = """
+import sys
+from pathlib import Path
+from tumorboard.base.faults import reported_errors
+from tumorboard.commands.cluster import Cluster
+from tumorboard.commands.run import reproduce_in_parallel
+with reported_errors("run"):
+    cluster = Cluster(sys.argv[1], own_checkouts="own" in sys.argv)
+    sys.exit(reproduce_in_parallel([], logs=Path(".cache/logs").absolute(), cluster=cluster))
+"""
+
+
+class Study:
+    """A project of git and DVC with a remote each, and the processes of a cluster that see it."""
+
+    def __init__(self, base: Path) -> None:
+        self.base, self.folder, self.journal = base, base / "study", base / "journal"
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "GIT_"))}
+        self.environment = kept | {
+            "HOME": str(base),
+            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+            "DVC_NO_ANALYTICS": "1",
+            "DVC_SITE_CACHE_DIR": str(base / "site"),
+            "DVC_GLOBAL_CONFIG_DIR": str(base / "global"),
+            "DVC_SYSTEM_CONFIG_DIR": str(base / "system"),
+            "JOURNAL": str(self.journal),
+            "OMP_NUM_THREADS": "3",
+        }
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.journal.mkdir()
+        self.folder.mkdir()
+        self.write("dvc.yaml", yaml.safe_dump(PIPELINE))
+        self.write("train.py", TRAIN)
+        self.write(".gitignore", "/data/\n/models/\n/report\n/.cache/\n")
+        self.set_rate(1)
+        self("git", "init", "--quiet", "--bare", str(base / "git"))
+        self("git", "init", "--quiet")
+        self("git", "config", "user.name", "tests")
+        self("git", "config", "user.email", "tests@localhost")
+        self("git", "remote", "add", "origin", str(base / "git"))
+        self("dvc", "init", "--quiet")
+        self("dvc", "config", "core.autostage", "false")
+        self("dvc", "remote", "add", "--default", "storage", str(base / "remote"))
+        self.commit()
+
+    def __call__(self, *command: str, fails: bool = False) -> str:
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        assert (done.returncode != 0) == fails, f"{' '.join(command)} exited with {done.returncode}:\n{done.stdout}"
+        return done.stdout
+
+    def write(self, name: str, text: str) -> None:
+        (self.folder / name).write_text(text, encoding="utf-8")
+
+    def set_rate(self, rate: int) -> None:
+        self.write("params.yaml", f"lr: {rate}\n")
+
+    def commit(self) -> None:
+        self("git", "add", "-A")
+        self("git", "commit", "--quiet", "--allow-empty", "-m", "a state")
+        self("git", "push", "--quiet", "--set-upstream", "origin", "HEAD")
+
+    def script(self, *files: str) -> None:
+        """Sets what the next trainings do and deletes the notes of the last ones."""
+        shutil.rmtree(self.journal)
+        self.journal.mkdir()
+        for name in ("notes", *files):
+            (self.journal / name).touch()
+
+    def notes(self) -> list[dict[str, str]]:
+        return [json.loads(line) for line in (self.journal / "notes").read_text(encoding="utf-8").splitlines()]
+
+    def trained(self) -> list[str]:
+        return sorted(note["model"] for note in self.notes())
+
+    @property
+    def lock(self) -> str:
+        return (self.folder / "dvc.lock").read_text(encoding="utf-8")
+
+    def serial_lock(self) -> str:
+        """What `dvc repro` alone writes, computed in a copy without any cache."""
+        copy = self.base / "serial"
+        shutil.rmtree(copy, ignore_errors=True)
+        subprocess.run(["git", "clone", "--quiet", self.folder, copy], check=True, env=self.environment)
+        shutil.copy(self.folder / "params.yaml", copy)
+        (copy / "dvc.lock").unlink(missing_ok=True)
+        subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=copy, check=True, env=self.environment)
+        return (copy / "dvc.lock").read_text(encoding="utf-8")
+
+    def start(self, name: str, *words: str, **environment: str) -> None:
+        """Starts a program of Dask in a folder of its own; its output is <name>.log."""
+        (self.base / name).mkdir(exist_ok=True)
+        with (self.base / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", "dask", *words, "--no-dashboard"],
+                cwd=self.base / name,
+                env=self.environment | environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def start_worker(self, name: str, *words: str, **environment: str) -> None:
+        own = ["--name", name, "--local-directory", str(self.base / name), "--nthreads", "4"]
+        file = ["--scheduler-file", str(self.base / "scheduler.json")]
+        self.start(name, "worker", *file, *own, *words, **({"WORKER": name} | environment))
+
+    @property
+    def address(self) -> str:
+        file = self.base / "scheduler.json"
+        wait_for(lambda: file.exists() and '"address"' in file.read_text())
+        return str(json.loads(file.read_text())["address"])
+
+    def run(self, *words: str, fails: bool = False) -> str:
+        return self(sys.executable, "-c", RUN, self.address, *words, fails=fails)
+
+    def begin(self, *words: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", RUN, self.address, *words]
+        return subprocess.Popen(
+            command, cwd=self.folder, env=self.environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+
+    def stop(self, name: str) -> None:
+        process = self.processes.pop(name)
+        process.terminate()
+        process.wait()
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
+    """A study, a scheduler and the workers `one` and `two`, each with four threads."""
+    pytest.importorskip("distributed")
+    base = tmp_path_factory.mktemp("cluster")
+    made = Study(base)
+    made.start("scheduler", "scheduler", "--port", "0", "--scheduler-file", str(base / "scheduler.json"))
+    for name in ("one", "two"):
+        made.start_worker(name)
+    yield made
+    for name in reversed(list(made.processes)):
+        made.stop(name)
+
+
+def test_each_worker_has_one_training_and_the_lock_file_equals_a_serial_runs(study: Study) -> None:
+    study.script("a.hang", "b.hang")
+    run = study.begin()
+    wait_for(lambda: len(study.notes()) == 2)
+    time.sleep(2)
+    assert study.trained() == ["a", "b"], "a worker of four threads had two trainings"
+    assert {note["worker"] for note in study.notes()} == {"one", "two"}
+    assert {note["folder"] for note in study.notes()} == {str(study.folder)}
+    assert {note["threads"] for note in study.notes()} == {"3"}  # of the run, not the 1 that Dask sets in its workers
+    for name in ("a", "b"):
+        (study.journal / f"{name}.hang").unlink()
+    said, _ = run.communicate()
+    assert run.returncode == 0, said
+    assert study.trained() == ["a", "b", "c"]
+    assert f"done     train@a  on {socket.gethostname()}  epoch 1/1  val loss 0.5 accuracy 0.75\n" in said
+    assert "epoch 1/1" in (study.folder / ".cache/logs/train@a.log").read_text()
+    assert not list((study.folder / ".cache").glob("run-*"))
+    assert study.lock == study.serial_lock()
+    assert (study.folder / "report").read_text()
+    study.commit()
