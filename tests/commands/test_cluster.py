@@ -228,3 +228,100 @@ def test_each_worker_has_one_training_and_the_lock_file_equals_a_serial_runs(stu
     assert study.lock == study.serial_lock()
     assert (study.folder / "report").read_text()
     study.commit()
+
+
+@pytest.mark.slow
+def test_workers_in_checkouts_of_their_own_return_results_through_the_remotes(study: Study) -> None:
+    serial = study.lock
+    shutil.rmtree(study.folder / ".dvc/cache")
+    for name in ("data", "models", "dvc.lock"):
+        path = study.folder / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    study.script()
+    said = study.run("own")
+    assert study.trained() == ["a", "b", "c"]
+    folders = {Path(note["folder"]) for note in study.notes()}
+    assert {folder.name for folder in folders} == {"0"}
+    assert {folder.parents[2] for folder in folders} == {study.base / "one", study.base / "two"}
+    assert all(not (folder / "data/not-needed").exists() for folder in folders)
+    assert study.lock == serial
+    assert "epoch 1/1" in (study.folder / ".cache/logs/train@b.log").read_text()
+    assert "Running stage 'train@" not in said  # the last `dvc repro` took them from the run cache
+    assert json.loads((study.folder / "metrics/a.json").read_text())
+
+
+@pytest.mark.slow
+def test_the_training_of_a_killed_worker_ends_with_it_and_goes_to_the_other(study: Study) -> None:
+    study.set_rate(2)
+    study.script("a.hang", "b.hang", "c.fail")
+    run = study.begin()
+    wait_for(lambda: len(study.notes()) == 2)
+    first = next(note for note in study.notes() if note["model"] == "a")
+    victim = study.processes.pop(first["worker"])
+    (worker,) = [each for each in psutil.Process(victim.pid).children() if "spawn_main" in " ".join(each.cmdline())]
+    victim.kill()  # the nanny, which would start another worker
+    worker.kill()
+    victim.wait()
+    wait_for(lambda: not is_running(int(first["pid"])))
+    (study.journal / "b.hang").unlink()
+    wait_for(lambda: study.trained().count("a") == 2)
+    (study.journal / "a.hang").unlink()
+    said, _ = run.communicate()
+    assert run.returncode == 1
+    assert f"queued   train@a  the worker on {socket.gethostname()} is lost" in said
+    assert {note["worker"] for note in study.notes()} == {"one", "two"}
+    assert "1 of 3 trainings failed" in said
+    assert "train@c  train: the loss is not finite" in said
+    assert study.trained() == ["a", "a", "b", "c"]
+    locked = yaml.safe_load(study.lock)["stages"]
+    assert {name: locked[name]["params"]["params.yaml"]["lr"] for name in locked if "train" in name} == {
+        "train@a": 2,
+        "train@b": 2,
+        "train@c": 1,
+    }
+    study.start_worker(first["worker"])
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_its_trainings(study: Study) -> None:
+    study.set_rate(3)
+    study.script("a.hang", "b.hang", "c.hang")
+    run = study.begin()
+    wait_for(lambda: len(study.notes()) == 2)
+    run.kill()
+    run.communicate()
+    wait_for(lambda: not any(is_running(int(note["pid"])) for note in study.notes()))
+    assert len(study.notes()) == 2
+
+
+@pytest.mark.slow
+def test_a_signal_ends_the_trainings_before_the_run(study: Study) -> None:
+    study.set_rate(3)
+    study.script("a.hang", "b.hang", "c.hang")
+    run = study.begin()
+    wait_for(lambda: len(study.notes()) == 2)
+    run.send_signal(signal.SIGTERM)
+    said, _ = run.communicate()
+    assert run.returncode == 128 + signal.SIGTERM
+    assert "Stopped" in said
+    assert not any(is_running(int(note["pid"])) for note in study.notes())
+
+
+@pytest.mark.slow
+def test_a_worker_with_another_tumorboard_is_named_and_not_used(study: Study) -> None:
+    study.stop("one")
+    other = study.base / "other"
+    shutil.copytree(Path(__file__).parents[2] / "src", other, ignore=shutil.ignore_patterns("__pycache__"))
+    with (other / "tumorboard/training/losses.py").open("a") as file:
+        file.write("# another version\n")
+    study.start_worker("three", PYTHONPATH=str(other))
+    study.script()
+    wait_for(lambda: "Registered to" in (study.base / "three.log").read_text())
+    said = study.run()
+    assert "has another tumorboard" in said
+    assert {note["worker"] for note in study.notes()} == {"two"}
+    study.stop("two")
+    study.set_rate(4)
+    said = study.run(fails=True)
+    assert "the cluster has no worker that can train this study" in said
+    assert "Traceback" not in said

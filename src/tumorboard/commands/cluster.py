@@ -8,7 +8,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,7 +79,15 @@ class Cluster:
     own_checkouts: bool  # whether workers that see the study's folder train in checkouts of their own all the same
 
 
-def run_on_cluster(files: Mapping[str, Path], cluster: Cluster, received: list[int]) -> list[Training]:
+def check_cluster(cluster: Cluster) -> None:
+    """Raises InputError if no scheduler answers or it has no workers, before other stages have run for hours."""
+    from tumorboard.data.workers import open_client  # imports OpenCV, which a run without a cluster does not need
+
+    with open_client(cluster.scheduler, OPTION):
+        pass
+
+
+def run_on_cluster(files: Mapping[str, Path], cluster: Cluster, received: Sequence[int]) -> list[Training]:
     """Runs trainings on the workers of a Dask cluster and shows their progress; returns when all have ended.
 
     Args:
@@ -93,7 +101,7 @@ def run_on_cluster(files: Mapping[str, Path], cluster: Cluster, received: list[i
     Raises:
         InputError: the cluster cannot be used or is lost, or none of its workers can train this study.
     """
-    from tumorboard.data.workers import open_client  # imports OpenCV, which a run without a cluster does not need
+    from tumorboard.data.workers import open_client
 
     trainings = [ClusterTraining(*each) for each in files.items()]
     if not trainings:
@@ -125,12 +133,13 @@ class _Run:
         self._digest = package_digest()
         self._source: Source | None = None
 
-    def run(self, received: list[int]) -> None:
+    def run(self, received: Sequence[int]) -> None:
+        """Hands the trainings to the workers; returns when all have ended."""
         self.client.subscribe_topic(self.marker.name, self._on_event)
         usable_at = time.monotonic()  # when there last was a worker
         with ProgressView(self.trainings) as view:
             try:
-                while (self._queue or self._running) and not received:
+                while not received:
                     workers = self._look()
                     for address in list(self._running):
                         self._follow(address, workers)
@@ -142,12 +151,16 @@ class _Run:
                     elif time.monotonic() > usable_at + WAIT_SECONDS or not any(self._facts.values()):
                         raise InputError(f"{OPTION}: the cluster has no worker that can train this study")
                     view.show()
+                    if not self._queue and not self._running:
+                        return
                     time.sleep(LOOK_SECONDS)
             finally:
                 self._stop()
 
     def _look(self) -> dict[str, dict[str, float]]:
         """Returns the resources of each worker that can train this study, by its address."""
+        if self.client.status != "running":
+            raise ConnectionError("no connection")
         workers = self.client.scheduler_info()["workers"]
         declared = {address: worker.get("resources") or {} for address, worker in workers.items()}
         if any(GPU in resources for resources in declared.values()):
@@ -173,11 +186,11 @@ class _Run:
         else:
             try:
                 if self._source is None and (self.own or not answer.sees_study):
-                    print("The inputs of the trainings are pushed to the DVC remote.", file=sys.stderr)
                     self._source = publish_study([training.stage for training in self.trainings])
+                    print("The inputs of the trainings were pushed to the DVC remote.", file=sys.stderr)
                 return answer
             except InputError as error:
-                refusal = f"the worker {address} on {answer.host} does not see {Path.cwd()}, and {error}"
+                refusal = f"the worker {address} on {answer.host} needs a checkout of its own, but {error}"
         print(f"{OPTION}: {refusal}", file=sys.stderr)
         return None
 
@@ -209,9 +222,11 @@ class _Run:
     def _follow(self, address: str, workers: dict[str, dict[str, float]]) -> None:
         """Takes the outcome of a training that has ended, or puts one whose worker is lost into the queue again."""
         training, future = self._running[address]
-        if future.status == "finished":
-            self._take(training, future.result())
+        if future.status == "finished" and (outcome := _result_of(future)):
+            self._take(training, outcome)
         elif future.status == "error":
+            if "deserialization" in str(future.exception()):
+                raise InputError(f"{OPTION}: the scheduler lacks tumorboard, or has another one: install this one")
             training.fail(f"the worker on {training.host}: {future.exception()}")
         elif address in workers and future.status == "pending":
             return
@@ -254,6 +269,15 @@ class _Run:
         deadline = time.monotonic() + KILL_SECONDS + 5
         while any(training.at_work for training, _ in self._running.values()) and time.monotonic() < deadline:
             time.sleep(0.1)
+
+
+def _result_of(future: Any) -> Outcome | None:
+    """Returns the result of a training that has ended; None if its worker was lost with it."""
+    try:
+        outcome: Outcome = future.result(timeout=WAIT_SECONDS)
+    except TimeoutError:
+        return None
+    return outcome
 
 
 @contextmanager

@@ -8,7 +8,7 @@ cache, a short text, travels with the worker's answer: `dvc push --run-cache` wo
 import fcntl
 import os
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -64,7 +64,8 @@ def publish_study(stages: Sequence[str]) -> Source:
                 "the study has no DVC remote: `dvc remote add --default storage URL`, then commit .dvc/config; "
                 + SHARED_CURE
             )
-        repo.push(targets=_inputs_of(repo, stages))
+        inputs = _inputs_of(repo, stages)
+        _transferred("the inputs of the trainings cannot be pushed to", repo.push, targets=inputs)
     prefix = (run_git(Path(), "rev-parse", "--show-prefix") or "").rstrip("\n")
     name = f"{Path.cwd().name}-{sha256(f'{url} {prefix}'.encode()).hexdigest()[:8]}"
     return Source(url, commit, prefix, Path("dvc.lock").read_text(encoding="utf-8"), name)
@@ -80,8 +81,8 @@ def take_result(entry: Entry) -> None:
         with replacing(Path(repo.stage_cache.cache_dir, entry.key[:2], entry.key, entry.value)) as temporary:
             temporary.write_text(entry.text, encoding="utf-8")
         for hashes in repo.stage_cache.get_used_objs([(entry.key, entry.value)]).values():
-            if failed := repo.cloud.pull(hashes).failed:
-                raise InputError(f"{len(failed)} outputs cannot be fetched from the DVC remote")
+            if _transferred("its outputs cannot be fetched from", repo.cloud.pull, hashes).failed:
+                raise InputError("the DVC remote lacks some of its outputs")
 
 
 @contextmanager
@@ -126,20 +127,23 @@ def push_result(stage: str) -> Entry:
         newest = max(Path(repo.stage_cache.cache_dir, key[:2], key).iterdir(), key=lambda file: file.stat().st_mtime)
         entry = Entry(key, newest.name, newest.read_text(encoding="utf-8"))
         for hashes in repo.stage_cache.get_used_objs([(entry.key, entry.value)]).values():
-            if failed := repo.cloud.push(hashes).failed:
-                raise InputError(f"{len(failed)} outputs cannot be pushed to the DVC remote")
+            if _transferred("its outputs cannot be pushed to", repo.cloud.push, hashes).failed:
+                raise InputError("some of its outputs cannot be pushed to the DVC remote")
     return entry
+
+
+def _transferred(failure: str, transfer: Callable[..., Any], *words: Any, **options: Any) -> Any:
+    """Returns what a transfer returns; any error, which may be one of a remote's own client, becomes an InputError."""
+    try:
+        return transfer(*words, **options)
+    except Exception as error:
+        raise InputError(f"{failure} the DVC remote: {error}") from None
 
 
 def _inputs_of(repo: Any, stages: Sequence[str]) -> list[str]:
     """Returns the files and folders that stages read and DVC has, from the current folder on."""
-    read = {
-        dependency.fs_path
-        for stage in stages
-        for found in repo.stage.collect(stage)
-        for dependency in found.deps
-        if repo.find_outs_by_path(dependency.fs_path, strict=False)
-    }
+    dependencies = [each.fs_path for stage in stages for found in repo.stage.collect(stage) for each in found.deps]
+    read = {path for path in dependencies if _is_output(repo, path)}
     weights = {
         out.fs_path
         for out in repo.index.outs
@@ -148,14 +152,18 @@ def _inputs_of(repo: Any, stages: Sequence[str]) -> list[str]:
     return sorted(os.path.relpath(path) for path in read | weights)
 
 
+def _is_output(repo: Any, path: str) -> bool:
+    """Returns whether a path is an output that DVC knows, or within one."""
+    return any(Path(path).absolute().is_relative_to(out.fs_path) for out in repo.index.outs)
+
+
 def _refuse_changes(repo: Any) -> None:
     """Raises InputError if a file that git tracks differs from the last commit; a stage's output and dvc.lock may."""
     listed = run_git(Path(), "diff", "--name-only", "-z", "--relative", "HEAD")
     if listed is None:
         raise InputError(f"the study is no git repository with a commit: make one, {SHARED_CURE}")
-    outputs = [Path(out.fs_path) for out in repo.index.outs]
     for name in filter(None, listed.split("\0")):
-        if name != "dvc.lock" and not any(Path(name).absolute().is_relative_to(output) for output in outputs):
+        if name != "dvc.lock" and not _is_output(repo, name):
             raise InputError(f"{name} has changes that no commit has: commit and push them, {SHARED_CURE}")
 
 
@@ -178,9 +186,7 @@ def _git(source: Source, *words: str) -> None:
     """Runs git without questions; its messages are part of the log."""
     done = subprocess.run(["git", *words], stdin=subprocess.DEVNULL, env=os.environ | {"GIT_TERMINAL_PROMPT": "0"})
     if done.returncode:
-        raise InputError(
-            f"this worker cannot fetch commit {source.commit[:7]} from {source.url}: `git {words[-2]}` failed"
-        )
+        raise InputError(f"commit {source.commit[:7]} of {source.url} cannot be fetched here: git says why above")
 
 
 @contextmanager

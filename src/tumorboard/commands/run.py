@@ -31,7 +31,7 @@ from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
 from tumorboard.base.errors import InputError
 from tumorboard.base.files import side_cache
 from tumorboard.base.params import Runtime, load_params
-from tumorboard.commands.cluster import Cluster, run_on_cluster
+from tumorboard.commands.cluster import Cluster, check_cluster, run_on_cluster
 from tumorboard.commands.errors import reports_user_errors
 from tumorboard.commands.start_checks import prepare_start
 from tumorboard.commands.trainings import POLL_SECONDS, Training, end_processes, run_trainings, start_process
@@ -79,6 +79,7 @@ def run(
         print(line, file=sys.stderr)
     if scheduler:
         cluster = Cluster(scheduler, own_checkouts)
+        check_cluster(cluster)
         raise typer.Exit(reproduce_in_parallel(targets or [], cluster=cluster, logs=side_cache("logs")))
     chosen = choose_gpus(gpus, load_params("params.yaml").runtime)
     jobs = jobs or len(chosen) or 1
