@@ -1,6 +1,7 @@
 """Which worker of a cluster gets which training, on a client that is none; test_cluster.py has a real cluster."""
 
 import json
+import socket
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -8,11 +9,15 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from tumorboard.base.errors import InputError
 from tumorboard.commands import cluster as module
-from tumorboard.commands.cluster import Cluster, run_on_cluster
+from tumorboard.commands.cluster import Cluster, check_cluster, run_on_cluster
 from tumorboard.commands.cluster_worker import Order, Outcome, WorkerFacts, package_digest
+from tumorboard.commands.own_checkout import Entry
+from tumorboard.commands.run import app
+from tumorboard.data import workers as workers_module
 
 Step = Callable[["FakeClient"], None]
 
@@ -194,6 +199,41 @@ def test_after_a_signal_nothing_begins_and_what_runs_is_cancelled(run: Callable[
     assert client.futures["t1"].status == "cancelled"
 
 
+def test_a_result_that_cannot_be_fetched_fails_its_training(
+    run: Callable[..., list[Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: object) -> None:
+        raise InputError("the DVC remote lacks some of its outputs")
+
+    def step(client: FakeClient) -> None:
+        ends("t1")(client)
+        client.futures["t1"].outcome = Outcome(0, "epoch 1/1\n", Entry("key", "value", "text"))
+
+    monkeypatch.setattr(module, "take_result", refuse)
+    (training,) = run(FakeClient({"a": {}}, [step]), "t1")
+    assert str(training) == "failed   t1  the DVC remote lacks some of its outputs"
+    assert training.log.read_text().startswith("epoch 1/1\n")
+
+
+def test_a_scheduler_that_does_not_answer_and_options_of_this_machine_are_refused_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pytest.importorskip("distributed")
+    monkeypatch.setattr(workers_module, "CONNECT_SECONDS", 1)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{closed.getsockname()[1]}"
+        with pytest.raises(InputError, match=f"--scheduler: no Dask scheduler answers at {address} within 1 s"):
+            check_cluster(Cluster(address, own_checkouts=False))
+    for words, message in (
+        (["--scheduler", "tcp://a:1", "--jobs", "2"], "--jobs and --gpus divide this machine"),
+        (["--own-checkouts"], "name its scheduler"),
+    ):
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 1
+        assert message in result.output
+
+
 def test_the_locks_of_a_lost_training_are_released_and_no_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,6 +255,8 @@ def test_the_locks_of_a_lost_training_are_released_and_no_others(
     lost = {"pid": 7, "cmd": "/x/cluster_worker.py train@cnn-0"}
     other = {"pid": 7, "cmd": "/x/cluster_worker.py train@my_train@cnn-0"}
     tree = {"write": {"/w/1": lost, "/w/2": other}, "read": {"/r/1": [lost, other], "/r/2": [lost]}}
+    (tmp_path / "rwlock").write_text("{")
+    module.release_locks("train@cnn-0")  # nor is a damaged one an error here
     (tmp_path / "rwlock").write_text(json.dumps(tree))
     module.release_locks("train@cnn-0")
     assert json.loads((tmp_path / "rwlock").read_text()) == {"write": {"/w/2": other}, "read": {"/r/1": [other]}}

@@ -241,17 +241,14 @@ class _Run:
         del self._running[address]
 
     def _take(self, training: ClusterTraining, outcome: Outcome) -> None:
-        if outcome.log is not None:
-            with replacing(training.log) as temporary:
-                temporary.write_text(outcome.log, encoding="utf-8")
-        if outcome.status:
-            training.condition = "failed"
-            return
         try:
+            if outcome.log is not None:
+                with replacing(training.log) as temporary:
+                    temporary.write_text(outcome.log, encoding="utf-8")
             if outcome.entry is not None:
                 take_result(outcome.entry)
-            training.condition = "done"
-        except InputError as error:
+            training.condition = "failed" if outcome.status else "done"
+        except (InputError, OSError) as error:
             training.fail(str(error))
 
     def _on_event(self, event: tuple[float, dict[str, Any]]) -> None:
@@ -302,9 +299,10 @@ def release_locks(stage: str) -> None:
     """
     with Repo(_wait_for_lock=True) as repo, repo.lock:
         file = Path(repo.tmp_dir) / "rwlock"
-        if not file.is_file():
+        try:
+            tree = json.loads(file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):  # of a damaged one DVC has a message
             return
-        tree = json.loads(file.read_text(encoding="utf-8"))
         kept = {
             "write": {path: holder for path, holder in tree.get("write", {}).items() if not _is_of(holder, stage)},
             "read": {
