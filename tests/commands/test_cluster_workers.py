@@ -226,6 +226,7 @@ def test_a_scheduler_that_does_not_answer_and_options_of_this_machine_are_refuse
         with pytest.raises(InputError, match=f"--scheduler: no Dask scheduler answers at {address} within 1 s"):
             check_cluster(Cluster(address, own_checkouts=False))
     for words, message in (
+        (["--scheduler", "train@cnn-0"], "'train@cnn-0' is no address, such as tcp://host:8786"),
         (["--scheduler", "tcp://a:1", "--jobs", "2"], "--jobs and --gpus divide this machine"),
         (["--own-checkouts"], "name its scheduler"),
     ):

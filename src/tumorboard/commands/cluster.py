@@ -6,6 +6,7 @@ several threads. A training whose worker is lost goes to another one. What a wor
 
 import json
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -81,6 +82,8 @@ class Cluster:
 
 def check_cluster(cluster: Cluster) -> None:
     """Raises InputError if no scheduler answers or it has no workers, before other stages have run for hours."""
+    if not re.fullmatch(r"(tcp|tls)://\S+:\d+", cluster.scheduler):
+        raise InputError(f"{OPTION}: {cluster.scheduler!r} is no address, such as tcp://host:8786")
     from tumorboard.data.workers import open_client  # imports OpenCV, which a run without a cluster does not need
 
     with open_client(cluster.scheduler, OPTION):

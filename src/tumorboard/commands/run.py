@@ -75,11 +75,12 @@ def run(
         raise InputError("--jobs and --gpus divide this machine, but with --scheduler each worker has one training")
     if own_checkouts and not scheduler:
         raise InputError("--own-checkouts is for the workers of a cluster: name its scheduler, --scheduler ADDRESS")
+    cluster = Cluster(scheduler, own_checkouts) if scheduler else None
+    if cluster:
+        check_cluster(cluster)
     for line in prepare_start(Path()):
         print(line, file=sys.stderr)
-    if scheduler:
-        cluster = Cluster(scheduler, own_checkouts)
-        check_cluster(cluster)
+    if cluster:
         raise typer.Exit(reproduce_in_parallel(targets or [], cluster=cluster, logs=side_cache("logs")))
     chosen = choose_gpus(gpus, load_params("params.yaml").runtime)
     jobs = jobs or len(chosen) or 1
