@@ -312,7 +312,7 @@ def test_the_summary_counts_classes_known_files_and_problems(files):
     decisions.loc[3, "path"] = "two\nlines.png"
     assert summarize_decisions(decisions, load_panel(files, "cpu"), decide("hard")) == [
         "12 of 16 files classified by 2 models, hard vote: a 4, b 8",
-        "1 files are in the panel's own data (column known)",
+        "in the panel's own data (column known): 1",
         r"not classified: 'two\nlines.png': empty: no bytes",
         "not classified: 7.png: empty: no bytes",
         "not classified: 11.png: empty: no bytes",
@@ -333,7 +333,7 @@ def test_the_summary_names_threshold_undecided_and_unlike_images(files):
     assert summarize_decisions(decisions, panel, deciding) == [
         "4 of 4 files classified by 2 models, product vote: undecided 2, a 1, b 1",
         "b is decided from a probability of 0.1235 on, a threshold chosen on validation images",
-        "2 files are unlike the training images (column unlike, 1 and above): do not trust their class",
+        "unlike the training images (column unlike, 1 and above), so that the class is not to be trusted: 2",
         "For research, not for diagnosis.",
     ]
     other_vote = dataclasses.replace(deciding, vote="soft", unlike=None)

@@ -237,10 +237,10 @@ def summarize_decisions(decisions: Decisions, panel: Panel, deciding: Deciding) 
         )
     if deciding.unlike is not None and (count := int((predicted["unlike"] >= 1).sum())):
         lines.append(
-            f"{count} files are unlike the training images (column unlike, 1 and above): do not trust their class"
+            f"unlike the training images (column unlike, 1 and above), so that the class is not to be trusted: {count}"
         )
     if (decisions["known"] != "").any():
-        lines.append(f"{int((decisions['known'] != '').sum())} files are in the panel's own data (column known)")
+        lines.append(f"in the panel's own data (column known): {int((decisions['known'] != '').sum())}")
     problems = decisions[decisions["problem"] != ""][["path", "problem"]].head(SHOWN_PROBLEMS)
     lines += [f"not classified: {printable(path)}: {problem}" for path, problem in problems.to_numpy()]
     if (use := panel.card.intended_use) != DISCLAIMER:
