@@ -14,11 +14,12 @@ import psutil
 import pytest
 import torch
 import yaml
+from dvc.repo import Repo
 
 from tests.pipeline import Project
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Params
-from tumorboard.commands.run import choose_gpus
+from tumorboard.commands.run import choose_gpus, reproduce_in_parallel
 
 # Writes the outputs that dvc.yaml lists for its stage. A training also keeps a journal. JOURNAL/fail, JOURNAL/kill and
 # JOURNAL/hang name models; no training ends before TOGETHER trainings have begun.
@@ -209,6 +210,35 @@ def test_results_are_in_the_run_cache(project: StubProject) -> None:
     project("dvc", "repro")
     assert project.trained() == ["cnn-0", "linear-0", "resnet18-0"]
     assert project.lock == parallel
+
+
+def test_a_clone_without_the_cache_trains_once_though_dvc_lock_has_an_entry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The output of a training is another one each time, as it has the seconds of the epochs."""
+    for name in ("DVC_SITE_CACHE_DIR", "DVC_GLOBAL_CONFIG_DIR", "DVC_SYSTEM_CONFIG_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    study = tmp_path / "study"
+    study.mkdir()
+    monkeypatch.chdir(study)
+    train = {"matrix": {"model": ["a", "b"]}, "cmd": "date +%s%N | tee -a ../trained > ${item.model}", "deps": ["data"]}
+    stages = {
+        "train": train | {"outs": ["${item.model}"]},
+        "report": {"cmd": "cat a > r", "deps": ["a"], "outs": ["r"]},
+    }
+    Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}), encoding="utf-8")
+    Path("data").write_text("1", encoding="utf-8")
+    Repo.init(no_scm=True).close()
+    with Repo() as repo:
+        repo.reproduce()
+    order = [*yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]]
+    for name in (".dvc/cache", "a", "b", "r"):
+        shutil.rmtree(name) if Path(name).is_dir() else Path(name).unlink()
+    assert reproduce_in_parallel([], jobs=1, gpus=[], logs=tmp_path / "logs") == 0
+    trained = (tmp_path / "trained").read_text(encoding="utf-8").split()
+    assert len(trained) == 4  # each model twice in all
+    assert sorted(Path(name).read_text(encoding="utf-8").strip() for name in "ab") == sorted(trained[2:])
+    assert [*yaml.safe_load(Path("dvc.lock").read_text(encoding="utf-8"))["stages"]] == order
 
 
 def runs(pid: int) -> bool:

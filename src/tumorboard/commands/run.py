@@ -27,6 +27,7 @@ import typer
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
+from dvc.utils.serialize import modify_yaml
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.files import side_cache
@@ -123,6 +124,7 @@ def reproduce_in_parallel(
                 trainings = [Training(*each) for each in files.items()]
                 run_trainings(trainings, jobs, gpus, received)
             failed = [training for training in trainings if training.state == "failed"]
+            _forget_lost_outputs([training.stage for training in trainings if training.state == "done"])
         if not status and not received:
             rest = plan.without({training.stage for training in failed}) if failed else [*targets]
             status = _dvc_repro(rest, received) if rest or not failed else 0
@@ -200,6 +202,20 @@ def _changed(stages: list[str]) -> set[str]:
     """Returns the stages that `dvc status` lists."""
     with _open_repo() as repo:
         return set(repo.status(targets=stages)) if stages else set()
+
+
+def _forget_lost_outputs(stages: list[str]) -> None:
+    """Removes outputs that are not in the cache from the entries of stages in dvc.lock.
+
+    For an entry with outputs DVC looks for these alone, as in a clone without its cache, and not in the run cache: it
+    would train once more. The next `dvc repro` writes the whole entry in the same place.
+    """
+    with _open_repo() as repo, repo.lock:
+        lost = [stage.name for name in stages for stage in repo.stage.collect(name) if not stage.outs_cached()]
+        if lost and Path("dvc.lock").is_file():
+            with modify_yaml("dvc.lock") as tree:
+                for name in lost:
+                    tree["stages"].get(name, {}).pop("outs", None)
 
 
 @contextmanager
