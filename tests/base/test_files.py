@@ -4,10 +4,19 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from tumorboard.base.errors import InputError
-from tumorboard.base.files import read_json, remove_leftovers, replacing, side_cache, write_json
+from tumorboard.base.files import (
+    read_json,
+    read_table,
+    remove_leftovers,
+    replacing,
+    side_cache,
+    write_json,
+    write_table,
+)
 
 
 def test_only_matches_that_are_not_kept_are_deleted(tmp_path: Path) -> None:
@@ -57,3 +66,23 @@ def test_the_side_cache_belongs_to_the_main_checkout(tmp_path: Path, monkeypatch
     assert side_cache("crops") == tmp_path / ".cache" / "crops"
     monkeypatch.setenv("DVC_ROOT", "/main")
     assert side_cache("crops") == Path("/main/.cache/crops")
+
+
+def test_columns_of_numbers_are_read_to_the_last_bit_and_all_others_as_text(tmp_path):
+    """Numbers are those of Python's float; a text that looks like one stays a text, an empty cell an empty text."""
+    numbers = np.random.default_rng(0).random(3000) ** 20
+    table = pd.DataFrame({"id": ["007", ""] * 1500, "p_<a>": numbers, "path": "1e3"})
+    write_table(table, tmp_path / "t.csv")
+    read = read_table(tmp_path / "t.csv", "p_")
+    assert read["p_<a>"].tolist() == numbers.tolist()
+    assert read["p_<a>"].dtype == np.float64
+    assert read["id"].tolist() == ["007", ""] * 1500
+    assert set(read["path"]) == {"1e3"}
+    assert [read[name].dtype for name in ("id", "path")] == [object, object]
+
+
+@pytest.mark.parametrize("cell", ["", "high", "1 2"])
+def test_a_cell_that_is_no_number_is_named_by_its_column(tmp_path, cell):
+    write_table(pd.DataFrame({"id": ["x", "y"], "p_a": ["0.5", "0.5"], "p_b": ["0.5", cell]}), tmp_path / "t.csv")
+    with pytest.raises(InputError, match=r"t\.csv: column p_b: could not convert"):
+        read_table(tmp_path / "t.csv", "p_")

@@ -282,3 +282,13 @@ def test_two_runs_that_differ_in_the_seed_alone_are_within_noise_in_19_of_20():
     noise = pd.DataFrame([table.set_index("score")["verdict"] == NOISE for table in tables]).mean()
     assert (noise >= 0.95 - 0.045).all(), noise  # two standard errors of 100
     assert noise.mean() >= 0.94, noise
+
+
+def test_chosen_scores_have_the_rows_that_they_have_among_all():
+    """A score that there is not is left out; the order is that of all scores."""
+    first, second = pair(skills=(1.6, 0.8))
+    every = compare(first, second)
+    some = compare(first, second, only=("auc", "sensitivity", "accuracy", "recall_b"))
+    assert some["score"].tolist() == ["accuracy", "recall_b", "auc"]
+    expected = every[every["score"].isin(some["score"])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(some, expected, check_exact=True)

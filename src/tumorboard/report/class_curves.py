@@ -21,7 +21,8 @@ from tumorboard.report.lettering import distinct
 from tumorboard.report.style import STYLE, VOTE_COLOR, WIDTH, add_legend, grid_of, line_style
 
 _MOST_COLUMNS = 5
-_TICKS = (0, 0.2, 0.4, 0.6, 0.8, 1)
+_TICKS, _FEW_TICKS = (0, 0.2, 0.4, 0.6, 0.8, 1), (0, 0.5, 1)  # the few where there are many panels
+_MANY = 20  # panels
 _ROOM = 0.02  # around a panel, whose sides are 1 long
 _MOST_SIDE = 4.2  # inches, of a panel
 _GAP = 0.22  # inches, between two panels side by side
@@ -79,11 +80,11 @@ def _draw_below(axes: Axes, lines: Sequence[Any]) -> None:
 @mpl.rc_context(STYLE)  # type: ignore[untyped-decorator]
 def _draw_panels(curves: Curves, vote: str, x: str, y: str) -> tuple[Figure, Axes, list[Panel]]:
     """Draws the column `y` over the column `x` with one panel per class."""
-    models = [model for model in dict.fromkeys(curves["model"]) if model != vote]
+    models = [model for model in curves["model"].unique() if model != vote]
     styles = dict(zip(models, map(line_style, range(len(models))), strict=True))
     if (curves["model"] == vote).any():  # a hard vote has no curve
         styles[vote] = {"color": VOTE_COLOR}
-    classes = list(dict.fromkeys(curves["class"]))
+    classes = curves["class"].unique().tolist()
     rows, columns = grid_of(len(classes), _MOST_COLUMNS)
     room = WIDTH - _LEFT - _RIGHT - (columns - 1) * _GAP
     side = min(room / columns / (1 + 2 * _ROOM), _MOST_SIDE)
@@ -94,9 +95,9 @@ def _draw_panels(curves: Curves, vote: str, x: str, y: str) -> tuple[Figure, Axe
     ]
     figure, axes = _make_axes(columns * across * side - _GAP, rows * down * side, styles)
     _draw_frames(axes, panels, distinct(classes, 110 // columns))
-    points = {key: table[[x, y]].to_numpy(np.float64) for key, table in curves.groupby(["model", "class"], sort=False)}
+    points, rows_of = curves[[x, y]].to_numpy(np.float64), curves.groupby(["model", "class"], sort=False).indices
     for model, style in styles.items():
-        line, marked = _join([points.get((model, panel.name), np.empty((0, 2))) for panel in panels], panels)
+        line, marked = _join([points[rows_of.get((model, panel.name), [])] for panel in panels], panels)
         axes.plot(*line.T, **style, markevery=marked, linewidth=2.2 if model == vote else 1.3)
     axes.set(ylim=(-_ROOM, rows * down - _ROOM))
     return figure, axes, panels
@@ -128,20 +129,21 @@ def _join(curves: Sequence[NDArray[np.float64]], panels: Sequence[Panel]) -> tup
 
 def _draw_frames(axes: Axes, panels: Sequence[Panel], titles: Sequence[str]) -> None:
     """Draws the panels without their curves: grid, left and lower edge, title; and the numbers at the outer edges."""
+    ticks = _TICKS if len(panels) <= _MANY else _FEW_TICKS
     grid: list[Any] = []
     edges: list[Any] = []
     for panel, title in zip(panels, titles, strict=True):
         left, right, low, high = panel.left - _ROOM, panel.left + 1 + _ROOM, panel.low - _ROOM, panel.low + 1 + _ROOM
-        grid += [((left, panel.low + tick), (right, panel.low + tick)) for tick in _TICKS]
-        grid += [((panel.left + tick, low), (panel.left + tick, high)) for tick in _TICKS]
+        grid += [((left, panel.low + tick), (right, panel.low + tick)) for tick in ticks]
+        grid += [((panel.left + tick, low), (panel.left + tick, high)) for tick in ticks]
         edges.append(((left, high), (left, low), (right, low)))
         axes.text(left, high + _ROOM, title, va="bottom", fontsize=mpl.rcParams["axes.titlesize"])
     axes.add_collection(LineCollection(grid, colors=mpl.rcParams["grid.color"], linewidths=0.8, zorder=0.5))
     axes.add_collection(LineCollection(edges, colors=mpl.rcParams["axes.edgecolor"], linewidths=0.8, zorder=2.5))
     lefts, lows = (sorted({getattr(panel, side) for panel in panels}) for side in ("left", "low"))
-    numbers = [f"{tick:g}" for tick in _TICKS]
-    axes.set_xticks([left + tick for left in lefts for tick in _TICKS], numbers * len(lefts))
-    axes.set_yticks([low + tick for low in lows for tick in _TICKS], numbers * len(lows))
+    numbers = [f"{tick:g}" for tick in ticks]
+    axes.set_xticks([left + tick for left in lefts for tick in ticks], numbers * len(lefts))
+    axes.set_yticks([low + tick for low in lows for tick in ticks], numbers * len(lows))
     axes.set(xlim=(-_ROOM, lefts[-1] + 1 + _ROOM))
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)

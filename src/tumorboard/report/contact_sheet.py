@@ -7,8 +7,11 @@ from typing import NamedTuple
 import cv2
 import matplotlib as mpl
 import numpy as np
+from matplotlib.backend_bases import RendererBase
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.image import FigureImage
+from matplotlib.transforms import Affine2D
 from numpy.typing import NDArray
 
 from tumorboard.report.style import STYLE, WIDTH
@@ -34,12 +37,30 @@ def contact_sheet(images: NDArray[np.uint8], captions: Sequence[str], columns: i
     for image, left, top in zip(images, places.lefts, places.tops, strict=True):
         sheet[top : top + places.side, left : left + places.side] = fit_picture(image, places.side)
     figure.set_size_inches(WIDTH, (places.height + 0.5) / figure.dpi)  # matplotlib cuts off fractions of a pixel
-    figure.figimage(sheet)
+    figure.images.append(_Pixels(figure, sheet))
     for caption, left, top in zip(captions, places.lefts, places.tops, strict=True):
         at = left / places.width, 1 - (top - places.side * 0.04) / places.height
         figure.text(*at, caption, fontsize=_CAPTION_SIZE, va="bottom", ha="left", linespacing=1.1)
     _fit_captions(figure, columns)
     return figure
+
+
+class _Pixels(FigureImage):
+    """A picture as large as its figure, which is drawn as it is; matplotlib would resample it."""
+
+    def __init__(self, figure: Figure, pixels: NDArray[np.uint8]) -> None:
+        super().__init__(figure)
+        self.set_data(pixels)
+        self._rgba = np.dstack([pixels[::-1], np.full(pixels.shape[:2], 255, np.uint8)])
+
+    def make_image(
+        self,
+        renderer: RendererBase,  # noqa: ARG002
+        magnification: float = 1.0,  # noqa: ARG002
+        unsampled: bool = False,  # noqa: ARG002
+    ) -> tuple[NDArray[np.uint8], float, float, Affine2D]:
+        """Returns the pixels, the lowest row first, and where they begin."""
+        return self._rgba, 0, 0, Affine2D()
 
 
 class SheetPlaces(NamedTuple):

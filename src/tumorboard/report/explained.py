@@ -28,6 +28,7 @@ TITLES = {
 _MOST_COLUMNS = 13  # pictures per row
 _LETTERS = 20  # of a line of a caption, which is drawn smaller where it would reach the next one
 _FILTER_SIDE = 200  # pixels of an enlarged filter, at least, so that its cells stay sharp
+_WEBP_METHOD = 2  # of 6; the highest one takes four times as long for 4 % fewer bytes
 _WEBP_QUALITY = 82  # of 100; a PNG of the same sheet has ten times as many bytes
 
 
@@ -168,5 +169,5 @@ def _largest(filters: NDArray[np.float32]) -> float:
 def to_webp(figure: Figure) -> bytes:
     """Returns a figure as the bytes of a WebP file, the same on each call."""
     buffer = io.BytesIO()
-    draw_pixels(figure).save(buffer, format="webp", quality=_WEBP_QUALITY)
+    draw_pixels(figure).save(buffer, format="webp", quality=_WEBP_QUALITY, method=_WEBP_METHOD)
     return buffer.getvalue()
