@@ -17,10 +17,12 @@ Test images are predicted once, at the end. All differences are paired by patien
 
 import argparse
 import json
+import shlex
 import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,27 @@ from tumorboard.panel.comparison import HEADING
 
 NETWORK = "timm/tf_efficientnet_lite0"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class Against:
+    """A comparison of docs/results.md, which `benchmarks.results` writes there."""
+
+    about: str
+    options: tuple[str, ...]  # of this program, without --data and --fastai
+    raw: str | None = None  # folder below --data; None: the phantom
+
+
+CELLS = ("--preset", "cells", "--side", "64", "--folds", "0", "--models", "cnn,resnet18")
+AGAINST: dict[str, Against] = {
+    "others_brain": Against(
+        "brain MRI: the panel against a fine-tune, fastai and the probe",
+        ("--preset", "mri", "--side", "80", "--folds", "0"),
+        raw="brain_mri",
+    ),
+    "others_bccd": Against("blood cells: the same", ("--group-pattern", r"(BloodImage_\d+)", *CELLS), raw="bccd_cells"),
+    "others_phantom": Against("the phantom: the same", CELLS),
+}
 
 
 class Files(Dataset[tuple[torch.Tensor, int]]):
@@ -219,6 +242,20 @@ def measure(options: argparse.Namespace) -> list[str]:
             kept = {name: (table[table["id"].isin(alone)], note) for name, (table, note) in tables.items()}
             lines += ["", *table_lines(kept, study, "without a copy in the other images")]
     return lines
+
+
+def measure_against(against: Against, data: Path | None, fastai: str | None) -> list[str]:
+    """Trains the panel and the other methods; returns lines of Markdown."""
+    folder = f"$DATA/{against.raw}"
+    words = [
+        *against.options,
+        *(["--data", folder] if against.raw else []),
+        *(["--fastai", "PYTHON"] if fastai else []),
+    ]
+    command = shlex.join(["python", "-m", "benchmarks.accuracy", *words]).replace(f"'{folder}'", folder)
+    values = {folder: str((data or Path()) / (against.raw or "")), "PYTHON": fastai}
+    options = read_options([values.get(word) or word for word in words])
+    return ["```", command, "```", "", *measure(options), "", f"{machine()}."]
 
 
 def main() -> None:

@@ -12,7 +12,6 @@ given, the comparisons that need it are skipped, by name.
 
 import argparse
 import re
-import shlex
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -22,7 +21,8 @@ from typing import Any
 
 import yaml
 
-from benchmarks import ROOT, accuracy, argument_parser, machine
+from benchmarks import ROOT, argument_parser, machine
+from benchmarks.accuracy import AGAINST, Against, measure_against
 from benchmarks.studies import Study, one_process
 from tumorboard.base.files import replacing
 from tumorboard.base.params import Params, complete_values, fill_empty, parse
@@ -131,27 +131,6 @@ COMPARISONS: dict[str, Comparison] = {
         "a small network, a pre-trained one, and the latter for longer",
         {"crop.side": 48, "models": ["plateau_cnn3", "plateau_lite0", "plateau_lite0_longer"]},
     ),
-}
-
-
-@dataclass(frozen=True)
-class Against:
-    """A comparison of the panel with other methods, by `benchmarks.accuracy`."""
-
-    about: str
-    options: tuple[str, ...]  # of `benchmarks.accuracy`, without --data and --fastai
-    raw: str | None = None  # folder below --data; None: the phantom
-
-
-CELLS = ("--preset", "cells", "--side", "64", "--folds", "0", "--models", "cnn,resnet18")
-AGAINST: dict[str, Against] = {
-    "others_brain": Against(
-        "brain MRI: the panel against a fine-tune, fastai and the probe",
-        ("--preset", "mri", "--side", "80", "--folds", "0"),
-        raw="brain_mri",
-    ),
-    "others_bccd": Against("blood cells: the same", ("--group-pattern", r"(BloodImage_\d+)", *CELLS), raw="bccd_cells"),
-    "others_phantom": Against("the phantom: the same", CELLS),
 }
 TABLES: dict[str, Comparison | Against] = {**COMPARISONS, **AGAINST}
 
@@ -289,20 +268,6 @@ def measure(comparison: Comparison, data: Path | None) -> list[str]:
             text += rows_of(results, title) + ([] if shared else [""])
     minutes = (time.process_time() - start) / 60
     return [*text, *([""] if shared else []), f"{minutes:.0f} minutes of CPU time on {machine()}."]
-
-
-def measure_against(against: Against, data: Path | None, fastai: str | None) -> list[str]:
-    """Trains the panel and the other methods; returns lines of Markdown."""
-    folder = f"$DATA/{against.raw}"
-    words = [
-        *against.options,
-        *(["--data", folder] if against.raw else []),
-        *(["--fastai", "PYTHON"] if fastai else []),
-    ]
-    command = shlex.join(["python", "-m", "benchmarks.accuracy", *words]).replace(f"'{folder}'", folder)
-    values = {folder: str((data or Path()) / (against.raw or "")), "PYTHON": fastai}
-    options = accuracy.read_options([values.get(word) or word for word in words])
-    return ["```", command, "```", "", *accuracy.measure(options), "", f"{machine()}."]
 
 
 def replace_between(page: str, name: str, lines: list[str]) -> str:

@@ -6,17 +6,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks import accuracy
-from benchmarks.results import (
-    AGAINST,
-    COMPARISONS,
-    PAGE,
-    TABLES,
-    Comparison,
-    command_of,
-    measure_against,
-    replace_between,
-    with_keys,
-)
+from benchmarks.accuracy import AGAINST, measure_against
+from benchmarks.results import COMPARISONS, PAGE, TABLES, Comparison, command_of, replace_between, with_keys
 from tumorboard.base.recipe import resolve_recipe
 
 
