@@ -158,14 +158,28 @@ def without_twins(study: Study, rows: Manifest) -> set[str]:
 
 
 def score_line(name: str, table: Predictions, note: str) -> str:
-    """Returns a row of the table of methods."""
+    """Returns a row of the table of methods; a score that is not defined, as where a class has no image, is empty."""
     scores = intervals(table)
     low, high = scores["balanced_accuracy_low"], scores["balanced_accuracy_high"]
     interval = "" if low is None else f" ({100 * low:.1f} to {100 * high:.1f})"
-    return (
-        f"| {name} | {100 * scores['balanced_accuracy']:.1f} %{interval} | {100 * scores['accuracy']:.1f} % | "
-        f"{scores['brier']:.3f} | {scores['auc']:.3f} | {note} |"
-    )
+    shares = ["" if (x := scores[key]) is None else f"{100 * x:.1f} %" for key in ("balanced_accuracy", "accuracy")]
+    numbers = ["" if (x := scores[key]) is None else f"{x:.3f}" for key in ("brier", "auc")]
+    return f"| {' | '.join([name, shares[0] + interval, shares[1], *numbers, note])} |"
+
+
+def difference_cells(first: Predictions, second: Predictions) -> list[str]:
+    """Returns cells of the table of differences: a difference with its interval and verdict, and its p, per score."""
+    rows = compare(first, second).set_index("score")
+    cells = []
+    for score in ("balanced_accuracy", "brier"):
+        row = rows.loc[score] if score in rows.index else {"difference": None}
+        if row["difference"] is None or pd.isna(row["difference"]):
+            cells += ["", ""]
+            continue
+        interval = "" if pd.isna(row["low"]) else f" ({row['low']:+.3f} to {row['high']:+.3f})"
+        p = "" if pd.isna(row["p"]) else f"{row['p']:.4f}"
+        cells += [f"{row['difference']:+.3f}{interval}, {row['verdict']}", p]
+    return cells
 
 
 def table_lines(tables: Mapping[str, tuple[Predictions, str]], study: Study, title: str) -> list[str]:
@@ -180,13 +194,7 @@ def table_lines(tables: Mapping[str, tuple[Predictions, str]], study: Study, tit
     lines += [f"| probe | {100 * balanced:.1f} % | {100 * float(facts['accuracy']):.1f} % | | | sees no picture |", ""]
     lines += ["| the panel against | balanced accuracy | p | Brier | p |", "|---|---|---|---|---|"]
     for name, (table, _) in list(tables.items())[1:]:
-        rows = compare(first, table).set_index("score")
-        cells = []
-        for score in ("balanced_accuracy", "brier"):
-            row = rows.loc[score]
-            cells.append(f"{row['difference']:+.3f} ({row['low']:+.3f} to {row['high']:+.3f}), {row['verdict']}")
-            cells.append(f"{row['p']:.4f}")
-        lines.append(f"| {name} | {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join([name, *difference_cells(first, table)])} |")
     return lines
 
 
@@ -234,9 +242,9 @@ def measure(options: argparse.Namespace) -> list[str]:
         tables = {"panel": (panel.test.votes[HEADING], f"{seconds:.0f} s, {panel.fit.vote} ({weights})")}
         for name, table in panel.test.members.items():
             tables[name] = table, "member"
-        print(*(score_line(name, table, note) for name, (table, note) in tables.items()), sep="\n", flush=True)
         tables |= other_methods(options, study, rows, seconds, folder)
         lines = table_lines(tables, study, options.data.name if options.data else "phantom")
+        print(*lines, sep="\n", flush=True)
         alone = without_twins(study, rows[rows["split"] == "test"])
         if len(alone) < len(tables["panel"][0]):
             kept = {name: (table[table["id"].isin(alone)], note) for name, (table, note) in tables.items()}
