@@ -81,6 +81,7 @@ class Study:
             "OMP_NUM_THREADS": "3",
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.serial = ""  # dvc.lock as `dvc repro` wrote it
         self.journal.mkdir()
         self.folder.mkdir()
         self.write("dvc.yaml", yaml.safe_dump(PIPELINE))
@@ -132,15 +133,12 @@ class Study:
     def lock(self) -> str:
         return (self.folder / "dvc.lock").read_text(encoding="utf-8")
 
-    def serial_lock(self) -> str:
-        """What `dvc repro` alone writes, computed in a copy without any cache."""
-        copy = self.base / "serial"
-        shutil.rmtree(copy, ignore_errors=True)
-        subprocess.run(["git", "clone", "--quiet", self.folder, copy], check=True, env=self.environment)
-        shutil.copy(self.folder / "params.yaml", copy)
-        (copy / "dvc.lock").unlink(missing_ok=True)
-        subprocess.run([sys.executable, "-m", "dvc", "repro"], cwd=copy, check=True, env=self.environment)
-        return (copy / "dvc.lock").read_text(encoding="utf-8")
+    def forget(self) -> None:
+        """Deletes all results: outputs, DVC's cache and dvc.lock."""
+        for name in ("data", "models", ".dvc/cache"):
+            shutil.rmtree(self.folder / name)
+        for name in ("report", "dvc.lock"):
+            (self.folder / name).unlink()
 
     def start(self, name: str, *words: str, **environment: str) -> None:
         """Starts a program of Dask in a folder of its own; its output is <name>.log."""
@@ -196,19 +194,24 @@ def is_running(pid: int) -> bool:
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Study]:
-    """A study, a scheduler and the workers `one` and `two`, each with four threads."""
+    """A study that `dvc repro` has run, a scheduler and the workers `one` and `two`, each with four threads."""
     pytest.importorskip("distributed")
     base = tmp_path_factory.mktemp("cluster")
     made = Study(base)
     made.start("scheduler", "scheduler", "--port", "0", "--scheduler-file", str(base / "scheduler.json"))
     for name in ("one", "two"):
         made.start_worker(name)
+    made.script()
+    made("dvc", "repro")
+    made.commit()
+    made.serial = made.lock
     yield made
     for name in reversed(list(made.processes)):
         made.stop(name)
 
 
 def test_each_worker_has_one_training_and_the_lock_file_equals_a_serial_runs(study: Study) -> None:
+    study.forget()
     study.script("a.hang", "b.hang")
     run = study.begin()
     wait_for(lambda: len(study.notes()) == 2)
@@ -225,18 +228,13 @@ def test_each_worker_has_one_training_and_the_lock_file_equals_a_serial_runs(stu
     assert f"done     train@a  on {socket.gethostname()}  epoch 1/1  val loss 0.5 accuracy 0.75\n" in said
     assert "epoch 1/1" in (study.folder / ".cache/logs/train@a.log").read_text()
     assert not list((study.folder / ".cache").glob("run-*"))
-    assert study.lock == study.serial_lock()
+    assert study.lock == study.serial
     assert (study.folder / "report").read_text()
-    study.commit()
 
 
 @pytest.mark.slow
 def test_workers_in_checkouts_of_their_own_return_results_through_the_remotes(study: Study) -> None:
-    serial = study.lock
-    shutil.rmtree(study.folder / ".dvc/cache")
-    for name in ("data", "models", "dvc.lock"):
-        path = study.folder / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    study.forget()
     study.script()
     said = study.run("own")
     assert study.trained() == ["a", "b", "c"]
@@ -244,7 +242,7 @@ def test_workers_in_checkouts_of_their_own_return_results_through_the_remotes(st
     assert {folder.name for folder in folders} == {"0"}
     assert {folder.parents[2] for folder in folders} == {study.base / "one", study.base / "two"}
     assert all(not (folder / "data/not-needed").exists() for folder in folders)
-    assert study.lock == serial
+    assert study.lock == study.serial
     assert "epoch 1/1" in (study.folder / ".cache/logs/train@b.log").read_text()
     assert "Running stage 'train@" not in said  # the last `dvc repro` took them from the run cache
     assert json.loads((study.folder / "metrics/a.json").read_text())
@@ -267,6 +265,7 @@ def test_the_training_of_a_killed_worker_ends_with_it_and_goes_to_the_other(stud
     wait_for(lambda: study.trained().count("a") == 2)
     (study.journal / "a.hang").unlink()
     said, _ = run.communicate()
+    study.start_worker(first["worker"])
     assert run.returncode == 1
     assert f"queued   train@a  the worker on {socket.gethostname()} is lost" in said
     assert {note["worker"] for note in study.notes()} == {"one", "two"}
@@ -279,7 +278,6 @@ def test_the_training_of_a_killed_worker_ends_with_it_and_goes_to_the_other(stud
         "train@b": 2,
         "train@c": 1,
     }
-    study.start_worker(first["worker"])
 
 
 @pytest.mark.slow
@@ -315,13 +313,14 @@ def test_a_worker_with_another_tumorboard_is_named_and_not_used(study: Study) ->
     with (other / "tumorboard/training/losses.py").open("a") as file:
         file.write("# another version\n")
     study.start_worker("three", PYTHONPATH=str(other))
+    study.set_rate(5)
     study.script()
     wait_for(lambda: "Registered to" in (study.base / "three.log").read_text())
     said = study.run()
     assert "has another tumorboard" in said
     assert {note["worker"] for note in study.notes()} == {"two"}
     study.stop("two")
-    study.set_rate(4)
+    study.set_rate(6)
     said = study.run(fails=True)
     assert "the cluster has no worker that can train this study" in said
     assert "Traceback" not in said

@@ -146,6 +146,7 @@ class _Run:
                     workers = self._look()
                     for address in list(self._running):
                         self._follow(address, workers)
+                    view.show()  # what was lost, before it begins again
                     for address in workers:
                         if self._queue and address not in self._running:
                             self._start(address, workers[address])
