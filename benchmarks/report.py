@@ -130,8 +130,8 @@ def measure(folder: Path, classes: int, members: int, images: int, profile: bool
     generator = np.random.default_rng(0)
     manifest = make_manifest(names, images)
     crops = make_crops(len(manifest), generator)
-    write_run(root=folder, params=params, manifest=manifest, crops=crops, classes=names,
-              skills=[SKILL] * members, generator=generator)  # fmt: skip
+    skills = [SKILL] * members
+    write_run(folder, params, manifest, crops=crops, classes=names, skills=skills, generator=generator)
     seconds: Counter[str] = Counter()
     profiler = cProfile.Profile()
     if profile:

@@ -111,6 +111,17 @@ def test_long_names_leave_room_for_the_figures(count, models):
     assert len(set(labels)) == count
 
 
+def test_of_many_classes_only_large_shares_of_a_row_are_written():
+    """Of 21 classes each cell of one row in twenty or more has its number; the axis says so. Of 20 all have one."""
+    for count, written in ((20, ["95", "5", "97", "3"]), (21, ["95", "5", "97"])):
+        counts = np.zeros((count, count), dtype=int)
+        counts[0, :2] = 95, 5
+        counts[1, 1:3] = 97, 3
+        figure = plots.confusion_matrices({"m": confusion([f"c{k}" for k in range(count)], counts)}, normalized=False)
+        assert [cell.get_text() for cell in figure.axes[0].texts] == written
+        assert ("from 5 % of the row on" in figure.get_supylabel()) == (count > 20)
+
+
 def test_sixty_long_names_do_not_overlap():
     names = [f"a long name of a disease, number {number:02d} xyz" for number in range(60)]
     figure = plots.confusion_matrices({m: confusion(names, np.eye(60, dtype=int)) for m in "mn"}, normalized=True)

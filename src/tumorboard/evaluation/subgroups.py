@@ -148,11 +148,20 @@ def correct_by_holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
     return corrected
 
 
+def p_text(p: float) -> str:
+    """Returns a p-value as a text says it.
+
+    >>> p_text(0.0004), p_text(0.0341)
+    ('p < 0.001', 'p 0.034')
+    """
+    return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
+
+
 def subgroups_warnings(subgroups: Subgroups) -> list[str]:
     """Returns a sentence for each value on which the model is worse than on the others."""
     return [
         f"{row['column']} {row['value']}: {row['accuracy']:.1%} of {row['images']:,} images are right, "
         f"{-100 * row['gap']:.1f} points below the other values at equal shares of classes "
-        f"(p {row['p_holm']:.3f} after Holm's correction)"
+        f"({p_text(row['p_holm'])} after Holm's correction)"
         for row in subgroups[subgroups["verdict"] == BELOW].to_dict("records")
     ]

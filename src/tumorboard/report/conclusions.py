@@ -9,7 +9,7 @@ import pandas as pd
 from tumorboard.evaluation.comparisons import PanelComparison, compare_panel
 from tumorboard.evaluation.intervals import concentration_warning, precision_statement
 from tumorboard.evaluation.paired import FIRST, SECOND
-from tumorboard.evaluation.subgroups import Subgroups, subgroup_scores, subgroups_warnings
+from tumorboard.evaluation.subgroups import Subgroups, p_text, subgroup_scores, subgroups_warnings
 from tumorboard.evaluation.suspects import SUSPECT_COLUMNS, Suspects, find_suspects
 from tumorboard.panel.comparison import best_member
 from tumorboard.panel.votes import VOTES
@@ -118,7 +118,7 @@ def sentence_of(row: Mapping[Any, Any], rule: str = "") -> str:
         rule: by what images are decided, where this is to be said.
     """
     points = [100 * row[key] for key in ("difference", "low", "high")]
-    ends = "" if pd.isna(points[1]) else f" ({points[1]:+.1f} to {points[2]:+.1f}, p {row['p']:.3f})"
+    ends = "" if pd.isna(points[1]) else f" ({points[1]:+.1f} to {points[2]:+.1f}, {p_text(row['p'])})"
     return (
         f"{_with_article(row['first_name'])} against {row['second_name']}, on the same images: {points[0]:+.1f} points "
         f"of {row['score'].replace('_', ' ')}{rule and f' {rule}'}{ends}: {verdict_text(row)}."

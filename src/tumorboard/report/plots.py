@@ -26,6 +26,8 @@ LearningCurves: TypeAlias = pd.DataFrame  # one row per epoch of each model and 
 LrCurve: TypeAlias = pd.DataFrame  # one row per step: lr, loss, smoothed (the debiased running mean of the losses)
 ScoreIntervals: TypeAlias = pd.DataFrame  # one row per member and vote
 
+_MANY_CLASSES = 20  # of more classes, the numbers of a confusion matrix are too small and too many to be read
+_LEAST_SHARE = 0.05  # of a row, which then is written into its cell
 _PNG_LEVEL = 4  # of 9; a higher one takes twice as long for a few percent fewer bytes
 _NAME_HEIGHT = 0.13  # inches, of a name beside a confusion matrix
 
@@ -111,9 +113,11 @@ def confusion_matrices(tables: Mapping[str, Confusion], *, normalized: bool) -> 
 
     Args:
         tables: by model: actual, predicted, count, share, as `evaluation.metrics.confusion_table` returns them.
-        normalized: write the share in percent into each cell, else the count.
+        normalized: write the share in percent into each cell, else the count; of many classes, into those cells alone
+            that have at least `_LEAST_SHARE` of their row.
     """
     classes = list(dict.fromkeys(next(iter(tables.values()))["actual"]))
+    least = _LEAST_SHARE if len(classes) > _MANY_CLASSES else 0.0
     rows, columns = grid_of(len(tables), int(WIDTH / min(max(1.9, 0.8 + 0.3 * len(classes)), WIDTH / 2)))
     side = WIDTH / columns if columns > 2 else WIDTH / 2
     names = distinct(classes, 14 if columns > 2 else 22)
@@ -134,7 +138,7 @@ def confusion_matrices(tables: Mapping[str, Confusion], *, normalized: bool) -> 
         axes.imshow(np.nan_to_num(share), cmap="Blues", vmin=0, vmax=1)
         for (row, column), value in np.ndenumerate(share):
             text = f"{100 * value:.0f}" if normalized else f"{count[row, column]}"
-            if np.isfinite(value) and (count[row, column] or len(classes) <= 6):
+            if np.isfinite(value) and value >= least and (count[row, column] or len(classes) <= 6):
                 color = "white" if value > 0.55 else "#333333"
                 size = float(np.interp(len(classes), [2, 20, 40], [10, 6.5, 4.5]))
                 axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size, in_layout=False)
@@ -145,7 +149,10 @@ def confusion_matrices(tables: Mapping[str, Confusion], *, normalized: bool) -> 
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
     figure.supxlabel("predicted", fontsize=9.5)
-    figure.supylabel("actual (numbers: % of the row)" if normalized else "actual (numbers: images)", fontsize=9.5)
+    numbers = ("% of the row" if normalized else "images") + (
+        f", from {100 * least:g} % of the row on" if least else ""
+    )
+    figure.supylabel(f"actual (numbers: {numbers})", fontsize=9.5)
     return figure
 
 
