@@ -70,7 +70,7 @@ def opened(browser: Any, site: str, **settings: Any) -> Iterator[tuple[Any, list
     """Opens the page, and collects what is written to its console."""
     context = browser.new_context(accept_downloads=True, **({"viewport": DESKTOP} | settings))
     page = context.new_page()
-    page.set_default_timeout(20_000)
+    page.set_default_timeout(60_000)
     messages: list[str] = []
     page.on("console", lambda message: messages.append(message.text))
     page.on("pageerror", lambda error: messages.append(str(error)))

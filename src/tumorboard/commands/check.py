@@ -57,10 +57,11 @@ def check(
     Exit status 2: a run would refuse RAW.
     """
     params_file = find_params()
-    params = params_for(load_params(params_file), raw, group_pattern)
-    # The workers of a cluster see the study's folder, as they must for a run, but not this machine's /tmp.
-    place = side_cache("check") if params.runtime.scheduler else None
+    place = None  # the system's folder of temporary files
     try:
+        params = params_for(load_params(params_file), raw, group_pattern)
+        if params.runtime.scheduler:  # whose workers see the study's folder, but not this machine's /tmp
+            place = side_cache("check")
         account = check_folder(raw, params, labels, place)
     except InputError as error:
         account = Account(refused={"message": str(error)})
