@@ -63,7 +63,7 @@ CELLS = ("--preset", "cells", "--side", "64", "--folds", "0", "--models", "cnn,r
 AGAINST: dict[str, Against] = {
     "others_brain": Against(
         "brain MRI: the panel against a fine-tune, fastai and the probe",
-        ("--preset", "mri", "--side", "80", "--folds", "0"),
+        ("--preset", "mri", "--side", "64", "--folds", "0"),
         raw="brain_mri",
     ),
     "others_bccd": Against("blood cells: the same", ("--group-pattern", r"(BloodImage_\d+)", *CELLS), raw="bccd_cells"),
