@@ -26,18 +26,17 @@ import numpy as np
 import psutil
 
 from benchmarks import ROOT, argument_parser, machine, stage_environment, summary
+from tests.panel.models import CLASSES, NORMALIZATION, untrained_card
 from tumorboard.base.params import Params, load_params
 from tumorboard.base.recipe import resolve_recipe
 from tumorboard.data.new_files import crop_new_files, list_new_files, open_decoders
 from tumorboard.data.workers import worker_count
-from tumorboard.models.model_file import ModelCard, save_model
+from tumorboard.models.model_file import save_model
 from tumorboard.models.registry import build_model
 from tumorboard.panel.deciding import Deciding, unfitted
 from tumorboard.panel.predict import classify_crops
 from tumorboard.panel.trained_model import load_panel
 
-CLASSES = ("a", "b", "c")
-MEAN_STD = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 # Pixels; width and height of the drawn JPEGs, and side of their grain before it is enlarged.
 WIDTH, HEIGHT, GRAIN = 512, 480, 16
 # Between two looks at the memory of the processes.
@@ -69,22 +68,8 @@ def save_models(params: Params, models: Sequence[str], side: int, folder: Path) 
     files = [folder / f"{name}.safetensors" for name in models]
     for name, file in zip(models, files, strict=True):
         recipe = resolve_recipe(params, name)
-        card = ModelCard(
-            name=name,
-            classes=CLASSES,
-            fold=0,
-            crop=params.crop.model_copy(update={"side": side}),
-            mean=MEAN_STD[0],
-            std=MEAN_STD[1],
-            recipe=recipe,
-            manifest="0" * 16,
-            parameters=1,
-            epoch=1,
-            score={},
-            versions={},
-            seed=0,
-        )
-        save_model(file, build_model(recipe, len(CLASSES), side, MEAN_STD), card)
+        card = untrained_card(name, recipe, params.crop.model_copy(update={"side": side}))
+        save_model(file, build_model(recipe, len(CLASSES), side, NORMALIZATION), card)
     return files
 
 

@@ -4,6 +4,7 @@ import fcntl
 import os
 import shutil
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,16 @@ def cluster() -> Iterator[Any]:
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(2, threads_per_worker=2, processes=True, dashboard_address=None) as local:
         yield local
+
+
+@pytest.fixture
+def closed_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of a Dask scheduler that does not exist, for which a client waits one second."""
+    pytest.importorskip("distributed")
+    monkeypatch.setattr("tumorboard.data.workers.CONNECT_SECONDS", 1)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        yield f"tcp://127.0.0.1:{closed.getsockname()[1]}"
 
 
 @pytest.fixture(scope="session")

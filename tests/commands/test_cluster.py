@@ -1,7 +1,6 @@
 """Trainings on a Dask cluster: a real scheduler, two workers in folders of their own, and a small project of DVC."""
 
 import json
-import os
 import shutil
 import signal
 import socket
@@ -14,6 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+
+from tests.docs_blocks import environment_of_a_stranger
 
 WAIT_SECONDS = 240
 # As in the project's dvc.yaml, a training reads parts of a stage's output, and its metrics are in git.
@@ -69,14 +70,7 @@ class Study:
 
     def __init__(self, base: Path) -> None:
         self.base, self.folder, self.journal = base, base / "study", base / "journal"
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "GIT_"))}
-        self.environment = kept | {
-            "HOME": str(base),
-            "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
-            "DVC_NO_ANALYTICS": "1",
-            "DVC_SITE_CACHE_DIR": str(base / "site"),
-            "DVC_GLOBAL_CONFIG_DIR": str(base / "global"),
-            "DVC_SYSTEM_CONFIG_DIR": str(base / "system"),
+        self.environment = environment_of_a_stranger(base) | {
             "JOURNAL": str(self.journal),
             "OMP_NUM_THREADS": "3",
         }
@@ -280,12 +274,18 @@ def test_the_training_of_a_killed_worker_ends_with_it_and_goes_to_the_other(stud
     }
 
 
-@pytest.mark.slow
-def test_a_killed_run_ends_its_trainings(study: Study) -> None:
+def begin_hanging(study: Study) -> "subprocess.Popen[str]":
+    """Begins a run whose trainings hang, and returns its process when both workers have one."""
     study.set_rate(3)
     study.script("a.hang", "b.hang", "c.hang")
     run = study.begin()
     wait_for(lambda: len(study.notes()) == 2)
+    return run
+
+
+@pytest.mark.slow
+def test_a_killed_run_ends_its_trainings(study: Study) -> None:
+    run = begin_hanging(study)
     run.kill()
     run.communicate()
     wait_for(lambda: not any(is_running(int(note["pid"])) for note in study.notes()))
@@ -294,10 +294,7 @@ def test_a_killed_run_ends_its_trainings(study: Study) -> None:
 
 @pytest.mark.slow
 def test_a_signal_ends_the_trainings_before_the_run(study: Study) -> None:
-    study.set_rate(3)
-    study.script("a.hang", "b.hang", "c.hang")
-    run = study.begin()
-    wait_for(lambda: len(study.notes()) == 2)
+    run = begin_hanging(study)
     run.send_signal(signal.SIGTERM)
     said, _ = run.communicate()
     assert run.returncode == 128 + signal.SIGTERM

@@ -1,7 +1,6 @@
 """Which worker of a cluster gets which training, on a client that is none; test_cluster.py has a real cluster."""
 
 import json
-import socket
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,7 +16,6 @@ from tumorboard.commands.cluster import Cluster, check_cluster, run_on_cluster
 from tumorboard.commands.cluster_worker import Order, Outcome, WorkerFacts, package_digest
 from tumorboard.commands.own_checkout import Entry
 from tumorboard.commands.run import app
-from tumorboard.data import workers as workers_module
 
 Step = Callable[["FakeClient"], None]
 
@@ -215,16 +213,9 @@ def test_a_result_that_cannot_be_fetched_fails_its_training(
     assert training.log.read_text().startswith("epoch 1/1\n")
 
 
-def test_a_scheduler_that_does_not_answer_and_options_of_this_machine_are_refused_first(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    pytest.importorskip("distributed")
-    monkeypatch.setattr(workers_module, "CONNECT_SECONDS", 1)
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{closed.getsockname()[1]}"
-        with pytest.raises(InputError, match=f"--scheduler: no Dask scheduler answers at {address} within 1 s"):
-            check_cluster(Cluster(address, own_checkouts=False))
+def test_a_scheduler_that_does_not_answer_and_options_of_this_machine_are_refused_first(closed_address: str) -> None:
+    with pytest.raises(InputError, match=f"--scheduler: no Dask scheduler answers at {closed_address} within 1 s"):
+        check_cluster(Cluster(closed_address, own_checkouts=False))
     for words, message in (
         (["--scheduler", "train@cnn-0"], "'train@cnn-0' is no address, such as tcp://host:8786"),
         (["--scheduler", "tcp://a:1", "--jobs", "2"], "--jobs and --gpus divide this machine"),
@@ -251,7 +242,7 @@ def test_the_locks_of_a_lost_training_are_released_and_no_others(
         def __exit__(self, *_: object) -> None:
             pass
 
-    monkeypatch.setattr(module, "Repo", FakeRepo)
+    monkeypatch.setattr("tumorboard.commands.trainings.Repo", FakeRepo)
     module.release_locks("train@cnn-0")  # there is no file
     lost = {"pid": 7, "cmd": "/x/cluster_worker.py train@cnn-0"}
     other = {"pid": 7, "cmd": "/x/cluster_worker.py train@my_train@cnn-0"}

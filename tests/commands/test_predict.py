@@ -294,7 +294,7 @@ def test_mistakes_are_one_message_each(files: list[Path]) -> None:
         (["nowhere", *named(files)], "predict: nowhere: no such file"),
         (
             ["new", *named(files[:1]), "--scheduler", "here"],
-            "predict: --scheduler is here, expected tcp://host:port",
+            "predict: runtime.scheduler (or --scheduler): 'here' is no address, such as tcp://host:8786",
         ),
         (
             ["new", *named(files[:1]), "--vote", "weighted"],

@@ -239,14 +239,9 @@ def test_without_dask_the_message_names_the_extra_to_install(monkeypatch: pytest
         pass
 
 
-def test_a_scheduler_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("distributed")
-    monkeypatch.setattr(workers_module, "CONNECT_SECONDS", 1)
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))
-        address = f"tcp://127.0.0.1:{closed.getsockname()[1]}"
-        with pytest.raises(InputError, match=f"no Dask scheduler answers at {address} within 1 s"):
-            open_workers(1, address).__enter__()
+def test_a_scheduler_that_does_not_answer_is_named(closed_address: str) -> None:
+    with pytest.raises(InputError, match=f"no Dask scheduler answers at {closed_address} within 1 s"):
+        open_workers(1, closed_address).__enter__()
 
 
 def test_a_scheduler_without_workers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 
 from tumorboard.base.files import write_table
-from tumorboard.base.params import Params
+from tumorboard.base.params import Crop, Params, Recipe
 from tumorboard.base.recipe import resolve_recipe
 from tumorboard.base.tables import manifest_digest, read_manifest
 from tumorboard.data.store import write_store
@@ -17,6 +17,25 @@ from tumorboard.models.registry import build_model
 
 CLASSES = ("b", "a", "c")
 NORMALIZATION = ((0.5, 0.5, 0.5), (0.05, 0.05, 0.05))  # a small deviation makes untrained networks decide differently
+
+
+def untrained_card(name: str, recipe: Recipe, crop: Crop, classes: tuple[str, ...] = CLASSES) -> ModelCard:
+    """Returns the card of a network that was never trained, of fold 0."""
+    return ModelCard(
+        name=name,
+        classes=classes,
+        fold=0,
+        crop=crop,
+        mean=NORMALIZATION[0],
+        std=NORMALIZATION[1],
+        recipe=recipe,
+        manifest="0" * 16,
+        parameters=1,
+        epoch=1,
+        score={},
+        versions={},
+        seed=recipe.seed,
+    )
 
 
 def save_untrained(
@@ -41,23 +60,9 @@ def save_untrained(
         update={"architecture": architecture, "precision": "off", "seed": seed}
     )
     model = build_model(recipe, len(classes), 32, NORMALIZATION)
-    card = ModelCard(
-        name=name,
-        classes=classes,
-        fold=fold,
-        crop=params.crop,
-        mean=NORMALIZATION[0],
-        std=NORMALIZATION[1],
-        recipe=recipe,
-        manifest="0" * 16,
-        parameters=1,
-        epoch=1,
-        score={},
-        versions={},
-        seed=seed,
-    )
+    card = untrained_card(name, recipe, params.crop, classes)
     file = folder / f"models/{name}/{fold}.safetensors"
-    save_model(file, model, card.model_copy(update=changes or {}))
+    save_model(file, model, card.model_copy(update={"fold": fold} | (changes or {})))
     return file
 
 

@@ -6,7 +6,6 @@ several threads. A training whose worker is lost goes to another one. What a wor
 
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,8 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
-
-from dvc.repo import Repo
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.files import replacing, side_cache
@@ -29,7 +26,7 @@ from tumorboard.commands.cluster_worker import (
     run_training,
 )
 from tumorboard.commands.own_checkout import Source, publish_study, take_result
-from tumorboard.commands.trainings import KILL_SECONDS, ProgressView, Training
+from tumorboard.commands.trainings import KILL_SECONDS, ProgressView, Training, open_repo
 
 OPTION = "--scheduler"
 GPU = "GPU"  # the resource of Dask that a worker with a GPU declares: dask worker --resources GPU=1
@@ -82,8 +79,6 @@ class Cluster:
 
 def check_cluster(cluster: Cluster) -> None:
     """Raises InputError if no scheduler answers or it has no workers, before other stages have run for hours."""
-    if not re.fullmatch(r"(tcp|tls)://\S+:\d+", cluster.scheduler):
-        raise InputError(f"{OPTION}: {cluster.scheduler!r} is no address, such as tcp://host:8786")
     from tumorboard.data.workers import open_client  # imports OpenCV, which a run without a cluster does not need
 
     with open_client(cluster.scheduler, OPTION):
@@ -301,7 +296,7 @@ def release_locks(stage: str) -> None:
     Args:
         stage: of the training.
     """
-    with Repo(_wait_for_lock=True) as repo, repo.lock:
+    with open_repo(wait=True) as repo, repo.lock:
         file = Path(repo.tmp_dir) / "rwlock"
         try:
             tree = json.loads(file.read_text(encoding="utf-8"))

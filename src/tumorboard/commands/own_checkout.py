@@ -15,13 +15,12 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dvc.exceptions import DvcException
-from dvc.repo import Repo
 from dvc.stage.cache import _get_stage_hash
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.files import replacing
 from tumorboard.base.versioning import run_git
+from tumorboard.commands.trainings import open_repo
 
 SHARED_CURE = "or start the workers where they see this folder under the same path"
 WEIGHTS = "weights"  # the study's folder of pre-trained weights, which no training lists among its dependencies
@@ -56,7 +55,7 @@ def publish_study(stages: Sequence[str]) -> Source:
         InputError: a file has changes that no commit has, the commit is on no git remote, there is no DVC remote, or
             it cannot be written to.
     """
-    with _opened_repo() as repo:
+    with open_repo(wait=True) as repo:
         _refuse_changes(repo)
         url, commit = _pushed_commit()
         if not repo.config["core"].get("remote"):
@@ -77,7 +76,7 @@ def take_result(entry: Entry) -> None:
     Raises:
         InputError: an output is not on the remote.
     """
-    with _opened_repo() as repo:
+    with open_repo(wait=True) as repo:
         with replacing(Path(repo.stage_cache.cache_dir, entry.key[:2], entry.key, entry.value)) as temporary:
             temporary.write_text(entry.text, encoding="utf-8")
         for hashes in repo.stage_cache.get_used_objs([(entry.key, entry.value)]).values():
@@ -114,13 +113,13 @@ def own_checkout(source: Source, base: Path) -> Iterator[Path]:
 
 def fetch_inputs(stage: str) -> None:
     """Fetches what a training depends on from the DVC remote into the current folder, an own checkout."""
-    with _opened_repo() as repo:
+    with open_repo(wait=True) as repo:
         repo.pull(targets=_inputs_of(repo, [stage]), force=True)
 
 
 def push_result(stage: str) -> Entry:
     """Pushes the outputs of a stage that has just run to the DVC remote and returns its entry of the run cache."""
-    with _opened_repo() as repo, repo.lock:
+    with open_repo(wait=True) as repo, repo.lock:
         (found,) = repo.stage.collect(stage)
         found.save_deps()
         key = _get_stage_hash(found)
@@ -202,13 +201,3 @@ def _first_free(base: Path) -> Iterator[Path]:
                 continue
             yield base / str(number)
             return
-
-
-@contextmanager
-def _opened_repo() -> Iterator[Any]:
-    """Opens the DVC project of the current folder; an error of DVC becomes an InputError."""
-    try:
-        with Repo(_wait_for_lock=True) as repo:
-            yield repo
-    except DvcException as error:
-        raise InputError(f"DVC: {error}") from None

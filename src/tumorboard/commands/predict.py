@@ -1,6 +1,5 @@
 """The command `tumorboard predict`: the panel's vote on new images."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +10,6 @@ import typer
 from tumorboard.base.errors import InputError, printable
 from tumorboard.base.files import replacing, safe_cell, table_bytes
 from tumorboard.base.params import find_params, load_params
-from tumorboard.base.run_params import SCHEDULER
 from tumorboard.commands.by_patient import join_patients, patients_of
 from tumorboard.commands.errors import reports_user_errors
 from tumorboard.commands.panel_source import PanelSource, check_study, open_source
@@ -115,7 +113,7 @@ def predict(
     files = list_new_files(images)
     given = [like, columns, panel, *(model or []), Path(patients) if patients else None]
     check_outputs(out, explain, inputs=[*files, *filter(None, given)])
-    workers, address = worker_count(params.runtime.workers), check_address(scheduler) or params.runtime.scheduler
+    workers, address = worker_count(params.runtime.workers), scheduler or params.runtime.scheduler
     with open_decoders(len(files), workers, address) as decoders:
         source = open_source(params, models=model or [], package=panel, vote=vote)
         if columns:
@@ -141,17 +139,6 @@ def check_outputs(out: Path | None, explain: Path | None, *, inputs: Sequence[Pa
         check_no_input(out, inputs)
     if explain:
         check_new_folder(explain)
-
-
-def check_address(scheduler: str | None) -> str | None:
-    """Returns the address of a Dask scheduler as it is.
-
-    Raises:
-        InputError: it is no such address.
-    """
-    if scheduler is not None and not re.fullmatch(SCHEDULER, scheduler):
-        raise InputError(f"--scheduler is {printable(scheduler)}, expected tcp://host:port")
-    return scheduler
 
 
 def form_of(

@@ -21,11 +21,9 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
-from dvc.exceptions import DvcException
-from dvc.repo import Repo
 from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
 from dvc.utils.serialize import modify_yaml
 
@@ -35,7 +33,14 @@ from tumorboard.base.params import Runtime, load_params
 from tumorboard.commands.cluster import Cluster, check_cluster, run_on_cluster
 from tumorboard.commands.errors import reports_user_errors
 from tumorboard.commands.start_checks import prepare_start
-from tumorboard.commands.trainings import POLL_SECONDS, Training, end_processes, run_trainings, start_process
+from tumorboard.commands.trainings import (
+    POLL_SECONDS,
+    Training,
+    end_processes,
+    open_repo,
+    run_trainings,
+    start_process,
+)
 
 SIDE_BY_SIDE = "train"  # the stage of dvc.yaml whose matrix is run side by side
 
@@ -191,7 +196,7 @@ class _Plan:
 
 
 def _plan(targets: Sequence[str]) -> _Plan:
-    with _open_repo() as repo, repo.lock:
+    with open_repo() as repo, repo.lock:
         graph = get_active_graph(repo.index.graph)
         steps = plan_repro(graph, collect_stages(repo, targets or ["dvc.yaml"]))
         needs = {stage.addressing: {other.addressing for other in plan_repro(graph, [stage])} for stage in steps}
@@ -200,7 +205,7 @@ def _plan(targets: Sequence[str]) -> _Plan:
 
 def _changed(stages: list[str]) -> set[str]:
     """Returns the stages that `dvc status` lists."""
-    with _open_repo() as repo:
+    with open_repo() as repo:
         return set(repo.status(targets=stages)) if stages else set()
 
 
@@ -210,22 +215,12 @@ def _forget_lost_outputs(stages: list[str]) -> None:
     For an entry with outputs DVC looks for these alone, as in a clone without its cache, and not in the run cache: it
     would train once more. The next `dvc repro` writes the whole entry in the same place.
     """
-    with _open_repo() as repo, repo.lock:
+    with open_repo() as repo, repo.lock:
         lost = [stage.name for name in stages for stage in repo.stage.collect(name) if not stage.outs_cached()]
         if lost and Path("dvc.lock").is_file():
             with modify_yaml("dvc.lock") as tree:
                 for name in lost:
                     tree["stages"].get(name, {}).pop("outs", None)
-
-
-@contextmanager
-def _open_repo() -> Iterator[Any]:
-    """Opens the DVC project of the current folder; an error of DVC becomes an InputError."""
-    try:
-        with Repo() as repo:
-            yield repo
-    except DvcException as error:
-        raise InputError(str(error)) from None
 
 
 def _dvc_repro(targets: list[str], received: list[int]) -> int:

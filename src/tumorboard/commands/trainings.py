@@ -9,8 +9,8 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -24,6 +24,7 @@ from rich.live import Live
 from rich.text import Text
 
 from tumorboard.base.cores import available_cores
+from tumorboard.base.errors import InputError
 
 POLL_SECONDS = 0.2  # between two looks at the processes
 KILL_SECONDS = 10.0  # from the first SIGTERM until a stage's command that still runs gets SIGKILL
@@ -220,6 +221,20 @@ class ProgressView:
         shown = [line for line in lines if line.startswith(("running", "failed"))][: self._console.height - 2]
         rest = [line.split()[0] for line in lines if line not in shown]
         return [*shown, "and " + ", ".join(f"{rest.count(state)} {state}" for state in dict.fromkeys(rest))]
+
+
+@contextmanager
+def open_repo(*, wait: bool = False) -> Iterator[Repo]:
+    """Opens the DVC project of the current folder; an error of DVC becomes an InputError.
+
+    Args:
+        wait: whether to wait for another process that has locked the project, instead of an error.
+    """
+    try:
+        with Repo(_wait_for_lock=wait) as repo:
+            yield repo
+    except DvcException as error:
+        raise InputError(str(error)) from None
 
 
 def reproduce_stage(stage: str) -> int:

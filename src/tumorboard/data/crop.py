@@ -263,10 +263,7 @@ def _crop_chunk(
     Returns:
         The result of each path; None if the file is within the limits of `job.crop`, but not within those of `crop`.
     """
-    if job.cache.name != crop_key(job.crop, job.frames):
-        raise InputError(
-            "has other versions of tumorboard, OpenCV, Pillow or pydicom than this machine: install the same ones"
-        )
+    check_crop_key(job.cache.name, job.crop, job.frames)
     for needed, name in ((marker, f"the crop cache {job.cache}"), (job.raw, f"the raw folder {job.raw}")):
         if not needed.exists():
             raise InputError(f"does not see {name}: all workers must see it under this name")
@@ -333,6 +330,14 @@ def _version_of(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return ""
+
+
+def check_crop_key(key: str, crop: Crop, frames: Frames) -> None:
+    """Raises InputError, in a worker, if the machine that sent `key` (`crop_key`) would crop otherwise."""
+    if key != crop_key(crop, frames):
+        raise InputError(
+            "has other versions of tumorboard, OpenCV, Pillow or pydicom than this machine: install the same ones"
+        )
 
 
 @cached

@@ -105,10 +105,7 @@ def read_label_table(
         if row["path"] in seen:
             first, known = seen[row["path"]]
             if form.is_own or any(known[key] != row[key] for key in LABEL_COLUMNS):
-                raise InputError(
-                    f"{table}: lines {first} and {line} have the same path {row['path']!r}, "
-                    f"labeled '{known['label']}' and '{row['label']}': keep one of them"
-                )
+                raise _repeated_path(table, {first: known, line: row})
             known |= {key: "" for key in attributes if known[key] != attributes[key]}  # one line per box, say
             continue
         if rows and bool(row["split"]) != bool(rows[0]["split"]):
@@ -119,6 +116,15 @@ def read_label_table(
     if form.values is None:
         refuse_several_findings(table, [(line, row["label"]) for line, row in seen.values()])
     return rows
+
+
+def _repeated_path(table: Path, rows: Mapping[int, Row]) -> InputError:
+    """Returns the error for two lines, by their numbers, that have the same path."""
+    (first, known), (line, row) = rows.items()
+    return InputError(
+        f"{table}: lines {first} and {line} have the same path {row['path']!r}, "
+        f"labeled '{known['label']}' and '{row['label']}': keep one of them"
+    )
 
 
 def _read_row(cells: Mapping[str, str], columns: Mapping[str, Sequence[str]], places: "_Places", where: str) -> Row:

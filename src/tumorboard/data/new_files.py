@@ -88,7 +88,9 @@ def crop_new_files(
     chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
     task, sent = partial(_crop_chunk, crop=crop, frames=frames), chunks
     if decoders.elsewhere:
-        task = partial(_crop_elsewhere, crop=crop, frames=frames, key=_crop_key(crop, frames))
+        from tumorboard.data.crop import crop_key  # the crop stage's modules; only a cluster needs them
+
+        task = partial(_crop_elsewhere, crop=crop, frames=frames, key=crop_key(crop, frames))
         sent = [[file.absolute() for file in chunk] for chunk in chunks]
     for chunk, cropped in zip(chunks, decoders.parallel_map(task, sent), strict=True):
         if decoders.elsewhere:
@@ -102,17 +104,10 @@ def _crop_chunk(files: Sequence[Path], crop: Crop, frames: Frames) -> list[NewFi
 
 def _crop_elsewhere(files: Sequence[Path], crop: Crop, frames: Frames, key: str) -> list[NewFile]:
     """Crops files on another machine, if its code would crop them as the machine that asks for it."""
-    if key != _crop_key(crop, frames):
-        raise InputError(
-            "has other versions of tumorboard, OpenCV, Pillow or pydicom than this machine: install the same ones"
-        )
+    from tumorboard.data.crop import check_crop_key
+
+    check_crop_key(key, crop, frames)
     return _crop_chunk(files, crop, frames)
-
-
-def _crop_key(crop: Crop, frames: Frames) -> str:
-    from tumorboard.data.crop import crop_key  # the crop stage's modules; only a cluster needs them
-
-    return crop_key(crop, frames)
 
 
 def _check_seen(files: Sequence[Path], cropped: Sequence[NewFile], crop: Crop, frames: Frames) -> None:

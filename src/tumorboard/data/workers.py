@@ -2,6 +2,7 @@
 
 import multiprocessing
 import multiprocessing.context
+import re
 import socket
 import sys
 import traceback
@@ -20,9 +21,10 @@ import cv2
 import psutil
 
 from tumorboard.base.cores import available_cores
-from tumorboard.base.errors import InputError
+from tumorboard.base.errors import InputError, printable
 from tumorboard.base.interrupts import is_single_threaded
 from tumorboard.base.processes import Child, running_children
+from tumorboard.base.run_params import SCHEDULER
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -207,8 +209,10 @@ def open_client(scheduler: str, setting: str) -> Iterator[Any]:
         setting: what names the scheduler, for errors: `runtime.scheduler` or an option.
 
     Raises:
-        InputError: dask.distributed is not installed, no scheduler answers, or it has no workers.
+        InputError: it is no address, dask.distributed is not installed, no scheduler answers, or it has no workers.
     """
+    if not re.fullmatch(SCHEDULER, scheduler):
+        raise InputError(f"{setting}: {printable(scheduler)!r} is no address, such as tcp://host:8786")
     try:
         from distributed import Client
     except ImportError:

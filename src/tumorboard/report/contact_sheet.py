@@ -74,7 +74,13 @@ class SheetPlaces(NamedTuple):
 
 
 def sheet_places(count: int, columns: int, lines: int, *, dpi: float) -> SheetPlaces:
-    """Returns where `count` pictures are, `columns` per row, below captions of so many lines.
+    """Computes the places of the pictures of a sheet, each below its caption.
+
+    Args:
+        count: pictures.
+        columns: pictures per row.
+        lines: of text per caption.
+        dpi: pixels of the sheet per inch.
 
     >>> sheet_places(3, 2, 1, dpi=100)
     SheetPlaces(width=1100, height=1215, side=518, lefts=[0, 550, 0], tops=[88, 88, 695])
