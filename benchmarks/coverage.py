@@ -13,9 +13,12 @@ each.
 Example:
     python -m benchmarks.coverage --repetitions 250 --workers 2
     python -m benchmarks.coverage --repetitions 250 --workers 2 --only auc
+    python -m benchmarks.coverage --rows 1000000                # simulates nothing: seconds and memory of many rows
 """
 
 import itertools
+import resource
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from functools import cache
@@ -26,12 +29,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 from scipy.optimize import brentq
-from scipy.special import expit
+from scipy.special import expit, softmax
 
 from benchmarks import argument_parser, machine
 from tumorboard.base.randomness import keys_of
+from tumorboard.base.tables import make_predictions
 from tumorboard.evaluation.clustered import BRIER_RANGE, Rows, estimate_scores
-from tumorboard.evaluation.intervals import interval_with_bootstrap
+from tumorboard.evaluation.intervals import interval_with_bootstrap, intervals
 from tumorboard.evaluation.metrics import CLASS_SCORES
 
 IMAGES = 12  # per patient, in the mean
@@ -230,6 +234,28 @@ def _line(cells: pd.DataFrame, missed: pd.Series, aim: str) -> str:
     return f"{aim}: {len(cells) - len(worst)} of {len(cells)} cells; least {cells['coverage'].min():.3f}{listed}"
 
 
+def time_rows(count: int) -> None:
+    """Prints how long the intervals of many rows take, and the peak memory of this process.
+
+    Args:
+        count: rows, in groups of ten; the two classes are drawn with probabilities that favor the label.
+    """
+    generator = np.random.default_rng(0)
+    actual = generator.integers(0, 2, count)
+    logits = generator.normal(size=(count, 2))
+    logits[np.arange(count), actual] += 1
+    ids, groups = np.arange(count).astype(str).astype(object), (np.arange(count) // 10).astype(str).astype(object)
+    rows = pd.DataFrame({"id": ids, "label": np.array(["a", "b"], object)[actual], "group": groups, "split": "test"})
+    table = make_predictions(rows, softmax(logits, axis=1), ["a", "b"], "0" * 16)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for bootstrap in (False, True):
+        start = time.process_time()
+        intervals(table, bootstrap=1000 if bootstrap else 0)
+        seconds = time.process_time() - start
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        print(f"bootstrap {bootstrap}: {seconds:.1f} s of CPU time, {peak / 1024:.0f} MiB, {before / 1024:.0f} before")
+
+
 def main() -> None:
     """Prints the table and writes it, and the cells behind it, to files."""
     parser = argument_parser(__doc__)
@@ -241,9 +267,13 @@ def main() -> None:
     parser.add_argument("--classes", type=int, nargs="+", default=[2, 5], choices=[2, 5])
     parser.add_argument("--only", nargs="+", default=[], choices=CLASS_SCORES, help="scores (default: all)")
     parser.add_argument("--workers", type=int, default=1, help="processes (default: %(default)s)")
+    parser.add_argument("--rows", type=int, help="time the intervals of so many rows, and end")
     parser.add_argument("--out", type=Path, default=Path("coverage.md"), help="the table (default: %(default)s)")
     parser.add_argument("--cells", type=Path, default=Path("coverage.csv"), help="all cells (default: %(default)s)")
     options = parser.parse_args()
+    if options.rows:
+        time_rows(options.rows)
+        return
     chosen = [cell for cell in CELLS if cell.patients in options.patients and cell.classes in options.classes]
     only = tuple(options.only)
     tasks = [

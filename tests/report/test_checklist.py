@@ -4,6 +4,7 @@ import re
 import pytest
 
 from tests.report.finished_run import make_results, panel_params
+from tumorboard.panel.stacking import Column, Stacking
 from tumorboard.report.checklist import CHECKLISTS, CLAIM, TRIPOD_AI, fill_in
 from tumorboard.report.checklist_answers import FOR_AUTHOR, fairness, for_author
 from tumorboard.report.conclusions import draw_conclusions
@@ -36,7 +37,7 @@ def test_no_item_is_without_a_whole_answer(results, binary, unknown, name):
         for number, answer in answers(one, name).items():
             assert answer.endswith("."), (number, answer)
             assert answer == answer.strip()
-            assert not re.search(r"\bNone\b(?! (was|in))|\bnan\b|\{|\}|\.\.|  |undefined", answer), (number, answer)
+            assert not re.search(r"\bNone\b(?! in this run)|\bnan\b|\{|\}|\.\.|  |undefined", answer), (number, answer)
 
 
 def test_what_no_file_can_know_is_for_the_author():
@@ -142,13 +143,14 @@ def test_initial_weights_are_those_of_the_recipe(results, pretrained, text):
 
 
 def test_the_choice_of_the_epoch_and_of_the_vote(results):
-    epochs = "of linear the epoch with the best validation auc; of cnn the epoch with the best validation loss"
-    assert answers(results)[26] == f"Kept is {epochs}."
+    epochs = "linear, those of the epoch with the best validation auc; cnn, those of the epoch with the best validation loss"
+    assert answers(results)[26] == f"Weights kept: {epochs}."
     recipes = {name: {**recipe, "keep": "last"} for name, recipe in results.recipes.items()}
     fit = dataclasses.replace(results.fit, losses={"soft": 0.5})
     changed = dataclasses.replace(results, recipes=recipes, fit=fit)
     assert answers(changed)[26] == (
-        "Kept is of linear the last epoch; of cnn the last epoch. The vote was chosen by validation loss."
+        "Weights kept: linear, those of the last epoch; cnn, those of the last epoch. "
+        "The vote was chosen by validation loss."
     )
 
 
@@ -158,6 +160,29 @@ def test_a_hard_vote_has_no_measures_of_probabilities(tmp_path, params):
     assert claim[28].startswith("Scores: accuracy, balanced accuracy, macro F1; ")
     assert "AUC" not in claim[37]
     assert answers(results, "TRIPOD+AI")[15].startswith("Shares of votes, no probabilities;")
+
+
+def test_heat_maps_are_named_where_there_are_any(results):
+    """`linear` has none; 31 is about methods to interpret what a model does."""
+    maps = results.explained["test"]
+    assert list(maps.members) == ["cnn"]
+    limits = "They show where the evidence is, not that it is right."
+    start = f"Heat maps (Grad-CAM) of cnn for {len(maps.examples)} images"
+    assert answers(results)[31] == f"{start}; not compared with the places of lesions. {limits}"
+    boxed = dataclasses.replace(results, places={**results.places, "test": {"images": 4}})
+    assert answers(boxed)[31] == f"{start}, compared with the boxes of data.boxes. {limits}"
+    without = {name: dataclasses.replace(one, members={}, vote=None) for name, one in results.explained.items()}
+    assert answers(dataclasses.replace(results, explained=without))[31].startswith("No heat map was computed: ")
+
+
+def test_columns_that_the_vote_uses_are_named(results):
+    assert answers(results, "TRIPOD+AI")[9].endswith("; no column of the data's table is used.")
+    column = Column("age", (), mean=50.0, scale=10.0)
+    stacking = Stacking(penalty=1.0, columns=(column,), coefficients=((0.0,),), intercepts=(0.0,))
+    changed = dataclasses.replace(results, fit=dataclasses.replace(results.fit, stacking=stacking))
+    assert answers(changed, "TRIPOD+AI")[9].endswith(
+        ". The stacking vote also uses the columns age of the data's table."
+    )
 
 
 def test_leaving_a_site_out_is_the_partition_and_the_external_test(results):

@@ -64,7 +64,7 @@ def selection(results: Results, _: Conclusions) -> str:
         name: f"the epoch with the best validation {recipe['select']}" if recipe["keep"] == "best" else "the last epoch"
         for name, recipe in results.recipes.items()
     }
-    text = f"Kept is {'; '.join(f'of {name} {epoch}' for name, epoch in kept.items())}."
+    text = f"Weights kept: {'; '.join(f'{name}, those of {epoch}' for name, epoch in kept.items())}."
     return f"{text} The vote was chosen by validation loss." if results.fit.losses else text
 
 
@@ -113,9 +113,15 @@ def robustness(results: Results, conclusions: Conclusions) -> str:
     return f"Made: {', '.join(made)}. Not made: altered or degraded test images."
 
 
-def explanations(_results: Results, _conclusions: Conclusions) -> str:
-    """Says that none were made."""
-    return "None was computed."
+def explanations(results: Results, _: Conclusions) -> str:
+    """Names the models with heat maps, and whether the maps were compared with places that are known."""
+    explained = results.explained.get(results.shown.name)
+    if explained is None or not explained.members:
+        return "No heat map was computed: no model has a layer that keeps the places of the image."
+    text = f"Heat maps (Grad-CAM) of {', '.join(explained.members)} for {plural(len(explained.examples), 'image')}"
+    if results.places.get(results.shown.name):
+        return f"{text}, compared with the boxes of data.boxes. They show where the evidence is, not that it is right."
+    return f"{text}; not compared with the places of lesions. They show where the evidence is, not that it is right."
 
 
 def internal(results: Results, conclusions: Conclusions) -> str:

@@ -1,9 +1,10 @@
 """Answers to reporting checklists that are about the data; what the files of a run do not say is left to the author."""
 
 from tumorboard.base.tables import classes_of
+from tumorboard.panel.votes import STACKING
 from tumorboard.report.conclusions import Conclusions
 from tumorboard.report.front import percent
-from tumorboard.report.results import Results
+from tumorboard.report.results import Results, name_of_vote
 
 NOT_KNOWN = "Not known"
 
@@ -35,7 +36,7 @@ def preprocessing(results: Results, _: Conclusions) -> str:
 
 def participants(results: Results, conclusions: Conclusions) -> str:
     """Counts excluded files and leaves the setting to the author."""
-    return f"{exclusions(results, conclusions)} So are setting and treatments."
+    return f"{exclusions(results, conclusions)} Also for the author: setting and treatments."
 
 
 def flow(results: Results, conclusions: Conclusions) -> str:
@@ -109,8 +110,13 @@ def outcome(results: Results, _: Conclusions) -> str:
 
 
 def predictors(results: Results, _: Conclusions) -> str:
-    """Says what the models see."""
-    return f"The pixels of the crop ({results.crop.side} pixels) alone; no column of the data's table enters a model."
+    """Says what the models and the vote see."""
+    text = f"The models see the pixels of the crop ({results.crop.side} pixels) alone"
+    fit = results.fit
+    if fit.stacking is None or not fit.stacking.columns:
+        return f"{text}; no column of the data's table is used."
+    columns = ", ".join(column.name for column in fit.stacking.columns)
+    return f"{text}. The {name_of_vote(STACKING)} also uses the columns {columns} of the data's table."
 
 
 def imbalance(results: Results, _: Conclusions) -> str:

@@ -203,8 +203,9 @@ def reliability_diagram(table: Reliability, vote: str) -> Figure:
     axes = figure.subplots()
     models = [model for model in dict.fromkeys(table["model"]) if model != vote]
     styles = dict(zip(models, map(line_style, range(len(models))), strict=True))
+    uncalibrated = f"{vote}, uncalibrated"
     if (table["model"] == vote).any():  # a hard vote has no probabilities
-        styles |= {f"{vote}, uncalibrated": {"color": OTHER_VOTE_COLOR, "linestyle": "--"}, vote: {"color": VOTE_COLOR}}
+        styles |= {uncalibrated: {"color": OTHER_VOTE_COLOR, "linestyle": "--"}, vote: {"color": VOTE_COLOR}}
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, zorder=0)
     for model, style in styles.items():
         line = table[table["model"] == model]
@@ -214,7 +215,8 @@ def reliability_diagram(table: Reliability, vote: str) -> Figure:
     lowest = min(table["probability"].min(), table["observed"].min())
     axes.set(xlim=(lowest - 0.03, 1.02), ylim=(max(-0.02, lowest - 0.08), 1.02), aspect="equal")
     axes.set(xlabel="stated probability of the predicted class", ylabel="share of images where it is right")
-    add_legend(figure, [Line2D([], [], **style) for style in styles.values()], list(styles), 0.6 * WIDTH)
+    names = ["vote, uncalibrated" if name == uncalibrated else name for name in styles]
+    add_legend(figure, [Line2D([], [], **style) for style in styles.values()], names, 0.6 * WIDTH)
     return figure
 
 
