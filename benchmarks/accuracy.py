@@ -44,7 +44,7 @@ from tumorboard.data.shortcuts import EVERYTHING
 from tumorboard.evaluation.intervals import intervals
 from tumorboard.evaluation.paired import compare
 from tumorboard.models.pretrained import load_pretrained
-from tumorboard.panel.comparison import HEADING
+from tumorboard.panel.comparison import HEADING, PanelResults
 
 NETWORK = "timm/tf_efficientnet_lite0"
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -182,17 +182,26 @@ def difference_cells(first: Predictions, second: Predictions) -> list[str]:
     return cells
 
 
-def table_lines(tables: Mapping[str, tuple[Predictions, str]], study: Study, title: str) -> list[str]:
-    """Returns a table of the methods' scores and one of the differences of the panel from each other method."""
+def table_lines(tables: Mapping[str, tuple[Predictions, str]], title: str, study: Study | None = None) -> list[str]:
+    """Returns a table of the methods' scores and one of the differences of the panel from each other method.
+
+    Args:
+        tables: predictions of the same images by each method, the panel's first, and a note.
+        title: of the images.
+        study: whose shortcut probe is a row too; None where the images are not its whole test part.
+    """
     first = next(iter(tables.values()))[0]
     lines = [f"{title}: {len(first):,} test images of {first['group'].nunique():,} groups", ""]
     lines += ["| method | balanced accuracy (95 % interval) | accuracy | Brier | AUC | |", "|---|---|---|---|---|---|"]
     lines += [score_line(name, table, note) for name, (table, note) in tables.items()]
-    facts = study.prepared.test_shortcuts.set_index("facts").loc[EVERYTHING]
-    classes = first["label"].nunique()
-    balanced = 1 / classes + float(facts["skill"]) * (1 - 1 / classes)
-    lines += [f"| probe | {100 * balanced:.1f} % | {100 * float(facts['accuracy']):.1f} % | | | sees no picture |", ""]
-    lines += ["| the panel against | balanced accuracy | p | Brier | p |", "|---|---|---|---|---|"]
+    if study:
+        facts = study.prepared.test_shortcuts.set_index("facts").loc[EVERYTHING]
+        classes = first["label"].nunique()
+        balanced = 1 / classes + float(facts["skill"]) * (1 - 1 / classes)
+        lines.append(
+            f"| probe | {100 * balanced:.1f} % | {100 * float(facts['accuracy']):.1f} % | | | sees no picture |"
+        )
+    lines += ["", "| the panel against | balanced accuracy | p | Brier | p |", "|---|---|---|---|---|"]
     for name, (table, _) in list(tables.items())[1:]:
         lines.append(f"| {' | '.join([name, *difference_cells(first, table)])} |")
     return lines
@@ -238,18 +247,25 @@ def measure(options: argparse.Namespace) -> list[str]:
         start = time.perf_counter()
         panel = study.judge(params, params.models, options.folds)
         seconds = time.perf_counter() - start
-        weights = ", ".join(f"{name} {weight:.2f}" for name, weight in panel.fit.weights.items())
-        tables = {"panel": (panel.test.votes[HEADING], f"{seconds:.0f} s, {panel.fit.vote} ({weights})")}
+        tables = {"panel": (panel.test.votes[HEADING], f"{seconds:.0f} s, {describe_vote(panel)}")}
         for name, table in panel.test.members.items():
-            tables[name] = table, "member"
+            loss = panel.validation_scores["members"][name]["loss"]
+            tables[name] = table, f"member, validation loss {loss:.3f}"
         tables |= other_methods(options, study, rows, seconds, folder)
-        lines = table_lines(tables, study, options.data.name if options.data else "phantom")
+        lines = table_lines(tables, options.data.name if options.data else "phantom", study)
         print(*lines, sep="\n", flush=True)
         alone = without_twins(study, rows[rows["split"] == "test"])
         if len(alone) < len(tables["panel"][0]):
             kept = {name: (table[table["id"].isin(alone)], note) for name, (table, note) in tables.items()}
-            lines += ["", *table_lines(kept, study, "without a copy in the other images")]
+            lines += ["", *table_lines(kept, "without a copy in the other images")]
     return lines
+
+
+def describe_vote(panel: PanelResults) -> str:
+    """Returns the vote that was chosen with its validation loss, and the weights of a weighted one."""
+    fit, loss = panel.fit, panel.validation_scores["votes"][panel.fit.vote]["loss"]
+    weights = ", ".join(f"{name} {weight:.2f}" for name, weight in fit.weights.items())
+    return f"{fit.vote}{f' ({weights})' if fit.vote == 'weighted' else ''}, validation loss {loss:.3f}"
 
 
 def measure_against(against: Against, data: Path | None, fastai: str | None) -> list[str]:

@@ -17,7 +17,7 @@ from tumorboard.base.tables import read_manifest
 CLASSES = ("blast", "normal")
 TRAINING_PATIENTS, TEST_PATIENTS, EACH = 20, 8, 4
 # What is made of training and validation images, and must not know the test part.
-FOLDERS = ("models", "training", "recipes", "data/balance", "predictions", "metrics")
+FOLDERS = ("models", "training", "recipes", "data/balance", "predictions", "metrics", "plots")
 # The test part's own predictions and scores; tables of the raw files, which list and count the test files too; and what
 # differs from run to run.
 OF_THE_TEST_PART = (
@@ -26,6 +26,10 @@ OF_THE_TEST_PART = (
     "metrics/crop.json",
     "metrics/split.json",
     "metrics/audit.json",
+    "plots/test/",
+    "plots/data.csv",
+    "plots/images/data.png",
+    "plots/images/duplicates.png",
 )
 OF_THE_RUN = ("timings.json", "events.out")
 CHANGES = {
@@ -88,8 +92,8 @@ def test_the_test_part_decides_nothing_but_its_own_predictions_and_scores(
 ) -> None:
     """Replaces the test images and labels by noise: every other artifact keeps its hash.
 
-    What lists or counts the raw files (data/crop, data/split and their metrics) and the report show the test files
-    themselves, so they change. Where a training image is a copy of a test image, it leaves the training part; so the
+    What lists, counts or draws the raw files (data/crop, data/split, their metrics and pictures) and the report show the
+    test files themselves, so they change. Where a training image is a copy of a test image, it leaves the training part; so the
     pictures here are no copies.
     """
     project = Project(tmp_path_factory.mktemp("laws"))

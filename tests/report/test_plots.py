@@ -173,7 +173,7 @@ def test_reliability_has_the_vote_in_black_with_its_intervals_and_dashed_before_
     drawn = [segment[:, 1].tolist() for segment in spans.get_segments() if np.size(segment) == 4]
     assert drawn == [[0.7, 0.85]]
     names = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert names == ["m", "soft vote, uncalibrated", "soft vote"]
+    assert names == ["m", "vote, uncalibrated", "soft vote"]
 
 
 def test_all_that_the_reliability_diagram_draws_is_inside_its_axes():
