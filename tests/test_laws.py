@@ -27,7 +27,6 @@ OF_THE_TEST_PART = (
     "metrics/split.json",
     "metrics/audit.json",
     "plots/test/",
-    "plots/data.csv",
     "plots/images/data.png",
     "plots/images/duplicates.png",
 )
