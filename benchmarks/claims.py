@@ -5,7 +5,8 @@
     python -m benchmarks.claims flips --data $DATA/bccd_cells --group-pattern '(BloodImage_\\d+)'
 
 - control: the labels are shuffled over patients; the interval of the AUC must hold 0.5 in 19 of 20 runs.
-- seeds: two trainings that differ in the seed alone must be within noise in 19 of 20 pairs.
+- seeds: two trainings that differ in the seed alone must be within noise in 19 of 20 pairs in accuracy; counted as well
+  are all other scores, whose p is corrected for their number as in `tumorboard compare`.
 - flips: 5 % of the labels are changed before the training; the list of suspects must hold 70 % of them, and 12 of its
   first 20 images must be among them.
 
@@ -23,7 +24,8 @@ from benchmarks import ROOT, argument_parser, machine
 from benchmarks.studies import Study, changed, one_process
 from tumorboard.base.params import Params, load_params
 from tumorboard.base.tables import Manifest
-from tumorboard.evaluation.paired import NOISE, compare
+from tumorboard.evaluation.comparisons import compare_pair
+from tumorboard.evaluation.paired import NOISE
 from tumorboard.evaluation.suspects import find_suspects
 from tumorboard.panel.comparison import HEADING
 
@@ -55,14 +57,21 @@ def seeds(study: Study, params: Params, runs: int) -> None:
     noise: dict[str, int] = {}
     for pair in range(runs):
         tables = [study.train(changed(params, seed=seed), model, 0).test for seed in (2 * pair, 2 * pair + 1)]
-        table = compare(*tables, positive=params.data.positive, unit=params.data.unit)
-        row = table.set_index("score").loc["accuracy"]
+        primary, others = compare_pair(
+            dict(zip("AB", tables, strict=True)),
+            confidence=params.evaluate.confidence,
+            seed=params.seed,
+            positive=params.data.positive,
+            unit=params.data.unit,
+        )
+        row = primary.iloc[0]
         print(
             f"seeds {2 * pair}, {2 * pair + 1}: accuracy {row['first']:.3f}, {row['second']:.3f}, p {row['p']:.3f}",
             flush=True,
         )
-        for score, verdict in zip(table["score"], table["verdict"], strict=True):
-            noise[score] = noise.get(score, 0) + (verdict == NOISE)
+        alike = [row["verdict"] == NOISE, *(others["verdict"] == NOISE), (others["verdict"] == NOISE).all()]
+        for score, within in zip([row["score"], *others["score"], "all but accuracy"], alike, strict=True):
+            noise[score] = noise.get(score, 0) + int(within)
     for score, count in noise.items():
         print(f"{score}: within noise in {count} of {runs}")
 

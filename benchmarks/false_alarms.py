@@ -7,9 +7,10 @@ have 20 images on average (lognormal). Labels differ either from image to image 
 the positive class.
 
 With models of equal skill the table has the share of repetitions in which the comparison calls one of them ahead at a
-confidence of 95 %, beside McNemar's exact test of the same images. With models of unequal skill it has, for accuracy
-and AUC, the share of intervals of the difference that lie above and below the true one, their mean width, and how often
-the first model is called ahead. The true difference of AUC is that of 20,000 simulated patients.
+confidence of 95 %: in each score by its own p; in any of the scores beside the accuracy, by their own p and, as they
+are shown, by p after Holm's correction; and by McNemar's exact test of the same images. With models of unequal skill it
+has, for accuracy and AUC, the share of intervals of the difference that lie above and below the true one, their mean
+width, and how often the first model is called ahead. The true difference of AUC is that of 20,000 simulated patients.
 
 Example:
     python -m benchmarks.false_alarms --repetitions 1000
@@ -30,6 +31,7 @@ from sklearn.metrics import roc_auc_score
 from benchmarks import argument_parser
 from tumorboard.evaluation.auc_difference import AucDifference, auc_difference
 from tumorboard.evaluation.clustered import Rows
+from tumorboard.evaluation.comparisons import PRIMARY_SCORE, holm
 from tumorboard.evaluation.contributions import paired_contributions
 from tumorboard.evaluation.sign_flip import Flipped, flip_signs
 
@@ -91,6 +93,13 @@ def mcnemar(images: Images) -> float:
     return float(binomtest(int((first & ~second).sum()), differing).pvalue) if differing else 1.0
 
 
+def family_alarms(flipped: dict[str, Flipped | AucDifference]) -> dict[str, float]:
+    """Returns whether any exploratory score raises an alarm, without and with the correction for their number."""
+    p = np.array([one.p for score, one in flipped.items() if score != PRIMARY_SCORE])
+    corrected = np.array(holm(p.tolist()))
+    return {"any other": float((p < 0.05).any()), "any other, Holm": float((corrected < 0.05).any())}
+
+
 def sample_auc_difference(images: Images) -> float:
     """Returns the difference of the two models' AUCs."""
     first, second = (roc_auc_score(images.actual, table[:, 1]) for table in images.probabilities)
@@ -110,7 +119,7 @@ def measure(
         flipped = compare(images, repetition)
         if equal:
             alarms = {score: np.nan if np.isnan(one.p) else float(one.p < 0.05) for score, one in flipped.items()}
-            outcomes.append({**alarms, "McNemar": float(mcnemar(images) < 0.05)})
+            outcomes.append({**alarms, **family_alarms(flipped), "McNemar": float(mcnemar(images) < 0.05)})
         else:
             truth = {"accuracy": skills[0] - skills[1], "auc": true_auc}
             outcomes.append(

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import yaml
 from click.testing import Result
+from statsmodels.stats.multitest import multipletests
 from typer.testing import CliRunner
 
 from tests.warm_python import search_path
@@ -137,10 +138,52 @@ def test_two_files_are_compared_without_a_project(tmp_path: Path, monkeypatch: p
     assert lines[0] == "a.csv against b.csv: these tables on 48 test images of 12 groups"
     assert lines[1] == "score A B A - B 95 % interval p"
     assert lines[2] == "accuracy 1.000 0.750 +0.250 +0.250 to +0.250 < 0.001 A is ahead"
-    assert [line.split()[0] for line in lines[2:8]] == [
-        *("accuracy", "balanced_accuracy", "recall_ill", "recall_well", "brier", "auc")
+    assert lines[3:5] == ["Exploratory:", "score A B A - B 95 % interval p (Holm)"]
+    assert [line.split()[0] for line in lines[5:-1]] == [
+        *("balanced_accuracy", "recall_ill", "recall_well", "brier", "auc")
     ]
     assert "Of brier less is better" in lines[-1]
+    starts = [[line.index(title) for title in ("A", "A - B", "95 %")] for line in done.stdout.splitlines()[1:5:3]]
+    assert starts[0] == starts[1], "the two tables have the same columns"
+
+
+def noisy_table(generator: np.random.Generator, patients: int = 24) -> Predictions:
+    """Four images of each patient, of which a random number is classified rightly."""
+    rows = table(0, patients=patients)
+    odds = generator.normal(1, 1, len(rows)) * np.where(rows["label"] == "ill", 1, -1)
+    ill = 1 / (1 + np.exp(-odds))
+    return make_predictions(
+        rows[["id", "group", "split", "label"]], np.stack([ill, 1 - ill], 1), ["ill", "well"], "digest"
+    )
+
+
+def test_all_but_the_accuracy_are_corrected_for_their_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their verdicts, printed and in JSON, are those of the corrected p; one of them changes by it."""
+    monkeypatch.chdir(tmp_path)
+    between = accuracy = 0
+    for seed in range(40):
+        generator = np.random.default_rng(seed)
+        write_table(noisy_table(generator), "a.csv")
+        write_table(noisy_table(generator), "b.csv")
+        rows = json.loads(run("a.csv", "b.csv", "--json").stdout)["scores"]
+        assert [row["kind"] for row in rows] == ["primary"] + ["exploratory"] * 5
+        primary, others = rows[0], rows[1:]
+        assert (primary["score"], primary["p_holm"]) == ("accuracy", None)
+        assert (primary["p"] < 0.05) == (primary["verdict"] != "within noise")
+        corrected = multipletests([row["p"] for row in others], method="holm")[1]
+        assert [row["p_holm"] for row in others] == pytest.approx(corrected)
+        assert [row["verdict"] == "within noise" for row in others] == [p >= 0.05 for p in corrected]
+        accuracy += primary["p"] < 0.05
+        changed = [row for row in others if row["p"] < 0.05 <= row["p_holm"]]
+        between += len(changed)
+        printed = run("a.csv", "b.csv").stdout.splitlines()
+        for row in changed:
+            (line,) = [line for line in printed if line.startswith(f"{row['score']} ")]
+            assert line.endswith("within noise")
+            assert f" {row['p_holm']:.3f} " in line
+        if between and accuracy:
+            return
+    pytest.fail(f"{between} exploratory scores and {accuracy} accuracies had p below 0.05")
 
 
 def test_the_other_order_names_the_other_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

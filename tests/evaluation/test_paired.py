@@ -259,31 +259,6 @@ def test_ugly_tables_are_refused():
     assert message == "cnn: id 'i0000' is in more than one part: compare one part at a time"
 
 
-def simulated_seeds(generator, patients=24):
-    """Two trainings that differ in the seed: the same patients are hard for both, and each has noise of its own."""
-    patient = np.repeat(np.arange(patients), generator.integers(5, 25, patients))
-    rows = pd.DataFrame({"id": np.arange(len(patient)).astype(str), "group": patient.astype(str), "split": "test"})
-    positive = generator.random(len(patient)) < 0.4
-    rows["label"] = np.where(positive, "ill", "well")
-    difficulty = generator.normal(0, 0.6, patients)[patient] + generator.normal(0, 0.7, len(patient))
-    tables = []
-    for _ in range(2):
-        own = generator.normal(0, 0.5, patients)[patient] + generator.normal(0, 0.7, len(patient))
-        of_label = 1 / (1 + np.exp(-2 * (1.4 + difficulty + own)))
-        ill = np.where(positive, of_label, 1 - of_label)
-        tables.append(make_predictions(rows, np.stack([ill, 1 - ill], 1), ["ill", "well"], "digest"))
-    return tables
-
-
-def test_two_runs_that_differ_in_the_seed_alone_are_within_noise_in_19_of_20():
-    """For each score, over 100 pairs of runs; McNemar's test, which ignores patients, is wrong more often."""
-    generator = np.random.default_rng(2)
-    tables = [compare(*simulated_seeds(generator), permutations=499) for _ in range(100)]
-    noise = pd.DataFrame([table.set_index("score")["verdict"] == NOISE for table in tables]).mean()
-    assert (noise >= 0.95 - 0.045).all(), noise  # two standard errors of 100
-    assert noise.mean() >= 0.94, noise
-
-
 def test_chosen_scores_have_the_rows_that_they_have_among_all():
     """A score that there is not is left out; the order is that of all scores."""
     first, second = pair(skills=(1.6, 0.8))

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,14 +18,15 @@ from tumorboard.base.errors import InputError, printable
 from tumorboard.base.params import load_params
 from tumorboard.base.tables import Predictions, probabilities_of, read_predictions
 from tumorboard.commands.errors import reports_user_errors
-from tumorboard.evaluation.paired import FIRST, NOISE, SECOND, SHARES, Differences
-from tumorboard.evaluation.paired import compare as compare_predictions
+from tumorboard.evaluation.comparisons import PanelComparison, compare_pair
+from tumorboard.evaluation.paired import DIFFERENCE_COLUMNS, FIRST, NOISE, SECOND, SHARES
 
 WORKSPACE = "workspace"  # as DVC calls the files in the project's folder
 HEADING = "heading"  # the vote that heads the report
 HARD = "hard"  # the vote whose table holds shares of votes, which are no probabilities
 FOLDERS = {"test": Path("predictions/test"), "validation": Path("predictions")}  # with votes/ and joined/
 SPLIT_OF_PART = {"test": "test", "validation": "val"}
+PRIMARY, EXPLORATORY = "primary", "exploratory"  # kinds of scores
 COLORS = {NOISE: "", FIRST: "green", SECOND: "red"}
 
 app = typer.Typer(add_completion=False)
@@ -65,9 +67,11 @@ def compare(
 ) -> None:
     """Compares A with B on the same images: each difference, its interval, and what is within noise.
 
-    Whole groups (patients) are compared, since images of one patient are not
-    independent. Nothing is checked out, run or changed: predictions of a
-    revision or experiment come from DVC's cache or remote.
+    Accuracy is the one score that is no exploration; the p of all others is
+    corrected for their number by Holm's method. Whole groups (patients) are
+    compared, since images of one patient are not independent. Nothing is
+    checked out, run or changed: predictions of a revision or experiment come
+    from DVC's cache or remote.
 
     To choose between experiments, use --part validation: who chooses by the
     test part has no test part left.
@@ -75,22 +79,23 @@ def compare(
     settings = read_settings(Path("params.yaml"))
     tables = [read_side(side, name, part) for side in (first, second)]
     names = (first, second) if first != second else (f"A ({first})", f"B ({second})")
-    differences = compare_predictions(
-        *tables,
+    comparison = compare_pair(
+        dict(zip(names, tables, strict=True)),
         confidence=settings.confidence,
         seed=settings.seed,
         unit=settings.unit,
-        names=names,
-        probabilities=not any(
-            holds_shares(side, name, part, table) for side, table in zip((first, second), tables, strict=True)
-        ),
+        without_probabilities=[
+            named
+            for named, side, table in zip(names, (first, second), tables, strict=True)
+            if holds_shares(side, name, part, table)
+        ],
     )
     groups = tables[0]["group"].nunique()
     facts = {"first": first, "second": second, "name": name, "part": part, "images": len(tables[0]), "groups": groups}
     if as_json:
-        typer.echo(json.dumps(to_json(differences, facts, settings), allow_nan=False))
+        typer.echo(json.dumps(to_json(comparison, facts, settings), allow_nan=False))
     else:
-        print_differences(differences, facts, settings, Console())
+        print_comparison(comparison, facts, settings, Console())
 
 
 def read_settings(params_file: Path) -> Settings:
@@ -220,20 +225,30 @@ def _parse(content: bytes, where: str) -> tuple[str, Predictions]:
             raise InputError(str(error).replace(str(file), where)) from None
 
 
-def to_json(differences: Differences, facts: dict[str, Any], settings: Settings) -> dict[str, Any]:
-    """Returns a comparison as plain values; null where something is undefined."""
+def to_json(comparison: PanelComparison, facts: dict[str, Any], settings: Settings) -> dict[str, Any]:
+    """Returns a comparison as plain values, the primary score first; null where something is undefined.
+
+    Each score has its `kind`, PRIMARY or EXPLORATORY. `p` is not corrected; the verdict of an exploratory score is that
+    of `p_holm`.
+    """
+    keys = [*DIFFERENCE_COLUMNS[:-1], "p_holm", "verdict"]
     rows = [
-        {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
-        for row in differences.to_dict("records")
+        {"score": row["score"], "kind": kind} | {key: _plain(row.get(key)) for key in keys[1:]}
+        for kind, table in ((PRIMARY, comparison.primary), (EXPLORATORY, comparison.exploratory))
+        for row in table.to_dict("records")
     ]
     return {**facts, "unit": settings.unit, "confidence": settings.confidence, "scores": rows}
 
 
-def print_differences(differences: Differences, facts: dict[str, Any], settings: Settings, console: Console) -> None:
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def print_comparison(comparison: PanelComparison, facts: dict[str, Any], settings: Settings, console: Console) -> None:
     """Prints a comparison for a reader at a terminal.
 
     Args:
-        differences: of `evaluation.paired.compare`.
+        comparison: of two tables.
         facts: first, second, name, part, images, groups.
         settings: of the comparison.
         console: where it is printed.
@@ -247,23 +262,42 @@ def print_differences(differences: Differences, facts: dict[str, Any], settings:
         f"{first} against {second}: {what} on {facts['images']:,} {facts['part']} images of {facts['groups']:,} {unit}s"
     )
     console.print(Text(heading, style="bold"), soft_wrap=True)
+    rows, others = (table.to_dict("records") for table in comparison)
+    width = max(len(printable(str(row["score"]))) for row in [*rows, *others])
+    console.print(_table_of(rows, "p", width, settings))
+    console.print(Text("Exploratory:", style="bold"), soft_wrap=True)
+    console.print(_table_of(others, "p_holm", width, settings))
+    note = (
+        f"p and intervals are by {unit}. The p of exploratory scores is corrected for their number by Holm's method, "
+        "intervals are not. Of brier less is better."
+    )
+    console.print(Text(note, style="dim"), soft_wrap=True)
+
+
+def _table_of(rows: list[dict[Hashable, Any]], p_column: str, width: int, settings: Settings) -> Table:
+    """Returns rows of a comparison as a table.
+
+    Args:
+        rows: of `PanelComparison.primary` or `exploratory`.
+        p_column: the p that is shown, 'p' or 'p_holm'.
+        width: of the column of scores, so that two tables have the same columns.
+        settings: of the comparison.
+    """
     table = Table(box=None, pad_edge=False)
-    table.add_column("score")
-    for column in ("A", "B", "A - B", f"{100 * settings.confidence:g} % interval", "p"):
-        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("score", min_width=width)
+    p_title = "p (Holm)" if p_column == "p_holm" else "p"
+    columns = {"A": 5, "B": 5, "A - B": 6, f"{100 * settings.confidence:g} % interval": 16, p_title: 8}
+    for column, least in columns.items():
+        table.add_column(column, justify="right", no_wrap=True, min_width=least)
     table.add_column("", no_wrap=True)
-    for row in differences.to_dict("records"):
+    for row in rows:
         verdict = {FIRST: "A is ahead", SECOND: "B is ahead"}.get(row["verdict"], row["verdict"])
         values = [f"{row['first']:.3f}", f"{row['second']:.3f}", f"{row['difference']:+.3f}"]
         if row["verdict"] == SHARES:
             values = ["", "", ""]
-        interval = "" if math.isnan(row["p"]) else f"{row['low']:+.3f} to {row['high']:+.3f}"
-        p = "" if math.isnan(row["p"]) else "< 0.001" if row["p"] < 0.001 else f"{row['p']:.3f}"
+        value = row[p_column]
+        interval = "" if math.isnan(value) else f"{row['low']:+.3f} to {row['high']:+.3f}"
+        p = "" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
         cells = [printable(str(row["score"])), *values, interval, p]
         table.add_row(*map(Text, cells), Text(verdict, style=COLORS.get(row["verdict"], "yellow")))
-    console.print(table)
-    note = (
-        f"Of brier less is better. p and intervals are by {unit} and not corrected for the number of scores: decide "
-        "which one counts before you look."
-    )
-    console.print(Text(note, style="dim"), soft_wrap=True)
+    return table
