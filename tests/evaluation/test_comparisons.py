@@ -1,12 +1,15 @@
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.special
+import scipy.stats
 import statsmodels.formula.api as smf
 from statsmodels.stats.multitest import multipletests
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.tables import make_predictions
-from tumorboard.evaluation.comparisons import across_seeds, compare_panel, holm
+from tumorboard.evaluation.comparisons import across_seeds, compare_pair, compare_panel, holm
+from tumorboard.evaluation.intervals import intervals
 from tumorboard.evaluation.metrics import scores
 from tumorboard.evaluation.paired import FIRST, NOISE, SHARES, compare
 from tumorboard.evaluation.paired import SECOND as SECOND_AHEAD
@@ -141,6 +144,69 @@ def test_wrong_names_are_refused(primary, heading, message):
     assert str(caught.value) == message
 
 
+def seed_pair(generator, kind, patients=12):
+    """Two models of equal skill on the same images: the same patients are hard for both, each has errors of its own.
+
+    - by difficulty: each model finds other patients hard.
+    - by class: each model leans toward one class in a patient, which one is drawn by model and patient.
+    - in single images: they agree in all but the first five images of each patient, where one of them errs; which one
+      is drawn by patient.
+    """
+    images = generator.integers(8, 25, patients)
+    patient = np.repeat(np.arange(patients), images)
+    number = np.concatenate([np.arange(count) for count in images])
+    sign = np.where(generator.random(len(patient)) < 0.4, 1, -1)
+    rows = pd.DataFrame({"id": np.arange(len(patient)).astype(str), "group": patient.astype(str), "split": "test"})
+    rows["label"] = np.where(sign > 0, "ill", "well")
+    shared = sign * (1.4 + generator.normal(0, 0.6, patients)[patient] + generator.normal(0, 0.9, len(patient)))
+    errs = generator.random(patients) < 0.5  # the second model, in single images
+    tables = []
+    for second in (False, True):
+        own = generator.normal(0, 1, patients)[patient], generator.normal(0, 1, len(patient))
+        odds = {
+            "by difficulty": shared + sign * (0.5 * own[0] + 0.7 * own[1]),
+            "by class": shared + 0.8 * own[0] + 0.3 * own[1],
+            "in single images": np.where((number < 5) & (errs[patient] == second), -sign * np.abs(shared), shared),
+        }[kind]
+        ill = 1 / (1 + np.exp(-2 * odds))
+        tables.append(make_predictions(rows, np.stack([ill, 1 - ill], 1), ["ill", "well"], "digest"))
+    return tables
+
+
+def mcnemar(first, second):
+    """The p of McNemar's exact test, which takes images for independent."""
+    right = [(table["p_ill"] > 0.5) == (table["label"] == "ill") for table in (first, second)]
+    ahead, differing = int((right[0] & ~right[1]).sum()), int((right[0] ^ right[1]).sum())
+    return scipy.stats.binomtest(ahead, differing).pvalue if differing else 1.0
+
+
+def outcomes_of(tables):
+    """Whether two tables differ in accuracy, in any other score with and without correction, and by McNemar's test."""
+    result = compare_pair(dict(zip("AB", tables, strict=True)), **SETTINGS)
+    others = result.exploratory
+    assert result.primary["score"].tolist() == ["accuracy"]
+    assert others["score"].tolist() == ["balanced_accuracy", "recall_ill", "recall_well", "brier", "auc"]
+    return {
+        "primary": result.primary["verdict"][0] != NOISE,
+        "exploratory": (others["verdict"] != NOISE).any(),
+        "uncorrected": (others["p"] < 0.05).any(),
+        "by image": mcnemar(*tables) < 0.05,
+    }
+
+
+def test_two_runs_that_differ_in_the_seed_alone_are_within_noise_in_19_of_20():
+    """In accuracy, and in all other scores together; so they are not by image, nor without a correction."""
+    kinds, pairs = ("by difficulty", "by class", "in single images"), 100
+    generator = np.random.default_rng(1)
+    alarms = pd.DataFrame(
+        {kind: pd.DataFrame([outcomes_of(seed_pair(generator, kind)) for _ in range(pairs)]).mean() for kind in kinds}
+    )
+    limit = 0.05 + 2 * np.sqrt(0.05 * 0.95 / pairs)
+    assert (alarms.loc[["primary", "exploratory"]] <= limit).all(axis=None), alarms
+    assert alarms.loc["uncorrected"].mean() > limit, "the scores need no correction, so that this test proves nothing"
+    assert alarms.loc["by image", "in single images"] > 2 * limit, "patients have no effect on single images"
+
+
 def test_mean_and_sd_are_those_of_the_models():
     tables = panel({f"seed{k}": 1.0 for k in range(4)})
     table = across_seeds(tables).set_index("score")
@@ -153,17 +219,61 @@ def test_mean_and_sd_are_those_of_the_models():
     assert (table["mean"] < table["high"]).all()
 
 
-def test_the_interval_of_equal_models_is_the_clustered_one_of_statsmodels():
+def test_the_interval_of_one_model_under_two_names_is_that_of_the_model():
+    """With patients of unequal size; loss and Brier score of one model have a bootstrap besides."""
     table = panel({"one": 1.0}, n=200, groups=20)["one"]
-    row = across_seeds({"one": table, "two": table}).set_index("score").loc["accuracy"]
-    right = ((table["p_b"] > 0.5) == (table["label"] == "b")).astype(float)
-    codes = pd.factorize(table["group"])[0]
-    fit = smf.ols("right ~ 1", pd.DataFrame({"right": right})).fit(
-        cov_type="cluster", cov_kwds={"groups": codes, "df_correction": True}, use_t=True
+    table = table[table.index % 7 > 0].reset_index(drop=True)
+    expected = intervals(table, bootstrap=0)
+    rows = across_seeds({"one": table, "two": table})
+    assert rows["score"].tolist() == ["accuracy", "balanced_accuracy", "recall_a", "recall_b", "brier", "auc"]
+    assert (rows["sd"] == 0).all()
+    for row in rows.to_dict("records"):
+        ends = [expected[f"{row['score']}{end}"] for end in ("", "_low", "_high")]
+        assert [row["mean"], row["low"], row["high"]] == pytest.approx(ends, rel=1e-9), row["score"]
+        assert row["method"] == expected[f"{row['score']}_method"]
+
+
+def clustered_error(values, groups):
+    """The standard error of a mean by statsmodels; of equally large groups that of CR2."""
+    fit = smf.ols("value ~ 1", pd.DataFrame({"value": values})).fit(
+        cov_type="cluster", cov_kwds={"groups": pd.factorize(groups)[0], "df_correction": True}
     )
-    error = fit.bse.iloc[0]
-    assert row["sd"] == 0
-    assert row["high"] - row["mean"] == pytest.approx(2.093 * error, rel=1e-3)  # t of 19 degrees of freedom
+    return fit.bse.iloc[0]
+
+
+def test_the_variances_between_patients_and_between_seeds_are_pooled():
+    """By hand, of 20 patients with ten images each: t of Welch's degrees of freedom on the scale of the logit."""
+    tables = panel({"a": 0.7, "b": 1.0, "c": 1.2}, n=200, groups=20)
+    rows = across_seeds(tables, confidence=0.9).set_index("score")
+    groups = tables["a"]["group"]
+    ill = [(table["p_b"] - (table["label"] == "b")) ** 2 for table in tables.values()]  # half of the Brier score
+    right = [((t["p_b"] > 0.5) == (t["label"] == "b")).astype(float) for t in tables.values()]
+
+    def parts(values):
+        within, between = clustered_error(np.mean(values, 0), groups) ** 2, np.var(np.mean(values, 1), ddof=1) / 3
+        degrees = (within + between) ** 2 / (within**2 / 19 + between**2 / 2)
+        return np.mean(values), np.sqrt(within + between), scipy.stats.t.ppf(0.95, degrees)
+
+    mean, error, t = parts(ill)
+    half = t * error / (mean * (1 - mean))
+    ends = [2 * scipy.special.expit(scipy.special.logit(mean) + side * half) for side in (-1, 1)]
+    assert rows.loc["brier", ["low", "high"]].tolist() == pytest.approx(ends)
+
+    mean, error, t = parts(right)
+    images = mean * (1 - mean) / error**2 * 200 / 199 * (scipy.stats.t.ppf(0.95, 199) / t) ** 2
+    assert images < 200
+    hits, misses = mean * images, (1 - mean) * images
+    ends = scipy.stats.beta.ppf(0.05, hits, misses + 1), scipy.stats.beta.ppf(0.95, hits + 1, misses)
+    assert rows.loc["accuracy", ["low", "high"]].tolist() == pytest.approx(list(ends))
+
+
+def test_models_without_a_mistake_have_a_one_sided_interval_by_patient():
+    table = panel({"one": 1.0}, n=60, groups=15)["one"]
+    ill = np.where(table["label"] == "b", 0.9, 0.1)
+    table = table.assign(p_a=1 - ill, p_b=ill)
+    rows = across_seeds({"one": table, "two": table}, unit="patient").set_index("score")
+    assert rows.loc["accuracy", ["low", "high"]].tolist() == pytest.approx([0.05 ** (1 / 15), 1])
+    assert rows.loc["accuracy", "method"] == "one-sided, by patient"
 
 
 def test_the_spread_over_seeds_widens_the_interval():
@@ -181,9 +291,24 @@ def test_one_model_or_other_images_are_refused():
         across_seeds({"seed0": tables["seed0"], "seed1": tables["seed1"][1:]})
 
 
-def test_a_class_in_one_group_only_has_no_interval():
+@pytest.mark.parametrize(("of_class", "interval"), [(1, False), (9, False), (10, True)])
+def test_too_few_patients_of_a_class_have_no_interval(of_class, interval):
+    """As in `intervals`, fewer than ten; scores of the other class, which is in 14 patients or more, have one."""
     tables = panel({"seed0": 1.0, "seed1": 1.0})
-    tables = {name: t.assign(label=np.where(t["group"] == "g000", "a", "b")) for name, t in tables.items()}
+    rare = [f"g{k:03}" for k in range(of_class)]
+    tables = {name: t.assign(label=np.where(t["group"].isin(rare), "a", "b")) for name, t in tables.items()}
+    table = across_seeds(tables, unit="patient").set_index("score")
+    of_both = table.loc[["balanced_accuracy", "recall_a", "auc"]]
+    assert (of_both[["low", "high"]].notna() == interval).all(axis=None)
+    assert (of_both["method"] == f"too few patients for an interval ({of_class})").all() != interval
+    assert table.loc[["accuracy", "recall_b", "brier"], ["low", "high"]].notna().all(axis=None)
+    assert table[["mean", "sd"]].notna().all(axis=None)
+
+
+def test_a_class_without_images_has_no_value():
+    tables = {name: t.assign(label="a") for name, t in panel({"seed0": 1.0, "seed1": 1.0}).items()}
     table = across_seeds(tables).set_index("score")
-    assert table.loc[["balanced_accuracy", "recall_a", "auc"], ["low", "high"]].isna().to_numpy().all()
-    assert table.loc[["accuracy", "recall_b"], ["low", "high"]].notna().to_numpy().all()
+    undefined = table.loc[["balanced_accuracy", "recall_b", "auc"]]
+    assert undefined[["mean", "low", "high"]].isna().all(axis=None)
+    assert undefined["method"].tolist() == ["undefined"] * 3
+    assert table.loc["accuracy", "mean"] == table.loc["recall_a", "mean"]

@@ -75,13 +75,37 @@ def estimate_scores(rows: Rows, classes: Sequence[str], *, only: Collection[str]
         images); Satterthwaite 1946 and Welch 1947 for those of AUC, a sum of two means; Hong, Lim and Bae 2026 (arXiv
         2606.03656) for confusion-matrix scores under one sandwich variance.
     """
+    for score, scale, part in _named_parts(rows, classes, only):
+        yield _estimate(score, scale, part, rows)
+
+
+def estimate_means(models: Sequence[Rows], classes: Sequence[str]) -> Iterator[tuple[Estimate, NDArray[np.float64]]]:
+    """Estimates the mean over M models of each score of `estimate_scores`; its variance is that between groups.
+
+    Args:
+        models: the predictions of each, of the same images in the same order.
+        classes: the K class names.
+
+    Yields:
+        The estimate of the mean, and the models' values float64[M].
+    """
+    for parts in zip(*(_named_parts(rows, classes, ()) for rows in models), strict=True):
+        score, scale, first = parts[0]
+        mean = _scale(reduce(_sum, (part for _, _, part in parts)), 1 / len(parts))
+        # One misranked image may be so by every model: it has the weight in the mean that it has in one model's score.
+        mean = mean._replace(weight=first.weight)
+        yield _estimate(score, scale, mean, models[0]), np.array([part.value for _, _, part in parts])
+
+
+def _named_parts(rows: Rows, classes: Sequence[str], only: Collection[str]) -> Iterator[tuple[str, Scale, _Part]]:
+    """Yields each score of `estimate_scores` with its scale, before its variance is summed."""
     one, predicted = np.ones(len(rows.actual)), rows.probabilities.argmax(1)
     if not only:
-        yield _estimate("loss", "mean", _ratio(rows, image_losses(rows), one), rows)
-        yield _estimate("brier", "share", _ratio(rows, image_briers(rows), one), rows)
-        yield _estimate("accuracy", "proportion", _ratio(rows, predicted == rows.actual, one), rows)
+        yield "loss", "mean", _ratio(rows, image_losses(rows), one)
+        yield "brier", "share", _ratio(rows, image_briers(rows), one)
+        yield "accuracy", "proportion", _ratio(rows, predicted == rows.actual, one)
     for score in only or CLASS_SCORES:
-        yield from _class_estimates(rows, predicted, classes, score)
+        yield from _class_parts(rows, predicted, classes, score)
 
 
 def estimate_proportion(hits: NDArray[np.bool_], groups: NDArray[np.object_]) -> Estimate:
@@ -132,23 +156,23 @@ def image_briers(rows: Rows) -> NDArray[np.float64]:
     return briers
 
 
-def _class_estimates(
+def _class_parts(
     rows: Rows, predicted: NDArray[np.int64], classes: Sequence[str], score: str
-) -> Iterator[Estimate]:
-    """Yields the estimates of one score: of each class and of the mean over the classes."""
+) -> Iterator[tuple[str, Scale, _Part]]:
+    """Yields one score of each class, and of the mean over the classes."""
     total: _Part | None = None
     number = 0
     for part in _auc_parts(rows) if score == "auc" else _ratio_parts(rows, predicted, score):
         both = score == "auc" and len(classes) == 2  # both classes have the same AUC
         for name in classes if both else (classes[number],):
-            yield _estimate(f"{score}_{name}", SCALES.get(score, "share"), part, rows)
+            yield f"{score}_{name}", SCALES.get(score, "share"), part
         total = part if total is None else _sum(total, part)
         number += 1
     assert total is not None
     mean = _scale(total, 1 / number)
-    yield _estimate(score, "share", mean, rows)
+    yield score, "share", mean
     if score == "recall":
-        yield _estimate("balanced_accuracy", "share", mean, rows)
+        yield "balanced_accuracy", "share", mean
 
 
 def estimate_auc(rows: Rows) -> tuple[Estimate, NDArray[np.float64]]:

@@ -7,11 +7,12 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
-from scipy.stats import t
+from numpy.typing import NDArray
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.tables import Members, classes_of, probabilities_of
-from tumorboard.evaluation.contributions import paired_contributions
+from tumorboard.evaluation.clustered import BRIER_RANGE, Estimate, Rows, estimate_means
+from tumorboard.evaluation.intervals import interval_of
 from tumorboard.evaluation.metrics import labels_and_probabilities
 from tumorboard.evaluation.paired import DIFFERENCE_COLUMNS, Differences, align, compare, verdict_of
 from tumorboard.evaluation.subgroups import correct_by_holm
@@ -20,8 +21,9 @@ Seeds: TypeAlias = pd.DataFrame  # one row per score: SEED_COLUMNS
 
 NAME_COLUMNS = ("first_name", "second_name")
 EXPLORATORY_COLUMNS = (*NAME_COLUMNS, *DIFFERENCE_COLUMNS[:-1], "p_holm", "verdict")
-SEED_COLUMNS = ("score", "models", "mean", "sd", "low", "high")
-# The scores of the primary pair: all but the recalls of single classes.
+SEED_COLUMNS = ("score", "models", "mean", "sd", "low", "high", "method")
+PRIMARY_SCORE = "accuracy"  # that of the one comparison that is no exploration
+# The scores of a panel's primary pair: all but the recalls of single classes.
 OF_PRIMARY = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "brier", "auc")
 
 
@@ -50,7 +52,8 @@ def compare_panel(
     best_member: str,
     confidence: float,
     seed: int,
-    score: str = "accuracy",
+    score: str = PRIMARY_SCORE,
+    scores: Collection[str] = OF_PRIMARY,
     positive: str | None = None,
     unit: str | None = None,
     without_probabilities: Collection[str] = (),
@@ -58,8 +61,8 @@ def compare_panel(
     """Makes one comparison that was chosen before the run, and all others as exploratory ones.
 
     The first is free of multiple testing, because it is one pair and one score. The exploratory table has the primary
-    pair's other scores (those of single classes only where they are sensitivity and specificity), and the heading vote
-    against each other member and vote in `score`; Holm's correction counts all its rows.
+    pair's other scores, and the heading vote against each other member and vote in `score`; Holm's correction counts
+    all its rows.
 
     Args:
         predictions: Predictions of the same images by the name of a member or vote.
@@ -69,6 +72,7 @@ def compare_panel(
         confidence: of the intervals, which are not corrected.
         seed: of the drawn flips.
         score: of the primary comparison.
+        scores: of the primary pair; one that there is not is left out; empty: all.
         positive: of two classes.
         unit: what a group is, in the singular, for the verdicts.
         without_probabilities: names whose tables hold shares of votes; the rows of `brier` and `auc` say so.
@@ -79,7 +83,7 @@ def compare_panel(
     """
     pair = _chosen_pair(predictions, primary, heading, best_member)
     settled = partial(compare, confidence=confidence, seed=seed, positive=positive, unit=unit)
-    of_pair = _named_differences(predictions, pair, partial(settled, only=OF_PRIMARY), without_probabilities)
+    of_pair = _named_differences(predictions, pair, partial(settled, only=scores), without_probabilities)
     tables = [of_pair[of_pair["score"] != score]]
     for name in predictions:
         if name != heading and {name, heading} != set(pair):
@@ -88,6 +92,40 @@ def compare_panel(
     chosen = of_pair.loc[of_pair["score"] == score, [*NAME_COLUMNS, *DIFFERENCE_COLUMNS]]
     return PanelComparison(
         chosen.reset_index(drop=True), _correct(pd.concat(tables, ignore_index=True), 1 - confidence)
+    )
+
+
+def compare_pair(
+    pair: Members,
+    *,
+    confidence: float,
+    seed: int,
+    positive: str | None = None,
+    unit: str | None = None,
+    without_probabilities: Collection[str] = (),
+) -> PanelComparison:
+    """Compares two tables in PRIMARY_SCORE and, exploratory, in every other score: `compare_panel` of a panel of two.
+
+    Args:
+        pair: the two Predictions by name, the first one first.
+        confidence: as for `compare_panel`, like all others.
+        seed: likewise.
+        positive: likewise.
+        unit: likewise.
+        without_probabilities: likewise.
+    """
+    first, second = pair
+    return compare_panel(
+        pair,
+        primary=(first, second),
+        heading=first,
+        best_member=second,
+        confidence=confidence,
+        seed=seed,
+        scores=(),
+        positive=positive,
+        unit=unit,
+        without_probabilities=without_probabilities,
     )
 
 
@@ -143,9 +181,9 @@ def across_seeds(models: Members, *, confidence: float = 0.95, unit: str | None 
 
     Returns:
         One row per score: accuracy, balanced_accuracy, recall_<class>, brier, auc. `models`: how many; `mean` and `sd`
-        over them; `low` and `high`: the interval of the recipe's expected score, which pools the variance of the mean
-        between groups (linearized) and between seeds (sd^2 / models), with the degrees of freedom of Welch and
-        Satterthwaite. nan where a class has fewer than two groups.
+        over them; `low`, `high` and `method`: the interval of the recipe's expected score, as in `intervals`; nan and
+        the reason where there is none. Its variance is that of the mean between groups plus that between seeds (sd^2 /
+        models), with the degrees of freedom of Welch and Satterthwaite.
 
     Raises:
         InputError: there are fewer than two models, or the tables are not of the same images.
@@ -154,35 +192,58 @@ def across_seeds(models: Members, *, confidence: float = 0.95, unit: str | None 
         raise InputError(f"{len(models)} model: a spread over seeds needs two or more that differ in `seed` alone")
     names = list(models)
     reference = models[names[0]]
-    parts = []
-    for name in names:
-        first, second = align(reference, models[name], names=(names[0], name), unit=unit or "group")
-        actual, of_first = labels_and_probabilities(first)
-        _, group = np.unique(first["group"].to_numpy(object), return_inverse=True)
-        of_second, classes = probabilities_of(second), classes_of(first)
-        parts.append(paired_contributions(actual, group, first=of_first, second=of_second, classes=classes))
     rows = []
-    for score, weighted in parts[0].items():
-        by_model = np.stack([part[score].second for part in parts])  # [models, groups]
-        values = by_model.sum(1)
-        mean, between = float(values.mean()), float(values.var(ddof=1)) / len(values)
-        reach = math.nan
-        if weighted.fewest > 1:
-            groups = int((weighted.weights > 0).sum())
-            # The AUC is a mean over pairs, so that a group enters it twice: by its positive and its negative images.
-            residual = (by_model.mean(0) - mean * weighted.weights) * (2 if score == "auc" else 1)
-            within = float(np.square(residual).sum()) * groups / (groups - 1) if groups > 1 else math.nan
-            reach = _reach(within, groups - 1, between, len(values) - 1, confidence)
-        low, high = max(0.0, mean - reach), min(weighted.largest, mean + reach)
-        if math.isnan(reach):
-            low = high = math.nan
-        rows.append((score, len(values), mean, float(values.std(ddof=1)), low, high))
-    return pd.DataFrame(rows, columns=list(SEED_COLUMNS))
+    for name in names:
+        first, table = align(reference, models[name], names=(names[0], name), unit=unit or "group")
+        actual, _ = labels_and_probabilities(first)
+        groups, group = np.unique(first["group"].to_numpy(object), return_inverse=True)
+        rows.append(Rows(actual, probabilities_of(table), group, len(groups)))
+    classes = classes_of(reference)
+    scores = ("accuracy", "balanced_accuracy", *(f"recall_{name}" for name in classes), "brier", "auc")
+    by_score = {
+        estimate.score: _seed_row(estimate, values, confidence, unit)
+        for estimate, values in estimate_means(rows, classes)
+        if estimate.score in scores
+    }
+    return pd.DataFrame([by_score[score] for score in scores], columns=list(SEED_COLUMNS))
 
 
-def _reach(within: float, within_df: int, between: float, between_df: int, confidence: float) -> float:
-    """Returns half the width of an interval from two components of variance and their degrees of freedom."""
-    if math.isnan(within) or within + between == 0:
-        return math.nan if math.isnan(within) else 0.0
-    df = (within + between) ** 2 / (within**2 / within_df + between**2 / between_df)
-    return float(t.ppf((1 + confidence) / 2, df)) * math.sqrt(within + between)
+def _seed_row(
+    estimate: Estimate, values: NDArray[np.float64], confidence: float, unit: str | None
+) -> tuple[object, ...]:
+    """Returns a row of SEED_COLUMNS.
+
+    Args:
+        estimate: of the mean over models.
+        values: float64[M], of each model.
+        confidence: of the interval.
+        unit: the noun for a group; None: 'group'.
+    """
+    between = float(values.var(ddof=1)) / len(values)
+    interval = interval_of(_with_spread(estimate, between, len(values)), confidence, unit)
+    low, high = (math.nan if end is None else end for end in (interval.low, interval.high))
+    factor = BRIER_RANGE if estimate.score == "brier" else 1.0
+    numbers = (factor * number for number in (estimate.value, values.std(ddof=1), low, high))
+    return (estimate.score, len(values), *numbers, interval.method)
+
+
+def _with_spread(estimate: Estimate, between: float, models: int) -> Estimate:
+    """Adds the variance between seeds to that of a mean over models between groups.
+
+    Images that were independent would have the variance between seeds as well. A proportion's simple variance is that
+    of single decisions, which the mean of several models undercuts.
+
+    Args:
+        estimate: of the mean.
+        between: the variance of the mean between seeds.
+        models: how many.
+    """
+    within, degrees = estimate.variance, max(1.0, estimate.effective_groups - 1)
+    total = within + between
+    if total == 0 or math.isnan(total):
+        return estimate
+    pooled = total**2 / (within**2 / degrees + between**2 / (models - 1))
+    simple = estimate.simple_variance + between
+    if estimate.scale == "proportion":
+        simple = estimate.value * (1 - estimate.value) / estimate.images
+    return estimate._replace(variance=total, simple_variance=simple, effective_groups=pooled + 1)
