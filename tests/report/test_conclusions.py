@@ -48,6 +48,22 @@ def test_all_others_are_exploratory_and_corrected_together(conclusions):
     assert table["p_holm"].tolist() == pytest.approx(holm(table["p"].tolist()), nan_ok=True)
 
 
+def test_a_class_that_is_to_be_detected_has_its_sensitivity_and_specificity_compared(binary):
+    """Of the primary pair, by the more probable class; they count in the correction of the exploratory table."""
+    part = binary.test
+    comparison = compare_part(part, binary)
+    (pair,) = comparison.primary[["first_name", "second_name", "score"]].to_numpy().tolist()
+    table = comparison.exploratory
+    of_pair = table[table[["first_name", "second_name"]].eq(pair[:2]).all(axis=1)].set_index("score")
+    assert of_pair.index.tolist() == ["balanced_accuracy", "sensitivity", "specificity", "brier", "auc"]
+    assert table["score"].isin(["sensitivity", "specificity"]).sum() == 2
+    heading, member = part.votes[part.vote], part.members[pair[1]]
+    for score, label in (("sensitivity", "b"), ("specificity", "a")):
+        rights = [table[table["label"] == label][f"p_{label}"].gt(0.5).mean() for table in (heading, member)]
+        assert of_pair.loc[score, ["first", "second"]].tolist() == pytest.approx(rights)
+    assert table["p_holm"].tolist() == pytest.approx(holm(table["p"].tolist()), nan_ok=True)
+
+
 @pytest.mark.parametrize(
     ("primary", "names"),
     [

@@ -320,6 +320,10 @@ def test_a_positive_class_has_its_rates_at_its_threshold(binary):
     )
     assert positions == sorted(positions)
     assert "What a decision is worth" in text
+    exploratory = text[text.index("Exploratory comparisons") :]
+    for score in ("sensitivity", "specificity"):
+        assert re.search(rf"soft vote (linear|cnn) {score} 0\.\d{{4}} 0\.\d{{4}} ", exploratory), score
+    assert "most probable class, for their sensitivity and specificity too, since only the heading vote" in exploratory
 
 
 def test_the_hard_vote_has_no_scores_of_probabilities(tmp_path, params):

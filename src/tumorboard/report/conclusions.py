@@ -86,7 +86,8 @@ def compare_part(part: Part, results: Results) -> PanelComparison:
     """Compares the vote that heads the report with members and other votes on the images of one part.
 
     The primary pair is that of `evaluate.primary`, else the heading vote and the best member by validation loss. The
-    more probable class decides, also where a class is to be detected. A panel of one model has no comparison.
+    more probable class decides, also where a class is to be detected: its sensitivity and specificity are then compared
+    at a probability of one half. A panel of one model has no comparison.
     """
     if len(part.members) == 1:  # every vote is its only member
         return PanelComparison(pd.DataFrame(), pd.DataFrame())
@@ -99,6 +100,7 @@ def compare_part(part: Part, results: Results) -> PanelComparison:
         best_member=best_member(results.validation.scores),
         confidence=results.evaluate.confidence,
         seed=results.seed,
+        positive=results.positive,
         unit=results.unit,
         without_probabilities=(name_of_vote("hard"),),
     )
