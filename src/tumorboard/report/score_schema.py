@@ -1,8 +1,13 @@
-"""Name, unit, range, direction and interval of each score in metrics/*.json; docs/metrics.md has the same in prose."""
+"""Name, unit, range, direction and interval of each score in the files of metrics/.
+
+docs/metrics.md has the same in prose. `metrics_files` says which file has which scores, and what its other keys mean.
+"""
 
 from typing import Any, Literal, NamedTuple
 
-PROPORTION, LOGIT, BOOTSTRAP = "Korn-Graubard", "logit-t", "t and bootstrap"
+from tumorboard.report.metrics_files import files_schema
+
+PROPORTION, LOGIT, BOOTSTRAP, FLIPS = "Korn-Graubard", "logit-t", "t and bootstrap", "sign flips"
 
 
 class Score(NamedTuple):
@@ -38,6 +43,18 @@ SCORES: dict[str, Score] = {
     ),
     "calibration_intercept": Score("what the stated log-odds lack; above 0: too low", "log-odds", None, None, "0"),
     "ece": Score("mean distance of the stated probability from the share that is right", "share", 0, 1, "lower"),
+    "shortcut": Score(
+        "`shortcut_<fact>`: balanced accuracy of a probe that sees one fact of a file, rescaled so that guessing is 0",
+        "share",
+        -1,
+        better="0",
+    ),
+    "pointing": Score("images whose map has its maximum in a box", interval=PROPORTION),
+    "iou": Score("overlap of the map's own box with the box that fits best", interval=LOGIT),
+    "pointing_gain": Score(
+        "`pointing` minus that of a map that always points at the middle", "share", -1, 1, interval=FLIPS
+    ),
+    "iou_gain": Score("`iou` minus that of a map that always points at the middle", "share", -1, 1, interval=FLIPS),
 }
 
 ENDINGS = {
@@ -46,9 +63,11 @@ ENDINGS = {
     "_method": "why there is no interval; absent where there is one",
     "_mean": "mean over the folds, each scored on its own",
     "_sd": "standard deviation over the folds (n - 1)",
+    "_p": "p of the test whether it is 0, by sign flips of whole groups; null: too few groups",
 }
 
 TEST_PREFIX = "test_"  # of all scores in metrics/test/ensemble.json
+SHORTCUT = "shortcut"  # the score of keys that name a fact of the files
 
 
 def schema() -> dict[str, Any]:
@@ -58,6 +77,7 @@ def schema() -> dict[str, Any]:
         "scores": {name: score._asdict() for name, score in SCORES.items()},
         "endings": ENDINGS,
         "test_prefix": TEST_PREFIX,
+        "files": files_schema(),
     }
 
 
@@ -66,8 +86,12 @@ def score_of_key(key: str) -> str | None:
 
     >>> score_of_key("test_balanced_accuracy_low"), score_of_key("vote")
     ('balanced_accuracy', None)
+    >>> score_of_key("shortcut_mean_color"), score_of_key("iou_gain_p")
+    ('shortcut', 'iou_gain')
     """
     name = key.removeprefix(TEST_PREFIX)
+    if name.startswith(f"{SHORTCUT}_"):
+        return SHORTCUT
     ending = next((end for end in ENDINGS if name.endswith(end)), "")
     name = name.removesuffix(ending)
     return name if name in SCORES else None
