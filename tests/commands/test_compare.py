@@ -186,6 +186,22 @@ def test_all_but_the_accuracy_are_corrected_for_their_number(tmp_path: Path, mon
     pytest.fail(f"{between} exploratory scores and {accuracy} accuracies had p below 0.05")
 
 
+def test_a_difference_of_rounding_is_no_negative_zero(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """a.csv and b.csv are right in as many images, of other patients of other sizes."""
+    monkeypatch.chdir(tmp_path)
+    rows = table(0, patients=11)
+    sizes = np.repeat([f"P{k:02}" for k in range(8)], [1, 2, 3, 5, 7, 7, 8, 11])
+    rows["group"] = sizes
+    for name, wrong in {"a.csv": [0, 3, 9, 20, 41], "b.csv": [1, 4, 12, 30, 43]}.items():
+        p = rows[["p_ill", "p_well"]].to_numpy().copy()
+        p[wrong] = p[wrong, ::-1]
+        write_table(make_predictions(rows[["id", "group", "split", "label"]], p, ["ill", "well"], "digest"), name)
+    difference = scores("a.csv", "b.csv")["accuracy"]["difference"]
+    assert isinstance(difference, float)
+    assert abs(difference) < 1e-12
+    assert "-0.000 " not in run("a.csv", "b.csv").stdout + run("b.csv", "a.csv").stdout
+
+
 def test_the_other_order_names_the_other_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     write_table(table(0), "a.csv")

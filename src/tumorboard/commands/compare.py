@@ -292,11 +292,11 @@ def _table_of(rows: list[dict[Hashable, Any]], p_column: str, width: int, settin
     table.add_column("", no_wrap=True)
     for row in rows:
         verdict = {FIRST: "A is ahead", SECOND: "B is ahead"}.get(row["verdict"], row["verdict"])
-        values = [f"{row['first']:.3f}", f"{row['second']:.3f}", f"{row['difference']:+.3f}"]
+        values = [f"{row['first']:.3f}", f"{row['second']:.3f}", f"{row['difference']:+z.3f}"]
         if row["verdict"] == SHARES:
             values = ["", "", ""]
         value = row[p_column]
-        interval = "" if math.isnan(value) else f"{row['low']:+.3f} to {row['high']:+.3f}"
+        interval = "" if math.isnan(value) else f"{row['low']:+z.3f} to {row['high']:+z.3f}"
         p = "" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
         cells = [printable(str(row["score"])), *values, interval, p]
         table.add_row(*map(Text, cells), Text(verdict, style=COLORS.get(row["verdict"], "yellow")))

@@ -94,7 +94,7 @@ def _environment(results: Results) -> jinja2.Environment:
         "number": _number,
         "interval": interval_text,
         "ends": _ends,
-        "signed": lambda value: "undefined" if pd.isna(value) else f"{value:+.4f}",
+        "signed": lambda value: "undefined" if pd.isna(value) else f"{value:+z.4f}",
         "gain": "{:+.2f}".format,
         "class_scores": scores,
         "calibration_rows": _calibration_rows,
