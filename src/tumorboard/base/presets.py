@@ -78,7 +78,7 @@ def _preset(
     return Preset(pictures, evidence, settings)
 
 
-_NO_VIEWS = Setting((), "each further view of an image costs one more prediction, and no gain was measured here")
+_NO_VIEWS = Setting((), "each further view of an image costs one more prediction; docs/results.md has the gains")
 _GENERAL_AUGMENT: dict[str, Setting] = {
     "hflip": Setting(0.0, "left and right may be classes: the side of an organ or an eye, a written mark"),
     "vflip": Setting(0.0, "most pictures have an upper end"),
