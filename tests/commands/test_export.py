@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -19,6 +20,7 @@ from tests.panel.packages import FIT
 from tests.panel.statistics import made_up_statistics
 from tumorboard.base.files import write_json, write_table
 from tumorboard.base.params import Params
+from tumorboard.base.schema import read_yaml
 from tumorboard.commands import panel_source
 from tumorboard.commands.app import app
 from tumorboard.commands.paths import METRICS, PANEL, RECIPES, SPLIT, STORE, UNLIKE
@@ -138,6 +140,30 @@ def test_equal_studies_give_equal_packages_that_name_no_image(study: Path) -> No
         assert known[:3] == ["sha256,split", "1" * 64 + ",train", "2" * 64 + ",train"]
         assert file.read("models/cnn/1.safetensors") == Path("models/cnn/1.safetensors").read_bytes()
         assert json.loads(file.read("preprocessing.json"))["crop"]["max_pixels"] == 4000
+
+
+@pytest.mark.usefixtures("study")
+def test_a_params_yaml_that_was_edited_changes_limits_and_decision_but_not_the_crop() -> None:
+    """The networks are for 32 pixels; only what needs no training comes from params.yaml."""
+    tree = read_yaml(Path("params.yaml"))
+    tree["crop"] |= {"side": 96, "border": False, "max_bytes": 123456}
+    tree["data"]["frames"], tree["evaluate"]["abstain"] = "middle", 0.25
+    Path("params.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+    assert run("export", "../panel.zip").exit_code == 0
+    with zipfile.ZipFile("../panel.zip") as file:
+        packed = json.loads(file.read("preprocessing.json"))
+        card = json.loads(file.read("models/cnn/1.json"))
+        readme = file.read("README.md").decode()
+    assert packed["crop"] == card["crop"] | {"max_bytes": 123456, "max_pixels": 4000}
+    assert (packed["crop"]["side"], packed["crop"]["border"]) == (32, True)
+    assert (packed["abstain"], packed["frames"]) == (0.25, "middle")
+    assert "one picture of 32 × 32 pixels" in readme
+    assert "Scale it to 32 pixels" in readme
+    assert "96" not in readme.split("## Preprocessing")[1].split("## From")[0]
+    assert "more than 123,456 bytes or 4,000 pixels" in readme
+    assert "take the middle one" in readme
+    assert "Below a probability of 0.25 nothing is decided." in readme
+    assert "are those of the study's params.yaml at export" in readme
 
 
 @pytest.mark.usefixtures("study")

@@ -22,9 +22,9 @@ from tumorboard.models.study_code import is_study_code
 from tumorboard.panel.onnx_model import OPSET
 from tumorboard.panel.package import ModelFiles, Preprocessing, package_entries
 from tumorboard.panel.package_file import write_package
-from tumorboard.panel.panel import join_models
+from tumorboard.panel.panel import Panel, join_models
 from tumorboard.panel.panel_file import PanelFile, read_panel
-from tumorboard.panel.predict import check_writable
+from tumorboard.panel.predict import check_writable, limited
 from tumorboard.panel.trained_model import TrainedModel, card_text, load_trained
 from tumorboard.report.model_card import Member, read_run, render_cards
 from tumorboard.report.package_readme import render_readme
@@ -59,7 +59,7 @@ def export(
     trained = [load_member(file) for file in study_models(params)]
     panel = join_models(trained)
     content = read_panel(PANEL, list(panel.models), classes=panel.card.classes, manifest=panel.card.manifest)
-    preprocessing = Preprocessing(crop=params.crop, frames=params.data.frames, abstain=params.evaluate.abstain)
+    preprocessing = preprocessing_of(panel, params)
     with tempfile.TemporaryDirectory(prefix="tumorboard-") as folder:
         check = write_onnx(trained, Path(folder)) if onnx else OnnxCheck({}, {}, "")
         texts = write_texts(params, content, trained, preprocessing, check)
@@ -105,6 +105,16 @@ def load_member(file: Path) -> TrainedModel:
             "leave the model out of `models`, or pass on the study itself"
         )
     return trained
+
+
+def preprocessing_of(panel: Panel, params: Params) -> Preprocessing:
+    """Returns the preprocessing as the study's own `predict` has it.
+
+    The crop is the models', whatever params.yaml has become since. Its limits on bytes and pixels, the frame and the
+    probability below which nothing is decided are the user's, who may change them without training.
+    """
+    crop = limited(panel.card.crop, params.crop)
+    return Preprocessing(crop=crop, frames=params.data.frames, abstain=params.evaluate.abstain)
 
 
 class OnnxCheck(NamedTuple):
