@@ -298,6 +298,15 @@ def test_an_accent_in_the_path_is_reported(study: Study, tmp_path: Path, monkeyp
     assert "not ASCII" in finding.message
 
 
+def test_a_params_yaml_that_was_deleted_comes_back_from_the_last_commit(study: Study) -> None:
+    before = (study.folder / "params.yaml").read_bytes()
+    (study.folder / "params.yaml").unlink()
+    (finding,) = study.found("params.yaml")
+    assert "it has no params.yaml" in finding.message
+    study(*finding.cure.split())
+    assert (study.folder / "params.yaml").read_bytes() == before
+
+
 def test_a_folder_without_git_is_reported(study: Study) -> None:
     shutil.rmtree(study.folder / ".git")
     (finding,) = study.found("git")

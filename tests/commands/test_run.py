@@ -15,10 +15,12 @@ import pytest
 import torch
 import yaml
 from dvc.repo import Repo
+from typer.testing import CliRunner
 
 from tests.pipeline import Project
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Params
+from tumorboard.commands.app import app as tumorboard
 from tumorboard.commands.run import choose_gpus, reproduce_in_parallel
 
 # Writes the outputs that dvc.yaml lists for its stage. A training also keeps a journal. JOURNAL/fail, JOURNAL/kill and
@@ -267,6 +269,20 @@ def test_a_signal_ends_the_trainings_and_leaves_the_lock_file_whole(project: Stu
     assert not any(runs(int(str(note["pid"]))) for note in project.notes("begin"))
     assert project.lock == before
     assert len(project.notes("begin")) == 2, "a training began after the signal"
+
+
+@pytest.mark.parametrize("command", ["run", "control"])
+def test_a_folder_that_is_no_study_is_one_sentence(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(tumorboard, [command])
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == (
+        f"{command}: params.yaml: {tmp_path} is no study: it has no params.yaml. Change into the folder of a study; "
+        "`tumorboard new` makes one\n"
+    )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_target_that_does_not_exist_is_one_message(project: StubProject) -> None:

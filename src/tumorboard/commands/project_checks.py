@@ -8,7 +8,7 @@ from pathlib import Path
 from tumorboard.base.errors import InputError, printable
 from tumorboard.base.findings import Finding
 from tumorboard.base.params import Params, load_params
-from tumorboard.base.versioning import commit_command, explain_missing, explain_unversioned, run_git
+from tumorboard.base.versioning import commit_command, explain_missing, explain_unversioned, in_last_commit, run_git
 from tumorboard.commands.image_guard import large_images
 
 FEW = 3  # names in a message
@@ -55,11 +55,13 @@ def check_params(project: Path) -> list[Finding]:
     try:
         load_params(project / "params.yaml")
     except InputError as error:
-        return [Finding("params.yaml", "problem", str(error), _cure_of_params(str(error)))]
+        return [Finding("params.yaml", "problem", str(error), _cure_of_params(project, str(error)))]
     return [Finding("params.yaml", "ok", "all keys are known, all values of the right type")]
 
 
-def _cure_of_params(message: str) -> str:
+def _cure_of_params(project: Path, message: str) -> str:
+    if not (project / "params.yaml").exists():  # the message says what makes a study
+        return "git checkout HEAD -- params.yaml" if in_last_commit(project, "params.yaml") else ""
     for key, example in {"models": "[linear, cnn]", "folds": "[0]", "medmnist": "[]"}.items():
         if f": {key}: is " in message:
             return f"write a list in params.yaml, as in `{key}: {example}`; in a command: -S '{key}={example}'"
