@@ -345,5 +345,11 @@ def test_little_disk_a_slow_machine_and_no_links_are_reported(study: Study, monk
 
 def test_outside_of_a_project_only_the_machine_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    _, answer = doctor()
-    assert {finding["check"] for finding in answer["findings"]} <= {"code", "torch", "processor", "memory", "disk"}
+    status, answer = doctor()
+    checked = [finding["check"] for finding in answer["findings"]]
+    assert {*checked} <= {"code", "torch", "processor", "memory", "disk", "links", "study"}
+    (study,) = [finding for finding in answer["findings"] if finding["check"] == "study"]
+    assert study["level"] == "note"
+    assert study["message"] == f"{tmp_path} is no study: it has no dvc.yaml, so only the machine was checked"
+    assert "tumorboard new" in study["cure"]
+    assert status == int(any(finding["level"] == "problem" for finding in answer["findings"]))

@@ -265,7 +265,7 @@ def test_mistakes_are_one_message_each(study: Path, monkeypatch: pytest.MonkeyPa
     Path("models/cnn/1.safetensors").unlink()
     fails("models/cnn/1.safetensors is not there: `dvc repro` trains it", "export", "b.zip")
     monkeypatch.chdir(study.parent / "elsewhere")
-    fails("is no study", "export", "b.zip")
+    fails("Change into the folder of a trained study (`tumorboard new` makes one)\n", "export", "b.zip")
     assert not Path("b.zip").exists()
     assert not (study / "b.zip").exists()
 

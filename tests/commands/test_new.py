@@ -355,14 +355,6 @@ def test_the_lists_of_sources_name_no_folder_of_this_machine(
     assert "so they run again: crop" in capsys.readouterr().err
 
 
-def test_a_folder_that_is_no_study(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    done = CliRunner().invoke(app, ["run"])
-    assert done.exit_code == 1
-    assert "is no study" in done.stderr
-    assert "`tumorboard new` makes one" in done.stderr
-
-
 def test_a_study_crops_by_dvc(described: Path) -> None:
     """The stages run from the package, and a second run has nothing to do but the list of sources."""
     with (described / "params.yaml").open("a", encoding="utf-8") as file:

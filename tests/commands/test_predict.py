@@ -363,8 +363,13 @@ def test_a_folder_without_a_study_is_reported(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(app, ["predict", "new"])
     assert done.exit_code == 1
-    assert done.stderr.startswith(f"predict: {tmp_path} is no study: it has no params.yaml")
-    assert "--model FILE" in done.stderr
+    assert done.stderr == (
+        f"predict: {tmp_path} is no study: it has no params.yaml, and thus no panel. Change into the folder of a "
+        "trained study (`tumorboard new` makes one), or name what it exported: --panel FILE; or model files: --model "
+        "FILE (repeatable)\n"
+    )
+    serve = CliRunner().invoke(app, ["serve"])
+    assert (serve.exit_code, serve.stderr) == (1, done.stderr.replace("predict: ", "serve: ", 1))
 
 
 def test_explain_writes_a_picture_per_classified_file(files: list[Path]) -> None:

@@ -10,6 +10,7 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
 from tumorboard.base.disk import check_disk
+from tumorboard.base.errors import printable
 from tumorboard.base.findings import Finding
 from tumorboard.commands.errors import reports_user_errors
 from tumorboard.commands.machine_checks import check_code, check_links, check_processor, check_torch
@@ -63,18 +64,26 @@ def doctor(
     Exit status 1: a problem remains.
     """
     project = Path()
-    checks = MACHINE_CHECKS | (PROJECT_CHECKS if (project / "dvc.yaml").is_file() else {})
+    is_study = (project / "dvc.yaml").is_file()
+    checks = MACHINE_CHECKS | (PROJECT_CHECKS if is_study else {"study": note_no_study})
     findings = run_checks(checks, project)
     fixed = [finding.fix() for finding in findings if finding.fix] if fix else []
     if fixed:
         findings = run_checks(checks, project)
-    if (project / "dvc.yaml").is_file():
+    if is_study:
         findings += check_dvc_loads(project, findings)
     if as_json:
         typer.echo(json.dumps({"findings": [to_json(finding) for finding in findings], "fixed": fixed}))
     else:
         print_findings(findings, fixed)
     raise typer.Exit(int(any(finding.level == "problem" for finding in findings)))
+
+
+def note_no_study(project: Path) -> list[Finding]:
+    """Notes that a folder has no pipeline to check, which is no problem of the machine."""
+    message = f"{printable(str(project.resolve()))} is no study: it has no dvc.yaml, so only the machine was checked"
+    cure = "change into the folder of a study, or make one: tumorboard new DIR --data FOLDER"
+    return [Finding("study", "note", message, cure)]
 
 
 def check_dvc_loads(project: Path, findings: list[Finding]) -> list[Finding]:

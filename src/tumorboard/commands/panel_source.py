@@ -134,7 +134,7 @@ def check_study(otherwise: str = OTHERWISE) -> None:
     if not Path("params.yaml").is_file():
         raise InputError(
             f"{Path.cwd()} is no study: it has no params.yaml, and thus no panel. Change into the folder of a trained "
-            f"study{otherwise}"
+            f"study (`tumorboard new` makes one){otherwise}"
         )
 
 
