@@ -17,6 +17,7 @@ from rich.text import Text
 from tumorboard.base.errors import InputError, printable
 from tumorboard.base.params import load_params
 from tumorboard.base.tables import Predictions, probabilities_of, read_predictions
+from tumorboard.base.versioning import run_git
 from tumorboard.commands.errors import reports_user_errors
 from tumorboard.evaluation.comparisons import PanelComparison, compare_pair
 from tumorboard.evaluation.paired import DIFFERENCE_COLUMNS, FIRST, NOISE, SECOND, SHARES
@@ -27,6 +28,7 @@ HARD = "hard"  # the vote whose table holds shares of votes, which are no probab
 FOLDERS = {"test": Path("predictions/test"), "validation": Path("predictions")}  # with votes/ and joined/
 SPLIT_OF_PART = {"test": "test", "validation": "val"}
 PRIMARY, EXPLORATORY = "primary", "exploratory"  # kinds of scores
+_NO_STUDY = ": change into the folder of a study (`tumorboard new` makes one), or name two files"
 COLORS = {NOISE: "", FIRST: "green", SECOND: "red"}
 
 app = typer.Typer(add_completion=False)
@@ -171,7 +173,7 @@ def _read_workspace(name: str, part: Literal["test", "validation"]) -> tuple[str
         if file.is_file():
             return str(file), read_predictions(file)
     if not Path("params.yaml").is_file():
-        raise InputError(f"{Path.cwd()} is no study: it has no params.yaml; change into its folder, or name two files")
+        raise InputError(f"{Path.cwd()} is no study: it has no params.yaml{_NO_STUDY}")
     names = sorted({file.stem for file in FOLDERS[part].glob("*/*.csv") if file.parent.name in ("votes", "joined")})
     raise InputError(_explain_absent(WORKSPACE, files[0], name, names, "`dvc repro` writes it, `dvc pull` fetches it"))
 
@@ -190,11 +192,9 @@ def _read_revision(side: str, name: str, part: Literal["test", "validation"]) ->
     from dvc_data.index import DataIndexError
 
     if not Path(".dvc").is_dir():
-        raise InputError(f"'{printable(side)}' is no file, and {Path.cwd()} is no DVC project, so it has no revisions")
-    cure = (
-        f"`dvc pull` fetches what was pushed; else `dvc exp apply {side}` (an experiment) or `git checkout {side}`, "
-        "then `dvc repro`"
-    )
+        raise InputError(
+            f"'{printable(side)}' is no file, and {Path.cwd()} is no DVC project, so it has no revisions{_NO_STUDY}"
+        )
     try:
         files = DVCFileSystem(rev=side)
         present = [path for path in _candidates(name, part) if files.exists(path.as_posix())]
@@ -210,8 +210,19 @@ def _read_revision(side: str, name: str, part: Literal["test", "validation"]) ->
             raise InputError(
                 f"'{printable(side)}' is no file, git revision or experiment; `dvc exp show` and `git log` list them"
             ) from None
-        raise InputError(f"the predictions of {side} are not in DVC's cache ({error}): {cure}") from None
-    raise InputError(_explain_absent(side, _candidates(name, part)[0], name, names, cure))
+        raise InputError(f"the predictions of {side} are not in DVC's cache ({error}): {_cure_of(side)}") from None
+    raise InputError(_explain_absent(side, _candidates(name, part)[0], name, names, _cure_of(side)))
+
+
+def _cure_of(side: str) -> str:
+    """Returns the commands that make the predictions of a revision, or of an experiment, which git does not know."""
+    commit, head = (
+        run_git(Path(), "rev-parse", "--verify", "--quiet", f"{name}^{{commit}}") for name in (side, "HEAD")
+    )
+    if commit == head:
+        return "`dvc pull` fetches what was pushed; else `dvc repro`, then commit"
+    first = f"git checkout {side}" if commit else f"dvc exp apply {side}"
+    return f"`dvc pull` fetches what was pushed; else `{first}`, then `dvc repro`"
 
 
 def _parse(content: bytes, where: str) -> tuple[str, Predictions]:
