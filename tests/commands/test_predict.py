@@ -92,7 +92,7 @@ def test_the_table_goes_to_a_file_or_to_standard_output(files: list[Path]) -> No
     written = Path("tables/new.csv").read_text(encoding="utf-8")
     table = pd.read_csv("tables/new.csv", keep_default_na=False)
     assert list(table) == [
-        "path", "decided", "probability", "agreeing", "p_b", "p_a", "p_c", "unlike", "known", "problem",
+        "path", "decided", "probability", "agreeing", "p_b", "p_a", "p_c", "threshold", "unlike", "known", "problem",
     ]  # fmt: skip
     assert table["path"].tolist() == sorted(f"new/deeper/{path.name}" for path in Path("new/deeper").iterdir())
     done = CliRunner().invoke(app, ["predict", "new/deeper", *named(files)])

@@ -103,6 +103,7 @@ def test_the_row_is_that_of_predict(serving: Serving, source: PanelSource, study
         assert row["probabilities"] == {name: expected[f"p_{name}"] for name in "bac"}
         assert row["known"] == known
         assert isinstance(row["unlike"], float)
+        assert row["threshold"] is None
     assert serving.served.counts.classified == 2
 
 

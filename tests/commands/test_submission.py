@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -228,8 +229,12 @@ def test_a_patient_has_the_mean_of_its_images_that_were_classified() -> None:
 
 def test_a_patient_is_decided_by_the_panels_threshold_and_left_undecided_below_abstain() -> None:
     table = decisions(("a.png", 0.3), ("b.png", 0.2))
-    assert join_patients(table, ["p", "p"], deciding(threshold=0.25))["decided"].tolist() == ["NV"]
+    above = join_patients(table, ["p", "p"], deciding(threshold=0.25))
+    assert (above["decided"].tolist(), above["threshold"].tolist()) == (["NV"], [0.25])
     assert join_patients(table, ["p", "p"], deciding(threshold=0.26))["decided"].tolist() == ["MEL"]
+    assert join_patients(table, ["p", "p"], deciding())["threshold"].isna().all()
+    unusable = join_patients(decisions(("a.png", None)), ["p"], deciding(threshold=0.25))
+    assert unusable["threshold"].isna().all(), "nothing was decided"
     assert join_patients(table, ["p", "p"], deciding(abstain=0.8))["decided"].tolist() == [""]
 
 
@@ -287,6 +292,7 @@ def test_the_proposal_names_every_column_of_the_sample(tmp_path: Path) -> None:
 def test_the_score_of_unlike_images_has_six_digits_and_their_number_none() -> None:
     table = pd.DataFrame({"unlike": [1 / 3, None]})
     assert six_digits(table)["unlike"].tolist() == ["0.333333", None]
+    assert six_digits(pd.DataFrame({"threshold": [1 / 3, np.nan]}))["threshold"].tolist() == ["0.333333", None]
     assert six_digits(pd.DataFrame({"unlike": [2, 0]}))["unlike"].tolist() == ["2", "0"]
 
 

@@ -112,7 +112,7 @@ def test_each_file_has_a_row_with_the_mean_over_folds_and_models(files, pictures
     assert good["agreeing"].tolist() == [f"{count} of 2" for count in agreeing]
     assert len(set(agreeing)) > 1
     assert list(decisions) == [
-        *("path", "decided", "probability", "agreeing", "p_b", "p_a", "p_c", "unlike", "known", "problem")
+        *("path", "decided", "probability", "agreeing", "p_b", "p_a", "p_c", "threshold", "unlike", "known", "problem")
     ]  # fmt: skip
 
 
@@ -194,6 +194,7 @@ def test_the_threshold_decides_for_the_vote_that_it_was_fitted_for_alone(two_cla
     stated = decided["probability"].to_numpy(float)
     assert stated == pytest.approx(np.where(p_a >= threshold, p_a, 1 - p_a), abs=1e-12)
     assert (decided["p_a"].to_numpy(float) == p_a).all()
+    assert decided["threshold"].tolist() == [threshold] * len(p_a)
     # A class that the threshold decides for may be the less probable one; only an image without a probable class is not
     # decided about.
     held_back = predict(two_classes, paths, decide("product", fit, positive="a", abstain=0.6))
@@ -202,6 +203,7 @@ def test_the_threshold_decides_for_the_vote_that_it_was_fitted_for_alone(two_cla
     for deciding in (decide("soft", fit, positive="a"), decide("product", fit)):
         table = predict(two_classes, paths, deciding)
         assert table["decided"].tolist() == np.where(table["p_a"] > table["p_b"], "a", "b").tolist()
+        assert table["threshold"].isna().all()
     on_it = dataclasses.replace(FITTED, threshold=float(p_a[3]))
     assert predict(two_classes, paths, decide("product", on_it, positive="a"))["decided"][3] == "a"
     first = predict(two_classes, paths, decide("product", fit, positive="b"))

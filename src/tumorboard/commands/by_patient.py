@@ -77,9 +77,9 @@ def join_patients(decisions: Decisions, patients: Sequence[str], deciding: Decid
 
     Returns:
         `path` (the patient), `decided`, `probability`, `agreeing` (how many of the patient's images have the decided
-        class as their most probable one), `p_<class>` (the mean of the images' calibrated probabilities), `images` (how
-        many were classified), `unlike` (how many of these are unlike the training images), `problem` (how many files
-        were not classified, else empty).
+        class as their most probable one), `p_<class>` (the mean of the images' calibrated probabilities), `threshold`
+        (as of `predict_images`), `images` (how many were classified), `unlike` (how many of these are unlike the
+        training images), `problem` (how many files were not classified, else empty).
     """
     names = [str(name) for name in decisions if str(name).startswith("p_")]
     classes = [name.removeprefix("p_") for name in names]
@@ -94,7 +94,7 @@ def join_patients(decisions: Decisions, patients: Sequence[str], deciding: Decid
             row["probability"] = mean[choice]
             row["decided"] = "" if mean[choice] < deciding.abstain else classes[choice]
             row["agreeing"] = f"{int((values.argmax(axis=1) == choice).sum())} of {len(used)}"
-            row |= dict(zip(names, mean, strict=True))
+            row |= dict(zip(names, mean, strict=True)) | {"threshold": deciding.threshold}
         lost = len(images) - len(used)
         row |= {
             "images": len(used),
@@ -102,7 +102,7 @@ def join_patients(decisions: Decisions, patients: Sequence[str], deciding: Decid
             "problem": f"{lost} of {len(images)} files were not classified" if lost else "",
         }
         rows.append(row)
-    columns = ["path", "decided", "probability", "agreeing", *names, "images", "unlike", "problem"]
+    columns = ["path", "decided", "probability", "agreeing", *names, "threshold", "images", "unlike", "problem"]
     return pd.DataFrame(rows, columns=columns)
 
 

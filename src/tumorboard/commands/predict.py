@@ -94,7 +94,8 @@ def predict(
     """Classifies new images by the panel's vote: one row per file. For research, not for diagnosis.
 
     Columns: path; decided (the class); probability (the vote's, of that class);
-    agreeing (how many models choose that class); p_<class> for each class; unlike
+    agreeing (how many models choose that class); p_<class> for each class;
+    threshold (probability of the positive class from which it is decided); unlike
     (1 and above: unlike the training images, do not trust its class); known
     (the split of the panel's own data that has this very file); problem (why the
     file was not classified). In UTF-8. A path that begins with = + - @ is

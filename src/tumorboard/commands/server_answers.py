@@ -53,6 +53,7 @@ class Row(BaseModel):
     probability: float | None = Field(description="Of that class, from the vote.")
     agreeing: str | None = Field(description="How many models predict that class by themselves, as in '3 of 4'.")
     probabilities: dict[str, float] = Field(description="Of each class, from the vote.")
+    threshold: float | None = Field(description="Probability of the panel's `positive` class that decides for it.")
     unlike: float | None = Field(description="From 1 on: unlike the training images; null: not scored.")
     known: str = Field(description="The split in which the panel's own data has this very file, else empty.")
     problem: str = Field(description="Why the file has no prediction, else empty.")

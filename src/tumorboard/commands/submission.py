@@ -15,6 +15,7 @@ from tumorboard.panel.predict import Decisions
 
 NAMES = ("id", "file", "path")  # what a row is called: the file's name without extension, with it, the path as given
 CLASSES = "classes"  # in a template: one column per class
+FRACTIONS = ("probability", "threshold", "unlike")  # columns of the table, beside p_<class>, of six digits
 SHOWN = 3  # names that a message lists at most
 
 
@@ -297,7 +298,7 @@ def six_digits(decisions: Decisions) -> Decisions:
     >>> six_digits(pd.DataFrame({"path": ["a"], "probability": [2 / 3], "p_yes": [1.0]})).to_numpy().tolist()
     [['a', '0.666667', '1.000000']]
     """
-    names = [name for name in map(str, decisions.columns) if name in ("probability", "unlike") or name.startswith("p_")]
+    names = [name for name in map(str, decisions.columns) if name in FRACTIONS or name.startswith("p_")]
     columns: dict[str, pd.Series] = {}
     for name in names:
         texts = [

@@ -76,6 +76,8 @@ def predict_images(
         - `probability`: of that class, from the vote; where none is decided, of the one that would have been.
         - `agreeing`: how many models predict that class by themselves, as in '3 of 4'.
         - `p_<class>`: the probability of each class, from the vote.
+        - `threshold`: the probability of `deciding.positive` from which this class is decided; missing where the vote
+          has none and the most probable class is decided.
         - `unlike`: how unlike the training images it is; from 1 on it is called unlike; missing where it is not scored.
         - `known`: the split in which the panel's own data has this very file, else empty.
         - `problem`: why the file has no prediction, else empty.
@@ -181,6 +183,7 @@ def join_decisions(
         "probability",
         "agreeing",
         *(f"p_{name}" for name in classes),
+        "threshold",
         "unlike",
         "known",
         "problem",
@@ -210,6 +213,7 @@ def _decide(
     columns["agreeing"] = [f"{count} of {len(members)}" for count in agreeing]
     for column, name in enumerate(names):
         columns[f"p_{name}"] = probabilities[:, column]
+    columns["threshold"] = np.nan if deciding.threshold is None else deciding.threshold
     columns["unlike"] = np.nan
     if deciding.unlike is not None:
         columns["unlike"] = 1 + np.concatenate([output.unlike for output in outputs]) - deciding.unlike
