@@ -132,7 +132,7 @@ def test_without_model_files_the_projects_panel_votes_as_it_was_fitted(files: li
     fit = save_study(files, own)
 
     def table(*options: str, vote: str, models: int = 2) -> pd.DataFrame:
-        done = CliRunner().invoke(app, ["predict", "new/deeper", *options, "--out", "table.csv"])
+        done = CliRunner().invoke(app, ["predict", "new/deeper", *options, "--out", "table.csv", "--force"])
         assert done.exit_code == 0, done.output
         assert f"by {models} models, {vote} vote: " in done.stderr
         return pd.read_csv("table.csv", keep_default_na=False)
@@ -382,7 +382,9 @@ def test_explain_writes_a_picture_per_classified_file(files: list[Path]) -> None
     assert pictures == [f"{row + 1:05d}_{Path(table['path'][row]).stem}.png" for row in usable]
     with Image.open(Path("maps") / pictures[0]) as picture:
         assert picture.format == "PNG"
-    again = CliRunner().invoke(app, ["predict", "new", *named(files), "--out", "new.csv", "--explain", "maps"])
+    again = CliRunner().invoke(
+        app, ["predict", "new", *named(files), "--out", "new.csv", "--explain", "maps", "--force"]
+    )
     assert again.exit_code == 1
     assert "--explain maps: is not an empty folder: name a new one" in again.stderr
 
@@ -395,10 +397,30 @@ def test_a_panel_without_any_map_says_why(files: list[Path]) -> None:
     assert not Path("maps").exists()
 
 
+def test_the_table_replaces_another_file_only_by_force(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("notes.csv").write_text("mine")
+    command = ["predict", "new/deeper", *named(files[:1]), "--out"]
+    with monkeypatch.context() as patch:
+        patch.setattr(PanelSource, "predict", lambda *_: pytest.fail("it was classified"))
+        done = CliRunner().invoke(app, [*command, "notes.csv"])
+        assert (done.exit_code, done.stdout) == (1, "")
+        expected = "predict: --out notes.csv: exists: name another file, or replace it with --force\n"
+        assert done.stderr == expected
+        assert Path("notes.csv").read_text() == "mine"
+        os.mkfifo(tmp_path / "pipe")
+        done = CliRunner().invoke(app, [*command, "pipe", "--force"])
+        assert (done.exit_code, done.stderr) == (1, "predict: --out pipe: is no ordinary file: name another one\n")
+    done = CliRunner().invoke(app, [*command, "notes.csv", "--force"])
+    assert done.exit_code == 0, done.output
+    assert Path("notes.csv").read_text(encoding="utf-8").startswith("path,decided,")
+
+
 def test_the_table_replaces_no_file_that_is_read(files: list[Path]) -> None:
     image = next(path for path in Path("new").rglob("*") if path.suffix in (".jpg", ".png"))
     before = image.read_bytes()
-    done = CliRunner().invoke(app, ["predict", str(image), *named(files), "--out", str(image)])
+    done = CliRunner().invoke(app, ["predict", str(image), *named(files), "--out", str(image), "--force"])
     assert done.exit_code == 1
     assert "is a file that this command reads: name another one" in done.stderr
     assert image.read_bytes() == before

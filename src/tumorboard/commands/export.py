@@ -16,6 +16,7 @@ from tumorboard.base.tables import read_manifest
 from tumorboard.commands.errors import reports_user_errors
 from tumorboard.commands.panel_source import check_study, known_digests, study_models
 from tumorboard.commands.paths import METRICS, PANEL, RECIPES, SPLIT, STORE, UNLIKE
+from tumorboard.commands.target_file import check_target
 from tumorboard.data.store import CropStore
 from tumorboard.images.grey import Pixels
 from tumorboard.models.study_code import is_study_code
@@ -24,7 +25,7 @@ from tumorboard.panel.package import ModelFiles, Preprocessing, package_entries
 from tumorboard.panel.package_file import write_package
 from tumorboard.panel.panel import Panel, join_models
 from tumorboard.panel.panel_file import PanelFile, read_panel
-from tumorboard.panel.predict import check_writable, limited
+from tumorboard.panel.predict import limited
 from tumorboard.panel.trained_model import TrainedModel, card_text, load_trained
 from tumorboard.report.model_card import Member, read_run, render_cards
 from tumorboard.report.package_readme import render_readme
@@ -77,13 +78,6 @@ def export(
         f"{printable(str(out))}: {len(trained)} model files, {out.stat().st_size / 1e6:.1f} MB, SHA-256 {digest}"
     )
     typer.echo(f"Use it anywhere: tumorboard predict --panel {printable(out.name)} IMAGES")
-
-
-def check_target(out: Path, force: bool) -> None:
-    """Raises InputError where the package cannot be written, or would replace a file without --force."""
-    check_writable(out)
-    if out.exists() and not force:
-        raise InputError(f"{printable(str(out))}: exists: name another file, or replace it with --force")
 
 
 def check_split() -> None:

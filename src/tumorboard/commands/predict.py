@@ -14,10 +14,11 @@ from tumorboard.commands.by_patient import join_patients, patients_of
 from tumorboard.commands.errors import reports_user_errors
 from tumorboard.commands.panel_source import PanelSource, check_study, open_source
 from tumorboard.commands.submission import NAMES, Form, fill_columns, open_form, six_digits
+from tumorboard.commands.target_file import check_target
 from tumorboard.data.new_files import list_new_files, open_decoders
 from tumorboard.data.workers import worker_count
 from tumorboard.panel.deciding import Deciding
-from tumorboard.panel.predict import Decisions, check_writable, summarize_decisions
+from tumorboard.panel.predict import Decisions, summarize_decisions
 from tumorboard.panel.stacking_columns import read_cells
 from tumorboard.panel.votes import VOTES
 
@@ -90,6 +91,7 @@ def predict(
     like: Like = None,
     patients: Patients = None,
     scheduler: SchedulerAddress = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the file of --out if it exists.")] = False,
 ) -> None:
     """Classifies new images by the panel's vote: one row per file. For research, not for diagnosis.
 
@@ -113,7 +115,7 @@ def predict(
     params = load_params(find_params())
     files = list_new_files(images)
     given = [like, columns, panel, *(model or []), Path(patients) if patients else None]
-    check_outputs(out, explain, inputs=[*files, *filter(None, given)])
+    check_outputs(out, explain, inputs=[*files, *filter(None, given)], force=force)
     workers, address = worker_count(params.runtime.workers), scheduler or params.runtime.scheduler
     with open_decoders(len(files), workers, address) as decoders:
         source = open_source(params, models=model or [], package=panel, vote=vote)
@@ -133,11 +135,14 @@ def predict(
     raise typer.Exit(int((table["problem"] != "").any()))
 
 
-def check_outputs(out: Path | None, explain: Path | None, *, inputs: Sequence[Path]) -> None:
-    """Raises InputError where table or pictures cannot be written, or would replace a file that the command reads."""
+def check_outputs(out: Path | None, explain: Path | None, *, inputs: Sequence[Path], force: bool) -> None:
+    """Raises InputError where table or pictures cannot be written, or would replace a file.
+
+    With `force` the table may replace one that the command does not read.
+    """
     if out:
-        check_writable(out)
         check_no_input(out, inputs)
+        check_target(out, force, "--out")
     if explain:
         check_new_folder(explain)
 
