@@ -167,7 +167,8 @@ def test_sigterm_leaves_no_temporary_file_behind(raw: Path, tmp_path: Path) -> N
     ("arguments", "words"),
     [
         (["none"], "there is no 'none'"),
-        (["raw", "--group-pattern", "("], "is not a regular expression"),
+        (["raw", "--group-pattern", "("], "--group-pattern: '(' is not a regular expression"),
+        (["raw", "--group-pattern", ""], "--group-pattern: '' has no group"),
         (["raw", "--labels", "none.csv"], "none.csv"),
     ],
 )
@@ -207,6 +208,7 @@ def test_the_text_of_an_accepted_folder(ugly: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(ugly.parent)
     shown = CliRunner().invoke(app, ["check", "raw"])
     assert shown.exit_code == 0, shown.output
+    assert shown.stdout.startswith("raw, by the package's limits\n")
     lines = [" ".join(line.split()) for line in shown.stdout.splitlines()]
     for line in (
         "blast 9 52.9%",

@@ -289,6 +289,43 @@ def test_data_that_a_run_would_refuse(folder: Path, raw: Path) -> None:
     assert not (folder / "refused").exists()
 
 
+@pytest.mark.parametrize(
+    ("pattern", "message"),
+    [
+        ("", "new: --group-pattern is empty: name a pattern, or leave the option out\n"),
+        ("P", "--group-pattern: 'P' has no group: put the patient's part in parentheses\n"),
+        (
+            "(Q)",
+            "--group-pattern: '(Q)' matches no group in the path 'blast/P0_0.png'; correct the pattern, or leave the "
+            "option out if every image is its own group\n",
+        ),
+    ],
+)
+def test_a_pattern_that_is_none_is_named_as_the_option(pattern: str, message: str, folder: Path, raw: Path) -> None:
+    done = new(folder / "patterned", "--data", raw, "--group-pattern", pattern)
+    assert done.exit_code == (2 if pattern else 1)
+    assert done.output.endswith(message), done.output
+    assert "data.group_pattern" not in done.output
+    assert not (folder / "patterned").exists()
+
+
+def test_a_pattern_of_a_file_is_named_as_its_line(folder: Path, raw: Path) -> None:
+    (folder / "lines.yaml").write_text("data:\n  group_pattern: (Q)\n", encoding="utf-8")
+    done = new(folder / "lined", "--data", raw, "--params", folder / "lines.yaml")
+    assert "data.group_pattern: '(Q)' matches no group" in done.output
+    assert "or set it to null if every image" in done.output
+
+
+def test_without_git_nothing_is_written(
+    folder: Path, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))  # an empty folder
+    done = new(folder / "ungitted", "--data", raw)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr == "new: git is not installed, and DVC needs it: install the package git\n"
+    assert not (folder / "ungitted").exists()
+
+
 @pytest.mark.parametrize(("positive", "classes"), [("blasts", ["blast", "normal"]), ("a", ["a", "b", "c"])])
 def test_a_positive_class_that_is_none(positive: str, classes: list[str]) -> None:
     with pytest.raises(

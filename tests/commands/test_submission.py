@@ -251,6 +251,7 @@ def test_patients_come_from_the_studys_pattern_another_pattern_or_a_table(tmp_pa
     [
         ("study", "", "params.yaml has no data.group_pattern"),
         (r"(Q\d+)", "", r"--patients: '(Q\d+)' matches no group in the path"),
+        (r"(Q\d+)", "", "correct the pattern, or leave the option out if every image is its own group"),
         ("P07", "", "--patients: 'P07' has no group"),
         ("t.csv", "path,patient\nP07_1.png,x\n", "t.csv: has no column 'group': it has path, patient"),
         ("t.csv", "path,group\nP07_2.png,x\n", "has no row for"),

@@ -8,7 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tumorboard.base.errors import InputError, clip, printable
-from tumorboard.data.group_pattern import extract_groups
+from tumorboard.data.group_pattern import about_option, extract_groups
 from tumorboard.data.table_text import read_table_text
 from tumorboard.panel.deciding import Deciding
 from tumorboard.panel.predict import Decisions
@@ -41,8 +41,7 @@ def patients_of(source: str, files: Sequence[Path], pattern: str | None) -> list
     try:
         return extract_groups([file.as_posix() for file in files], wanted)
     except InputError as error:
-        text = str(error).replace("data.group_pattern", "--patients", 1)
-        raise InputError(text.replace(", or set it to null if every image is its own group", "")) from None
+        raise InputError(about_option(str(error), "--patients")) from None
 
 
 def _read_groups(table: Path, files: Sequence[Path]) -> list[str]:

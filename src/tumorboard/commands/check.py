@@ -16,10 +16,12 @@ from rich.text import Text
 from tumorboard.base.errors import InputError, printable
 from tumorboard.base.faults import PLACES
 from tumorboard.base.files import side_cache
+from tumorboard.base.package_files import package_file
 from tumorboard.base.params import find_params, load_params
 from tumorboard.base.versioning import explain_unversioned
 from tumorboard.commands.errors import reports_user_errors
 from tumorboard.data.check import FEW, Account, check_folder, params_for
+from tumorboard.data.group_pattern import about_option
 
 REFUSED = 2  # the exit status if a run would refuse the folder
 # The kinds of duplicates in an Account, each with its heading.
@@ -72,6 +74,7 @@ def check(
         raise InputError(
             f"{error}; temporary files are written to {place or gettempdir()}: free some space{cure}"
         ) from None
+    name_pattern_option(account, group_pattern)
     if account.refused is None and (unversioned := explain_unversioned(str(raw))):
         account.warnings.append(unversioned)
     if as_json:
@@ -79,6 +82,12 @@ def check(
     else:
         print_account(account, raw, params_file, Console())
     raise typer.Exit(0 if account.refused is None else REFUSED)
+
+
+def name_pattern_option(account: Account, group_pattern: str | None) -> None:
+    """Lets a refusal of the pattern of groups name the option, if this gave the pattern."""
+    if account.refused is not None and group_pattern is not None:
+        account.refused["message"] = about_option(account.refused["message"], "--group-pattern")
 
 
 def print_account(account: Account, raw: Path, params_file: Path, console: Console) -> None:
@@ -90,7 +99,8 @@ def print_account(account: Account, raw: Path, params_file: Path, console: Conso
         params_file: the params.yaml whose limits were used.
         console: where it is printed.
     """
-    console.print(Text(f"{printable(str(raw))}, by the limits of {params_file}", style="bold"), soft_wrap=True)
+    limits = "the package's limits" if params_file == package_file("params.yaml") else f"the limits of {params_file}"
+    console.print(Text(f"{printable(str(raw))}, by {limits}", style="bold"), soft_wrap=True)
     if account.classes:
         _print_classes(account, console)
         _print_by_reason("Quarantined", account.quarantined, console)

@@ -18,7 +18,7 @@ from tumorboard.base.presets import PRESETS, check_preset, explain_preset, fill_
 from tumorboard.base.schema import nearest, parse, read_yaml
 from tumorboard.base.short_params import DEFAULTS_OF, complete_values
 from tumorboard.base.versioning import run_git
-from tumorboard.commands.check import print_account
+from tumorboard.commands.check import name_pattern_option, print_account
 from tumorboard.commands.errors import reports_user_errors
 from tumorboard.commands.new_files import StudyFacts, study_files
 from tumorboard.commands.new_folder import check_can_be_made, check_empty
@@ -84,14 +84,16 @@ def new(
     check_preset(preset)
     check_places(folder, data)
     check_git()
+    check_pattern(group_pattern)
     given = own.get("data", {})
     check_raw(given.get("raw"), data, lines)
     table = table_name(data, labels) or given.get("table")
-    group_pattern = group_pattern or given.get("group_pattern")
     positive = positive or given.get("positive")
-    params = params_of(params_with(own, preset, lines), data, table, group_pattern)
+    pattern = group_pattern or given.get("group_pattern")
+    params = params_of(params_with(own, preset, lines), data, table, pattern)
     check_subgroups(own, params, data, lines)
     survey = survey_data(data, params, positive, ask=lambda guess: wants(guess, yes, console))
+    name_pattern_option(survey.account, group_pattern)
     print_account(survey.account, data, package_file("params.yaml"), console)
     stop_if_refused(survey.account, lines, console)
     facts = StudyFacts(
@@ -107,6 +109,11 @@ def new(
     )
     print_assumptions(facts, survey.account, console)
     write_study(folder, study_files(facts))
+    print_next(folder, console)
+
+
+def print_next(folder: Path, console: Console) -> None:
+    """Prints the commands that come after this one."""
     console.print(Text(f"\nThe study is in {folder}. Look at params.yaml, then:", style="bold"), soft_wrap=True)
     console.print(Text(f"  cd {shlex.quote(str(folder))}\n  dvc repro"), soft_wrap=True)
 
@@ -258,6 +265,12 @@ def check_git() -> None:
     problems = [finding for finding in check_identity(Path()) if finding.level != "ok"]
     if problems:
         raise InputError("\n".join(map(str, problems)))
+
+
+def check_pattern(group_pattern: str | None) -> None:
+    """Raises InputError for an empty pattern of groups, which would silently be none."""
+    if group_pattern == "":
+        raise InputError("--group-pattern is empty: name a pattern, or leave the option out")
 
 
 def table_name(data: Path, labels: Path | None) -> str | None:

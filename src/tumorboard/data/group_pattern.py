@@ -48,6 +48,18 @@ def extract_groups(paths: Sequence[str], pattern: str) -> list[str]:
     return groups
 
 
+def about_option(message: str, option: str) -> str:
+    """Returns a message of `extract_groups` for a pattern that an option of a command gave; others stay.
+
+    >>> about_option("data.group_pattern: 'x' has no group: put the patient's part in parentheses", "--patients")
+    "--patients: 'x' has no group: put the patient's part in parentheses"
+    """
+    if not message.startswith("data.group_pattern: "):
+        return message
+    text = message.replace("data.group_pattern", option, 1)
+    return text.replace("or set it to null if every", "or leave the option out if every")
+
+
 def _check_pattern(pattern: str) -> None:
     try:
         compiled = re.compile(pattern)
