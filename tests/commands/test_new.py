@@ -173,6 +173,26 @@ def test_options_stand_in_params(described: Path) -> None:
     assert params.crop.side == 64
 
 
+def test_an_added_copy_is_kept_by_dvc_and_in_the_first_commit(folder: Path, raw: Path) -> None:
+    before = {file.relative_to(raw): file.read_bytes() for file in raw.rglob("*") if file.is_file()}
+    done = new(folder / "kept", "--data", raw, "--add")
+    assert done.exit_code == 0, done.output
+    said = f"datasets/raw is a copy, {len(before)} files, which DVC keeps. `dvc push` would upload them"
+    assert said in done.stdout
+    study = folder / "kept"
+    assert load_params(study / "params.yaml").data.raw == "datasets/raw"
+    tracked, status = (
+        subprocess.run(["git", *words], cwd=study, capture_output=True, text=True, check=True).stdout.splitlines()
+        for words in (("ls-tree", "-r", "--name-only", "HEAD"), ("status", "--porcelain"))
+    )
+    assert [name for name in tracked if name.startswith("datasets")] == ["datasets/.gitignore", "datasets/raw.dvc"]
+    assert status == []
+    shutil.rmtree(study / "datasets/raw")
+    subprocess.run([sys.executable, "-m", "dvc", "checkout", "--quiet", "datasets/raw"], cwd=study, check=True)
+    copied = study / "datasets/raw"
+    assert {file.relative_to(copied): file.read_bytes() for file in copied.rglob("*") if file.is_file()} == before
+
+
 def test_lines_of_a_file_stand_in_params(folder: Path, raw: Path) -> None:
     rows = [f"{file.relative_to(raw).with_suffix('').as_posix()},{file.parent.name}" for file in raw.rglob("*.png")]
     (raw / "odd.csv").write_text("\n".join(["image,dx", *rows]), encoding="utf-8")
@@ -183,7 +203,7 @@ def test_lines_of_a_file_stand_in_params(folder: Path, raw: Path) -> None:
         "preset: mri\nfolds: [1]\ncrop: {window: [0, 80]}\nevaluate: {test: false}\n",
         encoding="utf-8",
     )
-    done = new(folder / "lined", "--data", raw, "--params", lines, "--preset", "cells")
+    done = new(folder / "by_file", "--data", raw, "--params", lines, "--preset", "cells")
     assert done.exit_code == 0, done.output
     assert "20 groups" in done.output
     params = load_params(folder / "lined/params.yaml")
@@ -246,6 +266,7 @@ def test_a_table_elsewhere_is_refused(folder: Path, raw: Path) -> None:
     assert done.exit_code == 1
     assert "lies outside" in done.stderr
     assert "there is no such file" in new(folder / "b", "--data", raw, "--labels", "gone.csv").stderr
+    assert "lies outside" in new(folder / "b", "--data", raw, "--labels", folder / "far.csv", "--add").stderr
     assert not (folder / "b").exists()
 
 

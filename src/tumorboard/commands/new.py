@@ -20,7 +20,8 @@ from tumorboard.base.short_params import DEFAULTS_OF, complete_values
 from tumorboard.base.versioning import run_git
 from tumorboard.commands.check import name_pattern_option, print_account
 from tumorboard.commands.errors import reports_user_errors
-from tumorboard.commands.new_files import StudyFacts, study_files
+from tumorboard.commands.new_data import Copy, plan_copy
+from tumorboard.commands.new_files import StudyFacts, study_files, write_study
 from tumorboard.commands.new_folder import check_can_be_made, check_empty
 from tumorboard.commands.preset import as_yaml
 from tumorboard.commands.project_checks import check_identity
@@ -50,6 +51,9 @@ LinesOption = Annotated[
         "--params", metavar="YAML", help="Lines for the study's params.yaml, such as those that `check` proposes."
     ),
 ]
+AddOption = Annotated[
+    bool, typer.Option("--add", help="Copy FOLDER into DIR/datasets, and put the copy under version control by DVC.")
+]
 
 app = typer.Typer(add_completion=False)
 
@@ -67,12 +71,14 @@ def new(
     positive: Annotated[str | None, typer.Option(help="Of two classes: the one that is to be detected.")] = None,
     preset: PresetOption = None,
     lines: LinesOption = None,
+    add: AddOption = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing: take what is guessed from the names.")] = False,
 ) -> None:
     """Makes a study of the images in FOLDER: parameters, pipeline, git and DVC, first commit.
 
     First it checks the images as `tumorboard check` does, and shows what it assumes
     and why. FOLDER is named by its absolute path, and nothing is written there.
+    With --add, the study has a copy that DVC keeps and `dvc push` would upload.
     The stages run from the installed package, so that one environment serves all
     studies. For research, not for diagnosis.
 
@@ -81,10 +87,7 @@ def new(
     console = Console()
     own = read_lines(lines)
     preset = preset or str(own.get("preset") or "general")
-    check_preset(preset)
-    check_places(folder, data)
-    check_git()
-    check_pattern(group_pattern)
+    check_start(folder, data, preset, group_pattern)
     given = own.get("data", {})
     check_raw(given.get("raw"), data, lines)
     table = table_name(data, labels) or given.get("table")
@@ -92,13 +95,14 @@ def new(
     pattern = group_pattern or given.get("group_pattern")
     params = params_of(params_with(own, preset, lines), data, table, pattern)
     check_subgroups(own, params, data, lines)
+    copy = plan_copy(data, folder, params.data.table) if add else None
     survey = survey_data(data, params, positive, ask=lambda guess: wants(guess, yes, console))
     name_pattern_option(survey.account, group_pattern)
     print_account(survey.account, data, package_file("params.yaml"), console)
     stop_if_refused(survey.account, lines, console)
     facts = StudyFacts(
         name=folder.resolve().name,
-        data=data.resolve(),
+        data=copy.target if copy else data.resolve(),
         table=survey.table,
         group_pattern=survey.group_pattern,
         guess=survey.guess,
@@ -108,14 +112,25 @@ def new(
         lines=own,
     )
     print_assumptions(facts, survey.account, console)
-    write_study(folder, study_files(facts))
-    print_next(folder, console)
+    write_study(folder, study_files(facts), copy)
+    print_next(folder, copy, console)
 
 
-def print_next(folder: Path, console: Console) -> None:
-    """Prints the commands that come after this one."""
+def print_next(folder: Path, copy: Copy | None, console: Console) -> None:
+    """Prints what was copied, and the commands that come after this one."""
+    if copy:
+        console.print(Text(f"\n{copy.note}"), soft_wrap=True)
     console.print(Text(f"\nThe study is in {folder}. Look at params.yaml, then:", style="bold"), soft_wrap=True)
     console.print(Text(f"  cd {shlex.quote(str(folder))}\n  dvc repro"), soft_wrap=True)
+
+
+def check_start(folder: Path, data: Path, preset: str, group_pattern: str | None) -> None:
+    """Raises InputError for what is wrong before the images are looked at."""
+    check_preset(preset)
+    check_places(folder, data)
+    check_git()
+    if group_pattern == "":  # which would silently be none
+        raise InputError("--group-pattern is empty: name a pattern, or leave the option out")
 
 
 def stop_if_refused(account: Account, lines: Path | None, console: Console) -> None:
@@ -267,12 +282,6 @@ def check_git() -> None:
         raise InputError("\n".join(map(str, problems)))
 
 
-def check_pattern(group_pattern: str | None) -> None:
-    """Raises InputError for an empty pattern of groups, which would silently be none."""
-    if group_pattern == "":
-        raise InputError("--group-pattern is empty: name a pattern, or leave the option out")
-
-
 def table_name(data: Path, labels: Path | None) -> str | None:
     """Returns the name of the label table relative to the data, as `data.table`; None without one."""
     if labels is None:
@@ -305,24 +314,3 @@ def wants(guess: Guess, yes: bool, console: Console) -> bool:
     if yes or not sys.stdin.isatty():
         return yes
     return typer.confirm("Are images of one group of one patient (or smear, or slide)?")
-
-
-def write_study(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Writes the files of a study into a new folder and makes its first commit.
-
-    Raises:
-        InputError: git or DVC fails; the folder is then left for the reader to look at.
-    """
-    for name, content in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
-    run_in(folder, "git", "init", "--quiet")
-    run_in(folder, "git", "add", "--all")
-    run_in(folder, "git", "commit", "--quiet", "--message", "Begin the study")
-
-
-def run_in(folder: Path, *command: str) -> None:
-    """Runs a command in a folder; raises InputError with its output where it fails."""
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise InputError(f"`{shlex.join(command)}` failed in {folder}: {(done.stderr or done.stdout).strip()}")

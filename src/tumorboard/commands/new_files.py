@@ -1,6 +1,9 @@
-"""The files of a new study, made from those of the installed package."""
+"""The files of a new study, made from those of the installed package, and its first commit."""
 
 import json
+import shlex
+import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,9 +11,11 @@ from typing import Any
 
 import yaml
 
+from tumorboard.base.errors import InputError
 from tumorboard.base.package_files import package_file
 from tumorboard.base.short_params import DEFAULTS_OF
 from tumorboard.base.study import package_version
+from tumorboard.commands.new_data import Copy, copy_data
 from tumorboard.data.guess_groups import Guess
 
 RESOLVED = "resolved.yaml"  # the complete parameters of a study, which its stages read
@@ -26,7 +31,7 @@ class StudyFacts:
     """What `tumorboard new` knows of the data."""
 
     name: str  # of the study
-    data: Path  # absolute
+    data: Path  # absolute, or relative to the study
     table: str | None  # label table inside the data
     group_pattern: str | None
     guess: Guess | None  # a grouping that nobody confirmed
@@ -154,6 +159,36 @@ def _dump(tree: Mapping[str, Any]) -> str:
 def _yaml(value: Any) -> str:
     """Returns a scalar as YAML 1.2 reads it back; a JSON text is YAML."""
     return "" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def write_study(folder: Path, files: Mapping[str, bytes], copy: Copy | None) -> None:
+    """Writes the files of a study into a new folder and makes its first commit.
+
+    Args:
+        folder: of the study.
+        files: content by name.
+        copy: of the images, which DVC then keeps; None: they stay where they are.
+
+    Raises:
+        InputError: git or DVC fails; the folder is then left for the reader to look at.
+    """
+    if copy:
+        copy_data(copy, folder)
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    run_in(folder, "git", "init", "--quiet")
+    if copy:
+        run_in(folder, sys.executable, "-m", "dvc", "add", "--quiet", copy.target.as_posix())
+    run_in(folder, "git", "add", "--all")
+    run_in(folder, "git", "commit", "--quiet", "--message", "Begin the study")
+
+
+def run_in(folder: Path, *command: str) -> None:
+    """Runs a command in a folder; raises InputError with its output where it fails."""
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise InputError(f"`{shlex.join(command)}` failed in {folder}: {(done.stderr or done.stdout).strip()}")
 
 
 _DVC_CONFIG = b"""[core]
