@@ -91,9 +91,9 @@ def test_the_test_part_decides_nothing_but_its_own_predictions_and_scores(
 ) -> None:
     """Replaces the test images and labels by noise: every other artifact keeps its hash.
 
-    What lists, counts or draws the raw files (data/crop, data/split, their metrics and pictures) and the report show the
-    test files themselves, so they change. Where a training image is a copy of a test image, it leaves the training part; so the
-    pictures here are no copies.
+    What lists, counts or draws the raw files (data/crop, data/split, their metrics and pictures) and the report show
+    the test files themselves, so they change. Where a training image is a copy of a test image, it leaves the training
+    part; so the pictures here are no copies.
     """
     project = Project(tmp_path_factory.mktemp("laws"))
     file = project.folder / "params.yaml"

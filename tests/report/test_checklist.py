@@ -143,7 +143,9 @@ def test_initial_weights_are_those_of_the_recipe(results, pretrained, text):
 
 
 def test_the_choice_of_the_epoch_and_of_the_vote(results):
-    epochs = "linear, those of the epoch with the best validation auc; cnn, those of the epoch with the best validation loss"
+    epochs = (
+        "linear, those of the epoch with the best validation auc; cnn, those of the epoch with the best validation loss"
+    )
     assert answers(results)[26] == f"Weights kept: {epochs}."
     recipes = {name: {**recipe, "keep": "last"} for name, recipe in results.recipes.items()}
     fit = dataclasses.replace(results.fit, losses={"soft": 0.5})
