@@ -2,6 +2,7 @@
 
     python -m benchmarks.shortcuts --skill 0 --repetitions 200      # false alarms
     python -m benchmarks.shortcuts --skill 0.5 --repetitions 40     # power
+    python -m benchmarks.shortcuts --skill 0.5 --label-by patient --patients 12
 
 Each data set has two classes and facts that differ by patient: each patient has a scanner with a width, file size and
 color of its own, around which the images vary. `label` is one per patient or one per image. With a skill of 0 no fact
@@ -73,9 +74,19 @@ def main() -> None:
     parser.add_argument(
         "--skill", type=float, nargs="+", default=[0.0, 0.5], choices=(0.0, 0.5), help="rows to measure"
     )
+    parser.add_argument(
+        "--label-by", nargs="+", default=["patient", "image"], choices=("patient", "image"), help="rows to measure"
+    )
+    parser.add_argument("--patients", type=int, nargs="+", default=[12, 24, 60], choices=(12, 24, 60), help="likewise")
     options = parser.parse_args()
     print(f"| planted skill | label by | patients | alarms of {options.repetitions} |\n|---|---|---|---|")
-    for cell in (cell for cell in CELLS if cell.skill in options.skill):
+    for cell in CELLS:
+        if (
+            cell.skill not in options.skill
+            or cell.label_by not in options.label_by
+            or cell.patients not in options.patients
+        ):
+            continue
         rate = alarm_rate(cell, options.repetitions)
         print(f"| {cell.skill} | {cell.label_by} | {cell.patients} | {rate:.1%} |")
         sys.stdout.flush()

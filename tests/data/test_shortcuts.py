@@ -176,6 +176,56 @@ def test_a_scanner_per_class_is_a_shortcut_of_twelve_patients() -> None:
     assert "width" in select_shortcuts(probe_shortcuts(manifest, images, 0, 0.25), 0.25)["facts"].tolist()
 
 
+def test_skill_is_studentized_by_how_it_differs_between_patients() -> None:
+    """Each of twelve patients has a part of 0.25 (right in three of four), 0.5 (always) or -0.5 (never).
+
+    Both predictions have a skill of 0.5: (12 x 0.25) / sqrt(12 x 0.25^2), and (9 - 3) x 0.5 / sqrt(12 x 0.5^2).
+    """
+    groups = np.repeat(np.arange(12), 4)
+    labels = groups % 2
+    most_of_each = np.where(np.arange(48) % 4 < 3, labels, 1 - labels)
+    all_of_nine = np.where(np.isin(groups, [0, 1, 2]), 1 - labels, labels)
+    assert shortcuts._score(labels, most_of_each)[2] == shortcuts._score(labels, all_of_nine)[2] == 0.5
+    assert shortcuts._studentized_skill(labels, most_of_each, groups) == pytest.approx(12**0.5)
+    assert shortcuts._studentized_skill(labels, all_of_nine, groups) == pytest.approx(6 / 12**0.5)
+    assert shortcuts._studentized_skill(labels, 1 - labels, groups) == pytest.approx(-(12**0.5))
+
+
+def test_studentized_skill_weighs_patients_and_classes_equally() -> None:
+    """Weights of images: patient 0 has 1/2 each, patient 1 has 1/4 each, patient 2 has 1.
+
+    Classes weigh 1/2 + 3/4 = 5/4 (class 0), 1/2 + 1/4 = 3/4 (class 2) and 1 (class 3); guessing is right in 1/3.
+    Parts: 1/2 (2/3) / (5/4) + 1/2 (-1/3) / (3/4) = 2/45; 3/4 (2/3) / (5/4) + 1/4 (2/3) / (3/4) = 28/45; 2/3 = 30/45.
+    """
+    groups = np.array([0, 0, 1, 1, 1, 1, 2])
+    labels = np.array([0, 2, 0, 0, 0, 2, 3])
+    predicted = np.array([0, 1, 0, 0, 0, 2, 3])
+    expected = (2 + 28 + 30) / (2**2 + 28**2 + 30**2) ** 0.5
+    assert shortcuts._studentized_skill(labels, predicted, groups) == pytest.approx(expected)
+
+
+def test_a_patient_with_most_of_the_images_counts_once() -> None:
+    groups = np.repeat(np.arange(12), [500] + [4] * 11)
+    assert shortcuts._studentized_skill(groups % 2, groups % 2, groups) == pytest.approx(12**0.5)
+
+
+def test_studentized_skill_is_zero_where_the_parts_of_all_groups_are() -> None:
+    """One predicted class: 2/3 - 1/3 - 1/3 in each group, which floats round to a little more or less than 0."""
+    groups, labels = np.repeat(np.arange(9), 3), np.tile([0, 1, 2], 9)
+    assert shortcuts._studentized_skill(labels, np.zeros(27, dtype=int), groups) == 0
+
+
+@needs_p
+def test_a_fact_right_in_most_images_of_each_patient_is_beyond_the_luck_of_scanners() -> None:
+    """A third of the permutations give a scanner a skill of 0.5 or more, so skill alone could not find the width."""
+    manifest, images = by_patient(12, 3)
+    is_a = (manifest["label"] == "a").to_numpy()
+    images["width"] = np.where(is_a ^ (np.arange(48) % 4 == 3), "512", "300")
+    probe = probe_shortcuts(manifest, images, 3, 0.25)
+    assert probe.set_index("facts").loc["width", "skill"] == 0.5
+    assert "width" in select_shortcuts(probe, 0.25)["facts"].tolist()
+
+
 @needs_p
 def test_two_patients_per_class_prove_nothing() -> None:
     """Of the six ways to deal out the labels, at least two are as good as the truth."""

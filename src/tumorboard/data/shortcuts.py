@@ -204,9 +204,10 @@ def _permutation_p(
 ) -> NDArray[np.float64]:
     """Tests the skill of each fact against permutations of the labels over groups.
 
-    In each permutation every group takes the labels of another one, and the best skill of all facts is kept, so that
-    the chance of any false alarm among the facts is at most MAX_P. The skills are those of single trees, refitted to
-    each permutation: predictions that are kept would know nothing of two neighbors that decide for each other.
+    In each permutation every group takes the labels of another one, and the best studentized skill of all facts is
+    kept, so that the chance of any false alarm among the facts is at most MAX_P. The skills are those of single trees,
+    refitted to each permutation: predictions that are kept would know nothing of two neighbors that decide for each
+    other.
 
     Args:
         features: of each fact.
@@ -215,8 +216,8 @@ def _permutation_p(
         seed: of the folds and permutations.
 
     Returns:
-        float64[F], p of each fact: the share of permutations, the data among them, whose best skill is at least the
-        fact's own.
+        float64[F], p of each fact: the share of permutations, the data among them, whose best studentized skill is
+        at least the fact's own.
 
     Source: Westfall & Young 1993 (the best of all); Besag & Clifford 1991 (the early end).
     """
@@ -224,12 +225,12 @@ def _permutation_p(
     varying = [fact for fact, table in enumerate(features) if (table != table[0]).any()]
     tables = {fact: np.ascontiguousarray(features[fact], dtype=np.float32) for fact in varying}
     own = np.zeros(len(features))
-    own[varying] = _tree_skills(tables, labels, groups, seed)
+    own[varying] = _studentized_tree_skills(tables, labels, groups, seed)
     rng = Generator(Philox(key=np.array([seed % 2**64, keys_of(["shortcuts"])[0]], dtype=np.uint64)))
     reached, drawn = np.ones(len(features)), 1
     most = MAX_P * (1 + PERMUTATIONS)
     while drawn <= PERMUTATIONS and (reached[tested] <= most).any():
-        skills = _tree_skills(tables, _permute_labels(labels, groups, rng), groups, seed)
+        skills = _studentized_tree_skills(tables, _permute_labels(labels, groups, rng), groups, seed)
         reached += skills.max(initial=0.0) >= own - 1e-9
         drawn += 1
     return np.where(reached > most, np.maximum(reached / drawn, np.nextafter(MAX_P, 1)), reached / drawn)
@@ -244,10 +245,10 @@ def _permute_labels(labels: Codes, groups: Codes, rng: Generator) -> Codes:
     return permuted
 
 
-def _tree_skills(
+def _studentized_tree_skills(
     tables: Mapping[int, NDArray[np.float32]], labels: Codes, groups: Codes, seed: int
 ) -> NDArray[np.float64]:
-    """Returns the cross-validated skill of a decision tree per fact; zeros where a class has one group only."""
+    """Returns `_studentized_skill` of a cross-validated tree per fact; zeros where a class has one group only."""
     folds = _folds(labels, groups, seed)
     if not folds:
         return np.zeros(len(tables))
@@ -260,5 +261,30 @@ def _tree_skills(
             tree = DecisionTreeClassifier(random_state=seed % 2**32)
             tree.fit(table[train], labels[train], sample_weight=weights[train], check_input=False)
             predicted[validation] = tree.predict(table[validation], check_input=False)
-        skills.append(_score(labels, predicted)[2])
+        skills.append(_studentized_skill(labels, predicted, groups))
     return np.array(skills)
+
+
+def _studentized_skill(labels: Codes, predicted: Codes, groups: Codes) -> float:
+    """Returns the skill of predictions divided by its standard error, where groups and classes weigh the same.
+
+    The skill is a sum of one part per group, and its standard error the root of the sum of their squares. A fact that
+    is right in three of four images of each of 12 patients has 3.5; one that is right in all images of nine patients
+    and in none of the others has the same skill and 1.7, for it may be luck.
+
+    Args:
+        labels: codes of the classes.
+        predicted: codes of the classes.
+        groups: codes of the G groups, from 0.
+
+    Returns:
+        From -sqrt(G) to sqrt(G), about N(0, 1) for guesses; 0 where all parts are 0.
+
+    Source: the score test with a variance of clusters, as in Boos, "On generalized score tests", 1992.
+    """
+    weights = 1 / np.bincount(groups)[groups]
+    of_class = np.bincount(labels, weights)
+    gains = (predicted == labels) - 1 / np.count_nonzero(of_class)  # over guessing
+    parts = np.bincount(groups, weights * gains / of_class[labels])
+    spread = float(np.sqrt((parts**2).sum()))
+    return float(parts.sum()) / spread if spread > 1e-9 else 0.0  # of parts that floats round
