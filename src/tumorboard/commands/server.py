@@ -31,6 +31,7 @@ from tumorboard.commands.server_answers import (
     ProblemAnswer,
     panel_answer,
 )
+from tumorboard.commands.server_connections import Connection
 from tumorboard.commands.server_guard import Guard
 from tumorboard.commands.uploads import Queue, UploadLimits, drop_file, receive_file
 from tumorboard.panel.panel_file import DISCLAIMER
@@ -192,7 +193,7 @@ def server_settings(app: ASGIApp) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         loop="asyncio",
-        http="h11",
+        http=Connection,
         ws="none",
         lifespan="off",
         log_config=None,
