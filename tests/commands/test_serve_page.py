@@ -74,6 +74,9 @@ def opened(browser: Any, site: str, **settings: Any) -> Iterator[tuple[Any, list
     messages: list[str] = []
     page.on("console", lambda message: messages.append(message.text))
     page.on("pageerror", lambda error: messages.append(str(error)))
+    # The browser gives file choosers to the test while somebody listens; `expect_file_chooser` alone begins to listen
+    # at the same time as the key is pressed, and came too late in one of six tries on a busy machine.
+    page.on("filechooser", lambda _: None)
     page.goto(site)
     page.wait_for_selector("#panel:not(:empty)")
     yield page, messages
