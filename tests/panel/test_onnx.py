@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import zipfile
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +22,7 @@ from tumorboard.panel.onnx_export import export_onnx, largest_difference
 from tumorboard.panel.onnx_model import OnnxCard, OnnxModel, load_onnx, open_session
 from tumorboard.panel.package import load_package
 from tumorboard.panel.predict import predict_images
-from tumorboard.panel.trained_model import load_panel, load_trained
+from tumorboard.panel.trained_model import load_packed, load_panel, load_trained
 from tumorboard.panel.votes import VOTES
 
 CROPS = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
@@ -161,6 +163,24 @@ def test_a_package_without_onnx_says_what_it_needs(small, tmp_path):
     small.pack(tmp_path / "panel.zip")
     with pytest.raises(InputError, match=r"models/other/0\.safetensors: needs torch.*'tumorboard\[train\]'"):
         load_package(tmp_path / "panel.zip", load_onnx)
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
+def test_of_two_networks_the_one_that_computes_is_read_and_refused_where_it_was_altered(package, tmp_path, runtime):
+    """An altered file of the other runtime is not noticed, since nothing uses it."""
+    load = partial(load_packed, device="cpu") if runtime == "torch" else load_onnx
+    used, other = ("models/cnn/0.safetensors", "onnx/cnn/0.onnx")[:: 1 if runtime == "torch" else -1]
+    for name in (other, used):
+        with zipfile.ZipFile(package) as file, zipfile.ZipFile(tmp_path / "panel.zip", "w") as target:
+            for entry in file.namelist():
+                content = file.read(entry)
+                altered = bytes([content[0] ^ 1]) + content[1:]
+                target.writestr(entry, altered if entry == name else content)
+        if name == other:
+            assert load_package(tmp_path / "panel.zip", load).panel.models.keys() == {"other", "cnn"}
+        else:
+            with pytest.raises(InputError, match=f"{used}: was altered"):
+                load_package(tmp_path / "panel.zip", load)
 
 
 def test_a_file_that_is_no_onnx_or_of_another_network_is_named(small, onnx, tmp_path, params):

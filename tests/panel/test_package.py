@@ -127,6 +127,7 @@ def flip(contents: dict[str, bytes]) -> None:
     [
         (flip, f": {WEIGHTS}: was altered, its size or SHA-256 is not that of"),
         (lambda c: c.update({"unlike/cnn/0.safetensors": b""}), ": unlike/cnn/0.safetensors: was altered"),
+        (lambda c: c.update({"README.md": b"for Research"}), ": README.md: was altered"),  # nothing else reads it
         (lambda c: c.pop(WEIGHTS), f": {WEIGHTS}: is missing from the package"),
         (lambda c: c.update({"models/evil.py": b"1"}), ": models/evil.py: was added, the manifest does not list it"),
         (lambda c: c.pop("manifest.json"), ": is no package of `tumorboard export`: it has no manifest.json"),
@@ -220,6 +221,24 @@ def test_a_file_that_was_cut_or_flipped_or_is_something_else_is_refused(package,
         load_package(tmp_path / "none.zip", BY_TORCH)
     with pytest.raises(InputError, match="is no regular file: name a package"):
         load_package(tmp_path, BY_TORCH)
+
+
+def test_each_entry_is_read_once_but_the_cards(package, monkeypatch):
+    read: list[str] = []
+    opened = zipfile.ZipFile.open
+
+    def note(self, name, *arguments, **settings):
+        read.append(getattr(name, "filename", name))
+        return opened(self, name, *arguments, **settings)
+
+    monkeypatch.setattr(zipfile.ZipFile, "open", note)
+    load_package(package, BY_TORCH)
+    with zipfile.ZipFile(package) as file:
+        names = file.namelist()
+    assert sorted(set(read)) == sorted(names)
+    assert {name for name in read if read.count(name) > 1} <= {
+        name for name in names if name.startswith("models/") and name.endswith(".json")
+    }
 
 
 def test_names_in_a_package_become_no_paths(package, tmp_path, monkeypatch):

@@ -110,11 +110,11 @@ def _describe(content: bytes | Path) -> Entry:
 
 
 class Package:
-    """An open package whose entries are those that its manifest lists, to the last bit.
+    """An open package. An entry is compared with the manifest while it is read, so that nobody gets an altered one.
 
     Args:
         path: is named in messages.
-        file: the open zip.
+        file: the open zip, which has the entries that the manifest lists.
         manifest: of the package.
     """
 
@@ -122,21 +122,32 @@ class Package:
         self.path = path
         self.manifest = manifest
         self._file = file
+        self._unread = set(manifest.entries)
 
     def where(self, name: str) -> str:
         """Returns the beginning of a message on an entry."""
         return f"{self.path}: {printable(clip(name))}"
 
     def parts(self, name: str) -> Iterator[bytes]:
-        """Yields the content of an entry in parts; raises InputError where it cannot be read."""
+        """Yields the content of an entry in parts; it is to be used when all have come.
+
+        Raises:
+            InputError: the entry cannot be read or, after the last part, was altered.
+        """
+        entry = self.manifest.entries.get(name)
+        if entry is None:
+            raise InputError(f"{self.where(name)}: the manifest names this entry, but does not list it")
+        digest = hashlib.sha256()
         try:
             with self._file.open(name) as source:
                 while part := source.read(_CHUNK):
+                    digest.update(part)
                     yield part
-        except KeyError:
-            raise InputError(f"{self.where(name)}: the manifest names this entry, but does not list it") from None
         except (zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, OSError, ValueError) as error:
             raise InputError(f"{self.where(name)}: is damaged: {error}: get the package again") from None
+        if digest.hexdigest() != entry.sha256:
+            raise _altered(self, name)
+        self._unread.discard(name)
 
     def read(self, name: str) -> bytes:
         """Returns the content of an entry."""
@@ -154,10 +165,21 @@ class Package:
         except InputError as error:
             raise InputError(str(error).replace(str(file), self.where(name))) from None
 
+    def check_unread(self) -> None:
+        """Reads the entries that nobody has read, except networks: those for torch or those for onnxruntime, as it is.
+
+        Raises:
+            InputError: one was altered.
+        """
+        networks = {name for packed in self.manifest.models for name in (packed.weights, packed.onnx)}
+        for name in sorted(self._unread - networks):
+            for _ in self.parts(name):
+                pass
+
 
 @contextmanager
 def open_package(path: Path) -> Iterator[Package]:
-    """Opens a package and compares every entry with the manifest.
+    """Opens a package; at the end, `Package.check_unread` is called.
 
     Raises:
         InputError: the file is missing, no package, damaged or written by a newer version; or an entry is missing,
@@ -170,6 +192,7 @@ def open_package(path: Path) -> Iterator[Package]:
             package = Package(path, file, _read_manifest(path, file))
             _check_entries(package, file)
             yield package
+            package.check_unread()
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: no such file: name a package that `tumorboard export` wrote") from None
     except zipfile.BadZipFile as error:
@@ -206,7 +229,7 @@ def _read_manifest(path: Path, file: zipfile.ZipFile) -> Manifest:
 
 
 def _check_entries(package: Package, file: zipfile.ZipFile) -> None:
-    """Raises InputError, which names the entry, unless the zip has what the manifest lists and nothing else."""
+    """Raises InputError, which names the entry, unless the zip lists what the manifest lists and nothing else."""
     listed = package.manifest.entries
     found: set[str] = set()
     for header in file.infolist():
@@ -226,12 +249,6 @@ def _check_entries(package: Package, file: zipfile.ZipFile) -> None:
     # Entries of a zip can share bytes; to read them all would then take far more time than the file suggests.
     if sum(entry.bytes for entry in listed.values()) > package.path.stat().st_size:
         raise InputError(f"{package.path}: its entries have more bytes than the file: get the package again")
-    for name, entry in listed.items():
-        digest = hashlib.sha256()
-        for part in package.parts(name):
-            digest.update(part)
-        if digest.hexdigest() != entry.sha256:
-            raise _altered(package, name)
 
 
 def _altered(package: Package, name: str) -> InputError:
