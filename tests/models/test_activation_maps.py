@@ -9,7 +9,7 @@ from tumorboard.base.errors import InputError
 from tumorboard.base.params import Params
 from tumorboard.base.recipe import resolve_recipe
 from tumorboard.models.activation_maps import MapLayer, activation_maps, choose_layer, map_crops
-from tumorboard.models.registry import Classifier, build_model
+from tumorboard.models.registry import Classifier, build_model, outline_model
 
 
 def tiny() -> Classifier:
@@ -78,6 +78,12 @@ def test_maps_of_crops_do_not_depend_on_the_batch() -> None:
         ("vit_b_16", 64, "encoder.layers.encoder_layer_11.ln_1", "tokens", 4),
         ("timm/vit_tiny_patch16_224", 64, "blocks.11.norm1", "tokens", 4),
         ("swin_t", 64, "features.5", "channels last", 4),
+        ("cnn", 64, "15", "channels first", 4),
+        ("cnn3", 32, "7", "channels first", 8),
+        ("lstm_resnet18", 64, "resnet.layer3", "channels first", 4),
+        ("densenet121", 64, "features.denseblock3", "channels first", 4),
+        ("mobilenet_v3_small", 64, "features.8", "channels first", 4),
+        ("squeezenet1_1", 64, "features.7", "channels first", 7),
     ],
 )
 def test_the_layer_of_a_family(architecture: str, side: int, name: str, order: str, grid: int, params: Params) -> None:
@@ -89,6 +95,47 @@ def test_the_layer_of_a_family(architecture: str, side: int, name: str, order: s
     assert maps.shape == (1, side, side)
     assert maps.min() >= 0
     assert maps.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("architecture", "side", "name", "grid"),
+    [
+        ("vgg16", 32, "features.22", 4),  # the pooling behind the features enlarges one cell to seven by seven
+        ("vgg16", 64, "features.29", 4),
+        ("vgg16", 224, "avgpool", 7),
+        ("alexnet", 64, "features.4", 7),
+        ("convnext_tiny", 64, "features.5", 4),
+        ("swin_v2_t", 64, "features.5", 4),  # its tables of positions are square, too
+        ("resnet50_v1", 64, "layer3", 4),
+        ("efficientnet_v2_s", 64, "features.5", 4),
+        ("regnet_y_400mf", 64, "trunk_output.block3", 4),
+        ("shufflenet_v2_x0_5", 64, "stage3", 4),
+    ],
+)
+def test_the_layer_of_a_large_network(architecture: str, side: int, name: str, grid: int, params: Params) -> None:
+    """Without its weights, whose random values take seconds."""
+    recipe = resolve_recipe(params, "cnn").model_copy(update={"architecture": architecture})
+    model = outline_model(recipe, 2, side, 1)
+    model.head = nn.Identity()
+    layer = choose_layer(model.to("meta"), side, architecture)
+    assert (layer.name, layer.grid) == (name, grid)
+
+
+def test_a_layer_that_enlarges_or_is_no_map_of_the_images_is_not_taken() -> None:
+    class Positions(nn.Module):
+        """Adds a number that it computes from a table of 5 x 5 places."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Conv2d(1, 1, 1)
+
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            moved: torch.Tensor = images + self.table(torch.zeros(1, 1, 5, 5)).mean()
+            return moved
+
+    backbone = nn.Sequential(nn.Conv2d(3, 2, 4, stride=4), Positions(), nn.AdaptiveAvgPool2d(7), nn.Flatten())
+    model = Classifier(backbone, nn.Linear(98, 2), (0.0,) * 3, (1.0,) * 3)
+    assert choose_layer(model, 16, "made up") == MapLayer("1", "channels first", 4)
 
 
 def test_a_network_without_places_has_no_map(params: Params) -> None:
@@ -131,3 +178,59 @@ def test_maps_depend_on_the_head_and_on_the_layers_below(architecture: str, para
         pairs = zip(maps[one].reshape(4, -1), maps[another].reshape(4, -1), strict=True)
         correlations = [float(np.corrcoef(a, b)[0, 1]) if a.std() * b.std() > 0 else 0.0 for a, b in pairs]
         assert np.mean(np.abs(correlations)) < 0.8
+
+
+def marked_images(count: int, seed: int) -> tuple[torch.Tensor, torch.Tensor, np.ndarray]:
+    """Noise of 32 pixels with a mark of 8 by 8, red in class 0 and green in class 1, in one of 4 x 4 cells.
+
+    Returns:
+        The images, their classes, and row and column of the marked cells.
+    """
+    rng = np.random.default_rng(seed)
+    images = rng.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8)
+    classes, cells = np.arange(count) % 2, rng.integers(0, 4, (count, 2))
+    for image, label, (row, column) in zip(images, classes, 8 * cells, strict=True):
+        image[:, row : row + 8, column : column + 8] = 0
+        image[label, row : row + 8, column : column + 8] = 255
+    return torch.from_numpy(images), torch.from_numpy(classes), cells
+
+
+def small_network(seed: int) -> Classifier:
+    layers: list[nn.Module] = []
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for width, wider in ((3, 16), (16, 32)):
+            layers += [nn.Conv2d(width, wider, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)]
+        layers += [nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        return Classifier(nn.Sequential(*layers), nn.Linear(32, 2), (0.5,) * 3, (0.25,) * 3)
+
+
+def test_what_a_training_has_learned_is_where_its_maps_are_and_goes_with_its_weights() -> None:
+    """Adebayo et al. 2018 on a trained network: it points at the marks; with random weights it no longer does."""
+    model = small_network(0)
+    optimizer = torch.optim.Adam(model.parameters(), 0.01)
+    for step in range(40):
+        images, classes, _ = marked_images(32, step)
+        images[:8] = torch.from_numpy(np.random.default_rng(step).integers(0, 256, (8, 3, 32, 32), dtype=np.uint8))
+        # Of images without a mark and of each class by itself, or one class could be the absence of the other's mark.
+        targets = nn.functional.one_hot(classes, 2).float()
+        targets[:8] = 0
+        optimizer.zero_grad()
+        nn.functional.binary_cross_entropy_with_logits(model(images), targets).backward()
+        optimizer.step()
+    images, classes, cells = marked_images(64, 1000)
+    assert (model(images).argmax(1) == classes).float().mean() > 0.95
+    layer = choose_layer(model, 32, "small")
+
+    def maps_and_hits() -> tuple[np.ndarray, float]:
+        maps = activation_maps(model, layer, images, classes.tolist()).reshape(64, -1)
+        row, column = np.divmod(maps.argmax(1), 32)
+        return maps, float(((row // 8 == cells[:, 0]) & (column // 8 == cells[:, 1])).mean())
+
+    learned, hits = maps_and_hits()
+    model.load_state_dict(small_network(10).state_dict())
+    random, random_hits = maps_and_hits()
+    assert hits > 0.8
+    assert random_hits < 0.3, "one of sixteen cells by chance"
+    pairs = [(one, other) for one, other in zip(learned, random, strict=True) if one.std() * other.std() > 0]
+    assert np.mean([abs(np.corrcoef(one, other)[0, 1]) for one, other in pairs]) < 0.5

@@ -24,6 +24,7 @@ from tumorboard.models.registry import Classifier
 SMALLEST_GRID = 2  # cells per side; a map of one cell says nothing of a place
 WANTED_GRID = 4  # cells per side; a coarser map is taken only where the network has no finer one
 BLOCK_DEPTH = 1  # dots in the name of a module that is a stage or a block
+PROBES = 2  # images; what has another number of rows, such as a table of positions, is no map of them
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,10 @@ def choose_layer(model: Classifier, side: int, architecture: str) -> MapLayer:
     layers: list[MapLayer] = []
 
     def note(name: str) -> Any:
-        def hook(_: nn.Module, __: Any, output: Any) -> None:
-            if isinstance(output, Tensor) and (layer := _as_map(name, output, model.backbone)):
+        def hook(_: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+            if not isinstance(output, Tensor) or len(output) != PROBES or _is_enlarged(inputs, output):
+                return
+            if layer := _as_map(name, output, model.backbone):
                 layers.append(layer)
 
         return hook
@@ -61,7 +64,7 @@ def choose_layer(model: Classifier, side: int, architecture: str) -> MapLayer:
     device = next(model.parameters()).device
     try:
         with torch.no_grad():
-            model.eval()(torch.zeros(1, 3, side, side, dtype=torch.uint8, device=device))
+            model.eval()(torch.zeros(PROBES, 3, side, side, dtype=torch.uint8, device=device))
     finally:
         for handle in handles:
             handle.remove()
@@ -75,6 +78,12 @@ def choose_layer(model: Classifier, side: int, architecture: str) -> MapLayer:
     # The end of a whole stage or block is a better map than a layer inside the next one.
     blocks = [layer for layer in layers if layer.grid == last.grid and layer.name.count(".") <= BLOCK_DEPTH]
     return last if last.order == "tokens" or not blocks else blocks[-1]
+
+
+def _is_enlarged(inputs: tuple[Any, ...], output: Tensor) -> bool:
+    """Whether a layer repeats cells, as the pooling of VGG does for small images: it knows places less exactly."""
+    first = inputs[0] if inputs else None
+    return isinstance(first, Tensor) and first.ndim == output.ndim == 4 and output.shape[2] > first.shape[2]
 
 
 def _as_map(name: str, output: Tensor, backbone: nn.Module) -> MapLayer | None:
