@@ -138,7 +138,7 @@ def test_two_files_are_compared_without_a_project(tmp_path: Path, monkeypatch: p
     assert lines[0] == "a.csv against b.csv: these tables on 48 test images of 12 groups"
     assert lines[1] == "score A B A - B 95 % interval p"
     assert lines[2] == "accuracy 1.000 0.750 +0.250 +0.250 to +0.250 < 0.001 A is ahead"
-    assert lines[3:5] == ["Exploratory:", "score A B A - B 95 % interval p (Holm)"]
+    assert lines[3:5] == ["Exploratory:", "score A B A - B 95 % interval p Holm"]
     assert [line.split()[0] for line in lines[5:-1]] == [
         *("balanced_accuracy", "recall_ill", "recall_well", "brier", "auc")
     ]

@@ -27,6 +27,7 @@ HEADING = "heading"  # the vote that heads the report
 HARD = "hard"  # the vote whose table holds shares of votes, which are no probabilities
 FOLDERS = {"test": Path("predictions/test"), "validation": Path("predictions")}  # with votes/ and joined/
 SPLIT_OF_PART = {"test": "test", "validation": "val"}
+WIDTH = 140  # columns, for the longest verdict
 PRIMARY, EXPLORATORY = "primary", "exploratory"  # kinds of scores
 _NO_STUDY = ": change into the folder of a study (`tumorboard new` makes one), or name two files"
 COLORS = {NOISE: "", FIRST: "green", SECOND: "red"}
@@ -97,7 +98,8 @@ def compare(
     if as_json:
         typer.echo(json.dumps(to_json(comparison, facts, settings), allow_nan=False))
     else:
-        print_comparison(comparison, facts, settings, Console())
+        # A narrower terminal wraps the long verdicts of a few rows; the table of all others has 80 columns.
+        print_comparison(comparison, facts, settings, Console(width=max(Console().width, WIDTH)))
 
 
 def read_settings(params_file: Path) -> Settings:
@@ -296,8 +298,8 @@ def _table_of(rows: list[dict[Hashable, Any]], p_column: str, width: int, settin
     """
     table = Table(box=None, pad_edge=False)
     table.add_column("score", min_width=width)
-    p_title = "p (Holm)" if p_column == "p_holm" else "p"
-    columns = {"A": 5, "B": 5, "A - B": 6, f"{100 * settings.confidence:g} % interval": 16, p_title: 8}
+    p_title = "p Holm" if p_column == "p_holm" else "p"
+    columns = {"A": 5, "B": 5, "A - B": 6, f"{100 * settings.confidence:g} % interval": 16, p_title: 7}
     for column, least in columns.items():
         table.add_column(column, justify="right", no_wrap=True, min_width=least)
     table.add_column("", no_wrap=True)
