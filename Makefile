@@ -6,6 +6,8 @@ BIN := .venv/bin
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 # A run must not depend on packages that the user has installed outside the environment.
 export PYTHONNOUSERSITE := 1
+# Processes of the tests: one more than cores, since tests of pipelines and signals wait for other processes.
+WORKERS = $(shell $(BIN)/python -c "from tumorboard.base.cores import available_cores; print(min(8, available_cores() + 1))")
 
 .PHONY: all env test test-slow docs docs-test lint format lock plots control results clean help
 
@@ -29,10 +31,10 @@ $(BIN)/.installed: requirements.lock pyproject.toml
 	@touch $@
 
 test: env ## run the tests, one file at a time per core
-	pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder
+	pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-slow: env ## run the tests that `make test` leaves out: further cases of what a faster test covers
-	pytest -n logical --maxprocesses 8 --dist loadfile --no-loadscope-reorder -m slow
+	pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m slow
 
 docs: env ## build the documentation as a site in site/: open site/index.html, no server needed
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet

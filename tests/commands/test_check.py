@@ -241,7 +241,7 @@ def test_the_text_of_a_refusal_and_the_first_few_of_many() -> None:
     text = printed(account, 60)
     for part in (
         "[b]",
-        "3 groups: patients\n",
+        "3 groups: the images of a group stay on one side\n",
         "a/4.png: no [bytes]\n",
         "... and 3 more",
         "a = 'b\\udcff'",

@@ -138,7 +138,9 @@ def _print_classes(account: Account, console: Console) -> None:
     console.print()
     console.print(table)
     ungrouped = images > 0 and account.groups == images
-    nature = "one per image: no patients are known (--group-pattern, or a column group)" if ungrouped else "patients"
+    nature = "the images of a group stay on one side"
+    if ungrouped:
+        nature = "one per image: no patients are known (--group-pattern, or a column group)"
     console.print(Text(f"{account.groups} groups: {nature}"), soft_wrap=True)
 
 
