@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from pydantic import BaseModel
 from safetensors import SafetensorError, safe_open
 
@@ -15,7 +16,6 @@ from tumorboard.models.model_file import ModelCard, load_model
 from tumorboard.models.registry import Classifier
 from tumorboard.models.study_code import is_study_code
 from tumorboard.models.tensors import CARD_KEY
-from tumorboard.models.views import views_of
 from tumorboard.panel.fit_unlike import collected_features
 from tumorboard.panel.package import parse_json
 from tumorboard.panel.package_file import Package, PackedModel
@@ -40,22 +40,35 @@ class TrainedModel(NamedTuple):
     unlike: UnlikeStatistics | None = None  # of its training images; None: not loaded
 
     def outputs(self, crops: Pixels) -> ModelOutputs:
-        """Returns logits and features of crops uint8[N, S, S, 3]."""
+        """Returns logits and features of crops uint8[N, S, S, 3], fewer at a time where the memory of a GPU runs out.
+
+        Raises:
+            torch.OutOfMemoryError: it does not suffice for one.
+        """
+        parts: list[ModelOutputs] = []
+        start, size = 0, len(chunks_of(crops)[0])
+        while start < len(crops):
+            try:
+                parts.append(self._outputs_at_once(crops[start : start + size]))
+                start += size
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+                size //= 2
+        return ModelOutputs(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+    def _outputs_at_once(self, crops: Pixels) -> ModelOutputs:
         recipe = self.card.recipe
         with collected_features(self.network) as features:
-            logits = [
-                crop_logits(
-                    self.network,
-                    part,
-                    precision="off",
-                    channels_last=recipe.channels_last,
-                    device=self.network.mean.device,
-                    tta=recipe.tta,
-                )
-                for part in chunks_of(crops)
-            ]
-        unaltered = features[:: len(views_of(recipe.tta))]  # the first view of each part
-        return ModelOutputs(np.concatenate(logits), np.concatenate(unaltered))
+            logits = crop_logits(
+                self.network,
+                crops,
+                precision="off",
+                channels_last=recipe.channels_last,
+                device=self.network.mean.device,
+                tta=recipe.tta,
+            )
+        return ModelOutputs(logits, features[0])  # of the first view, which is the unaltered one
 
 
 def load_panel(files: Iterable[Path], device: str, *, unlike: Path | None = None) -> Panel:
