@@ -10,7 +10,7 @@ import yaml
 
 from tests.warm_python import search_path
 from tumorboard.base.errors import InputError
-from tumorboard.commands.control import Outcome, conclude, read_metrics, read_outcome
+from tumorboard.commands.control import Outcome, conclude, read_metrics, read_outcome, run_control
 from tumorboard.commands.paths import METRICS, TEST_METRICS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,6 +115,14 @@ def run(folder: Path, *command: str, status: int = 0) -> tuple[str, str]:
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
     assert done.returncode == status, done.stdout + done.stderr
     return done.stdout, done.stderr
+
+
+def test_a_short_params_yaml_gets_the_key_that_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that of `tumorboard new`, which DVC refuses to give a value for without `++`."""
+    calls: list[tuple[str, ...]] = []
+    monkeypatch.setattr("tumorboard.commands.control._dvc", lambda *words, **_: calls.append(words) or 0)
+    assert run_control(5) == "control-5"
+    assert calls[-1] == ("exp", "run", "--temp", "--name", "control-5", "-S", "++split.control=5")
 
 
 def test_controls_are_experiments_and_leave_the_folder_as_it_is(project: Path) -> None:

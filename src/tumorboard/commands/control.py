@@ -100,7 +100,7 @@ def run_control(seed: int) -> str:
     """
     name = f"control-{seed}"
     _dvc("exp", "remove", "--quiet", name, silent=True)  # it fails where there is none
-    status = _dvc("exp", "run", "--temp", "--name", name, "-S", f"split.control={seed}")
+    status = _dvc("exp", "run", "--temp", "--name", name, "-S", f"++split.control={seed}")
     if status:
         raise InputError(
             f"the control with seed {seed} failed, see above: where a class has few groups, another --seed may help"
