@@ -206,7 +206,7 @@ def test_lines_of_a_file_stand_in_params(folder: Path, raw: Path) -> None:
     done = new(folder / "by_file", "--data", raw, "--params", lines, "--preset", "cells")
     assert done.exit_code == 0, done.output
     assert "20 groups" in done.output
-    params = load_params(folder / "lined/params.yaml")
+    params = load_params(folder / "by_file/params.yaml")
     assert (params.data.raw, params.data.table, params.data.extension) == (str(raw), "odd.csv", ".png")
     assert params.data.columns is not None
     assert (params.data.columns.label, params.data.classes) == ("dx", {"blast": "ill", "normal": "well"})
