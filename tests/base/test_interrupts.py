@@ -67,8 +67,10 @@ def check_end(process: subprocess.Popen[str], name: str, number: int, to_all: bo
     finally:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-    assert time.monotonic() - began < SECONDS
+    while session(process) and time.monotonic() - began < SECONDS:
+        time.sleep(0.01)  # a worker that has read the end of its pipe
     assert session(process) == []
+    assert time.monotonic() - began < SECONDS
     assert process.returncode == 128 + number, error
     *before, last = error.strip().splitlines()
     assert last in (f"{name}: interrupted", *(["tumorboard: interrupted"] if name == "check" else []))
@@ -80,7 +82,8 @@ def check_end(process: subprocess.Popen[str], name: str, number: int, to_all: bo
 def project(tmp_path: Path) -> Path:
     """A project with 300 small images, which three processes decode."""
     tree = read_yaml(ROOT / "params.yaml")
-    tree["data"] |= {"raw": "raw", "group_pattern": None}
+    tree["data"] |= {"raw": "raw", "group_pattern": None, "unit": None, "positive": None}
+    tree |= {"study": "Noise", "preset": "general"}
     tree["runtime"]["workers"] = 3
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
     pixels = np.random.default_rng(0).integers(0, 256, (300, 64, 64, 3), dtype=np.uint8)
@@ -105,16 +108,19 @@ def test_programs_that_decode_in_several_processes_end_at_any_moment(name: str, 
     whole = time.monotonic() - whole
     moments = random.Random(12)  # noqa: S311
     tried = 0
-    while tried < 10:
+    for _ in range(40):
         shutil.rmtree(project / ".cache", ignore_errors=True)
         process = start(PROGRAMS[name], project)
         number = moments.choice([signal.SIGINT, signal.SIGINT, signal.SIGTERM])
         try:
-            process.wait(moments.uniform(0, 0.9 * whole))
+            process.wait(moments.uniform(0, 0.7 * whole))  # in the last part a signal may come after all work is done
             process.communicate()  # it has ended before the signal
         except subprocess.TimeoutExpired:
             check_end(process, name, number, to_all=number == signal.SIGINT or moments.random() < 0.5)
             tried += 1
+        if tried == 10:
+            break
+    assert tried == 10
     assert list((project / "temporary").iterdir()) == []
 
 
