@@ -130,13 +130,7 @@ def run_page(page: Path, folder: Path, environment: dict[str, Any]) -> int:
     for block in blocks_of(page):
         where = f"{block.page}:{block.line}"
         if block.language == "sh":
-            script = f'set -eo pipefail\ncd "$(cat {state})"\n{block.text}\npwd > {state}\n'
-            done = subprocess.run(
-                ["bash", "-c", script], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            )
-            output = done.stdout
-            print(f"----- {where}\n{output}")
-            assert done.returncode == 0, f"{where} exited with {done.returncode}:\n{output}"
+            output = run_commands(block.text, where, state, environment)
         elif block.language == "text" and output is not None:
             missing = missing_lines(block.text, output)
             assert not missing, f"{where}: not in the output: {missing[0]!r}\n{output}"
@@ -144,6 +138,27 @@ def run_page(page: Path, folder: Path, environment: dict[str, Any]) -> int:
         else:
             output = None
     return compared
+
+
+def run_commands(text: str, where: str, state: Path, environment: dict[str, Any]) -> str:
+    """Runs commands of a shell, where a failing one ends all, and returns what they print.
+
+    Args:
+        text: the commands.
+        where: is named in messages.
+        state: file with the folder where they begin; it gets the folder where they end.
+        environment: of the commands.
+
+    Raises:
+        AssertionError: a command fails.
+    """
+    script = f'set -eo pipefail\ncd "$(cat {state})"\n{text}\npwd > {state}\n'
+    done = subprocess.run(
+        ["bash", "-c", script], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    print(f"----- {where}\n{done.stdout}")
+    assert done.returncode == 0, f"{where} exited with {done.returncode}:\n{done.stdout}"
+    return done.stdout
 
 
 def missing_lines(expected: str, output: str) -> list[str]:
