@@ -48,7 +48,11 @@ BEGIN = (
         },
         before="tumorboard practice cells",
     ),
-    Run("README.md", "dvc exp run --name slower -S '++recipes.cnn.lr=0.0003'   "),
+    Run(
+        "README.md",
+        "dvc exp run --name slower -S '++recipes.cnn.lr=0.0003' -S '++evaluate.test=false'   ",
+        {"evaluate.test=false": "evaluate.test=true"},  # the pages after it compare test images too
+    ),
 )
 
 # Those of a page in their order, each page in a copy of that study.
@@ -105,6 +109,8 @@ RUNS = (
             "'++recipes.cnn.lr=0.01,0.05,0.1'": "'++recipes.cnn.lr=0.01'",
             "dvc queue start --jobs 1 ": f"dvc queue start --jobs 1; {_WAIT} ",
             "dvc exp apply NAME": "dvc exp apply slower",
+            "compare HEAD NAME": "compare HEAD slower",
+            "-S evaluate.test": "-S ++evaluate.test",
         },
     ),
     Run(
@@ -200,10 +206,12 @@ NOT_RUN = {
     ("CONTRIBUTING.md", "git clone … && cd tumorboard"): _NET,
     ("CONTRIBUTING.md", "pytest tests/panel/test_votes.py"): "runs the tests that run this",
     ("README.md", "make         # creates .venv"): _NET,
+    ("README.md", "HEAD against slower: "): _OUTPUT,
     ("architecture.md", "phantom ─► crop"): _OUTPUT,
     ("cluster.md", "export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"): _MACHINES,
     ("cluster.md", "torchrun --nnodes 2"): _MACHINES,
     ("cluster.md", "uninterrupted: 1.3 s of training"): _OUTPUT,
+    ("cluster.md", "dvc exp run --queue -S '++recipes.resnet18.seed=0,1,2,3,4'"): _HOURS,
     (
         "control.md",
         "dvc exp run --name noise-0.001",
