@@ -267,7 +267,7 @@ def main() -> None:
     parser.add_argument("--classes", type=int, nargs="+", default=[2, 5], choices=[2, 5])
     parser.add_argument("--only", nargs="+", default=[], choices=CLASS_SCORES, help="scores (default: all)")
     parser.add_argument("--workers", type=int, default=1, help="processes (default: %(default)s)")
-    parser.add_argument("--rows", type=int, help="time the intervals of so many rows, and end")
+    parser.add_argument("--rows", type=int, help="measure the time and memory of the intervals of so many rows instead")
     parser.add_argument("--out", type=Path, default=Path("coverage.md"), help="the table (default: %(default)s)")
     parser.add_argument("--cells", type=Path, default=Path("coverage.csv"), help="all cells (default: %(default)s)")
     options = parser.parse_args()

@@ -70,4 +70,5 @@ def test_the_commands_of_a_page_run(page: str, stranger: Stranger) -> None:
     state.write_text(str(folder / "study"))
     for run in RUNS:
         if run.page == page:
-            stranger.run(run, state)
+            stranger.run(run, state)  # which asserts that each command ends well
+    assert Path(state.read_text().strip()).is_dir()  # written by the last block when all of it has run
