@@ -11,7 +11,8 @@ from PIL import Image
 from tests.data.cropping import build, data_section, hashes, job_of, picture, save
 from tumorboard.base.params import Crop
 from tumorboard.data import crop as crop_module
-from tumorboard.data.crop import CropSummary, crop_images, crop_key
+from tumorboard.data.crop import CropSummary, crop_images
+from tumorboard.data.crop_key import crop_key
 from tumorboard.data.sources import list_images
 from tumorboard.data.store import CropStore
 
@@ -99,7 +100,9 @@ def test_the_cache_key_covers_all_code_that_makes_crops(crop: Crop, monkeypatch:
     package = Path(crop_module.__file__).parents[1]
     modules = {f"images/{file.name}" for file in (package / "images").glob("*.py")}
     assert {"images/crop.py", "images/decode.py", "images/grey.py", "images/jpeg.py"} < modules
-    assert sorted(read) == sorted([*modules, "data/crop.py", "data/crop_cache.py", "data/image_facts.py"])
+    assert sorted(read) == sorted(
+        [*modules, "data/crop.py", "data/crop_cache.py", "data/crop_key.py", "data/image_facts.py"]
+    )
 
 
 def test_a_damaged_cached_crop_is_made_again(

@@ -130,7 +130,7 @@ def test_a_cluster_crops_what_this_machine_does(files: list[Path], crop: Crop, c
 def test_a_worker_with_another_version_is_an_error(
     files: list[Path], crop: Crop, cluster: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tumorboard.data.crop.crop_key", lambda *_: "of another version")
+    monkeypatch.setattr("tumorboard.data.new_files.crop_key", lambda *_: "of another version")
     with (
         open_decoders(len(files), 1, cluster.scheduler_address) as decoders,
         pytest.raises(InputError, match=r"worker on .*: has other versions of tumorboard, OpenCV"),

@@ -1,22 +1,17 @@
 """Crops all listed images into the crop store: decodes each file once and keeps its crop for later runs."""
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache as cached
 from functools import lru_cache, partial
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from tempfile import mkstemp
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import pandas as pd
-import PIL.Image
 
 from tumorboard.base.data_params import Links
 from tumorboard.base.errors import ImageError, InputError
@@ -24,9 +19,10 @@ from tumorboard.base.files import write_table
 from tumorboard.base.params import Crop, Frames
 from tumorboard.base.progress import Progress
 from tumorboard.base.tables import MANIFEST, Images, Manifest, check_manifest
-from tumorboard.data import crop_cache, grey_ranges, image_facts, sources
+from tumorboard.data import grey_ranges, sources
 from tumorboard.data.attributes import attribute_table
 from tumorboard.data.crop_cache import CachedCrop, CropCache, CropLocation, read_crops
+from tumorboard.data.crop_key import check_crop_key, crop_key
 from tumorboard.data.crop_record import write_record
 from tumorboard.data.image_facts import IMAGE_COLUMNS, ImageFacts, count_images, facts_of
 from tumorboard.data.quarantine import QuarantinedFiles, check_usable_images
@@ -44,7 +40,6 @@ PACK_BYTES = 1 << 23  # bytes of new crops that a process holds before it writes
 # A file beyond either is decoded after the others, by as many processes as the memory allows.
 LARGE_PIXELS = 1 << 25
 LARGE_BYTES = 1 << 26
-DICOM_PACKAGES = ("pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "python-gdcm", "pyjpegls")
 ROUND_FILES = 4  # large files that a process takes at a time
 
 
@@ -323,33 +318,3 @@ def _is_readable(job: CropJob, path: str) -> bool:
     except ImageError:
         return False
     return True
-
-
-def _version_of(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
-
-
-def check_crop_key(key: str, crop: Crop, frames: Frames) -> None:
-    """Raises InputError, in a worker, if the machine that sent `key` (`crop_key`) would crop otherwise."""
-    if key != crop_key(crop, frames):
-        raise InputError(
-            "has other versions of tumorboard, OpenCV, Pillow or pydicom than this machine: install the same ones"
-        )
-
-
-@cached
-def crop_key(crop: Crop, frames: Frames) -> str:
-    """Returns 16 hexadecimal digits that name the parameters, the code and the libraries that crops are made by."""
-    made_by = [crop.model_dump_json(exclude={"shards"}), str(frames), cv2.__version__, PIL.__version__]
-    made_by += [f"{package} {_version_of(package)}" for package in DICOM_PACKAGES]
-    package = Path(__file__).parents[1]
-    modules = [
-        *sorted((package / "images").glob("*.py")),
-        *(Path(str(each.__file__)) for each in (crop_cache, image_facts)),
-        Path(__file__),
-    ]
-    made_by += [module.read_text(encoding="utf-8") for module in modules]
-    return sha256(json.dumps(made_by).encode()).hexdigest()[:16]

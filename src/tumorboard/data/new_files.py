@@ -12,6 +12,7 @@ from tumorboard.base.errors import ImageError, InputError, printable
 from tumorboard.base.faults import is_shortage
 from tumorboard.base.params import Crop, Frames
 from tumorboard.data import sources
+from tumorboard.data.crop_key import check_crop_key, crop_key
 from tumorboard.data.workers import LARGE_MEMORY, ParallelMap, limit_workers, open_workers
 from tumorboard.images.crop import crop_file
 from tumorboard.images.grey import Pixels, three_channels
@@ -88,8 +89,6 @@ def crop_new_files(
     chunks = [files[start : start + CHUNK] for start in range(0, len(files), CHUNK)]
     task, sent = partial(_crop_chunk, crop=crop, frames=frames), chunks
     if decoders.elsewhere:
-        from tumorboard.data.crop import crop_key  # the crop stage's modules; only a cluster needs them
-
         task = partial(_crop_elsewhere, crop=crop, frames=frames, key=crop_key(crop, frames))
         sent = [[file.absolute() for file in chunk] for chunk in chunks]
     for chunk, cropped in zip(chunks, decoders.parallel_map(task, sent), strict=True):
@@ -104,8 +103,6 @@ def _crop_chunk(files: Sequence[Path], crop: Crop, frames: Frames) -> list[NewFi
 
 def _crop_elsewhere(files: Sequence[Path], crop: Crop, frames: Frames, key: str) -> list[NewFile]:
     """Crops files on another machine, if its code would crop them as the machine that asks for it."""
-    from tumorboard.data.crop import check_crop_key
-
     check_crop_key(key, crop, frames)
     return _crop_chunk(files, crop, frames)
 
