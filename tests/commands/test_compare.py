@@ -51,8 +51,8 @@ def write_predictions(folder: Path, wrong: dict[str, int], *, test: bool = True)
         write_table(rows if test else rows[:0], folder / "test" / f"{name}.csv")
 
 
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": "150"})
+def run(*arguments: str, columns: int = 150) -> Result:
+    return CliRunner().invoke(app, list(arguments), env={"COLUMNS": str(columns)})
 
 
 def scores(*arguments: str) -> dict[str, dict[str, object]]:
@@ -145,6 +145,21 @@ def test_two_files_are_compared_without_a_project(tmp_path: Path, monkeypatch: p
     assert "Of brier less is better" in lines[-1]
     starts = [[line.index(title) for title in ("A", "A - B", "95 %")] for line in done.stdout.splitlines()[1:5:3]]
     assert starts[0] == starts[1], "the two tables have the same columns"
+
+
+def test_no_verdict_is_cut_on_a_narrow_terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows of the longest score's name and of the verdict within noise fill 80 columns; longer ones wrap."""
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(3)
+    for name in ("a.csv", "b.csv"):
+        write_table(noisy_table(generator), name)
+    rows = run("a.csv", "b.csv", columns=80).stdout.splitlines()[1:-1]
+    (row,) = (row.rstrip() for row in rows if row.startswith("balanced_accuracy"))
+    assert row.endswith("  within noise")
+    assert len(row) == 80
+    for name in ("a.csv", "b.csv"):
+        write_table(table(int(name == "b.csv"), patients=4), name)
+    assert "too few groups (4)" in run("a.csv", "b.csv", columns=80).stdout
 
 
 def noisy_table(generator: np.random.Generator, patients: int = 24) -> Predictions:
