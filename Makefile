@@ -21,6 +21,8 @@ $(BIN)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "tumorboard needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
 	       "Name another: make PYTHON=python3.12"; exit 1; }
+	@free=$$(df -Pk . | awk 'NR == 2 { print int($$4 / 1000000) }'); [ "$$free" -ge 9 ] \
+	  || { echo "The environment needs 9 GB while it is made (7 GB after); $(CURDIR) has $$free GB free."; exit 1; }
 	@echo "Making the environment .venv: about 250 packages, 7 GB, most of it the CUDA libraries of torch"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.lock | awk \

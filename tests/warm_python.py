@@ -56,14 +56,17 @@ for number in range({limit}):
         files += [number] * os.get_inheritable(number)
     except OSError:  # there is none of this number
         pass
+passed_on = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+signal.pthread_sigmask(signal.SIG_BLOCK, passed_on)  # until it is known to whom: the command may be running already
 with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
     socket.send_fds(server, [b"."], files)
     server.sendall(marshal.dumps((words, files, os.getcwd(), dict(os.environ))))
     reply = server.makefile("rb")
     process = int(reply.readline())
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in passed_on:
         signal.signal(number, lambda number, _: os.kill(process, number))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, passed_on)
     status = int(reply.readline())
 if status < 0:
     if status != -signal.SIGKILL:
