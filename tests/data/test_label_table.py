@@ -11,11 +11,11 @@ from tumorboard.data.label_table import (
     SPLIT_NAMES,
     Row,
     TableForm,
-    check_path,
     check_text,
     read_label_table,
 )
 from tumorboard.data.sources import list_files
+from tumorboard.data.table_paths import check_path
 
 
 def touch(raw: Path, *paths: str) -> None:
@@ -68,7 +68,7 @@ def test_each_name_of_a_split_counts_in_any_case(tmp_path: Path, name: str) -> N
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be"])
-@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
 def test_every_usual_form_is_read(tmp_path: Path, encoding: str, delimiter: str, end: str) -> None:
     touch(tmp_path, "1.png", "a,b;c\td.png", "é.png", "4.png")
@@ -90,6 +90,12 @@ def test_every_usual_form_is_read(tmp_path: Path, encoding: str, delimiter: str,
         ("é.png", "Übel, schlimm"),
         ("4.png", "1"),
     ]
+
+
+def test_a_space_behind_each_delimiter_belongs_to_no_cell(tmp_path: Path) -> None:
+    touch(tmp_path, "1.png", " 2.png")
+    assert labels(read(tmp_path, 'path, label, note\n1.png, "a, b", x\n')) == [("1.png", "a, b")]
+    assert labels(read(tmp_path, "label,path\na, 2.png\n")) == [(" 2.png", "a")]  # the header has no spaces
 
 
 def test_empty_rows_and_the_line_sep_of_excel_may_come_first(tmp_path: Path) -> None:
@@ -147,7 +153,7 @@ def test_damaged_bytes_and_control_characters_are_refused(tmp_path: Path, conten
         ("path,label\n1.png,a\nlink.png,b\n", ["line 3", "leads out"]),
         ("path,label\n1.png,a\nx,b\n", ["line 3", "folder"]),
         ("path,label\n1.png,a\n,b\n", ["line 3", "path is empty"]),
-        ("path,label\n1.png,\n", ["line 2", "label is empty"]),
+        ("path,label\n1.png,\n", ["line 2", "label is empty", "data.classes"]),
         ("path,label\n1.png, a\n", ["line 2", "' a'", "white space"]),
         ("path,label,group\n1.png,a,\n", ["line 2", "group is empty"]),
         ("path,label,group\n1.png,a,P1 \n", ["line 2", "'P1 '", "white space"]),

@@ -25,7 +25,12 @@ def table(raw: Path, header: str, rows: Sequence[str], data: Data | None = None)
 
 
 @pytest.mark.parametrize(
-    "labels", [("a|b", "a", "c"), ('"a,b"', "a", "b"), ("a;b", "b", "a"), ("a & b", "a", "b"), ("x|y", "z", "w")]
+    "labels",
+    [
+        *[("a|b", "a", "c"), ('"a,b"', "a", "b"), ("a;b", "b", "a"), ("a & b", "a", "b"), ("x|y", "z", "w")],
+        *[("a and b", "a", "b"), ("a_b", "a", "b"), ("a-b", "a", "b"), ("a b", "b", "a"), ("a^b", "a", "b")],
+        ("\"['a', 'b']\"", "['a']", "['b']"),
+    ],
 )
 def test_several_findings_in_one_cell_are_refused_with_the_lines_that_leave_them_out(
     tmp_path: Path, labels: tuple[str, ...]
@@ -43,6 +48,11 @@ def test_several_findings_in_one_cell_are_refused_with_the_lines_that_leave_them
     images, ignored = list_images(tmp_path, data_section(classes=classes))
     assert sorted(images["label"]) == sorted(2 * single)
     assert ignored.to_dict("records") == [{"path": "2.png", "reason": "not in data.classes"}]
+
+
+@pytest.mark.parametrize("labels", [["non small", "small"], ["a-b", "a"], ["ER+", "ER"], ["grade_1", "grade_2", "1"]])
+def test_labels_that_hold_another_one_are_no_several_findings(tmp_path: Path, labels: list[str]) -> None:
+    assert not [text for text in table(tmp_path, "label", labels * 2) if "several" in text]
 
 
 def test_a_combination_that_the_classes_list_is_a_class(tmp_path: Path) -> None:
@@ -116,16 +126,33 @@ def test_patients_that_differ_only_in_their_form_are_reported(tmp_path: Path) ->
     assert warning.startswith("the patients '007' (1 images), '7' (1 images) differ only in")
 
 
-@pytest.mark.parametrize("column", ["Patient ID", "patient_id", "PatientNumber", "subject", "lesion_id", "Case", "MRN"])
+@pytest.mark.parametrize(
+    "column",
+    [
+        "Patient ID",
+        "patient_id",
+        "PatientNumber",
+        "subject",
+        "lesion_id",
+        "Case",
+        "MRN",
+        "ID_patient",
+        "PatientenNr",
+        "PTID",
+        "patient_hash",
+        "StudyInstanceUID",
+    ],
+)
 def test_a_column_of_patients_that_is_passed_over_is_reported_with_the_line(tmp_path: Path, column: str) -> None:
-    rows = ["a,1", "b,1", "a,2", "b,2"]
+    rows = ["a,1", "b,1", "a,2", "b,2", "a,3"]
     (warning,) = table(tmp_path, f"label,{column}", rows)
     assert warning.startswith(f"the column {column!r} of labels.csv names patients, but is not used")
     assert warning.endswith(f"write in params.yaml:\ndata:\n  columns:\n    group: {column}")
     data = data_section(columns=Columns(group=column))
     assert table(tmp_path, f"label,{column}", rows, data) == []
-    assert list_images(tmp_path, data)[0]["group"].tolist() == ["1", "1", "2", "2"]
+    assert list_images(tmp_path, data)[0]["group"].tolist() == ["1", "1", "2", "2", "3"]
     assert table(tmp_path, f"label,{column}", ["a,1", "b,2", "a,3", "b,4"]) == []  # says nothing about groups
+    assert table(tmp_path, f"label,{column}", ["a,1", "b,1", "a,2", "b,2"]) == []  # two values: sides, or yes and no
     assert table(tmp_path, f"label,{column}", rows, data_section(group_pattern=r"(\d)")) == []
 
 

@@ -36,6 +36,10 @@ PARTS = {
     "camel case": ["trainImages", "testImages"],
     "archives": ["normal.zip", "blast.zip"],
     "empty words": ["images", "masks"],
+    "masks beside a class": ["Benign", "Malignant", "masks"],
+    "originals and what was made of them": ["originals", "annotated", "augmented"],
+    "sides": ["left", "Right"],
+    "patients' numbers": ["8863", "8864", "10253"],
 }
 
 
@@ -62,6 +66,7 @@ CLASSES = {
     "labels": ["label0", "label1"],
     "a number and a name": ["0_normal", "1_benign"],
     "a test's outcome": ["test_positive", "test_negative"],
+    "labels of one digit and a word": ["label 0", "label 1", "original lesion"],
     "other scripts": ["正常", "異常"],
     "viruses": ["HPV16", "HPV18"],
 }
@@ -96,7 +101,50 @@ def test_classes_one_level_down_are_named(tmp_path: Path) -> None:
     touch(tmp_path / "inside", *(f"{label}/{part}/1.png" for label in ("yes", "no") for part in ("train", "test")))
     assert "'no' contains the parts 'test', 'train'; 'yes' contains" in refusal(tmp_path / "inside")
     touch(tmp_path / "masks", *(f"{label}/{kind}/1.png" for label in ("yes", "no") for kind in ("images", "masks")))
-    assert "contain the same folders 'images', 'masks'" in refusal(tmp_path / "masks")
+    message = refusal(tmp_path / "masks")
+    assert "contain the same folders 'images', 'masks'; move 'masks' out of data.raw" in message
+    touch(tmp_path / "deep", *(f"data/v2/sorted/{label}/1.png" for label in ("yes", "no")))
+    message = refusal(tmp_path / "deep")
+    assert "the classes seem to lie 3 levels down" in message
+    assert f"data.raw: {tmp_path}/deep/data/v2/sorted, with the classes 'no', 'yes'" in message
+
+
+def test_parts_of_one_set_are_to_be_renamed(tmp_path: Path) -> None:
+    parts = ("Test Set", "Training Set", "Validation Set")
+    touch(tmp_path, *(f"{part}/{label}/1.png" for part in parts for label in ("yes", "no")))
+    message = refusal(tmp_path)
+    assert "rename 'Test Set' to test, 'Training Set' to train, 'Validation Set' to val" in message
+    assert "data.raw: " + str(tmp_path / "Test Set") not in message
+    for part, name in zip(parts, ("test", "train", "val"), strict=True):
+        (tmp_path / part).rename(tmp_path / name)
+    assert set(list_images(tmp_path, data_section())[0]["split"]) == {"train", "val", "test"}
+
+
+def test_masks_beside_their_pictures_are_refused(tmp_path: Path) -> None:
+    names = [f"{label}/{label} ({n}){end}.png" for label in ("yes", "no") for n in range(3) for end in ("", "_mask")]
+    touch(tmp_path, *names, "no/no (1)_mask_1.png")
+    message = refusal(tmp_path)
+    assert "7 files are named after another one, such as no/no (0)_mask.png after no/no (0).png" in message
+    for name in names:
+        if "_mask" not in name:
+            (tmp_path / name).unlink()
+    assert len(list_images(tmp_path, data_section())[0]) == 7  # a mask alone is somebody's picture
+
+
+@pytest.mark.parametrize("place", ["truth", "meta/v2"])
+def test_a_table_in_a_folder_of_its_own_is_named(tmp_path: Path, place: str) -> None:
+    touch(tmp_path, *(f"Input/p{n}.jpg" for n in range(8)))
+    (tmp_path / place).mkdir(parents=True)
+    (tmp_path / place / "t.csv").write_text("image,dx\n" + "".join(f"p{n},{'ab'[n % 2]}\n" for n in range(8)))
+    message = refusal(tmp_path)
+    assert f"table: {place}/t.csv" in message
+    assert "prefix: Input/\n  extension: .jpg" in message
+
+
+def test_a_table_in_a_class_folder_is_no_sign_against_the_classes(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{label}/{n}.jpg" for label in ("yes", "no") for n in range(8)))
+    (tmp_path / "yes/t.csv").write_text("image,dx\n" + "".join(f"yes/{n}.jpg,{'ab'[n % 2]}\n" for n in range(8)))
+    assert set(list_images(tmp_path, data_section())[0]["label"]) == {"yes", "no"}
 
 
 @pytest.mark.parametrize(
@@ -108,8 +156,8 @@ def test_patients_and_views_below_the_classes_are_accepted(tmp_path: Path, below
 
 
 def test_a_table_that_names_the_files_is_named_unless_it_agrees_with_the_folders(tmp_path: Path) -> None:
-    touch(tmp_path, *(f"{label}/{label}{n}.png" for label in ("left", "right") for n in range(6)))
-    names = [f"{label}{n}.png" for label in ("left", "right") for n in range(6)]
+    touch(tmp_path, *(f"{label}/{label}{n}.png" for label in ("early", "late") for n in range(6)))
+    names = [f"{label}{n}.png" for label in ("early", "late") for n in range(6)]
     (tmp_path / "truth.csv").write_text(
         "file,diagnosis\n" + "".join(f"{name},{'ab'[n % 2]}\n" for n, name in enumerate(names))
     )
@@ -124,7 +172,7 @@ def test_a_table_that_names_the_files_is_named_unless_it_agrees_with_the_folders
         "just a note\n",
     ):
         (tmp_path / "truth.csv").write_text(content)
-        assert set(list_images(tmp_path, data_section())[0]["label"]) == {"left", "right"}
+        assert set(list_images(tmp_path, data_section())[0]["label"]) == {"early", "late"}
 
 
 def test_named_classes_are_an_explicit_word(tmp_path: Path) -> None:

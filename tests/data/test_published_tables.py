@@ -147,3 +147,51 @@ def test_a_workbook_is_named_with_the_cure(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"\xd0\xcf\x11\xe0 Excel")
         message = refusal(tmp_path, data_section(table=name))
         assert f"{name}: is a spreadsheet's workbook and not CSV: save its sheet as 'CSV UTF-8'" in message
+
+
+def test_a_workbook_beside_folders_of_parts_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, "Base11/1.tif", "Base12/2.tif", "Base11/Annotation.xls")
+    assert "Base11/Annotation.xls is a spreadsheet's workbook" in refusal(tmp_path)
+
+
+def test_a_table_beside_the_raw_folder_is_named(tmp_path: Path) -> None:
+    raw = tmp_path / "set" / "input"
+    touch(raw, *(f"I{n}.jpg" for n in range(8)))
+    (raw.parent / "truth.csv").write_text("image,dx\n" + "".join(f"I{n},{'ab'[n % 2]}\n" for n in range(8)))
+    message = refusal(raw)
+    assert proposed(raw.parent, message, tmp_path).table == "truth.csv"
+    data = proposed(raw.parent, message, tmp_path)
+    assert Counter(list_images(raw.parent, data)[0]["label"]) == {"a": 4, "b": 4}
+
+
+@pytest.mark.parametrize(
+    ("cells", "words"),
+    [
+        (["p0", "p1", "p2", "p3"], "nearest: 'p0.PNG'\nlabels.csv names the files"),
+        (["p0.png", "p1.PNG", "p2.PNG", "p3.PNG"], "there is no file 'p0.png' in data.raw; nearest: 'p0.PNG'"),
+        (["p0.dcm", "p1.dcm", "p2.dcm", "p3.dcm"], "there is no file 'p0.dcm' in data.raw; nearest: 'p0.PNG'"),
+        (["p0.PNG ", "p1.PNG", "p2.PNG", "p3.PNG"], "remove the spaces or quotes at its ends"),
+        (["p0.PNG", "p1.PNG", "p2.PNG", "gone"], "1 of the table's 4 rows name no file here"),
+    ],
+)
+def test_a_path_without_a_file_is_told_with_what_is_near(tmp_path: Path, cells: list[str], words: str) -> None:
+    touch(tmp_path, *(f"p{n}.PNG" for n in range(4)))
+    (tmp_path / "labels.csv").write_text("path,label\n" + "".join(f"{cell},{n % 2}\n" for n, cell in enumerate(cells)))
+    assert words in refusal(tmp_path)
+
+
+def test_absolute_paths_get_the_prefix_that_reads_them(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    touch(raw, *(f"p{n}.png" for n in range(4)))
+    (raw / "labels.csv").write_text("path,label\n" + "".join(f"{raw}/p{n}.png,{n % 2}\n" for n in range(4)))
+    data = proposed(raw, refusal(raw), tmp_path)
+    assert data.prefix == f"{raw}/"
+    assert list_images(raw, data)[0]["path"].tolist() == [f"p{n}.png" for n in range(4)]
+
+
+def test_a_table_without_a_header_gets_no_lines_that_lose_its_first_row(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"p{n}.png" for n in range(4)))
+    (tmp_path / "labels.csv").write_text("".join(f"p{n}.png,{n % 2}\n" for n in range(4)))
+    message = refusal(tmp_path)
+    assert "first line names the file 'p0.png': write a line with the names of the columns above it" in message
+    assert "params.yaml" not in message

@@ -19,6 +19,13 @@ def test_images_without_classes_are_counted_and_predict_is_named(tmp_path: Path)
     assert f"`tumorboard predict {tmp_path}`" in told
 
 
+def test_images_in_part_folders_without_classes_are_counted(tmp_path: Path) -> None:
+    for part in ("train", "test"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "1.png").write_bytes(b"\x89PNG")
+    assert explain_unlabeled(tmp_path).startswith(f"2 images lie directly in '{tmp_path}', in test, train, without a")
+
+
 def test_a_table_is_no_folder_of_images(tmp_path: Path) -> None:
     (tmp_path / "labels.csv").write_text("path,label\n", encoding="utf-8")
     assert explain_unlabeled(tmp_path / "labels.csv") == ""

@@ -31,7 +31,7 @@ def list_class_folders(files: list[str], outward_links: set[str], raw: Path) -> 
         raise InputError(
             f"data.raw: '{raw}' has part folders ({_quote(set(parts))}) beside others "
             f"({_quote(tops - parts.keys())}): either all its folders are parts, named Training and Testing, or train, "
-            "val and test, or fold0, fold1 ..., or none is"
+            "val and test, or fold0, fold1 ..., or none is. Move what is no part of this set out of data.raw"
         )
     if all(fold for _, fold in parts.values()):
         # With fold folders alone the test set is still to be drawn, so that no split is given.

@@ -1,7 +1,6 @@
 """Reads a label table (CSV): keeps every value as it is written and reports errors with their line number."""
 
 import difflib
-import posixpath
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,8 +10,9 @@ from typing import TypeAlias
 from tumorboard.base.data_params import Columns, Data
 from tumorboard.base.errors import InputError
 from tumorboard.data.attributes import choose_columns, plain_text
-from tumorboard.data.links import ALLOWED_BY, LinkRule, link_rule
+from tumorboard.data.links import LinkRule, link_rule
 from tumorboard.data.several_findings import refuse_several_findings
+from tumorboard.data.table_paths import Places, has_invalid_utf8
 from tumorboard.data.table_text import read_table_text
 
 LABEL_COLUMNS = ("path", "label", "group", "split", "fold")
@@ -63,7 +63,7 @@ class ColumnsError(InputError):
 def read_label_table(
     table: Path, raw: Path, *, form: TableForm = TableForm(), rule: LinkRule | None = None, files: Sequence[str] = ()
 ) -> list[Row]:
-    r"""Reads a label table in UTF-8 or UTF-16, with columns separated by commas, semicolons or tabs.
+    r"""Reads a label table in UTF-8 or UTF-16, with columns separated by commas, semicolons, tabs or |.
 
     Args:
         table: the CSV file; path and label are required columns, group, split and fold optional ones.
@@ -94,7 +94,7 @@ def read_label_table(
     text = read_table_text(table)
     columns = _resolve_columns(text.header, form.columns, f"{table}: line {text.header_line}")
     kept = choose_columns(text.header, {name for names in columns.values() for name in names}).names
-    places = _Places(form, rule or link_rule(raw), files)
+    places = Places(form.prefix, form.extension, rule=rule or link_rule(raw), files=files)
     rows: list[Row] = []
     seen: dict[str, tuple[int, Row]] = {}
     for line, cells in text.rows:
@@ -127,7 +127,7 @@ def _repeated_path(table: Path, rows: Mapping[int, Row]) -> InputError:
     )
 
 
-def _read_row(cells: Mapping[str, str], columns: Mapping[str, Sequence[str]], places: "_Places", where: str) -> Row:
+def _read_row(cells: Mapping[str, str], columns: Mapping[str, Sequence[str]], places: Places, where: str) -> Row:
     """Returns the columns LABEL_COLUMNS of one line, with the path that `places` knows and a one-hot label by name."""
     row = {key: "/".join(cells[name] for name in columns.get(key, ())) for key in LABEL_COLUMNS}
     row["path"] = places.find(row["path"], where)
@@ -144,6 +144,10 @@ def own_columns(header: list[str], form: TableForm) -> set[str]:
 def _check_values(row: Row, columns: Mapping[str, Sequence[str]], form: TableForm, where: str) -> None:
     """Checks label, group, split and fold of a row, and gives the split its own name; raises InputError."""
     if form.values is None or row["label"] in form.values:
+        if not row["label"]:
+            raise InputError(
+                f"{where}: label is empty: fill it or remove the line, or list the labels to use in data.classes"
+            )
         check_text("label", row["label"], where)
     if "group" in columns:
         check_text("group", row["group"], where)
@@ -237,90 +241,6 @@ def _check_own_name(column: str, header: list[str], where: str) -> None:
         )
 
 
-class _Places:
-    """Finds the files that a table names.
-
-    Args:
-        form: prefix and extension of the paths count.
-        rule: of the raw folder's links.
-        files: all files of the raw folder; used for a prefix with `*`.
-    """
-
-    def __init__(self, form: TableForm, rule: LinkRule, files: Sequence[str]) -> None:
-        self.rule = rule
-        self.extension = form.extension
-        self.prefix = form.prefix
-        if self.prefix and not self.prefix.endswith("/") and (rule.root / self.prefix).is_dir():
-            self.prefix += "/"
-        self.pattern = re.compile(".*".join(map(re.escape, self.prefix.split("*"))), re.DOTALL)
-        self.files_by_name: dict[str, list[str]] = {}
-        for file in files if "*" in self.prefix else ():
-            self.files_by_name.setdefault(posixpath.basename(file), []).append(file)
-
-    def find(self, cell: str, where: str) -> str:
-        """Returns the POSIX path of the file that a cell names; raises InputError if there is none, or several."""
-        if not cell:
-            raise InputError(f"{where}: path is empty")
-        name = cell + self.extension
-        if "*" in self.prefix:
-            return self._find_by_pattern(name, where)
-        path = self.prefix + name
-        if self.prefix and name.startswith(self.prefix) and not (self.rule.root / path).exists():
-            path = name.removeprefix(self.prefix)
-        return check_path(path, self.rule.root, where, self.rule)
-
-    def _find_by_pattern(self, name: str, where: str) -> str:
-        matching = [
-            file
-            for file in self.files_by_name.get(posixpath.basename(name), [])
-            if file.endswith(name) and self.pattern.fullmatch(file.removesuffix(name))
-        ]
-        if len(matching) != 1:
-            several = f": {matching[0]!r} and {matching[1]!r}" if matching else ""
-            raise InputError(
-                f"{where}: {len(matching) or 'no'} files in data.raw are {self.prefix + name!r} (with data.prefix and "
-                f"data.extension){several}; exactly one is expected"
-            )
-        return check_path(matching[0], self.rule.root, where, self.rule)
-
-
-def check_path(path: str, root: Path, where: str, rule: LinkRule | None = None) -> str:
-    """Returns the shortest POSIX form of a path to a file in `root`.
-
-    Args:
-        path: relative to `root`.
-        root: a resolved folder.
-        where: the file and line or the parameter that gives the path; begins the error message.
-        rule: where links may lead; None: only inside `root`.
-
-    Raises:
-        InputError: `path` is empty, absolute, no file, or outside `root`.
-    """
-    if not path:
-        raise InputError(f"{where}: path is empty")
-    if posixpath.isabs(path):
-        raise InputError(f"{where}: path {path!r} is absolute; write it relative to data.raw")
-    try:
-        target = (root / path).resolve(strict=True)
-    except (OSError, ValueError, RuntimeError):
-        hint = ""
-        if "\\" in path:
-            hint = "; separate folders by '/'"
-        elif _has_invalid_utf8(path):
-            hint = "; its bytes are not UTF-8"
-        raise InputError(f"{where}: there is no file {path!r} in data.raw{hint}") from None
-    shortest = posixpath.normpath(path)
-    if shortest.startswith("../"):
-        raise InputError(f"{where}: path {path!r} leads out of data.raw by '..'")
-    if not target.is_relative_to(root) and not (rule and rule.allows(target)):
-        raise InputError(f"{where}: path {path!r} leads out of data.raw by a link; {ALLOWED_BY}")
-    if target.is_dir():
-        raise InputError(f"{where}: path {path!r} is a folder, not a file")
-    if shortest != path and (root / shortest).resolve() != target:
-        raise InputError(f"{where}: path {path!r} goes through a link and back by '..': write it without '..'")
-    return shortest
-
-
 def check_text(name: str, text: str, where: str) -> None:
     """Checks a label or a group.
 
@@ -336,12 +256,7 @@ def check_text(name: str, text: str, where: str) -> None:
         raise InputError(f"{where}: {name} is empty")
     if text != text.strip():
         raise InputError(f"{where}: {name} {text!r} starts or ends with white space: remove it")
-    if _has_invalid_utf8(text):
+    if has_invalid_utf8(text):
         raise InputError(f"{where}: {name} {text!r} has bytes that are not UTF-8: save the table (or name) as UTF-8")
     if not text.isprintable():
         raise InputError(f"{where}: {name} {text!r} has a line break or another control character: remove it")
-
-
-def _has_invalid_utf8(text: str) -> bool:
-    """Returns whether a text has bytes that are not UTF-8, which Python keeps as surrogates."""
-    return any("\udc80" <= letter <= "\udcff" for letter in text)

@@ -1,5 +1,6 @@
 """Tells folders that look like parts, archives or splits of a download from folders that are classes."""
 
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,8 +9,9 @@ from typing import NamedTuple
 
 from tumorboard.base.errors import printable
 from tumorboard.data.class_folders import parse_part
+from tumorboard.data.companions import MASKS, count_companions, find_companions
 from tumorboard.data.label_table import Row
-from tumorboard.data.published_tables import describe_table, propose_lines
+from tumorboard.data.published_tables import describe_table, describe_workbooks, propose_lines
 from tumorboard.data.tables_beside import agrees_with_folders, find_tables
 
 SHOWN = 4  # names in a message
@@ -31,7 +33,14 @@ _EMPTY_WORDS = _word_set(
     prelim preliminary input inputs groundtruth gt ground truth label labels mask masks annotation annotations
     segmentation segmentations public private release version stage task archive raw original processed preprocessed
     cropped resized png jpg jpeg jpgs pngs dicom dcm tif tiff bmp nifti files folder folders download downloads
-    unzipped extracted copy backup of and the zip tar gz rar 7z v
+    unzipped extracted copy backup of and the zip tar gz rar 7z v originals
+    """
+)
+# Folders beside classes that hold something about the pictures instead of a class.
+_NO_CLASSES = _word_set(
+    """
+    mask masks groundtruth annotation annotations annotated segmentation segmentations overlay overlays augmented
+    augmentation augmentations original originals labels
     """
 )
 _PART_WORDS = _word_set(
@@ -49,13 +58,15 @@ _GRADE_WORDS = _word_set(
     fazekas aspects dr pt pn group cluster covid hpv
     """
 )
+_SIDES = _word_set("left right l r od os ou")
 # Names of folders below a class that tell views and sides apart.
-_VIEWS = _word_set(
+_VIEWS = _SIDES | _word_set(
     """
-    left right l r od os ou ap pa lateral lat frontal axial coronal sagittal cc mlo t1 t2 flair dwi adc male female
+    ap pa lateral lat frontal axial coronal sagittal cc mlo t1 t2 flair dwi adc male female
     pre post venous arterial portal
     """
 )
+_PATIENT_DIGITS = 3  # of a number that is the whole name of a folder, from which it is a patient's and no grade
 
 
 def explain_layout(raw: Path, files: Sequence[str], rows: Sequence[Row]) -> str:
@@ -69,20 +80,36 @@ def explain_layout(raw: Path, files: Sequence[str], rows: Sequence[Row]) -> str:
     labels = sorted({row["label"] for row in rows})
     below, roots = _explain_folders_below(raw, labels, rows)
     why = [*_explain_names(labels), *below]
-    meant = [
+    meant = _propose_renaming(labels) if len(roots) > 1 else []
+    meant = meant or [
         f"Probably meant: data.raw: {root}, with the classes {_listed(classes)}" for root, classes in roots.items()
     ]
+    if masks := find_companions([row["path"] for row in rows], MASKS):
+        why += [f"{count_companions(masks)}, as a mask of it"]
+        meant += ["Move the masks out of data.raw, or list the pictures alone in a table labels.csv"]
     if len(labels) > 1 or why:
         for table in find_tables(raw, files):
-            beside = "/" not in table.file.relative_to(raw).as_posix()
+            place = table.file.relative_to(raw).as_posix()
+            # A table inside one class folder describes that class alone.
+            beside = "/" not in place or not any(path.startswith(f"{place.split('/')[0]}/") for path in table.paths)
             if beside and propose_lines(raw, table)[0] and not agrees_with_folders(table, rows):
                 why += [f"{printable(table.file.name)} lies beside them and names their files"]
                 meant += [f"Probably meant: {describe_table(raw, table)}"]
                 break
     if not why:
         return ""
-    meant = meant or ["Set data.raw to a folder whose own folders are the classes, or data.table to a table of labels"]
-    return "\n".join([": " + "; ".join(why) + ".", *meant])
+    rest = ["Set data.raw to a folder whose own folders are the classes, or data.table to a table of labels"]
+    return "\n".join([": " + "; ".join(why) + ".", *(meant or [*rest, *describe_workbooks(files)])])
+
+
+def _propose_renaming(labels: Sequence[str]) -> list[str]:
+    """Returns the new names of folders that each are named as another part of one set, [] if they are not."""
+    kinds = {label: {_SPLIT_WORDS[word] for word in _words(label) if word in _SPLIT_WORDS} for label in labels}
+    names = [kind for each in kinds.values() for kind in each]
+    if any(len(each) != 1 for each in kinds.values()) or len(set(names)) < len(labels):
+        return []
+    renamed = ", ".join(f"{label!r} to {next(iter(kinds[label]))}" for label in labels)
+    return [f"Probably meant: the parts of one set; rename {renamed}"]
 
 
 def _explain_names(labels: Sequence[str]) -> list[str]:
@@ -97,6 +124,12 @@ def _explain_names(labels: Sequence[str]) -> list[str]:
     named = [set(each) - {word for word in each if word.isdigit()} for each in words.values()]
     if len(labels) > 1 and all(each and each <= _EMPTY_WORDS for each in named) and not _are_grades(words.values()):
         return [f"{_listed(labels)} are no names of classes"]
+    if beside := [label for label, each in zip(labels, named, strict=True) if each and each <= _NO_CLASSES]:
+        return [f"{_listed(beside)} hold something about pictures, not a class of pictures, by their names"]
+    if len(labels) > 1 and all(each and each <= _SIDES for each in named):
+        return [f"{_listed(labels)} are sides of the body, not what a picture shows"]
+    if len(labels) > 1 and all(map(str.isdigit, labels)) and max(map(len, labels)) >= _PATIENT_DIGITS:
+        return [f"{_listed(labels)} are long numbers, like those of patients"]
     return []
 
 
@@ -182,9 +215,11 @@ def _explain_folders_below(
     if why:
         return why, roots
     closed = {label: each for label, each in below.items() if not each.has_files}
-    if len(labels) == 1 and closed and len(below[labels[0]].subfolders) > 1:
-        return ["the classes seem to lie one level down"], {
-            str(raw / each.top): sorted(each.subfolders) for each in closed.values()
+    if len(labels) == 1 and closed and (deeper := _first_fork([row["path"] for row in rows])):
+        top, names_there = deeper
+        levels = top.count("/") + 1 - below[labels[0]].top.count("/")
+        return [f"the classes seem to lie {'one level' if levels == 1 else f'{levels} levels'} down"], {
+            str(raw / top): names_there
         }
     names = Counter(name for each in closed.values() for name in each.subfolders)
     shared = {name for name, count in names.items() if count > 1 and _may_be_class(name)}
@@ -193,7 +228,23 @@ def _explain_folders_below(
         return [], {}
     if not shared <= _EMPTY_WORDS:
         roots = {str(raw / below[label].top): sorted(below[label].subfolders) for label in holders[:SHOWN]}
-    return [f"{_listed(holders)} contain the same folders {_listed(shared)}"], roots
+    aside = {name for name in shared if name.lower() in _NO_CLASSES}
+    cure = (
+        f"; move {_listed(aside)} out of data.raw, since all that lies below a folder is of its class" if aside else ""
+    )
+    return [f"{_listed(holders)} contain the same folders {_listed(shared)}{cure}"], roots
+
+
+def _first_fork(paths: Sequence[str]) -> tuple[str, list[str]] | None:
+    """Returns the topmost folder that has several folders and no files of its own, and their names; None without one.
+
+    >>> _first_fork(["set/v2/a/1.png", "set/v2/b/2.png"])
+    ('set/v2', ['a', 'b'])
+    """
+    top = posixpath.commonpath([posixpath.dirname(path) for path in paths])
+    inside = [path.removeprefix(f"{top}/").split("/") for path in paths]
+    names = sorted({steps[0] for steps in inside})
+    return (top, names) if len(names) > 1 and all(len(steps) > 1 for steps in inside) else None
 
 
 def _look_below(rows: Sequence[Row]) -> _Below:

@@ -4,6 +4,7 @@ The columns are recognized by what they contain (the names of files, 0 and 1, th
 called in HAM10000, ISIC, CheXpert, C-NMC, NIH ChestX-ray14, RSNA, PAD-UFES and alike.
 """
 
+import posixpath
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -11,12 +12,14 @@ from pathlib import Path
 
 import yaml
 
+from tumorboard.base.data_params import Data
 from tumorboard.base.errors import printable
 from tumorboard.data.label_table import SPLIT_NAMES, one_hot_value
-from tumorboard.data.table_text import SAVE_AS_CSV, WORKBOOKS
-from tumorboard.data.tables_beside import Table, find_tables
+from tumorboard.data.table_text import SAVE_AS_CSV, WORKBOOKS, read_table_text
+from tumorboard.data.tables_beside import MAX_DEPTH, TABLE_ENDINGS, Table, find_tables
 
 MAX_CLASSES = 30  # in a proposal of classes
+FEWEST_PATIENTS = 3  # values of a column of patients; with fewer it may be the side of an eye, or case and control
 
 
 def _ranked(patterns: str) -> tuple[str, ...]:
@@ -26,7 +29,7 @@ def _ranked(patterns: str) -> tuple[str, ...]:
 # Patterns of columns' names without case, spaces and signs; the first one that a column has is taken.
 _LABELS = _ranked(
     """
-    labels? class dx diagnos(is|tic) finding(labels|s)? benignmalignant target class(name|label) category pathology
+    labels? class dx benignmalignant diagnos(is|tic) finding(labels|s)? target class(name|label) category pathology
     disease level grade severity outcome result cancer malignant status type
     """
 )
@@ -36,8 +39,9 @@ _UNCERTAIN = ("-1", "-1.0", "u")  # in CheXpert's tables
 _NO_FINDING = ("nofinding", "normal", "none", "healthy")
 _PATIENTS = _ranked(
     """
-    patient(id|number|no|name)? (subject|participant|person|individual)(id)? mrn|pid case(id)? lesion(id)?
-    (slide|specimen|donor|animal|eye)(id)?
+    (id|anon|hashed|unique)?(patients?|patienten|subj(ect)?|participant|person|individual)(id|uid|num(ber)?|nr|no|name|code|hash|key)?
+    mrn|pid|ptid|rid|anonid|anonymi[sz]edid case(id|number|no|nr)? lesion(id)?
+    (slide|specimen|donor|animal|eye)(id|name)? (study|exam)(id|instanceuid|uid)?
     """
 )
 _PATIENT_IN_PATH = re.compile(r"(?<![a-z])((?:patient|subject|participant|case)[ _-]?\d+)", re.IGNORECASE)
@@ -51,16 +55,63 @@ def propose_table(raw: Path, files: Sequence[str], table: Path | None = None) ->
         files: the POSIX paths of its files.
         table: the table to use; None: one that lies in the folder.
     """
+    if table is not None and (first := _header_file(table, files)):
+        return f"\nIts first line names the file {first!r}: write a line with the names of the columns above it"
     tables = list(find_tables(raw, files, table))
-    workbooks = [file for file in files if file.lower().endswith(WORKBOOKS) and file.count("/") <= 1]
     if tables:
         best = max(tables, key=lambda each: (bool(propose_lines(raw, each)[0]), len(set(each.paths))))
         others = [note for each in tables if each is not best for note in _describe_other(raw, each, best)]
         return "\n" + "\n".join([describe_table(raw, best), *others])
+    return "".join(f"\n{sentence}" for sentence in describe_workbooks(files))
+
+
+def _header_file(table: Path, files: Sequence[str]) -> str:
+    """Returns the cell of a table's first line that names a file, so that it is no header; '' if none does."""
+    names = {posixpath.basename(file) for file in files}
+    return next((cell for cell in read_table_text(table).header if posixpath.basename(cell) in names), "")
+
+
+def describe_missing(raw: Path, files: Sequence[str], table: Path, data: Data) -> str:
+    """Returns how a table's paths become those of the files, or how many of its rows name none; '' if unknown.
+
+    Args:
+        raw: the folder of the images.
+        files: the POSIX paths of its files.
+        table: the one that is used.
+        data: the section `data` of params.yaml.
+    """
+    found = next(find_tables(raw, files, table), None)
+    if found is None:
+        return ""
+    if (found.prefix, found.extension) != (data.prefix or "", data.extension or ""):
+        return f"\n{describe_table(raw, found)}"
+    missing = sum(not path for path in found.paths)
     return (
-        f"\n{printable(workbooks[0])} is a spreadsheet's workbook, which is not read: {SAVE_AS_CSV}"
-        if workbooks
-        else ""
+        f"\n{missing} of the table's {len(found.paths)} rows name no file here: correct or remove them in a copy of it"
+    )
+
+
+def propose_table_above(raw: Path, files: Sequence[str]) -> str:
+    """Returns the lines for params.yaml by which a table that lies beside the raw folder can be used, or ''."""
+    raw = raw.absolute()
+    try:
+        beside = sorted(file.name for file in raw.parent.iterdir() if file.suffix.lower() in TABLE_ENDINGS)
+    except OSError:
+        return ""
+    inside = [f"{raw.name}/{file}" for file in files]
+    tables = find_tables(raw.parent, [*beside, *inside])
+    found = next(
+        (table for table in tables if "/" not in table.file.name and propose_lines(raw.parent, table)[0]), None
+    )
+    return "" if found is None else f"\n{describe_table(raw.parent, found)}"
+
+
+def describe_workbooks(files: Iterable[str]) -> list[str]:
+    """Returns a sentence about the first spreadsheet's workbook among files, [] if there is none."""
+    workbooks = (file for file in files if file.lower().endswith(WORKBOOKS) and file.count("/") <= MAX_DEPTH)
+    first = next(workbooks, None)
+    return (
+        [] if first is None else [f"{printable(first)} is a spreadsheet's workbook, which is not read: {SAVE_AS_CSV}"]
     )
 
 
@@ -186,7 +237,7 @@ def find_patient_column(columns: Mapping[str, Sequence[str]], used: Collection[s
     """Returns the column that names patients, by its name and because rows share its values; '' if there is none."""
 
     def shared(cells: Sequence[str]) -> bool:
-        return all(cells) and 1 < len(set(cells)) < len(cells)
+        return all(cells) and FEWEST_PATIENTS <= len(set(cells)) < len(cells)
 
     return _named_column({name: cells for name, cells in columns.items() if name not in used}, _PATIENTS, shared)
 

@@ -10,10 +10,16 @@ import yaml
 from tumorboard.base.errors import InputError
 
 MAX_CLASSES = 30  # in lines for params.yaml
+_SIGNS = r"[|;,+&/^\\]"
+_BRACKETS = " '\"[](){}"
+_JOINTS = (" ", "-", "_", " - ", " and ", "_and_")
 
 
 def combined_labels(counts: Mapping[str, int]) -> list[str]:
-    """Returns the labels that look like several findings: names joined by |, or by ; , + & / where each name recurs.
+    """Returns the labels that look like several findings: names joined by a sign or a word.
+
+    Names joined by | are several findings; names joined by ; , + & / ^ or a backslash are if each name recurs, perhaps
+    in brackets and quotes; names joined by one space, dash, underscore or "and" are if each is a label itself.
 
     Args:
         counts: number of images by label.
@@ -22,14 +28,23 @@ def combined_labels(counts: Mapping[str, int]) -> list[str]:
     ['Mass|Nodule']
     >>> combined_labels({"a, b": 1, "a": 3, "b": 2, "benign, other": 4})
     ['a, b']
+    >>> combined_labels({"['a']": 1, "['b']": 3, "['a', 'b']": 2}), combined_labels({"a": 3, "b": 2, "a and b": 4})
+    (["['a', 'b']"], ['a and b'])
     """
-    parts = {label: [part.strip() for part in re.split(r"[|;,+&/]", label)] for label in counts}
+    parts = {label: [part.strip(_BRACKETS) for part in re.split(_SIGNS, label)] for label in counts}
     names = Counter(part for each in parts.values() for part in set(each))
     return [
         label
         for label, each in parts.items()
-        if len(each) > 1 and all(each) and ("|" in label or all(part in counts or names[part] > 1 for part in each))
+        if (len(each) > 1 and all(each) and ("|" in label or all(part in counts or names[part] > 1 for part in each)))
+        or _joins_labels(label, counts)
     ]
+
+
+def _joins_labels(label: str, counts: Mapping[str, int]) -> bool:
+    """Returns whether a label is several other labels, with one kind of joint between them."""
+    splits = (re.split(joint, label) for joint in _JOINTS)
+    return any(len(set(names)) > 1 and all(name in counts for name in names) for names in splits)
 
 
 def refuse_several_findings(table: Path, labels: Sequence[tuple[int, str]]) -> None:

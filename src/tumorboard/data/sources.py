@@ -19,14 +19,14 @@ from tumorboard.data.label_table import (
     LABEL_COLUMNS,
     ColumnsError,
     Row,
-    check_path,
     check_text,
     read_label_table,
     table_form,
 )
 from tumorboard.data.layout import explain_layout
 from tumorboard.data.links import link_rule, resolve_link
-from tumorboard.data.published_tables import propose_table
+from tumorboard.data.published_tables import describe_missing, propose_table, propose_table_above
+from tumorboard.data.table_paths import MissingFileError, check_path
 from tumorboard.data.unlabeled import explain_unlabeled
 from tumorboard.data.walk import IgnoreReason, walk_folder
 from tumorboard.images.formats import HEAD_BYTES, check_large_tiff, explain_foreign, is_readable
@@ -203,10 +203,17 @@ def _list_folder(raw: Path, data: Data, table: Path | None) -> tuple[list[Row], 
         used = _select_classes(rows, ignored, data, table or raw)
         _check_class_names(used, table or raw)
     except _ShortOfClassesError as error:
-        hint = "" if table else explain_layout(raw, files, rows) or propose_table(raw, files)
+        hint = (
+            ""
+            if table
+            else explain_layout(raw, files, rows) or propose_table(raw, files) or propose_table_above(raw, files)
+        )
         raise InputError(f"{error}{hint}") from None
     except ColumnsError as error:
         raise InputError(f"{error}{propose_table(raw, files, table)}") from None
+    except MissingFileError as error:
+        assert table is not None  # class folders name no paths
+        raise InputError(f"{error}{describe_missing(raw, files, table, data)}") from None
     if table is None and data.layout == "auto" and data.classes is None and (why := explain_layout(raw, files, rows)):
         raise InputError(
             f"data.raw: '{raw}': its folders do not look like classes{why}\n"

@@ -25,7 +25,7 @@ class TableText(NamedTuple):
 
 
 def read_table_text(table: Path) -> TableText:
-    """Reads a table in UTF-8 or UTF-16, with columns separated by commas, semicolons or tabs.
+    """Reads a table in UTF-8 or UTF-16, with columns separated by commas, semicolons, tabs or |.
 
     Raises:
         InputError: the table cannot be read, is a workbook or not CSV; while `rows` are taken: a row is wrong.
@@ -35,7 +35,9 @@ def read_table_text(table: Path) -> TableText:
     before = len(re.findall(r"\r\n|\r|\n", text[:start]))
     try:
         delimiter = named or _guess_delimiter(re.split(r"[\r\n]", text[start:], maxsplit=1)[0])
-        reader = csv.reader(io.StringIO(text[start:], newline=""), delimiter=delimiter, strict=True)
+        spaced = _has_spaced_header(text[start:], delimiter)
+        lines = io.StringIO(text[start:], newline="")
+        reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=spaced, strict=True)
         header = next(reader, [])
     except csv.Error as error:
         raise InputError(f"{table}: line {before + 1}: not readable as CSV: {error}") from None
@@ -55,6 +57,12 @@ def read_table_text(table: Path) -> TableText:
             raise InputError(f"{table}: line {before + reader.line_num}: not readable as CSV: {error}") from None
 
     return TableText(header, before + 1, rows())
+
+
+def _has_spaced_header(text: str, delimiter: str) -> bool:
+    """Returns whether each delimiter of the header is followed by a space, which then belongs to no cell."""
+    header = next(csv.reader(io.StringIO(text, newline=""), delimiter=delimiter), [])
+    return len(header) > 1 and all(name.startswith(" ") for name in header[1:])
 
 
 def _decode(table: Path) -> str:
@@ -96,5 +104,5 @@ def _find_header(text: str) -> tuple[int, str]:
 
 
 def _guess_delimiter(header: str) -> str:
-    """Returns the delimiter, comma, semicolon or tab, that splits the header line into the most columns."""
-    return max(",;\t", key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter), [])))
+    """Returns the delimiter, comma, semicolon, tab or |, that splits the header line into the most columns."""
+    return max(",;\t|", key=lambda delimiter: len(next(csv.reader([header], delimiter=delimiter), [])))

@@ -12,6 +12,7 @@ from tumorboard.data.table_text import read_table_text
 
 TABLE_ENDINGS = (".csv", ".tsv", ".tab", ".txt", "")
 MAX_TABLES = 20  # beside the images, that are looked at
+MAX_DEPTH = 2  # folders in which a table may lie, one in the other
 MAX_TABLE_BYTES = 1 << 28  # of a table that is looked at
 NAMED_SHARE = 0.5  # of a table's names or of the files: with more, the table names the files
 
@@ -37,7 +38,11 @@ def find_tables(raw: Path, files: Sequence[str], table: Path | None = None) -> I
         table: the only table to look at; None: all.
     """
     names = sorted(
-        (file for file in files if file.count("/") <= 1 and posixpath.splitext(file)[1].lower() in TABLE_ENDINGS),
+        (
+            file
+            for file in files
+            if file.count("/") <= MAX_DEPTH and posixpath.splitext(file)[1].lower() in TABLE_ENDINGS
+        ),
         key=lambda file: (file.count("/"), file),
     )
     for file in [raw / name for name in names[:MAX_TABLES]] if table is None else [table]:

@@ -3,6 +3,7 @@
 import shlex
 from pathlib import Path
 
+from tumorboard.data.class_folders import parse_part
 from tumorboard.images.formats import HEAD_BYTES, is_readable
 
 
@@ -17,13 +18,16 @@ def explain_unlabeled(raw: Path) -> str:
     """
     if not raw.is_dir():
         return ""
-    images = sum(_begins_as_image(file) for file in raw.iterdir())
+    parts = [folder for folder in raw.iterdir() if parse_part(folder.name) and folder.is_dir()]
+    images = sum(_begins_as_image(file) for folder in (raw, *parts) for file in folder.iterdir())
     if not images:
         return ""
+    within = f", in {', '.join(sorted(folder.name for folder in parts))}," if parts else ","
     lie = "1 image lies" if images == 1 else f"{images} images lie"
+    predict = f"`tumorboard predict {shlex.quote(str(raw))}`"
     return (
-        f"{lie} directly in '{raw}', without a class: sort them into one folder per class, or list them in a table "
-        f"labels.csv; a trained panel classifies them without labels: `tumorboard predict {shlex.quote(str(raw))}`"
+        f"{lie} directly in '{raw}'{within} without a class: sort them into one folder per class, or list them in "
+        f"a table labels.csv; a trained panel classifies them without labels: {predict}"
     )
 
 
