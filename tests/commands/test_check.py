@@ -289,3 +289,23 @@ def test_a_folder_that_a_queued_experiment_would_lack_is_told(
     assert any("'raw' is not known to git" in warning and "`dvc add raw && git" in warning for warning in warnings)
     warnings = json.loads(CliRunner().invoke(app, ["check", str(raw), "--json"]).stdout)["warnings"]
     assert not any("git" in warning for warning in warnings)
+
+
+def test_names_that_look_like_patients_are_a_warning_until_a_pattern_is_given(tmp_path: Path) -> None:
+    for number in range(16):
+        save(tmp_path / f"raw/{'ab'[number % 2]}/OAS1_{number // 2:04}_MR1_{number}.png", number)
+    (warning,) = [text for text in warnings_of(tmp_path / "raw") if "the names look like" in text]
+    assert "8 groups (a/OAS1_0000_MR1_0.png is of OAS1_0000)" in warning
+    pattern = warning.split("group_pattern: ")[1]
+    assert not [text for text in warnings_of(tmp_path / "raw", "--group-pattern", pattern) if "the names look" in text]
+
+
+def test_names_that_tell_the_class_are_no_patients(tmp_path: Path) -> None:
+    for number in range(16):
+        save(tmp_path / f"raw/{'ab'[number % 2]}/class{number % 2}_{number}.png", number)
+    assert not [text for text in warnings_of(tmp_path / "raw") if "the names look like" in text]
+
+
+def warnings_of(raw: Path, *options: str) -> list[str]:
+    """The warnings of `check --json`."""
+    return json.loads(CliRunner().invoke(app, ["check", str(raw), "--json", *options]).stdout)["warnings"]

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,7 +16,7 @@ from tumorboard.base.params import Crop, Params
 from tumorboard.data.check import check_folder, params_for
 from tumorboard.data.crop import CropJob, CropSummary, crop_images
 from tumorboard.data.crop_record import resolve_window
-from tumorboard.data.grey_ranges import common_range, describe_ranges, summarize_ranges
+from tumorboard.data.grey_ranges import common_range, describe_blank, describe_ranges, summarize_ranges
 from tumorboard.data.sources import list_images
 from tumorboard.data.store import CropStore
 
@@ -172,3 +173,23 @@ def test_check_tells_ranges_and_decoder_warnings(deep: Path, tmp_path: Path, par
     (warning,) = [warning for warning in account.warnings if "decoder" in warning]
     assert warning.startswith("1 files were read, but may be damaged")
     assert "a/0.jpg (Corrupt JPEG data: " in warning
+
+
+def test_files_that_are_nearly_all_black_or_white_are_told_with_the_cause() -> None:
+    rows = [("", 0.0, 0.0, 1.9), ("", 0.0, 0.0, 2.0), ("header", 255.0, 254.0, 253.5), ("", 253.0, 254.0, 254.0)]
+    table = pd.DataFrame(rows, columns=["scaling", "red", "green", "blue"]).assign(id=["a", "b", "c", "d"])
+    black, white = describe_blank(table)
+    assert black.startswith("1 files are nearly all black (mean levels within 2 of 255), the first a: leave them out")
+    assert white.startswith("1 files are nearly all white (mean levels within 2 of 255), the first c: 1 of them by the")
+    assert "crop.window" in white
+    assert "crop.window" not in black
+    assert describe_blank(table[table["id"].isin(["b", "d"])]) == []
+
+
+def test_dark_colors_of_16_bits_are_told_when_a_folder_is_checked(tmp_path: Path, params: Params) -> None:
+    for number in range(16):
+        values = np.random.default_rng(number).integers(0, 500, (32, 32, 3)).astype(np.uint16)
+        (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
+        cv2.imwrite(str(tmp_path / "ab"[number % 2] / f"{number}.png"), values)
+    account = check_folder(tmp_path, params_for(params, tmp_path, None))
+    assert any(text.startswith("16 files are nearly all black") for text in account.warnings)

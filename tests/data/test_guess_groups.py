@@ -15,6 +15,8 @@ from tumorboard.data.guess_groups import guess_groups
         (["a/P1_x.png", "b/P1_y.png", "b/p2_x.png"], {"P1", "p2"}, "patient"),
         (["a/slide 3_1.png", "a/slide 3_2.png", "b/slide 4_1.png"], {"slide 3", "slide 4"}, "slide"),
         (["a/K17_1.png", "a/K17_2.png", "b/L3_9.png"], {"K17", "L3"}, ""),
+        (["a/OAS1_01_MR1_1.jpg", "a/OAS1_01_MR1_2.jpg", "b/OAS1_02_MR1_1.jpg"], {"OAS1_01", "OAS1_02"}, ""),
+        (["a/s3_jpg.rf.0a1.jpg", "a/s3_jpg.rf.1bc.jpg", "b/s4_jpg.rf.0.jpg"], {"s3_jpg", "s4_jpg"}, "picture"),
     ],
 )
 def test_names_that_have_a_patient(paths: list[str], groups: set[str] | None, unit: str) -> None:

@@ -121,6 +121,28 @@ def test_labels_that_differ_only_in_case_spaces_or_unicode_form_are_refused(
         table(tmp_path, "label", [*labels, "other"])
 
 
+@pytest.mark.parametrize("label", ["nan", "N/A", "?", "unknown"])
+def test_a_label_that_stands_for_not_known_is_told_with_the_lines_that_leave_it_out(tmp_path: Path, label: str) -> None:
+    (warning,) = table(tmp_path, "label", ["a", "b", label])
+    assert warning.startswith("1 images have a label that looks like a placeholder for 'not known'")
+    assert warning.endswith("write in params.yaml:\ndata:\n  classes:\n    a: a\n    b: b")
+    assert table(tmp_path, "label", ["a", "b", label], data_section(classes={"a": "a", "b": "b"})) == []
+    assert table(tmp_path, "label", ["none", "x", "0", "*"]) == []
+
+
+def test_altered_copies_are_told_unless_groups_hold_them_together(tmp_path: Path) -> None:
+    for name in ("a/p1.png", "a/p1_rot90.png", "a/aug_2_p1.png", "b/p2.png", "b/rotated.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    data = data_section()
+    (warning,) = describe_listing(list_images(tmp_path, data)[0], tmp_path, data)
+    assert warning.startswith(
+        "2 files are named after another one, such as a/aug_2_p1.png after a/p1.png, as an altered"
+    )
+    data = data_section(group_pattern=r"(p\d|rotated)")
+    assert describe_listing(list_images(tmp_path, data)[0], tmp_path, data) == []
+
+
 def test_patients_that_differ_only_in_their_form_are_reported(tmp_path: Path) -> None:
     (warning,) = table(tmp_path, "label,group", ["a,7", "b,007", "a,8", "b,P8"])
     assert warning.startswith("the patients '007' (1 images), '7' (1 images) differ only in")

@@ -390,3 +390,12 @@ def test_an_image_is_not_blamed_for_too_many_open_files(tmp_path: Path, monkeypa
     number = errno.EACCES
     with pytest.raises(ImageError, match="unreadable: from the system"):
         read_content(tmp_path, "a.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"), [("set.zip", "unpack it"), ("labels.csv", "data.table"), ("1.png", "no folder")]
+)
+def test_a_file_in_the_place_of_the_folder_is_told(tmp_path: Path, name: str, words: str) -> None:
+    (tmp_path / name).touch()
+    with pytest.raises(InputError, match=rf"{name}' is a file, .*{words}"):
+        list_images(tmp_path / name, data_section())

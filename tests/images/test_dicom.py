@@ -71,6 +71,19 @@ HU = np.array([[0, 1024, 1064, 1104, 4095, 500]], np.uint16)  # stored values of
 CT = {"RescaleSlope": "1", "RescaleIntercept": "-1024"}
 
 
+@pytest.mark.parametrize("tags", [{"RescaleSlope": "", "RescaleIntercept": ""}, {"RescaleIntercept": ""}])
+def test_rescaling_without_a_value_changes_nothing(tags: dict[str, str]) -> None:
+    assert grey(dicom(HU, **tags)) == grey(dicom(HU))
+    # A slope alone counts: 0 to 8190 is scaled by its depth of 14 bits.
+    assert grey(dicom(HU, RescaleSlope="2", RescaleIntercept=""))[4] == round(8190 / 16383 * 255)
+
+
+@pytest.mark.parametrize("width", ["0", "-80", "0.5"])
+def test_a_window_without_a_width_is_none(width: str) -> None:
+    assert grey(dicom(HU, WindowCenter="40", WindowWidth=width)) == grey(dicom(HU))
+    assert grey(dicom(HU, WindowCenter="40", WindowWidth="1")) == [0, 255, 255, 255, 255, 255]  # two levels are legal
+
+
 def test_a_ct_is_rescaled_and_scaled_over_the_headers_window() -> None:
     # Center 40, width 80: PS3.3 C.11.2.1.2 maps 40 - 0.5 -+ 79 / 2 = 0 and 79 to black and white; 40 / 79 * 255 = 129.1
     assert grey(dicom(HU, WindowCenter="40", WindowWidth="80", **CT)) == [0, 0, 129, 255, 255, 0]

@@ -46,6 +46,10 @@ OTHERS = {
     "gzip": gzip.compress(b"text"),
     "archive": bytes(257) + b"ustar" + bytes(20),
     "video": b"\0\0\0\x20ftypisom\0\0\2\0",
+    "web page": b"\n<!DOCTYPE html>\n<html><body>404</body></html>",
+    "Git LFS": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n",
+    "JSON": b'{"error": "denied"}',
+    "zeros only": bytes(2000),
     "SVG": b'<?xml version="1.0"?>\n<svg></svg>',
 }
 

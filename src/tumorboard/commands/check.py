@@ -22,6 +22,7 @@ from tumorboard.base.versioning import explain_unversioned
 from tumorboard.commands.errors import reports_user_errors
 from tumorboard.data.check import FEW, Account, check_folder, params_for
 from tumorboard.data.group_pattern import about_option
+from tumorboard.data.guess_groups import describe_guess, guess_groups
 
 REFUSED = 2  # the exit status if a run would refuse the folder
 # The kinds of duplicates in an Account, each with its heading.
@@ -77,6 +78,10 @@ def check(
     name_pattern_option(account, group_pattern)
     if account.refused is None and (unversioned := explain_unversioned(str(raw))):
         account.warnings.append(unversioned)
+    if account.groups == len(account.accepted):
+        guess = guess_groups(account.accepted)
+        if guess is not None and guess.groups > len(account.classes):  # else they may be the classes
+            account.warnings.append(describe_guess(guess))
     if as_json:
         typer.echo(json.dumps(asdict(account)))
     else:

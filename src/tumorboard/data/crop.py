@@ -131,7 +131,7 @@ def crop_images(images: ListedImages, ignored: IgnoredFiles, job: CropJob) -> Cr
                 write_table(table, job.out / f"{name}.csv")
         asked_crop = job.crop.model_copy(update={"window": window})
         write_record(job.out / "store", asked_crop, job.frames, job.crop.fixed_window)
-    warnings = (*grey_ranges.describe_ranges(facts), *grey_ranges.describe_decoder_warnings(facts))
+    warnings = tuple(grey_ranges.describe_facts(facts))
     decoded = sum(file.decoded for file in files)
     counts = count_images(manifest, facts, len(quarantined), len(ignored))
     return CropSummary(counts, listed=len(results), decoded=decoded, cached=len(files) - decoded, warnings=warnings)

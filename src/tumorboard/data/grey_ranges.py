@@ -14,6 +14,7 @@ from tumorboard.images.grey import Window
 SET = "set"  # the value of crop.window by which all files share one range
 SET_SHARES = (0.005, 0.995)  # the range's ends, as shares of the set's grey values; each file counts the same
 BY_VALUES = ("depth", "own range")  # kinds of a GreyRange that the file's own values decide
+BLANK = 2.0  # levels of 255; a picture whose mean is that close to black or white shows nothing
 _MEASURING: Window = (0.0, 1.0)  # any range serves to decode the files whose values are measured
 
 
@@ -38,6 +39,11 @@ def common_range(levels: Iterable[Sequence[float]]) -> Window | None:
     if high - low >= 10:  # whole numbers are easier to read and to write
         low, high = float(math.floor(low)), float(math.ceil(high))
     return (low, high) if low < high else (low, low + 1.0)
+
+
+def describe_facts(facts: pd.DataFrame) -> list[str]:
+    """Returns all warnings about decoded files: their ranges, those that show nothing, and what decoders reported."""
+    return [*describe_ranges(facts), *describe_blank(facts), *describe_decoder_warnings(facts)]
 
 
 def describe_ranges(facts: pd.DataFrame) -> list[str]:
@@ -85,6 +91,32 @@ def _name_ranges(facts: pd.DataFrame) -> str:
         f"{', '.join(kinds)}: {len(ranges)} different ranges in this set, so that the same value becomes different "
         "grey levels"
     )
+
+
+def describe_blank(facts: pd.DataFrame) -> list[str]:
+    """Returns a warning that counts the files that are nearly all black or white after scaling, and names the first.
+
+    Args:
+        facts: one row per usable file, with the columns id, red, green, blue and scaling, as ImageFacts explains.
+    """
+    means = facts[["red", "green", "blue"]].astype(float)
+    warnings = []
+    for name, blank in (("black", (means < BLANK).all(axis=1)), ("white", (means > 255 - BLANK).all(axis=1))):
+        files = facts[blank]
+        if files.empty:
+            continue
+        scaled = int((files["scaling"] != "").sum())
+        cure = (
+            f"{scaled} of them by the range over which their grey is scaled: set crop.window, or leave them out"
+            if scaled
+            else "leave them out if they show nothing or are masks; of colors with 16 bits the upper 8 are read, so "
+            "that dark ones have to be saved with 8"
+        )
+        warnings.append(
+            f"{len(files)} files are nearly all {name} (mean levels within {BLANK:g} of 255), the first "
+            f"{printable(files['id'].iloc[0])}: {cure}"
+        )
+    return warnings
 
 
 def describe_decoder_warnings(facts: pd.DataFrame) -> list[str]:

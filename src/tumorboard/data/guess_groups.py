@@ -4,8 +4,11 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import yaml
+
 # Patterns that name a patient, smear or case in common data sets, the most specific first, with what a group is.
 _PATTERNS = (
+    (r"([^/]+)\.rf\.[0-9a-f]+\.", "picture"),  # copies that Roboflow makes of one picture
     (r"((?:patient|pat)[-_ ]?\d+)", "patient"),
     (r"((?:subject|subj|sub)[-_ ]?\d+)", "patient"),
     (r"(UID_\w+?)_", "patient"),
@@ -13,6 +16,7 @@ _PATTERNS = (
     (r"(?:^|/)([Pp]\d+)[-_]", "patient"),
     (r"(?:^|/)([A-Za-z]*\d+)_[^/]*$", ""),
     (r"(?:^|/)([A-Za-z]+[-_]\d+)[-_][^/]*$", ""),
+    (r"(?:^|/)([A-Za-z]+\d*[-_]\d+)[-_][^/]*$", ""),  # OAS1_0001_MR1_mpr-1_100.jpg
 )
 _UNITS = {"slide": "slide", "smear": "smear", "case": "case", "blood": "smear"}
 
@@ -47,3 +51,12 @@ def guess_groups(paths: Sequence[str]) -> Guess | None:
             unit = unit or next((name for key, name in _UNITS.items() if first[1].lower().startswith(key)), "")
             return Guess(pattern, len(groups), unit, f"{paths[0]} is of {first[1]}")
     return None
+
+
+def describe_guess(guess: Guess) -> str:
+    """Returns a warning that the names of images look like groups, with the line that makes these the patients."""
+    line = yaml.safe_dump({"data": {"group_pattern": guess.pattern}}, allow_unicode=True, width=1000).rstrip()
+    return (
+        f"the names look like {guess.groups} groups ({guess.example}), but no patients are known, so that images of "
+        f"one patient may be on two sides of the split. If these are patients, write in params.yaml:\n{line}"
+    )

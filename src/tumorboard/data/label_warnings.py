@@ -14,6 +14,7 @@ from tumorboard.base.data_params import Data
 from tumorboard.base.errors import printable
 from tumorboard.base.tables import Manifest
 from tumorboard.data.attributes import choose_columns, unkept_warnings
+from tumorboard.data.companions import ALTERED, count_companions, find_companions
 from tumorboard.data.label_table import Row, own_columns, table_form
 from tumorboard.data.published_tables import describe_table, find_patient_column
 from tumorboard.data.several_findings import MAX_CLASSES, combined_labels, leave_out_lines
@@ -31,6 +32,7 @@ _PLACEHOLDERS = re.compile(
     "missing|empty|blank|anon(ym(ous|i[sz]ed)?)?(patient)?|deidentified|redacted|removed|noid|noname|nopatient|dummy|"
     "default|tbd|tba|x+|unbekannt|inconnu|desconocido|sconosciuto|onbekend"
 )
+_MAY_BE_CLASS = re.compile(r"none|nil|default|[^\w?]+|\W*x+\W*", re.IGNORECASE)  # labels among these values
 
 
 def describe_leftovers(study: str | None, raw: str, preset: str) -> str:
@@ -68,8 +70,15 @@ def describe_listing(images: pd.DataFrame, raw: Path, data: Data, labels: Path |
     warnings = [
         *(_several_findings(counts) if data.classes is None else []),
         *_alike("labels", counts, _as_classes),
+        *(_unknown(counts) if data.classes is None else []),
         *_alike("patients", patients, lambda _: "give each patient one name"),
     ]
+    if not patients and (altered := find_companions(images["path"].tolist(), ALTERED)):
+        warnings.append(
+            f"{count_companions(altered)}, as an altered copy: copies of one picture may be on two sides of the split. "
+            "Leave them out, since training alters images by itself, or give each picture and its copies one group "
+            "(data.group_pattern)"
+        )
     if raw.is_dir():
         rows: list[Row] = [
             {"path": path, "label": label} for path, label in zip(images["path"], images["label"], strict=True)
@@ -114,7 +123,11 @@ def _is_placeholder(group: str, counts: Mapping[str, int]) -> bool:
     if re.fullmatch(r"-?(0+|9+|1)(\.0*)?", group):
         others = [count for name, count in counts.items() if name != group]
         return bool(others) and counts[group] > FREQUENT * max(median(others), 1)
-    return _PLACEHOLDERS.fullmatch(re.sub(r"[\W_]", "", group.lower())) is not None
+    return _stands_for_unknown(group)
+
+
+def _stands_for_unknown(value: str) -> bool:
+    return _PLACEHOLDERS.fullmatch(re.sub(r"[\W_]", "", value.lower())) is not None
 
 
 def _several_findings(counts: Mapping[str, int]) -> list[str]:
@@ -125,6 +138,19 @@ def _several_findings(counts: Mapping[str, int]) -> list[str]:
     return [
         f"{sum(counts[label] for label in combined)} images have a label that looks like several findings, such as "
         f"{combined[0]!r}: each combination is a class of its own. {leave_out_lines(counts, combined)}"
+    ]
+
+
+def _unknown(counts: Mapping[str, int]) -> list[str]:
+    """Returns a warning about labels that stand for "not known", with the lines that leave their images out."""
+    unknown = [label for label in sorted(counts) if _stands_for_unknown(label) and not _MAY_BE_CLASS.fullmatch(label)]
+    if not unknown:
+        return []
+    classes = {label: label for label in sorted(counts) if label not in unknown}
+    cure = _lines({"classes": classes}) if 1 < len(classes) <= MAX_CLASSES else "remove them"
+    return [
+        f"{sum(counts[label] for label in unknown)} images have a label that looks like a placeholder for 'not known', "
+        f"such as {unknown[0]!r}, and are a class of their own. To leave them out, {cure}"
     ]
 
 

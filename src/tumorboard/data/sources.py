@@ -39,6 +39,10 @@ LAYOUT = (
 
 _LOOK_FIRST_BYTES = 1 << 20  # of a file, from which its first bytes decide whether the others are read
 
+_ABOUT_FILES = {
+    **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".rar", ".7z"), "an archive: unpack it, and give the folder"),
+    **dict.fromkeys((".csv", ".tsv", ".txt"), "a table: give the folder of its images, and name it as data.table"),
+}
 _LISTED = 10  # labels in a message
 MAX_FOLD_DIGITS = 9  # digits of a fold number, so that it fits any integer type
 
@@ -72,6 +76,10 @@ def list_images(raw: Path, data: Data, labels: Path | None = None) -> tuple[List
     """
     ignored: dict[str, IgnoreReason] = {}
     if raw.is_file():
+        if raw.suffix.lower() not in ("", ".npz"):
+            raise InputError(
+                f"data.raw: '{raw}' is a file, {_ABOUT_FILES.get(raw.suffix.lower(), 'no folder')}; {LAYOUT}"
+            )
         rows, source = _list_npz(raw, labels or data.table), raw
     elif raw.is_dir():
         rows, ignored, source = _list_folder(raw, data, labels or find_table(raw, data))

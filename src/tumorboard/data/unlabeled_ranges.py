@@ -32,4 +32,4 @@ def describe_unlabeled(raw: Path, crop: Crop, frames: Frames) -> list[str]:
             continue
     facts = pd.DataFrame(rows.values(), columns=list(ImageFacts._fields))
     facts.insert(0, "id", pd.Series(list(rows), dtype=object))
-    return [*grey_ranges.describe_ranges(facts), *grey_ranges.describe_decoder_warnings(facts)]
+    return grey_ranges.describe_facts(facts)

@@ -136,6 +136,9 @@ def choose_dicom_range(dataset: "Dataset", stored: Values, index: int, window: W
     from pydicom.pixels.processing import apply_modality_lut
 
     rescaling = _functional_group(dataset, index, "PixelValueTransformationSequence")
+    for tag, neutral in (("RescaleSlope", "1"), ("RescaleIntercept", "0")):
+        if tag in rescaling and rescaling[tag].value in (None, ""):  # stated without a value
+            rescaling[tag].value = neutral
     rescale = partial(apply_modality_lut, ds=rescaling)
     grey = Grey(stored, rescale, _padding_test(dataset))
     extent = measure(grey)
@@ -208,6 +211,8 @@ def _header_window(dataset: "Dataset") -> tuple[Callable[[Values], Values] | Non
         return None, None
     center, width = (float(np.atleast_1d(dataset[tag].value)[0]) for tag in ("WindowCenter", "WindowWidth"))
     function = str(dataset.get("VOILUTFunction") or "LINEAR")
+    if width < (1 if function == "LINEAR" else np.finfo(float).tiny):  # PS3.3 forbids it; it would show two levels
+        return None, None
     if function == "SIGMOID":
         from scipy.special import expit  # few files need it, and it is no part of the smallest environment
 

@@ -56,6 +56,10 @@ _IMAGES = (
 )
 # Files that hold no picture of their own.
 _OTHERS = (
+    (rb"\s*<(?i:!doctype html|html)", "a web page", "download the file again, perhaps signed in"),
+    (rb"version https://git-lfs", "a pointer of Git LFS", "fetch the file itself: git lfs pull"),
+    (rb"\s*[{\[]\s*[\"{\[\]}]", "a text in JSON", "download the file again, if a picture is expected"),
+    (rb"\0{512}", "zeros only, as an interrupted download or copy leaves them", "copy or download the file again"),
     (rb"PK\x03\x04|PK\x05\x06", "a ZIP archive (also .npz, .xlsx, .docx)", "unpack it"),
     (rb"7z\xbc\xaf|Rar!|.{257}ustar|BZh|\xfd7zXZ|\x28\xb5\x2f\xfd", "an archive", "unpack it"),
     (rb"\x1f\x8b", "a gzip archive", "unpack it"),
