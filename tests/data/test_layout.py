@@ -102,8 +102,12 @@ def test_classes_one_level_down_are_named(tmp_path: Path) -> None:
     assert "'no' contains the parts 'test', 'train'; 'yes' contains" in refusal(tmp_path / "inside")
     touch(tmp_path / "masks", *(f"{label}/{kind}/1.png" for label in ("yes", "no") for kind in ("images", "masks")))
     message = refusal(tmp_path / "masks")
-    assert "contain the same folders 'images', 'masks'; move 'masks' out of data.raw" in message
-    touch(tmp_path / "deep", *(f"data/v2/sorted/{label}/1.png" for label in ("yes", "no")))
+    assert "contain the same folders 'images', 'masks'; 'no/masks', 'yes/masks' would count as pictures" in message
+    touch(tmp_path / "one", "no/1.png", "yes/1.png", "yes/2.png", "yes/Annotations/1.png")
+    assert "'yes/Annotations' would count as pictures of their class: move them out of data.raw" in refusal(
+        tmp_path / "one"
+    )
+    touch(tmp_path / "deep", *(f"data/v2/sorted/{label}/1.png" for label in ("yes", "no")), "data/v2/sorted/README")
     message = refusal(tmp_path / "deep")
     assert "the classes seem to lie 3 levels down" in message
     assert f"data.raw: {tmp_path}/deep/data/v2/sorted, with the classes 'no', 'yes'" in message

@@ -224,27 +224,38 @@ def _explain_folders_below(
     names = Counter(name for each in closed.values() for name in each.subfolders)
     shared = {name for name, count in names.items() if count > 1 and _may_be_class(name)}
     holders = [label for label, each in closed.items() if len(each.subfolders.keys() & shared) > 1]
+    aside = _list_aside(below)
     if len(holders) < 2:
-        return [], {}
+        return ([aside] if aside else []), {}
     if not shared <= _EMPTY_WORDS:
         roots = {str(raw / below[label].top): sorted(below[label].subfolders) for label in holders[:SHOWN]}
-    aside = {name for name in shared if name.lower() in _NO_CLASSES}
-    cure = (
-        f"; move {_listed(aside)} out of data.raw, since all that lies below a folder is of its class" if aside else ""
-    )
-    return [f"{_listed(holders)} contain the same folders {_listed(shared)}{cure}"], roots
+    return [f"{_listed(holders)} contain the same folders {_listed(shared)}", *([aside] if aside else [])], roots
+
+
+def _list_aside(below: Mapping[str, _Below]) -> str:
+    """Returns a sentence about the folders of masks and the like beside the pictures of a class, or ''."""
+    aside = {
+        f"{label}/{name}"
+        for label, (_, subfolders, has_files) in below.items()
+        for name in subfolders
+        if name.lower() in _NO_CLASSES - {"original", "originals"} and (has_files or len(subfolders) > 1)
+    }
+    return f"{_listed(aside)} would count as pictures of their class: move them out of data.raw" if aside else ""
 
 
 def _first_fork(paths: Sequence[str]) -> tuple[str, list[str]] | None:
-    """Returns the topmost folder that has several folders and no files of its own, and their names; None without one.
+    """Returns the topmost folder that has several folders, and their names; None without one.
 
-    >>> _first_fork(["set/v2/a/1.png", "set/v2/b/2.png"])
+    It may have fewer files of its own than folders, such as a text about the set.
+
+    >>> _first_fork(["set/v2/a/1.png", "set/v2/b/2.png", "set/v2/README"])
     ('set/v2', ['a', 'b'])
     """
     top = posixpath.commonpath([posixpath.dirname(path) for path in paths])
     inside = [path.removeprefix(f"{top}/").split("/") for path in paths]
-    names = sorted({steps[0] for steps in inside})
-    return (top, names) if len(names) > 1 and all(len(steps) > 1 for steps in inside) else None
+    names = sorted({steps[0] for steps in inside if len(steps) > 1})
+    loose = sum(len(steps) == 1 for steps in inside)
+    return (top, names) if len(names) > 1 and loose < len(names) else None
 
 
 def _look_below(rows: Sequence[Row]) -> _Below:

@@ -44,7 +44,11 @@ def check_usable_images(quarantined: QuarantinedFiles, images: pd.DataFrame, max
     unusable = set(quarantined["path"])
     classes_left = {label for path, label in zip(images["path"], images["label"], strict=True) if path not in unusable}
     if lost := sorted(set(images["label"]) - classes_left):
-        raise InputError(f"class {lost[0]!r} has no usable image; quarantined are:\n{_list_first(quarantined)}")
+        own = quarantined[quarantined["path"].isin(images["path"][images["label"] == lost[0]])]
+        raise InputError(
+            f"class {lost[0]!r} has no usable image; quarantined are:\n{_list_first(own)}\n"
+            "Repair these files, or leave them out: remove them, or list the other classes in data.classes"
+        )
 
 
 def _list_first(quarantined: QuarantinedFiles) -> str:
