@@ -40,6 +40,7 @@ PARTS = {
     "originals and what was made of them": ["originals", "annotated", "augmented"],
     "sides": ["left", "Right"],
     "patients' numbers": ["8863", "8864", "10253"],
+    "patients' numbers in names": [f"Mass_P_{n:05}_{side}" for n in range(5) for side in ("LEFT_CC", "RIGHT_CC")],
 }
 
 
@@ -111,6 +112,17 @@ def test_classes_one_level_down_are_named(tmp_path: Path) -> None:
     message = refusal(tmp_path / "deep")
     assert "the classes seem to lie 3 levels down" in message
     assert f"data.raw: {tmp_path}/deep/data/v2/sorted, with the classes 'no', 'yes'" in message
+
+
+def test_findings_below_folders_of_another_kind_are_named(tmp_path: Path) -> None:
+    studies = [f"patient{n}/study1_{('positive', 'negative')[n % 2]}" for n in range(4)]
+    touch(tmp_path / "mura", *(f"train/{limb}/{study}/1.png" for limb in ("ELBOW", "WRIST") for study in studies))
+    message = refusal(tmp_path / "mura")
+    assert "folders below them, 'study1_negative', 'study1_positive', are named as findings" in message
+    touch(tmp_path / "good", *(f"{label}/P{n}/benign_cases/1.png" for label in ("a", "b") for n in range(3)))
+    assert len(list_images(tmp_path / "good", data_section())[0]) == 6  # one finding alone says nothing
+    touch(tmp_path / "named", *(f"{label}/P1/{name}/1.png" for label in ("benign", "x") for name in ("pos", "neg")))
+    assert len(list_images(tmp_path / "named", data_section())[0]) == 4
 
 
 def test_parts_of_one_set_are_to_be_renamed(tmp_path: Path) -> None:

@@ -66,7 +66,9 @@ _VIEWS = _SIDES | _word_set(
     pre post venous arterial portal
     """
 )
-_PATIENT_DIGITS = 3  # of a number that is the whole name of a folder, from which it is a patient's and no grade
+_FINDINGS = _word_set("positive negative pos neg benign malignant normal abnormal healthy")
+_PATIENT_DIGITS = 3  # of a number in a folder's name, from which it is a patient's and no grade
+_MANY = 10  # folders whose names have such numbers among other words, from which they are patients
 
 
 def explain_layout(raw: Path, files: Sequence[str], rows: Sequence[Row]) -> str:
@@ -130,6 +132,9 @@ def _explain_names(labels: Sequence[str]) -> list[str]:
         return [f"{_listed(labels)} are sides of the body, not what a picture shows"]
     if len(labels) > 1 and all(map(str.isdigit, labels)) and max(map(len, labels)) >= _PATIENT_DIGITS:
         return [f"{_listed(labels)} are long numbers, like those of patients"]
+    numbers = [[word for word in each if word.isdigit() and len(word) >= _PATIENT_DIGITS] for each in words.values()]
+    if len(labels) >= _MANY and all(numbers):
+        return [f"{_listed(labels)} have long numbers in their names, like those of patients"]
     return []
 
 
@@ -226,10 +231,19 @@ def _explain_folders_below(
     holders = [label for label, each in closed.items() if len(each.subfolders.keys() & shared) > 1]
     aside = _list_aside(below)
     if len(holders) < 2:
-        return ([aside] if aside else []), {}
+        return [sentence for sentence in (aside, _find_findings(labels, rows)) if sentence], {}
     if not shared <= _EMPTY_WORDS:
         roots = {str(raw / below[label].top): sorted(below[label].subfolders) for label in holders[:SHOWN]}
     return [f"{_listed(holders)} contain the same folders {_listed(shared)}", *([aside] if aside else [])], roots
+
+
+def _find_findings(labels: Sequence[str], rows: Sequence[Row]) -> str:
+    """Returns a sentence about folders below that are named as findings, while no class is; '' if there are none."""
+    if any(_FINDINGS.intersection(_words(label)) for label in labels):
+        return ""
+    folders = {step for row in rows for step in row["path"].split("/")[1:-1]}
+    named = {word: folder for folder in sorted(folders) for word in _FINDINGS.intersection(_words(folder))}
+    return f"folders below them, {_listed(named.values())}, are named as findings" if len(named) > 1 else ""
 
 
 def _list_aside(below: Mapping[str, _Below]) -> str:
