@@ -78,6 +78,25 @@ def test_rescaling_without_a_value_changes_nothing(tags: dict[str, str]) -> None
     assert grey(dicom(HU, RescaleSlope="2", RescaleIntercept=""))[4] == round(8190 / 16383 * 255)
 
 
+def test_frames_that_the_header_does_not_state_are_counted() -> None:
+    three = np.array([[[0, 9]], [[50, 9]], [[255, 9]]], np.uint8).repeat(3, 2).repeat(6, 1)
+    content = dicom(three)
+    assert reason_for(content) == "multi-frame without a rule"
+    assert grey(content, frames="middle") == [50, 50, 50, 9, 9, 9]
+    assert grey(content, frames="first") == [0, 0, 0, 9, 9, 9]
+    odd = np.arange(15, dtype=np.uint8).reshape(3, 5)  # one byte pads it
+    assert grey(dicom(odd)) == [0, 1, 2, 3, 4]
+
+
+def test_a_window_of_text_is_named() -> None:
+    content = dicom(HU, WindowCenter="40", WindowWidth="80").replace(b"80", b"ab")
+    with pytest.raises(
+        ImageError, match=r"corrupt: window center '40.*' and width 'ab' are no numbers: set crop\.window"
+    ):
+        grey(content)
+    assert grey(content, window=(0, 4095))[4] == 255
+
+
 @pytest.mark.parametrize("width", ["0", "-80", "0.5"])
 def test_a_window_without_a_width_is_none(width: str) -> None:
     assert grey(dicom(HU, WindowCenter="40", WindowWidth=width)) == grey(dicom(HU))

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from tumorboard.base.errors import ImageError
 from tumorboard.base.params import Crop, Frames
 from tumorboard.images.dicom_file import open_dataset
-from tumorboard.images.dicom_frame import read_stored_frame
+from tumorboard.images.dicom_frame import is_compressed, read_stored_frame
 from tumorboard.images.grey import (
     Extent,
     Grey,
@@ -72,7 +72,7 @@ def open_dicom(content: bytes, max_bytes: int | None = None) -> Scan:
             dataset,
             width=int(dataset.Columns),
             height=int(dataset.Rows),
-            frames=int(dataset.get("NumberOfFrames") or 1),
+            frames=_count_frames(dataset),
             patient=str(dataset.get("PatientID") or "").strip(),
             inverted=dataset.get("PhotometricInterpretation") == "MONOCHROME1",
         )
@@ -80,6 +80,21 @@ def open_dicom(content: bytes, max_bytes: int | None = None) -> Scan:
         raise
     except Exception as error:  # pydicom raises many kinds of errors on damaged bytes
         raise ImageError("corrupt", f"not readable as DICOM: {error}") from error
+
+
+def _count_frames(dataset: "Dataset") -> int:
+    """Returns the number of frames, and states it in a data set whose pixels are a multiple of what its header says."""
+    if dataset.get("NumberOfFrames"):
+        return int(dataset.NumberOfFrames)
+    values = int(dataset.Rows) * int(dataset.Columns) * int(dataset.get("SamplesPerPixel") or 1)
+    frame_bytes = values * int(dataset.get("BitsAllocated") or 0) // 8
+    if not frame_bytes or is_compressed(dataset.file_meta.get("TransferSyntaxUID")):
+        return 1
+    frames, rest = divmod(len(dataset.PixelData), frame_bytes)
+    if frames < 2 or rest > 1:  # one byte may pad an odd length
+        return 1
+    dataset.NumberOfFrames = frames
+    return frames
 
 
 def decode_dicom(content: bytes, crop: Crop, frames: Frames) -> tuple[Pixels, GreyRange | None]:
@@ -209,7 +224,13 @@ def _header_window(dataset: "Dataset") -> tuple[Callable[[Values], Values] | Non
         return partial(apply_voi, ds=dataset), (0, 2**bits - 1)
     if dataset.get("WindowCenter") is None or dataset.get("WindowWidth") is None:
         return None, None
-    center, width = (float(np.atleast_1d(dataset[tag].value)[0]) for tag in ("WindowCenter", "WindowWidth"))
+    stated = [str(np.atleast_1d(dataset[tag].value)[0]) for tag in ("WindowCenter", "WindowWidth")]
+    try:
+        center, width = map(float, stated)
+    except ValueError:
+        raise ImageError(
+            "corrupt", f"window center {stated[0]!r} and width {stated[1]!r} are no numbers: set crop.window"
+        ) from None
     function = str(dataset.get("VOILUTFunction") or "LINEAR")
     if width < (1 if function == "LINEAR" else np.finfo(float).tiny):  # PS3.3 forbids it; it would show two levels
         return None, None

@@ -34,7 +34,7 @@ def read_stored_frame(dataset: "Dataset", index: int, *, width: int, height: int
     from pydicom.pixels.utils import pixel_array
 
     syntax = dataset.file_meta.TransferSyntaxUID
-    frame = _compressed_frame(dataset, index) if _is_compressed(syntax) else b""
+    frame = _compressed_frame(dataset, index) if is_compressed(syntax) else b""
     size = _coded_size(frame)
     if size is not None and size != (width, height):
         check_size(*size, crop)
@@ -51,9 +51,9 @@ def read_stored_frame(dataset: "Dataset", index: int, *, width: int, height: int
         raise ImageError("truncated" if "less than expected" in str(error) else "corrupt", str(error)) from error
 
 
-def _is_compressed(syntax: "UID") -> bool:
+def is_compressed(syntax: "UID | None") -> bool:
     """Returns whether frames are compressed; False for a UID that is no transfer syntax."""
-    return syntax.is_transfer_syntax and syntax.is_compressed
+    return syntax is not None and syntax.is_transfer_syntax and syntax.is_compressed
 
 
 def _compressed_frame(dataset: "Dataset", index: int) -> bytes:
@@ -86,7 +86,7 @@ def _missing_decoder(dataset: "Dataset", frame: bytes, error: str) -> str:
     from pydicom.pixels.decoders.base import get_decoder
 
     syntax = dataset.file_meta.TransferSyntaxUID
-    if not _is_compressed(syntax):
+    if not is_compressed(syntax):
         return ""
     try:
         decoder = get_decoder(syntax)
