@@ -44,7 +44,9 @@ def test_a_weighted_vote_is_named_with_its_weights_and_a_chosen_one_as_chosen(re
 def test_the_claim_has_the_share_its_interval_and_the_most_frequent_class(results):
     head = results.test.headline
     probe, *claim = front_of(results).claim
-    assert probe.startswith("A model that sees no image, only width, has a balanced accuracy of 50.0")
+    assert probe.startswith(
+        "A model that sees no image, only facts of the files (width), has a balanced accuracy of 50.0"
+    )
     shares = [percent(head[name]) for name in ("accuracy", "accuracy_low", "accuracy_high")]
     assert claim[0] == (
         f"The soft vote classifies {shares[0]} of 36 test images of 12 patients as they are labeled, by the "
@@ -86,7 +88,8 @@ def test_without_a_rule_the_positive_class_has_no_threshold(judged):
 
 
 def test_a_plain_run_of_patients_has_no_caution(binary):
-    """Its members are weak and equal, so that the vote is better than each."""
+    """Its members are weak and equal, so that the vote is better than each; its audit found no shortcut."""
+    binary = dataclasses.replace(binary, audit_metrics={**binary.audit_metrics, "shortcuts": 0})
     tree = binary.validation.scores
     members = {name: scores | {"loss": 9.0} for name, scores in tree["members"].items()}
     assert front_of(replace_part(binary, "validation", scores=tree | {"members": members})).cautions == []
@@ -223,4 +226,17 @@ def test_a_probe_that_beats_the_vote_without_seeing_an_image_is_the_first_senten
     """Of two classes, a skill of 0.99 is a balanced accuracy of 0.995."""
     probe = binary.test_shortcuts.assign(skill=[skill, ""])
     first = front_of(dataclasses.replace(binary, test_shortcuts=probe)).claim[0]
-    assert ("only width, has a balanced accuracy of 99.5\N{NO-BREAK SPACE}%" in first) == (skill == "0.99")
+    claimed = "only facts of the files (width), has a balanced accuracy of 99.5\N{NO-BREAK SPACE}%" in first
+    assert claimed == (skill == "0.99")
+
+
+def test_a_shortcut_is_a_caution_with_its_score_on_the_shown_part_unless_the_claim_begins_with_it(binary):
+    """Of two classes, a skill of 0.3 is a balanced accuracy of 0.65."""
+    assert binary.audit_metrics["shortcuts"] == 1
+    for skill, cautions in (("0.3", 1), ("0.99", 0)):
+        probe = binary.test_shortcuts.assign(skill=["0.1", skill])
+        front = front_of(dataclasses.replace(binary, test_shortcuts=probe))
+        about = [sentence for sentence in front.cautions if "sees no image" in sentence]
+        assert len(about) == cautions
+        scored = f"({probe['facts'].iloc[1]}), has a balanced accuracy of 65.0\N{NO-BREAK SPACE}%:"
+        assert all(scored in sentence for sentence in about)

@@ -114,6 +114,7 @@ def _cautions(results: Results, conclusions: Conclusions) -> Iterator[str]:
         yield f"{conclusions.concentration[0].upper()}{conclusions.concentration[1:]}: its images decide the scores."
     if results.audit_metrics["may_leak"]:
         yield "Copies of pictures may be on both sides of the split (audit.policy: report)."
+    yield from _shortcuts(results)
     yield from _against_members(results)
     if results.test is not None and results.looks > sum(map(len, results.evaluations.values())):
         yield (
@@ -134,17 +135,36 @@ def _cautions(results: Results, conclusions: Conclusions) -> Iterator[str]:
 
 def _against_shortcuts(results: Results) -> Iterator[str]:
     """Yields that facts of the files alone predict the class better than the vote, where they do."""
+    facts, accuracy = _best_facts(results)
+    of_vote = results.shown.headline["balanced_accuracy"]
+    if of_vote is not None and accuracy > of_vote:
+        yield (
+            f"A model that sees no image, only facts of the files ({facts}), has a balanced accuracy of "
+            f"{percent(accuracy)}, more than the vote's {percent(of_vote)}: the vote may not go by the images."
+        )
+
+
+def _shortcuts(results: Results) -> Iterator[str]:
+    """Yields that the audit found shortcuts, where the claim does not begin with them."""
+    facts, accuracy = _best_facts(results)
+    if results.audit_metrics["shortcuts"] and accuracy > 0 and not list(_against_shortcuts(results)):
+        yield (
+            f"A model that sees no image, only facts of the files ({facts}), has a balanced accuracy of "
+            f"{percent(accuracy)}: the vote may go by such shortcuts instead of the disease."
+        )
+
+
+def _best_facts(results: Results) -> tuple[str, float]:
+    """Returns the facts of the files that predict the class best on the shown part, and their balanced accuracy.
+
+    The accuracy is NaN where the part was not probed.
+    """
     probe = results.shortcuts if results.test is None else results.test_shortcuts
     skills = pd.to_numeric(probe["skill"])
-    if skills.notna().any():
-        best, guess = int(skills.argmax()), 1 / len(classes_of(results.shown.heading))
-        of_facts = guess + float(skills.max()) * (1 - guess)
-        of_vote = results.shown.headline["balanced_accuracy"]
-        if of_vote is not None and of_facts > of_vote:
-            yield (
-                f"A model that sees no image, only {probe['facts'].iloc[best]}, has a balanced accuracy of "
-                f"{percent(of_facts)}, more than the vote's {percent(of_vote)}: the vote may not go by the images."
-            )
+    if not skills.notna().any():
+        return "", float("nan")
+    guess = 1 / len(classes_of(results.shown.heading))
+    return str(probe["facts"].iloc[int(skills.argmax())]), guess + float(skills.max()) * (1 - guess)
 
 
 def _against_members(results: Results) -> Iterator[str]:

@@ -15,6 +15,7 @@ from tumorboard.evaluation.comparisons import PanelComparison
 from tumorboard.evaluation.metrics import scores
 from tumorboard.evaluation.paired import SHARES
 from tumorboard.panel.comparison import UNCALIBRATED
+from tumorboard.panel.fits import TIE
 from tumorboard.report.checklist import fill_in
 from tumorboard.report.conclusions import Conclusions, verdict_text
 from tumorboard.report.decisions import BY_CLASS, decisions_of, rule_of
@@ -55,6 +56,7 @@ def render_page(
             subgroups=conclusions.subgroups.to_dict("records"),
             disagreements=conclusions.disagreements,
             no_probabilities=SHARES,
+            tie=TIE,
             sites=conclusions.sites,
             suspects=conclusions.suspects.to_dict("records"),
             shares=base_rates(results.shown.heading),
