@@ -84,6 +84,8 @@ def test_the_digest_stage_depends_on_all_sources() -> None:
         ("panel/ledger.py", {"evaluate", "report"}),
         ("evaluation/held_out.py", {"train", "evaluate", "ensemble", "explain", "report"}),
         ("images/crop.py", {"crop", "explain"}),
+        ("images/grey.py", {"crop", "explain", "report"}),
+        ("data/grey_ranges.py", {"crop", "report"}),
         ("data/split.py", {"split"}),
         ("data/phantom.py", {"phantom"}),
         ("augment/balance.py", {"balance"}),

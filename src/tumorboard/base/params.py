@@ -50,6 +50,9 @@ class Phantom(Section):
     side: Annotated[int, Field(ge=96, le=1024)]
 
 
+SET = "set"  # the value of crop.window by which all files share one range
+
+
 class Crop(Section):
     side: Annotated[int, Field(ge=16, le=2048)]
     border: bool

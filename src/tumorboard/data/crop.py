@@ -16,7 +16,7 @@ import pandas as pd
 from tumorboard.base.data_params import Links
 from tumorboard.base.errors import ImageError, InputError
 from tumorboard.base.files import write_table
-from tumorboard.base.params import Crop, Frames
+from tumorboard.base.params import SET, Crop, Frames
 from tumorboard.base.progress import Progress
 from tumorboard.base.tables import MANIFEST, Images, Manifest, check_manifest
 from tumorboard.data import grey_ranges, sources
@@ -108,7 +108,7 @@ def crop_images(images: ListedImages, ignored: IgnoredFiles, job: CropJob) -> Cr
     job = _absolute(job, len(images))
     with open_workers(job.workers, job.scheduler) as parallel_map:
         window = job.crop.window
-        if window == grey_ranges.SET:
+        if window == SET:
             job = _with_common_range(images["path"].tolist(), job, parallel_map)
         results = _crop_files(images["path"].tolist(), job, parallel_map)
         usable = np.array([isinstance(result, CachedFile) for result in results], dtype=bool)

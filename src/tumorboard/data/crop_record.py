@@ -6,15 +6,13 @@ from typing import Any
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.files import read_json, write_json
-from tumorboard.base.params import Crop, Frames
-from tumorboard.data.grey_ranges import SET
+from tumorboard.base.params import SET, Crop, Frames
 from tumorboard.data.store import RECORD, CropStore, check_side
-from tumorboard.images.grey import Window
 
 _NO_CHANGE = {"shards"}  # keys of section `crop` that change where a crop lies, not what it is
 
 
-def write_record(store: Path, crop: Crop, frames: Frames, window: Window | None) -> None:
+def write_record(store: Path, crop: Crop, frames: Frames, window: tuple[float, float] | None) -> None:
     """Writes how the crops of a store were made.
 
     Args:

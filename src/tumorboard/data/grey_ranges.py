@@ -7,11 +7,10 @@ import numpy as np
 import pandas as pd
 
 from tumorboard.base.errors import printable
-from tumorboard.base.params import Crop
+from tumorboard.base.params import SET, Crop
 from tumorboard.base.tables import Images
 from tumorboard.images.grey import Window
 
-SET = "set"  # the value of crop.window by which all files share one range
 SET_SHARES = (0.005, 0.995)  # the range's ends, as shares of the set's grey values; each file counts the same
 BY_VALUES = ("depth", "own range")  # kinds of a GreyRange that the file's own values decide
 BLANK = 2.0  # levels of 255; a picture whose mean is that close to black or white shows nothing

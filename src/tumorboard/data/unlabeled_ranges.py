@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 
 from tumorboard.base.errors import ImageError
-from tumorboard.base.params import Crop, Frames
+from tumorboard.base.params import SET, Crop, Frames
 from tumorboard.data import grey_ranges
 from tumorboard.data.image_facts import ImageFacts, facts_of
 from tumorboard.data.sources import read_image_bytes
@@ -22,7 +22,7 @@ def describe_unlabeled(raw: Path, crop: Crop, frames: Frames) -> list[str]:
         crop: how images are read.
         frames: the frame to take of a file with several.
     """
-    plain = crop if crop.window != grey_ranges.SET else crop.model_copy(update={"window": None})
+    plain = crop if crop.window != SET else crop.model_copy(update={"window": None})
     rows: dict[str, ImageFacts] = {}
     for file in sorted(path for path in raw.iterdir() if path.is_file() and not path.name.startswith("."))[:MAX_FILES]:
         try:
