@@ -115,3 +115,18 @@ def test_dvc_is_on_the_path_and_so_is_what_is_no_warm_program() -> None:
     )
     assert done.returncode == 0
     assert done.stdout[0].isdigit()
+
+
+def test_dvc_reads_yaml_as_an_ordinary_one_does_also_again_and_after_a_change(tmp_path: Path) -> None:
+    code = "from dvc.utils import strictyaml; from dvc.utils.serialize import load_yaml; "
+    code += "print(load_yaml('a.yaml'), strictyaml.load('a.yaml')[0])"
+    for text in ("a: {b: [1, 1e-3, 010, yes, null, '2']}\n", "a: 2026-01-02\n", "a: &x [1]\nb: *x\n"):
+        (tmp_path / "a.yaml").write_text(text, encoding="utf-8")
+        ordinary, warm = both(tmp_path, "-c", code)
+        assert ordinary[0] == 0, ordinary
+        assert warm == ordinary
+        again = subprocess.run([executable(), "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert again.stdout == ordinary[1]
+    (tmp_path / "a.yaml").write_text("a: [", encoding="utf-8")
+    ordinary, warm = both(tmp_path, "-c", code)
+    assert (warm[0], warm[2].splitlines()[-1]) == (1, ordinary[2].splitlines()[-1])

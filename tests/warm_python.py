@@ -4,6 +4,7 @@ Half of a stage's time on small data is the import of torch, timm and scikit-lea
 named `python`, `dvc` and `tumorboard`, in a folder for PATH, send their command to it. The server forks, and its child
 runs the command as Python does: with the same folder, environment, open files and, at its end, exit status. Each child
 imports the project's own modules anew. `sys.executable` and the children of `multiprocessing` are such programs too.
+The processes of pytest-xdist share one server. DVC's reader of YAML remembers what it has read.
 
 What this cannot show is a module that uses a library which it has not imported itself. So the first run of the pipeline
 (`finished` in tests/conftest.py) is one by ordinary processes, and so is whatever a signal ends or a limit of the
@@ -14,12 +15,14 @@ import atexit
 import fcntl
 import functools
 import gc
+import hashlib
 import importlib
 import marshal
 import multiprocessing
 import os
 import runpy
 import selectors
+import shutil
 import signal
 import socket
 import subprocess
@@ -77,14 +80,22 @@ sys.exit(status)
 
 
 class WarmPython:
-    """The server, and the folder of its PROGRAMS.
+    """The folder of PROGRAMS, and the server, which is started unless another process has started it.
 
     Args:
         folder: for the programs and the socket; its path is short, since a socket's has at most 107 bytes.
+        owner: the process at whose end the server deletes the folder and ends.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, owner: int) -> None:
         self.programs = folder / "bin"
+        folder.mkdir(exist_ok=True)
+        with (folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not (folder / "socket").exists():
+                self._start(folder, owner)
+
+    def _start(self, folder: Path, owner: int) -> None:
         self.programs.mkdir()
         address = str(folder / "socket")
         settings = {"python": sys.executable, "address": address, "limit": FIRST_SPARE}
@@ -92,22 +103,18 @@ class WarmPython:
             program = self.programs / name
             program.write_text(CLIENT.format(**settings, words=words), encoding="utf-8")
             program.chmod(0o755)
-        self.server = subprocess.Popen(
-            [sys.executable, __file__, address, self.programs / "python"],
+        server = subprocess.Popen(
+            [sys.executable, __file__, address, self.programs / "python", str(owner)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             start_new_session=True,
         )
-        assert self.server.stdout is not None
-        assert self.server.stdout.readline() == b"ready\n", "the server of tests/warm_python.py ended"
+        assert server.stdout is not None
+        assert server.stdout.readline() == b"ready\n", "the server of tests/warm_python.py ended"
 
     @property
     def executable(self) -> str:
         return str(self.programs / "python")
-
-    def close(self) -> None:
-        self.server.terminate()
-        self.server.wait()
 
 
 @functools.cache
@@ -115,10 +122,10 @@ def warm_python() -> WarmPython | None:
     """Returns the server of this process, which the first call starts; None where the system lacks what it needs."""
     if not hasattr(os, "pidfd_open"):
         return None
-    folder = tempfile.TemporaryDirectory(prefix="warm-")
-    server = WarmPython(Path(folder.name))
-    atexit.register(lambda: (server.close(), folder.cleanup()))
-    return server
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    if run:
+        return WarmPython(Path(tempfile.gettempdir(), f"warm-{run[:12]}"), os.getppid())
+    return WarmPython(Path(tempfile.mkdtemp(prefix="warm-")), os.getpid())
 
 
 def search_path() -> str:
@@ -143,16 +150,20 @@ def executable() -> str:
     return warm.executable if warm else sys.executable
 
 
-def serve(address: str) -> list[str]:
-    """Answers clients until its own parent ends; a fork returns the words of its command."""
-    parent = os.getppid()
+def serve(address: str, owner: int) -> list[str]:
+    """Answers clients until its owner ends; a fork returns the words of its command."""
+    watched = os.pidfd_open(owner)
     with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as selector:
         listener.bind(address)
         listener.listen(64)
         selector.register(listener, selectors.EVENT_READ)
+        selector.register(watched, selectors.EVENT_READ)
         print("ready", flush=True)
-        while os.getppid() == parent:
-            for key, _ in selector.select(5.0)[:1]:  # the first event may end the second one's process
+        while True:
+            for key, _ in selector.select()[:1]:  # the first event may end the second one's process
+                if key.fd == watched:
+                    shutil.rmtree(Path(address).parent, ignore_errors=True)
+                    sys.exit()
                 if key.fileobj is listener:
                     client, _ = listener.accept()
                     received, command = receive(client)
@@ -160,6 +171,7 @@ def serve(address: str) -> list[str]:
                     if not process:
                         for opened in (selector, listener, client):
                             opened.close()
+                        os.close(watched)
                         return become(received, *command)
                     for file in received:
                         os.close(file)
@@ -172,7 +184,6 @@ def serve(address: str) -> list[str]:
                     os.kill(key.data[0], signal.SIGKILL)
                 else:
                     finish(selector, key.fd, *key.data)
-    sys.exit()
 
 
 def receive(client: socket.socket) -> tuple[list[int], Any]:
@@ -260,17 +271,46 @@ def run(words: list[str]) -> NoReturn:
     os._exit(status & 255)
 
 
+def remember_yaml(folder: Path) -> None:
+    """Keeps what DVC reads from YAML, by the text: it parses params.yaml, in slow Python, several times per stage.
+
+    What is read in order to be changed, with its comments, is parsed each time.
+
+    Args:
+        folder: for the parsed files.
+    """
+    names = ("dvc.utils.serialize._yaml", "dvc.utils.serialize", "dvc.utils.strictyaml")
+    modules: list[Any] = [importlib.import_module(name) for name in names]
+    parse = modules[0].parse_yaml
+
+    def parse_yaml(text: str, path: str, typ: str = "safe") -> Any:
+        file = folder / f"{hashlib.sha256(text.encode()).hexdigest()}.yaml"
+        if typ == "safe" and file.exists():
+            return marshal.loads(file.read_bytes())  # noqa: S302  # of our own
+        tree = parse(text, path, typ)
+        if typ == "safe":
+            with suppress(ValueError):  # a date, which marshal does not know
+                own = file.with_suffix(f".{os.getpid()}")
+                own.write_bytes(marshal.dumps(tree))
+                own.rename(file)
+        return tree
+
+    for module in modules:
+        module.parse_yaml = parse_yaml
+
+
 def main() -> NoReturn:
-    _, address, python = sys.argv
+    _, address, python, owner = sys.argv
     sys.path.pop(0)  # the folder of this file
     os.environ.pop("PYTHONPATH", None)
     for library in LIBRARIES:
         importlib.import_module(library)
+    remember_yaml(Path(address).parent)
     sys.executable = python
     multiprocessing.set_executable(python)
     gc.collect()
     gc.freeze()  # so that a child's collections leave the shared memory alone
-    run(serve(address))
+    run(serve(address, int(owner)))
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ from pathlib import Path
 import yaml
 
 name, _, item = os.environ["DVC_STAGE"].partition("@")
-stage = yaml.safe_load(Path("dvc.yaml").read_text())["stages"][name]
+stage = yaml.load(Path("dvc.yaml").read_text(), yaml.CSafeLoader)["stages"][name]
 text = os.environ["DVC_STAGE"] + "\\n"
 journal = Path(os.environ["JOURNAL"])
 
@@ -56,7 +56,7 @@ if name == "digest":  # of the stub itself: an edited stub is run again, and no 
         digest.write_text(hashlib.sha256(script.read_bytes()).hexdigest())
     sys.exit()
 if name == "recipe":
-    params = yaml.safe_load(Path("params.yaml").read_text())
+    params = yaml.load(Path("params.yaml").read_text(), yaml.CSafeLoader)
     files = [f"recipes/{model}.json" for model in params["models"]]
     text = json.dumps(params["train"])
 elif name in ("crop", "split"):
