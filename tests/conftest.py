@@ -5,9 +5,9 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -23,6 +23,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = Path(__file__).resolve().parents[1]
+MakeOnce: TypeAlias = Callable[[str, Callable[[Path], object]], Path]
 
 # Begun first, the longest in front, so that no process is left alone with one at the end. (`make test` keeps this order
 # by --no-loadscope-reorder; by default xdist begins with the files of most tests.)
@@ -75,27 +76,47 @@ def closed_address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> MakeOnce:
+    """A function that makes a folder for all processes of this run of the tests, which only read it.
+
+    Its arguments are the folder's name and what writes the files into it: the first process that asks does.
+    """
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def make(name: str, write: Callable[[Path], object]) -> Path:
+        folder, made = base / name, base / f"{name}.made"
+        with (base / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                folder.mkdir()
+                write(folder)
+                made.touch()
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def finished(made_once: MakeOnce) -> Path:
     """A folder with a project whose pipeline has run, as `Project.copy_of` copies it; all processes share it.
 
     The first run has one model; of the second, for another model, added.log is the output. Both are committed.
     """
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
-    with folder.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (folder / "added.log").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            project = Project(folder, warm=False)
-            project.write_params({}, ["linear"])
-            project("dvc", "repro")  # by ordinary processes, each of which must import all that it uses
-            project.commit("the first run")
-            project.write_params({}, ["linear", "cnn"])
-            project.drop_recipes()
-            project.use(warm=True)
-            (folder / "added.log").write_text(project("dvc", "repro"), encoding="utf-8")
-            project.commit("another model")
-    return folder
+
+    def write(folder: Path) -> None:
+        project = Project(folder, warm=False)
+        project.write_params({}, ["linear"])
+        project("dvc", "repro")  # by ordinary processes, each of which must import all that it uses
+        project.commit("the first run")
+        project.write_params({}, ["linear", "cnn"])
+        project.drop_recipes()
+        project.use(warm=True)
+        (folder / "added.log").write_text(project("dvc", "repro"), encoding="utf-8")
+        project.commit("another model")
+
+    return made_once("finished", write)
 
 
 @pytest.fixture(scope="session")

@@ -1,14 +1,23 @@
 """Finished runs, of which the tests of this folder read the page and the tables."""
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.report.finished_run import inputs_of, make_results, panel_params, run_stages, write_finished_run
+from tests.conftest import MakeOnce
+from tests.report.finished_run import (
+    conclusions_of,
+    inputs_of,
+    make_results,
+    panel_params,
+    run_stages,
+    write_finished_run,
+)
 from tumorboard.base.params import Params
-from tumorboard.report.conclusions import Conclusions, draw_conclusions
+from tumorboard.report.conclusions import Conclusions
 from tumorboard.report.results import Results, read_results
 
 
@@ -19,12 +28,20 @@ def panel(params: Params) -> Params:
 
 
 @pytest.fixture(scope="session")
-def run(tmp_path_factory: pytest.TempPathFactory, panel: Params) -> Path:
-    """The folder of a finished run, report included, with names that HTML, matplotlib and CSV have to escape."""
-    root = tmp_path_factory.mktemp("run")
-    write_finished_run(root, panel, skill=0.4)
-    run_stages(root, panel)
-    return root
+def run(made_once: MakeOnce, panel: Params) -> Path:
+    """The folder of a finished run, report included, with names that HTML, matplotlib and CSV have to escape.
+
+    printed.txt is what the stages printed. The report replaced one with a picture that is no longer drawn.
+    """
+
+    def write(root: Path) -> None:
+        write_finished_run(root, panel, skill=0.4)
+        for folder in ("images", "test"):
+            (root / "plots" / folder).mkdir(parents=True)
+            (root / "plots" / folder / "stale.png").write_bytes(b"old")
+        (root / "printed.txt").write_text(run_stages(root, panel), encoding="utf-8")
+
+    return made_once("reported", write)
 
 
 @pytest.fixture(scope="session")
@@ -36,23 +53,52 @@ def results(run: Path, panel: Params) -> Results:
 @pytest.fixture(scope="session")
 def conclusions(results: Results) -> Conclusions:
     """The conclusions from these results."""
-    return draw_conclusions(results)
+    return conclusions_of(results)
 
 
 @pytest.fixture(scope="session")
-def binary(tmp_path_factory: pytest.TempPathFactory, params: Params) -> Results:
-    """The results of a run with 24 test patients that is to detect class b."""
-    return make_results(tmp_path_factory.mktemp("binary"), panel_params(params, data={"positive": "b"}))
-
-
-@pytest.fixture
-def judged(tmp_path: Path, params: Params) -> Callable[..., Results]:
-    """A function that writes a run of classes a and b and returns its results.
+def judged_folder(made_once: MakeOnce, params: Params) -> Callable[..., Path]:
+    """A function that returns the folder of a run of classes a and b; equal arguments, equal folder.
 
     It takes the arguments of `write_finished_run` and, as `changes`, those of `panel_params`.
     """
 
-    def make(*, changes: dict[str, Any] | None = None, **options: Any) -> Results:
-        return make_results(tmp_path, panel_params(params, **(changes or {})), **options)
+    def make(*, changes: dict[str, Any] | None = None, **options: Any) -> Path:
+        key = hashlib.sha256(repr((changes, options)).encode()).hexdigest()[:12]
+        return made_once(
+            f"judged-{key}", lambda root: make_results(root, panel_params(params, **(changes or {})), **options)
+        )
 
     return make
+
+
+@pytest.fixture(scope="session")
+def judged(judged_folder: Callable[..., Path], params: Params) -> Callable[..., Results]:
+    """A function that returns the results of such a run."""
+    read: dict[str, Results] = {}
+
+    def make(*, changes: dict[str, Any] | None = None, **options: Any) -> Results:
+        root = judged_folder(changes=changes, **options)
+        if root.name not in read:
+            read[root.name] = read_results(panel_params(params, **(changes or {})), **inputs_of(root))
+        return read[root.name]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def binary(judged: Callable[..., Results]) -> Results:
+    """The results of a run with 24 test patients that is to detect class b."""
+    return judged(changes={"data": {"positive": "b"}})
+
+
+@pytest.fixture(scope="session")
+def unknown(judged: Callable[..., Results]) -> Results:
+    """The results of a run whose groups nobody named."""
+    return judged(changes={"data": {"unit": None}})
+
+
+@pytest.fixture(scope="session")
+def hard(judged: Callable[..., Results]) -> Results:
+    """The results of a run whose heading vote is the hard one."""
+    return judged(changes={"ensemble": {"vote": "hard"}})

@@ -26,6 +26,7 @@ from tumorboard.panel.filters import FirstLayer, write_filters
 from tumorboard.panel.heat_maps import ExplainedExamples, write_explained
 from tumorboard.panel.ledger import record_look
 from tumorboard.panel.unlike import save_unlike
+from tumorboard.report.conclusions import Conclusions, draw_conclusions
 from tumorboard.report.explained import Explained
 from tumorboard.report.results import Results, read_results
 
@@ -38,6 +39,7 @@ IMAGES_PER_GROUP = 3
 SIDE = 16  # pixels
 NOTHING_EXPLAINED = Explained(sheets=[], with_map=[], without_map=[], places={}, filters=[])
 WRITTEN = "2026-01-02 03:04 UTC, commit abc1234"  # when a report was written, in tests that compare its bytes
+_DRAWN: dict[int, tuple[Results, Conclusions]] = {}  # by the identity of the results, which are kept for it
 
 
 def panel_params(params: Params, **changes: Any) -> Params:
@@ -191,6 +193,13 @@ def make_results(root: Path, params: Params, **options: Any) -> Results:
     write_finished_run(root, params, classes, **({"groups": 72, "skill": 1.0} | options))
     run_ensemble(root, params)
     return read_results(params, **inputs_of(root))
+
+
+def conclusions_of(results: Results) -> Conclusions:
+    """Returns the conclusions from results; those from the same object are drawn once."""
+    if id(results) not in _DRAWN:
+        _DRAWN[id(results)] = results, draw_conclusions(results)
+    return _DRAWN[id(results)][1]
 
 
 def inputs_of(root: Path) -> dict[str, Path]:

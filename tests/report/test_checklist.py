@@ -3,27 +3,20 @@ import re
 
 import pytest
 
-from tests.report.finished_run import make_results, panel_params
+from tests.report.finished_run import conclusions_of
 from tumorboard.panel.stacking import Column, Stacking
 from tumorboard.report.checklist import CHECKLISTS, CLAIM, TRIPOD_AI, fill_in
 from tumorboard.report.checklist_answers import FOR_AUTHOR, fairness, for_author
-from tumorboard.report.conclusions import draw_conclusions
 
 
 def answers(results, name="CLAIM 2024"):
     """Returns the answers by number, with plain spaces."""
-    filled = fill_in(results, draw_conclusions(results))[name]
+    filled = fill_in(results, conclusions_of(results))[name]
     return {row["number"]: row["answer"].replace("\N{NO-BREAK SPACE}", " ") for row in filled}
 
 
 def change(results, section, **changes):
     return dataclasses.replace(results, **{section: getattr(results, section).model_copy(update=changes)})
-
-
-@pytest.fixture(scope="module")
-def unknown(tmp_path_factory, params):
-    """A run whose groups nobody named."""
-    return make_results(tmp_path_factory.mktemp("unknown"), panel_params(params, data={"unit": None}))
 
 
 def test_the_numbers_are_those_of_the_papers():
@@ -156,12 +149,11 @@ def test_the_choice_of_the_epoch_and_of_the_vote(results):
     )
 
 
-def test_a_hard_vote_has_no_measures_of_probabilities(tmp_path, params):
-    results = make_results(tmp_path, panel_params(params, ensemble={"vote": "hard"}))
-    claim = answers(results)
+def test_a_hard_vote_has_no_measures_of_probabilities(hard):
+    claim = answers(hard)
     assert claim[28].startswith("Scores: accuracy, balanced accuracy, macro F1; ")
     assert "AUC" not in claim[37]
-    assert answers(results, "TRIPOD+AI")[15].startswith("Shares of votes, no probabilities;")
+    assert answers(hard, "TRIPOD+AI")[15].startswith("Shares of votes, no probabilities;")
 
 
 def test_heat_maps_are_named_where_there_are_any(results):
@@ -204,7 +196,7 @@ def test_a_control_says_so_wherever_it_states_a_score(results):
 def test_fairness_is_answered_where_a_column_is_scored(results):
     start, none = "Scores by site on test images.", "none is below the others beyond noise; a gap may be missed."
     assert answers(results, "TRIPOD+AI")[14] == f"{start} Of values that could be compared {none}"
-    drawn = draw_conclusions(results)
+    drawn = conclusions_of(results)
     few = "too few patients to compare (2)"
     for verdicts, answer in (
         ([few, few], f"{start} No value could be compared with the others: {few}."),

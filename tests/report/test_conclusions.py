@@ -3,7 +3,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tests.report.finished_run import make_results, panel_params
 from tumorboard.base.errors import InputError
 from tumorboard.evaluation.comparisons import holm
 from tumorboard.evaluation.paired import SHARES, compare
@@ -85,9 +84,8 @@ def test_a_primary_pair_that_cannot_be_compared_is_refused(results, primary):
         compare_part(changed.test, changed)
 
 
-def test_a_hard_vote_is_not_compared_in_scores_of_probabilities(tmp_path, params):
-    results = make_results(tmp_path, panel_params(params, ensemble={"vote": "hard"}))
-    comparison = draw_conclusions(results).comparisons["test"]
+def test_a_hard_vote_is_not_compared_in_scores_of_probabilities(hard):
+    comparison = draw_conclusions(hard).comparisons["test"]
     assert comparison.primary["first_name"].tolist() == ["hard vote"]
     refused = comparison.exploratory[comparison.exploratory["score"].isin(["brier", "auc"])]
     assert refused["verdict"].tolist() == [SHARES] * 2

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.report.finished_run import conclusions_of
 from tests.report.sheets import pictures_of
 from tests.report.test_page import PICTURES, text_of
 from tumorboard.panel.filters import FirstLayer
-from tumorboard.report.conclusions import draw_conclusions
 from tumorboard.report.explained import Explained, _captions, decide_rows, draw_explained, draw_filters, to_webp
 from tumorboard.report.page import render_page
 
@@ -22,7 +22,7 @@ def explained(results):
 
 def page_of(results, explained):
     pictures = dict.fromkeys(PICTURES, b"picture")
-    return render_page(results, draw_conclusions(results), pictures, pictures, explained=explained)
+    return render_page(results, conclusions_of(results), pictures, pictures, explained=explained)
 
 
 def test_each_part_has_a_sheet_per_kind_with_the_models_that_have_a_map(results, explained):

@@ -3,15 +3,14 @@ import dataclasses
 import numpy as np
 import pytest
 
-from tests.report.finished_run import CLASSES
+from tests.report.finished_run import CLASSES, conclusions_of
 from tumorboard.base.tables import make_predictions
 from tumorboard.panel.comparison import HEADING
-from tumorboard.report.conclusions import draw_conclusions
 from tumorboard.report.front import front_page, interval_text, percent
 
 
 def front_of(results):
-    return front_page(results, draw_conclusions(results))
+    return front_page(results, conclusions_of(results))
 
 
 def replace_part(results, name, **changes):
@@ -37,7 +36,7 @@ def test_a_weighted_vote_is_named_with_its_weights_and_a_chosen_one_as_chosen(re
     weighted = replace_fit(
         results, vote="weighted", weights={"linear": 0.254, "cnn": 0.746}, losses={"soft": 0.5, "weighted": 0.4}
     )
-    facts = front_page(weighted, draw_conclusions(results)).facts
+    facts = front_page(weighted, conclusions_of(results)).facts
     assert facts["vote"] == "weighted vote (linear 0.25, cnn 0.75), chosen by validation loss"
 
 
@@ -100,8 +99,8 @@ def test_a_control_is_the_first_caution_and_has_no_suspects(binary):
     assert front_of(control).cautions[0] == (
         "This is a control: labels were shuffled over patients, so that every score should be at chance."
     )
-    assert draw_conclusions(control).suspects.empty
-    assert not draw_conclusions(binary).suspects.empty
+    assert conclusions_of(control).suspects.empty
+    assert not conclusions_of(binary).suspects.empty
 
 
 def test_an_unscored_test_part_is_said_and_the_claim_is_of_validation_images(judged):
@@ -139,7 +138,7 @@ def test_a_member_that_is_better_than_the_vote_by_validation_loss_is_named(binar
     ("vote", "weight", "named"), [("weighted", 0.96, True), ("weighted", 0.94, False), ("soft", 0.96, False)]
 )
 def test_a_weighted_vote_that_is_one_member_is_named(binary, vote, weight, named):
-    conclusions = draw_conclusions(binary)
+    conclusions = conclusions_of(binary)
     fitted = replace_fit(binary, vote=vote, weights={"linear": 1 - weight, "cnn": weight})
     sentence = f"This vote is cnn alone: its weight is {weight:.2f}."
     assert (sentence in front_page(fitted, conclusions).cautions) == named
@@ -156,8 +155,8 @@ def test_more_looks_at_the_test_part_than_this_run_has_models_are_counted(binary
     assert (sentence in front_of(counted).cautions) == named
 
 
-def test_a_run_whose_groups_nobody_named_says_so_and_claims_no_patients(judged):
-    front = front_of(judged(changes={"data": {"unit": None}}))
+def test_a_run_whose_groups_nobody_named_says_so_and_claims_no_patients(unknown):
+    front = front_of(unknown)
     assert front.cautions[-1].startswith("Nobody said what a group is (data.unit)")
     assert " test images of 24 groups " in front.claim[0]
     assert "patient" not in " ".join([*front.claim, *front.failures, *front.facts.values()])
@@ -196,7 +195,7 @@ def test_without_mistakes_no_patient_is_named(binary):
 
 
 def test_a_weak_site_is_a_failure(binary):
-    conclusions = dataclasses.replace(draw_conclusions(binary), subgroup_warnings=["site north: 60.0% of 36 images"])
+    conclusions = dataclasses.replace(conclusions_of(binary), subgroup_warnings=["site north: 60.0% of 36 images"])
     assert front_page(binary, conclusions).failures[-1] == "Site north: 60.0% of 36 images."
 
 

@@ -11,13 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.report.finished_run import CLASSES, NOTHING_EXPLAINED, inputs_of, make_results, panel_params
+from tests.report.finished_run import CLASSES, NOTHING_EXPLAINED, conclusions_of, inputs_of, panel_params
 from tumorboard.base.files import write_json
 from tumorboard.base.tables import read_predictions
 from tumorboard.evaluation.calibration import calibration_scores
 from tumorboard.evaluation.metrics import scores
 from tumorboard.panel.votes import POOLS
-from tumorboard.report.conclusions import draw_conclusions
 from tumorboard.report.page import render_page, summarize_scores
 from tumorboard.report.results import read_results
 
@@ -33,7 +32,7 @@ def text_of(page: str) -> str:
 def render(results) -> str:
     """Returns the page of a run, with a word in place of each picture."""
     pictures = dict.fromkeys(PICTURES, b"picture")
-    return render_page(results, draw_conclusions(results), pictures, pictures, explained=NOTHING_EXPLAINED)
+    return render_page(results, conclusions_of(results), pictures, pictures, explained=NOTHING_EXPLAINED)
 
 
 @pytest.fixture(scope="module")
@@ -242,11 +241,11 @@ def test_the_spread_over_folds_is_on_the_page(run, page):
     assert "54 of 54 training images were held out" in text
 
 
-def test_a_split_that_may_leak_is_reported_as_such(judged, tmp_path, params):
-    judged(groups=18)
-    audit = json.loads((tmp_path / "metrics" / "audit.json").read_text())
-    write_json(audit | {"policy": "report", "may_leak": True}, tmp_path / "metrics" / "audit.json")
-    text = text_of(render(read_results(panel_params(params), **inputs_of(tmp_path))))
+def test_a_split_that_may_leak_is_reported_as_such(judged_folder, tmp_path, params):
+    root = shutil.copytree(judged_folder(groups=18), tmp_path / "run")
+    audit = json.loads((root / "metrics" / "audit.json").read_text())
+    write_json(audit | {"policy": "report", "may_leak": True}, root / "metrics" / "audit.json")
+    text = text_of(render(read_results(panel_params(params), **inputs_of(root))))
     assert "This split may leak: 29 pictures occur more than once" in text
     assert "Duplicates of an image may be" in text
     assert "no set of duplicates that was found is divided" not in text
@@ -326,9 +325,8 @@ def test_a_positive_class_has_its_rates_at_its_threshold(binary):
     assert "most probable class, for their sensitivity and specificity too, since only the heading vote" in exploratory
 
 
-def test_the_hard_vote_has_no_scores_of_probabilities(tmp_path, params):
-    results = make_results(tmp_path, panel_params(params, ensemble={"vote": "hard"}))
-    page = render(results)
+def test_the_hard_vote_has_no_scores_of_probabilities(hard):
+    page = render(hard)
     text = text_of(page)
     assert "calibration slope" not in text[: text.index("The data")]
     assert "heading vote: hard" in text
@@ -338,8 +336,8 @@ def test_the_hard_vote_has_no_scores_of_probabilities(tmp_path, params):
     assert "The hard vote's shares of votes are no probabilities." in calibration
 
 
-def test_groups_that_nobody_named_are_called_groups(judged):
-    text = text_of(render(judged(changes={"data": {"unit": None}})))
+def test_groups_that_nobody_named_are_called_groups(unknown):
+    text = text_of(render(unknown))
     assert "patient" not in text[text.index("The data") : text.index("CLAIM")]
     assert "Images (groups) by class" in text
 

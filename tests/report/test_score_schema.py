@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.report.finished_run import make_results, panel_params
 from tumorboard.evaluation.places import CENTER, PlaceScores, judge_places
 from tumorboard.report.score_schema import ENDINGS, SCORES, TEST_PREFIX, schema, score_of_key
 
@@ -81,18 +80,17 @@ def judged_places():
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory, params, run):
+def files(tmp_path_factory, judged_folder, run):
     """Metrics by file: committed, of a run that detects a class, of one on two folds with three classes, of boxes."""
-    root = tmp_path_factory.mktemp("metrics")
-    make_results(root, panel_params(params, data={"positive": "b"}))
+    detecting = judged_folder(changes={"data": {"positive": "b"}})
     written = [
         file
-        for folder in (root, run)
+        for folder in (detecting, run)
         for file in sorted(folder.glob("metrics/**/*.json"))
         if file.relative_to(folder / "metrics").parts[-1] in ("ensemble.json", "votes.json")
     ]
     return {file: json.loads(file.read_text(encoding="utf-8")) for file in [*COMMITTED, *written]} | {
-        root / "metrics" / "places.json": judged_places()
+        tmp_path_factory.mktemp("boxes") / "metrics" / "places.json": judged_places()
     }
 
 
