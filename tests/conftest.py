@@ -40,13 +40,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def params() -> Params:
-    """The committed params.yaml with sizes for tests: 32 pixels, few images, one epoch."""
+    """The committed params.yaml with sizes for tests: 32 pixels, few images, one epoch, images read by this process."""
     full = load_params(ROOT / "params.yaml")
     return full.model_copy(
         update={
             "phantom": full.phantom.model_copy(update={"images": 48, "patients": 12}),
             "crop": full.crop.model_copy(update={"side": 32, "shards": 4}),
             "train": full.train.model_copy(update={"epochs": 1, "batch_size": 8, "warmup_epochs": 0.0}),
+            "runtime": full.runtime.model_copy(update={"workers": 1}),
         }
     )
 

@@ -37,6 +37,32 @@ ABSENT = {
 NEEDS_TORCH = {"balance", "train", "evaluate"}
 
 
+# Prints the modules of each stage on a line: of the first ones in turn, each with those before it, which may import no
+# more; of each other one, in a fork after the first ones.
+PROGRAM = """
+import importlib, os, sys
+first, others = [words.split() for words in sys.argv[1:]]
+for stage in first + others:
+    if stage in first or not (child := os.fork()):
+        importlib.import_module(f"stages.{stage}")
+        print("IMPORTED", stage, *sys.modules, flush=True)
+        if stage in others:
+            os._exit(0)
+    else:
+        assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.fixture(scope="module")
+def imports() -> dict[str, set[str]]:
+    """The modules that an interpreter has after the import of each stage, and of stages that may import no more."""
+    first = sorted(("digest", "recipe", "phantom", "fetch", "crop", "ensemble"), key=lambda stage: -len(ABSENT[stage]))
+    words = [" ".join(first), " ".join(sorted(set(ABSENT) - set(first)))]
+    done = subprocess.run([sys.executable, "-c", PROGRAM, *words], cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = [line.split() for line in done.stdout.splitlines() if line.startswith("IMPORTED ")]
+    return {stage: set(modules) for _, stage, *modules in lines}
+
+
 def imported_by(program: str) -> set[str]:
     """The modules that a fresh interpreter has after a program."""
     done = subprocess.run(
@@ -50,8 +76,8 @@ def imported_by(program: str) -> set[str]:
 
 
 @pytest.mark.parametrize("stage", ABSENT)
-def test_a_stage_imports_nothing_slow_that_it_may_not_need(stage: str) -> None:
-    modules = imported_by(f"import stages.{stage}")
+def test_a_stage_imports_nothing_slow_that_it_may_not_need(stage: str, imports: dict[str, set[str]]) -> None:
+    modules = imports[stage]
     assert f"stages.{stage}" in modules
     absent = ABSENT[stage] - ({"torch"} if stage in NEEDS_TORCH else set())
     assert modules & absent == set()

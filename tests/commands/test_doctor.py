@@ -105,8 +105,21 @@ def test_a_sound_project_has_no_problem_and_nothing_is_changed(study: Study) -> 
     assert text.endswith("no problems\n")
 
 
-@pytest.mark.parametrize("content", ["", "{", '{"write": {"a": {"pid"', "[]", '{"read": {"a": [{"pid": 1}]}}'])
-@pytest.mark.parametrize("name", [".dvc/tmp/rwlock", ".dvc/tmp/exps/rwlock"])
+DAMAGED = ["{", "", '{"write": {"a": {"pid"', "[]", '{"read": {"a": [{"pid": 1}]}}']
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        *((".dvc/tmp/rwlock", content) for content in DAMAGED),
+        (".dvc/tmp/exps/rwlock", "{"),
+        *(
+            pytest.param(".dvc/tmp/exps/rwlock", content, marks=pytest.mark.slow)
+            for content in DAMAGED
+            if content != "{"
+        ),
+    ],
+)
 def test_a_damaged_lock_of_dvc_is_removed(study: Study, name: str, content: str) -> None:
     lock = study.write(name, content)
     (finding,) = study.found("locks")
@@ -146,7 +159,9 @@ def test_an_old_lock_of_git_is_removed_and_a_fresh_one_is_not(study: Study, monk
     assert finding.fix() == "removed .git/index.lock"
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.37, 0.5, 0.81, 0.99])
+@pytest.mark.parametrize(
+    "share", [0.0, 0.37, 0.99, *(pytest.param(share, marks=pytest.mark.slow) for share in (0.1, 0.5, 0.81))]
+)
 def test_a_torn_lock_file_is_restored_from_the_index_and_kept_aside(study: Study, share: float) -> None:
     file = study.folder / "dvc.lock"
     whole = file.read_text(encoding="utf-8")

@@ -3,7 +3,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ import yaml
 from PIL import Image
 from typer.testing import CliRunner, Result
 
+from tests.warm_python import search_path, spawn_warm_children
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import load_params
 from tumorboard.base.presets import PRESETS
@@ -39,6 +39,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("HOME", str(home))
         patch.setenv("GIT_CEILING_DIRECTORIES", str(home))
         patch.setenv("COLUMNS", "200")
+        patch.setattr("tumorboard.data.shortcuts.PERMUTATIONS", 1)
+        spawn_warm_children(patch)
         yield home
 
 
@@ -188,7 +190,9 @@ def test_an_added_copy_is_kept_by_dvc_and_in_the_first_commit(folder: Path, raw:
     assert [name for name in tracked if name.startswith("datasets")] == ["datasets/.gitignore", "datasets/raw.dvc"]
     assert status == []
     shutil.rmtree(study / "datasets/raw")
-    subprocess.run([sys.executable, "-m", "dvc", "checkout", "--quiet", "datasets/raw"], cwd=study, check=True)
+    subprocess.run(
+        ["dvc", "checkout", "--quiet", "datasets/raw"], cwd=study, env=os.environ | {"PATH": search_path()}, check=True
+    )
     copied = study / "datasets/raw"
     assert {file.relative_to(copied): file.read_bytes() for file in copied.rglob("*") if file.is_file()} == before
 
@@ -417,11 +421,10 @@ def test_a_study_crops_by_dvc(described: Path) -> None:
     """The stages run from the package, and a second run has nothing to do but the list of sources."""
     with (described / "params.yaml").open("a", encoding="utf-8") as file:
         file.write("crop: {side: 32}\nruntime: {workers: 1}\n")
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-    environment = os.environ | {"PATH": path, "PYTHONPATH": str(ROOT / "src"), "DVC_NO_ANALYTICS": "1"}
+    environment = os.environ | {"PATH": search_path(), "PYTHONPATH": str(ROOT / "src"), "DVC_NO_ANALYTICS": "1"}
 
     def repro() -> str:
-        command = [sys.executable, "-m", "dvc", "repro", "crop"]
+        command = ["dvc", "repro", "crop"]
         done = subprocess.run(
             command,
             cwd=described,

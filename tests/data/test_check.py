@@ -140,8 +140,9 @@ def test_where_the_split_is_refused_the_audit_is_still_reported(tmp_path: Path, 
     assert (account.warnings, account.shortcuts) == ([], [])
 
 
-def test_a_shortcut_is_listed_with_its_scores(tmp_path: Path, params: Params) -> None:
+def test_a_shortcut_is_listed_with_its_scores(tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch) -> None:
     """Images of one class are narrower."""
+    monkeypatch.setattr("tumorboard.data.shortcuts.PERMUTATIONS", 19)  # the least p is 0.05
     raw = tmp_path / "raw"
     for number in range(20):
         save(raw / f"Training/normal/P{number}_x.png", number)

@@ -49,7 +49,7 @@ def snapshot(state) -> list[torch.Tensor]:
     return [tensor.clone() for tensor in state.model.state_dict().values()] + [torch.get_rng_state()]
 
 
-@pytest.mark.parametrize("architecture", ["cnn", "resnet18"])
+@pytest.mark.parametrize("architecture", ["cnn", pytest.param("resnet18", marks=pytest.mark.slow)])
 def test_measuring_leaves_no_trace(
     make_job: MakeJob, alone: Runtime, monkeypatch: pytest.MonkeyPatch, architecture: str
 ) -> None:
@@ -122,7 +122,7 @@ def test_the_number_that_params_yaml_gives_is_used_and_two_numbers_give_other_by
     """The weights' gradients of a convolution are sums over the batch, which the threads divide among them."""
     weights = []
     for number in (1, 2, 2):
-        job = make_job(out=f"threads{len(weights)}", architecture="cnn", epochs=1, precision="off")
+        job = make_job(16, 4, out=f"threads{len(weights)}", architecture="cnn", epochs=1, precision="off")
         model, _ = train(job, alone.model_copy(update={"threads": number}))
         assert torch.get_num_threads() == number
         weights.append(np.concatenate([tensor.double().numpy().ravel() for tensor in model.state_dict().values()]))
