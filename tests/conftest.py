@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from tests.pipeline import Project
-from tests.warm_python import spawn_warm_children
+from tests.warm_python import spawn_warm_children, warm_python
 from tumorboard.base.params import Params, load_params
 
 # Small networks on shared cores: a second thread waits for its turn more than it computes.
@@ -25,11 +25,14 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 ROOT = Path(__file__).resolve().parents[1]
 MakeOnce: TypeAlias = Callable[[str, Callable[[Path], object]], Path]
 
-# Begun first, the longest in front, so that no process is left alone with one at the end. (`make test` keeps this order
-# by --no-loadscope-reorder; by default xdist begins with the files of most tests.)
+# Begun first, the longest in front, so that no process is left alone with one at the end. The first makes `finished`,
+# for which others would wait: between it and them are long files that do without. (`make test` keeps this order by
+# --no-loadscope-reorder; by default xdist begins with the files of most tests.)
 LONG = (
-    *("test_pipeline.py", "test_run.py", "test_pipeline_changes.py", "test_pipeline_queue.py", "test_distributed.py"),
-    *("test_links.py", "test_elastic.py", "test_loop.py", "test_train.py"),
+    *("test_pipeline.py", "test_run.py", "test_doctor.py", "test_new.py", "test_pipeline_changes.py"),
+    *("test_pipeline_queue.py", "test_links.py", "test_resume.py", "test_report.py", "test_compare.py"),
+    *("test_shortcuts.py", "test_control.py", "test_check.py", "test_distributed.py", "test_elastic.py"),
+    *("test_loop.py", "test_train.py"),
 )
 
 
@@ -109,10 +112,12 @@ def finished(made_once: MakeOnce) -> Path:
     def write(folder: Path) -> None:
         project = Project(folder, warm=False)
         project.write_params({}, ["linear"])
-        project("dvc", "repro")  # by ordinary processes, each of which must import all that it uses
+        project.drop_recipes()
+        server = warm_python()
+        # DVC is warm, but the stages are ordinary processes, each of which must import all that it uses.
+        project(str(server.programs / "dvc") if server else "dvc", "repro")
         project.commit("the first run")
         project.write_params({}, ["linear", "cnn"])
-        project.drop_recipes()
         project.use(warm=True)
         (folder / "added.log").write_text(project("dvc", "repro"), encoding="utf-8")
         project.commit("another model")
