@@ -140,6 +140,13 @@ def test_aliases_within_the_limit_are_read(tmp_path: Path) -> None:
     assert read_yaml(write(tmp_path, "a: &a [1, 2]\nb: [*a, *a]")) == {"a": [1, 2], "b": [[1, 2], [1, 2]]}
 
 
+def test_each_reader_has_a_tree_of_its_own_and_a_changed_file_is_read_anew(tmp_path: Path) -> None:
+    file = write(tmp_path, "a: {b: [1]}")
+    read_yaml(file)["a"]["b"].append(2)
+    assert read_yaml(file) == {"a": {"b": [1]}}
+    assert read_yaml(write(tmp_path, "a: {b: [3]}")) == {"a": {"b": [3]}}
+
+
 def test_a_missing_file_and_bytes_that_are_no_utf_8(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"nowhere\.yaml: no such file"):
         read_yaml(tmp_path / "nowhere.yaml")

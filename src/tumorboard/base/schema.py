@@ -1,6 +1,8 @@
 """Checks plain values from YAML or JSON against typed sections; an error message has one line per wrong key."""
 
+import copy
 import difflib
+import functools
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -135,7 +137,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     try:
         if path.stat().st_size > MAX_YAML_BYTES:
             raise InputError(f"{path}: has {path.stat().st_size:,} bytes, more than {MAX_YAML_BYTES:,}")
-        tree = _load_yaml(path.read_text(encoding="utf-8"))
+        tree = copy.deepcopy(_load_yaml(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except InputError:
@@ -152,8 +154,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return tree
 
 
+@functools.lru_cache(maxsize=8)
 def _load_yaml(text: str) -> Any:
-    """Reads a text as YAML, after its values were counted: aliases of aliases multiply, here and in each reader."""
+    """Reads a text as YAML, after its values were counted: aliases of aliases multiply, here and in each reader.
+
+    A stage reads params.yaml, dvc.yaml and dvc.lock several times, and a parse in plain Python is slow: it is kept.
+    """
     loader = _CoreLoader(text)
     try:
         node = loader.get_single_node()
