@@ -1,6 +1,7 @@
 """What many tests share: the real params.yaml, shrunk."""
 
 import fcntl
+import gc
 import os
 import shutil
 import signal
@@ -39,6 +40,12 @@ LONG = (
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the files that take longest in front; within a file the order stays."""
     items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+
+
+def pytest_collection_finish() -> None:
+    """Leave the modules of all tests, which stay, to no later search for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
