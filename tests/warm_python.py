@@ -46,7 +46,7 @@ PROGRAMS: dict[str, list[str]] = {"python": [], "dvc": ["-m", "dvc"], "tumorboar
 FIRST_SPARE = 200  # above the numbers of all files that a command inherits
 # Starts without site-packages, in hundredths of a second. A command with other options of Python is an ordinary one.
 CLIENT = """#!{python} -IS
-import marshal, os, signal, socket, sys
+import marshal, os, select, signal, socket, sys
 words = {words} + sys.argv[1:]
 names = {{"-B": "PYTHONDONTWRITEBYTECODE", "-s": "PYTHONNOUSERSITE", "-u": "PYTHONUNBUFFERED"}}
 while words and words[0] in names:  # as multiprocessing and torchrun have them
@@ -65,11 +65,13 @@ with socket.socket(socket.AF_UNIX) as server:
     server.connect({address!r})
     socket.send_fds(server, [b"."], files)
     server.sendall(marshal.dumps((words, files, os.getcwd(), dict(os.environ))))
-    reply = server.makefile("rb")
+    reply = server.makefile("rb", 0)
     process = int(reply.readline())
     for number in passed_on:
         signal.signal(number, lambda number, _: os.kill(process, number))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, passed_on)
+    while not select.select([server], [], [], 0.2)[0]:
+        pass  # a signal that came just before the wait has its turn
     status = int(reply.readline())
 if status < 0:
     if status != -signal.SIGKILL:
