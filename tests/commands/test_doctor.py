@@ -109,16 +109,7 @@ DAMAGED = ["{", "", '{"write": {"a": {"pid"', "[]", '{"read": {"a": [{"pid": 1}]
 
 
 @pytest.mark.parametrize(
-    ("name", "content"),
-    [
-        *((".dvc/tmp/rwlock", content) for content in DAMAGED),
-        (".dvc/tmp/exps/rwlock", "{"),
-        *(
-            pytest.param(".dvc/tmp/exps/rwlock", content, marks=pytest.mark.slow)
-            for content in DAMAGED
-            if content != "{"
-        ),
-    ],
+    ("name", "content"), [*((".dvc/tmp/rwlock", content) for content in DAMAGED), (".dvc/tmp/exps/rwlock", "{")]
 )
 def test_a_damaged_lock_of_dvc_is_removed(study: Study, name: str, content: str) -> None:
     lock = study.write(name, content)

@@ -88,8 +88,7 @@ def test_the_key_changes_with_all_that_decides_the_result(key_with: KeyWith, tmp
 def test_the_key_covers_the_code_that_trains() -> None:
     """Covered is every module that the loop imports, except those that read, write, check and show progress.
 
-    data.crop_record, which imports data.grey_ranges and images.grey, only checks and completes the job's `crop`, and
-    the key covers that value.
+    data.crop_record only checks and completes the job's `crop`, and the key covers that value.
     """
     graph = grimp.build_graph("tumorboard", cache_dir=None)
     imported = graph.find_upstream_modules("tumorboard.training.loop")
@@ -121,8 +120,6 @@ def test_the_key_covers_the_code_that_trains() -> None:
         "tumorboard.base.short_params",
         "tumorboard.base.tables",
         "tumorboard.data.crop_record",
-        "tumorboard.data.grey_ranges",
-        "tumorboard.images.grey",
     }
 
 
