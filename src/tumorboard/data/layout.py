@@ -43,6 +43,7 @@ _NO_CLASSES = _word_set(
     augmentation augmentations original originals labels
     """
 )
+_MAY_BE_ONE_OF_TWO = _word_set("original originals")  # such as original and fake
 _PART_WORDS = _word_set(
     """
     part parts pt batch chunk shard archive disc disk volume vol fold split section download zip series images image
@@ -55,7 +56,7 @@ _GRADE_WORDS = _word_set(
     """
     grade grad gr stage stadium class classe klasse cls label type typ subtype level lvl score category cat severity
     degree birads rads pirads tirads lirads gleason isup figo cin kl who mayo mes nyha asa bethesda fitzpatrick
-    fazekas aspects dr pt pn group cluster covid hpv
+    fazekas aspects dr pt pn group cluster covid hpv her trisomy
     """
 )
 _SIDES = _word_set("left right l r od os ou")
@@ -126,7 +127,7 @@ def _explain_names(labels: Sequence[str]) -> list[str]:
     named = [set(each) - {word for word in each if word.isdigit()} for each in words.values()]
     if len(labels) > 1 and all(each and each <= _EMPTY_WORDS for each in named) and not _are_grades(words.values()):
         return [f"{_listed(labels)} are no names of classes"]
-    if beside := [label for label, each in zip(labels, named, strict=True) if each and each <= _NO_CLASSES]:
+    if beside := _list_no_classes(dict(zip(labels, named, strict=True))):
         return [f"{_listed(beside)} hold something about pictures, not a class of pictures, by their names"]
     if len(labels) > 1 and all(each and each <= _SIDES for each in named):
         return [f"{_listed(labels)} are sides of the body, not what a picture shows"]
@@ -187,6 +188,22 @@ def _alike_but_for_a_number(words: Mapping[str, Sequence[str]]) -> list[str]:
 def _are_codes(stem: Sequence[str], labels: Sequence[str]) -> bool:
     """Returns whether names are short codes with one digit, such as G1 to G4."""
     return len("".join(stem)) <= 2 and all(sum(letter.isdigit() for letter in label) <= 1 for label in labels)
+
+
+def _list_no_classes(words: Mapping[str, set[str]]) -> list[str]:
+    """Returns the folders that are named as masks, annotations or copies, by the words of each folder's name.
+
+    >>> _list_no_classes({"benign": {"benign"}, "malignant": {"malignant"}, "masks": {"masks"}})
+    ['masks']
+    >>> _list_no_classes({"mask": {"mask"}, "no_mask": {"no", "mask"}})
+    []
+    >>> _list_no_classes({"original": {"original"}, "fake": {"fake"}})
+    []
+    """
+    named = [label for label, each in words.items() if each and each <= _NO_CLASSES]
+    counts = Counter(word for each in words.values() for word in each)
+    two_classes = len(words) == 2 and named and words[named[0]] <= _MAY_BE_ONE_OF_TWO
+    return [] if two_classes else [label for label in named if all(counts[word] == 1 for word in words[label])]
 
 
 def _are_grades(words: Iterable[Sequence[str]]) -> bool:
