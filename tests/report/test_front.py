@@ -17,6 +17,11 @@ def replace_part(results, name, **changes):
     return dataclasses.replace(results, **{name: dataclasses.replace(getattr(results, name), **changes)})
 
 
+def with_heading(scores, changes):
+    votes = scores["votes"]
+    return {**scores, "votes": {**votes, HEADING: {**votes[HEADING], **changes}}}
+
+
 def replace_fit(results, **changes):
     return dataclasses.replace(results, fit=dataclasses.replace(results.fit, **changes))
 
@@ -229,13 +234,24 @@ def test_a_probe_that_beats_the_vote_without_seeing_an_image_is_the_first_senten
     assert claimed == (skill == "0.99")
 
 
-def test_a_shortcut_is_a_caution_with_its_score_on_the_shown_part_unless_the_claim_begins_with_it(binary):
-    """Of two classes, a skill of 0.3 is a balanced accuracy of 0.65."""
+def test_a_shortcut_is_a_caution_with_its_scores_unless_the_claim_begins_with_one(binary):
+    """Of two classes, skills of 0.567 and 0.3 are balanced accuracies of 0.7835 and 0.65."""
     assert binary.audit_metrics["shortcuts"] == 1
-    for skill, cautions in (("0.3", 1), ("0.99", 0)):
-        probe = binary.test_shortcuts.assign(skill=["0.1", skill])
+    for skill, cautions in (("0.3", 1), ("0.99", 0), ("", 1)):
+        probe = binary.test_shortcuts.assign(skill=[skill, "0.1"])
         front = front_of(dataclasses.replace(binary, test_shortcuts=probe))
         about = [sentence for sentence in front.cautions if "sees no image" in sentence]
         assert len(about) == cautions
-        scored = f"({probe['facts'].iloc[1]}), has a balanced accuracy of 65.0\N{NO-BREAK SPACE}%:"
+        of_test = f"{percent(0.65)} on test images" if skill else "undefined on test images"
+        scored = f"(width), has a balanced accuracy of {percent(0.7835)} on training images ({of_test}):"
         assert all(scored in sentence for sentence in about)
+
+
+@pytest.mark.parametrize(("low", "high", "named"), [(0.8, 0.79, True), (0.8, 0.8, False), (None, 0.1, False)])
+def test_validation_scores_beyond_the_test_interval_are_a_caution(binary, low, high, named):
+    validation, test = binary.validation.scores, binary.test.scores
+    head = {"accuracy": 0.85, "accuracy_low": low, "accuracy_high": 0.9, "accuracy_method": "too few patients"}
+    both = replace_part(binary, "validation", scores=with_heading(validation, head))
+    cautions = front_of(replace_part(both, "test", scores=with_heading(test, {"accuracy_high": high}))).cautions
+    sentence = "Of validation images the vote classifies 85.0\N{NO-BREAK SPACE}% as they are labeled (80.0"
+    assert any(caution.startswith(sentence) for caution in cautions) == named

@@ -114,6 +114,7 @@ def _cautions(results: Results, conclusions: Conclusions) -> Iterator[str]:
         yield f"{conclusions.concentration[0].upper()}{conclusions.concentration[1:]}: its images decide the scores."
     if results.audit_metrics["may_leak"]:
         yield "Copies of pictures may be on both sides of the split (audit.policy: report)."
+    yield from _against_validation(results)
     yield from _shortcuts(results)
     yield from _against_members(results)
     if results.test is not None and results.looks > sum(map(len, results.evaluations.values())):
@@ -135,36 +136,53 @@ def _cautions(results: Results, conclusions: Conclusions) -> Iterator[str]:
 
 def _against_shortcuts(results: Results) -> Iterator[str]:
     """Yields that facts of the files alone predict the class better than the vote, where they do."""
-    facts, accuracy = _best_facts(results)
+    accuracies = _accuracies(results, results.shortcuts if results.test is None else results.test_shortcuts)
+    best = max(accuracies, key=lambda facts: accuracies[facts], default="")
     of_vote = results.shown.headline["balanced_accuracy"]
-    if of_vote is not None and accuracy > of_vote:
+    if best and of_vote is not None and accuracies[best] > of_vote:
         yield (
-            f"A model that sees no image, only facts of the files ({facts}), has a balanced accuracy of "
-            f"{percent(accuracy)}, more than the vote's {percent(of_vote)}: the vote may not go by the images."
+            f"A model that sees no image, only facts of the files ({best}), has a balanced accuracy of "
+            f"{percent(accuracies[best])}, more than the vote's {percent(of_vote)}: the vote may not go by the images."
         )
 
 
 def _shortcuts(results: Results) -> Iterator[str]:
     """Yields that the audit found shortcuts, where the claim does not begin with them."""
-    facts, accuracy = _best_facts(results)
-    if results.audit_metrics["shortcuts"] and accuracy > 0 and not list(_against_shortcuts(results)):
-        yield (
-            f"A model that sees no image, only facts of the files ({facts}), has a balanced accuracy of "
-            f"{percent(accuracy)}: the vote may go by such shortcuts instead of the disease."
-        )
+    accuracies = _accuracies(results, results.shortcuts)
+    best = max(accuracies, key=lambda facts: accuracies[facts], default="")
+    if not results.audit_metrics["shortcuts"] or not best or list(_against_shortcuts(results)):
+        return
+    of_test = ""
+    if results.test is not None:
+        of_test = f" ({percent(_accuracies(results, results.test_shortcuts).get(best))} on test images)"
+    yield (
+        f"A model that sees no image, only facts of the files ({best}), has a balanced accuracy of "
+        f"{percent(accuracies[best])} on training images{of_test}: the vote may go by such shortcuts instead of the "
+        "disease."
+    )
 
 
-def _best_facts(results: Results) -> tuple[str, float]:
-    """Returns the facts of the files that predict the class best on the shown part, and their balanced accuracy.
-
-    The accuracy is NaN where the part was not probed.
-    """
-    probe = results.shortcuts if results.test is None else results.test_shortcuts
-    skills = pd.to_numeric(probe["skill"])
-    if not skills.notna().any():
-        return "", float("nan")
+def _accuracies(results: Results, probe: pd.DataFrame) -> dict[str, float]:
+    """Returns the balanced accuracy by the facts of a probe, where it has one."""
     guess = 1 / len(classes_of(results.shown.heading))
-    return str(probe["facts"].iloc[int(skills.argmax())]), guess + float(skills.max()) * (1 - guess)
+    skills = pd.to_numeric(probe["skill"])
+    return {
+        str(facts): guess + float(skill) * (1 - guess)
+        for facts, skill in zip(probe["facts"], skills, strict=True)
+        if np.isfinite(skill)
+    }
+
+
+def _against_validation(results: Results) -> Iterator[str]:
+    """Yields that the vote is right more often on validation images, where both intervals say so."""
+    validation = results.validation.headline
+    low, high = validation.get("accuracy_low"), results.shown.headline.get("accuracy_high")
+    if results.test is not None and low is not None and high is not None and low > high:
+        yield (
+            f"Of validation images the vote classifies {percent(validation['accuracy'])} as they are labeled "
+            f"({interval_text(validation, 'accuracy')}): test images are of another kind, or validation images share "
+            f"more with training images than their {results.units} tell."
+        )
 
 
 def _against_members(results: Results) -> Iterator[str]:
