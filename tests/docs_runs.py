@@ -16,9 +16,11 @@ _WAIT = (
 )
 # Until it has answered.
 _SERVE = r"""serve() {
+  rm -f ../served
   tumorboard serve --port 0 "$@" > ../served &
-  until grep 'The panel is at' ../served; do sleep 1; kill -0 $!; done
-  curl --fail --silent --show-error "$(grep -o 'http://[^ ]*' ../served)api/panel" && kill $! && wait $!
+  trap "kill $!" EXIT
+  until grep -s 'The panel is at' ../served; do sleep 1; kill -0 $!; done
+  curl --fail --silent --show-error "$(grep -o 'http://[^ ]*' ../served)api/panel" && kill $! && wait $! && trap - EXIT
 }"""
 _REMOTE = (
     "git init --quiet --bare ../origin.git && git remote add origin ../origin.git && git push --quiet -u origin HEAD"
