@@ -21,9 +21,13 @@ $(BIN)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "tumorboard needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1)." \
 	       "Name another: make PYTHON=python3.12"; exit 1; }
-	@free=$$(df -Pk . | awk 'NR == 2 { print int($$4 / 1000000) }'); [ "$$free" -ge 9 ] \
-	  || { echo "The environment needs 9 GB while it is made (7 GB after); $(CURDIR) has $$free GB free."; exit 1; }
-	@echo "Making the environment .venv: about 250 packages, 7 GB, most of it the CUDA libraries of torch"
+	@[ -d .venv ] || df -Pk . "$${TMPDIR:-/tmp}" | awk -v here="$(CURDIR)" \
+	  'NR > 1 { free[$$1] = $$4 * 1024 / 1e9; need[$$1] += NR == 2 ? 7.6 : 3.6 } \
+	   END { for (disk in need) if (free[disk] < need[disk]) { short = 1; \
+	     printf "Making the environment takes %.1f GB on %s, which has %.1f GB left: 7.6 GB in %s, which stay, and " \
+	       "3.6 GB of temporary files, for which TMPDIR may name another disk.\n", need[disk], disk, free[disk], here } \
+	     exit short }'
+	@echo "Making the environment .venv: about 250 packages, 8 GB, most of it the CUDA libraries of torch"
 	@$(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -r requirements.lock | awk \
 	  '/^(Collecting|Processing) / { printf "\r\033[K%d: %s", ++n, $$2; fflush() } \
