@@ -16,6 +16,7 @@ from tumorboard.base.files import write_json
 from tumorboard.base.tables import read_predictions
 from tumorboard.evaluation.calibration import calibration_scores
 from tumorboard.evaluation.metrics import scores
+from tumorboard.panel.comparison import HEADING
 from tumorboard.panel.votes import POOLS
 from tumorboard.report.page import render_page, summarize_scores
 from tumorboard.report.results import read_results
@@ -169,6 +170,16 @@ def test_the_primary_comparison_is_apart_from_the_exploratory_ones(page):
     assert "p (Holm)" not in primary
     for name in ("linear", "hard vote", "product vote", "weighted vote"):
         assert f"soft vote {name} accuracy" in exploratory
+
+
+def test_the_losses_of_an_automatic_choice_name_the_votes_that_were_no_choices(results):
+    """The vote of `results` was named in params.yaml."""
+    losses = {"single": 0.1, "soft": 0.2}
+    chosen = dataclasses.replace(results, fit=dataclasses.replace(results.fit, losses=losses))
+    sentence = "Losses by which the vote was chosen: single 0.1000, soft 0.2000; single and stacking were not among the"
+    assert sentence in text_of(render(chosen))
+    assert "of losses less than 0.001 apart the simpler vote's is taken." in text_of(render(chosen))
+    assert "Losses by which" not in text_of(render(dataclasses.replace(chosen, fit=results.fit)))
 
 
 def test_calibration_rows_are_before_and_after_the_temperature(run, results, page):
@@ -351,14 +362,27 @@ def test_the_front_page_is_one_printed_page_with_all_cautions(judged, tmp_path, 
     names = ["a disease with a rather long name, stage III b", "a healthy person of the same age and sex"]
     data = {"unit": None, "positive": names[0]}
     results = judged(changes={"data": data, "ensemble": {"vote": "weighted"}}, classes=names, giant=True)
+    scores_of, ends = results.validation.scores, {"accuracy_low": 0.999, "accuracy_high": 1.0}
+    votes = scores_of["votes"] | {HEADING: scores_of["votes"][HEADING] | ends}
     results = dataclasses.replace(
         results,
+        validation=dataclasses.replace(results.validation, scores=scores_of | {"votes": votes}),
         split=results.split.model_copy(update={"control": 3}),
         looks=99,
         audit_metrics={**results.audit_metrics, "may_leak": True},
         fit=dataclasses.replace(results.fit, weights={"linear": 0.01, "cnn": 0.99}, losses={"weighted": 0.2}),
+        test_shortcuts=results.test_shortcuts.assign(skill="-0.5"),  # worse than the vote, and still a caution
     )
     page = render(results)
+    for caution in (
+        "control",
+        "images are of another kind",
+        "on both sides",
+        "sees no image",
+        "alone",
+        "sets of weights",
+    ):
+        assert caution in page[: page.index("Where it fails")], caution
     front = page[: page.index("<h2>The data")].replace(".front { break-after: page; }", f"@page {{ size: {size}; }}")
     (tmp_path / "front.html").write_text(front, "utf-8")
     command = [browser, "--headless", "--no-sandbox", "--no-pdf-header-footer", "--print-to-pdf=front.pdf"]

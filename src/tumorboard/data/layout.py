@@ -43,7 +43,7 @@ _NO_CLASSES = _word_set(
     augmentation augmentations original originals labels
     """
 )
-_MAY_BE_ONE_OF_TWO = _word_set("original originals")  # such as original and fake
+_ORIGINALS = _word_set("original originals")  # of those, what may be a class: original and fake
 _PART_WORDS = _word_set(
     """
     part parts pt batch chunk shard archive disc disk volume vol fold split section download zip series images image
@@ -202,7 +202,7 @@ def _list_no_classes(words: Mapping[str, set[str]]) -> list[str]:
     """
     named = [label for label, each in words.items() if each and each <= _NO_CLASSES]
     counts = Counter(word for each in words.values() for word in each)
-    two_classes = len(words) == 2 and named and words[named[0]] <= _MAY_BE_ONE_OF_TWO
+    two_classes = len(words) == 2 and named and words[named[0]] <= _ORIGINALS
     return [] if two_classes else [label for label in named if all(counts[word] == 1 for word in words[label])]
 
 
@@ -269,7 +269,7 @@ def _list_aside(below: Mapping[str, _Below]) -> str:
         f"{label}/{name}"
         for label, (_, subfolders, has_files) in below.items()
         for name in subfolders
-        if name.lower() in _NO_CLASSES - {"original", "originals"} and (has_files or len(subfolders) > 1)
+        if name.lower() in _NO_CLASSES - _ORIGINALS and (has_files or len(subfolders) > 1)
     }
     return f"{_listed(aside)} would count as pictures of their class: move them out of data.raw" if aside else ""
 

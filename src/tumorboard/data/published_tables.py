@@ -80,15 +80,13 @@ def describe_missing(raw: Path, files: Sequence[str], table: Path, data: Data) -
         table: the one that is used.
         data: the section `data` of params.yaml.
     """
-    found = next(find_tables(raw, files, table), None)
-    if found is None:
+    matched = next(find_tables(raw, files, table), None)
+    if matched is None:
         return ""
-    if (found.prefix, found.extension) != (data.prefix or "", data.extension or ""):
-        return f"\n{describe_table(raw, found)}"
-    missing = sum(not path for path in found.paths)
-    return (
-        f"\n{missing} of the table's {len(found.paths)} rows name no file here: correct or remove them in a copy of it"
-    )
+    if (matched.prefix, matched.extension) != (data.prefix or "", data.extension or ""):
+        return f"\n{describe_table(raw, matched)}"
+    rows, missing = len(matched.paths), sum(not path for path in matched.paths)
+    return f"\n{missing} of the table's {rows} rows name no file here: correct or remove them in a copy of it"
 
 
 def propose_table_above(raw: Path, files: Sequence[str]) -> str:
@@ -100,10 +98,10 @@ def propose_table_above(raw: Path, files: Sequence[str]) -> str:
         return ""
     inside = [f"{raw.name}/{file}" for file in files]
     tables = find_tables(raw.parent, [*beside, *inside])
-    found = next(
+    above = next(
         (table for table in tables if "/" not in table.file.name and propose_lines(raw.parent, table)[0]), None
     )
-    return "" if found is None else f"\n{describe_table(raw.parent, found)}"
+    return "" if above is None else f"\n{describe_table(raw.parent, above)}"
 
 
 def describe_workbooks(files: Iterable[str]) -> list[str]:
