@@ -110,10 +110,10 @@ def random_tables(draw: st.DrawFn) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 @pytest.mark.parametrize("examples", [60, pytest.param(300, marks=pytest.mark.slow)])
 def test_random_tables_are_split_as_promised_or_refused(examples: int) -> None:
-    """Refused are tables that leave a class too few groups, or whose given folds part a group: at most half of them."""
+    """Refused are tables that leave a class too few groups, or whose given folds part a group: at most two in three."""
     accepted = []
 
-    @settings(max_examples=examples, deadline=None, database=None)
+    @settings(max_examples=examples)
     @given(random_tables(), st.integers(0, 2**40), st.randoms(use_true_random=False))
     def holds(made: tuple[pd.DataFrame, pd.DataFrame], seed: int, random: Random) -> None:
         manifest, images = made
@@ -137,7 +137,7 @@ def test_random_tables_are_split_as_promised_or_refused(examples: int) -> None:
         assert ((shares["got"] - shares["wanted"]).abs() > SPLIT.tolerance + 1e-9).equals(shares["why"] != "")
 
     holds()
-    assert len(accepted) >= examples / 2
+    assert len(accepted) >= examples / 3
 
 
 def _check_sides(result: pd.DataFrame, images: pd.DataFrame) -> None:

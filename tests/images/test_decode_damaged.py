@@ -137,7 +137,7 @@ def test_a_transparent_color_of_16_bits_per_channel_is_unsupported():
     assert decode_rgb(whole).shape == (20, 20, 3)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.data())
 def test_mangled_files_raise_only_image_errors(data):
     content = bytearray(FILES[data.draw(st.sampled_from(sorted(FILES)))])

@@ -320,7 +320,7 @@ def test_a_compressed_file_cut_within_its_pixels_is_truncated() -> None:
         assert reason_for(content[:-cut]) == "truncated"
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.integers(132, len(dicom(HU, **CT)) - 1), st.integers(0, 255)), min_size=1, max_size=5))
 def test_a_mangled_file_raises_only_image_errors(changes: list[tuple[int, int]]) -> None:
     content = bytearray(dicom(HU, WindowCenter="40", WindowWidth="80", **CT))

@@ -89,7 +89,7 @@ def test_a_changed_header_proves_grey_only_if_the_file_decodes_to_grey() -> None
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_damaged_files_raise_no_error(data: st.DataObject) -> None:
     content = bytearray(save(GREY)[: data.draw(st.integers(0, 1000))])
     for _ in range(data.draw(st.integers(0, 3)) if content else 0):
