@@ -21,6 +21,7 @@ from tumorboard.commands.app import app
 from tumorboard.commands.new import check_positive
 from tumorboard.commands.new_files import pipeline_text
 from tumorboard.commands.new_folder import check_can_be_made
+from tumorboard.commands.new_panel import panel_of
 from tumorboard.commands.stage import write_lists, write_resolved
 from tumorboard.data.check import Account
 
@@ -102,6 +103,7 @@ def test_a_study_has_short_params_that_the_package_completes(made: Made, raw: Pa
     assert len((study / "params.yaml").read_text(encoding="utf-8").splitlines()) < 30
     params, defaults = load_params(study / "params.yaml"), load_params(ROOT / "params.yaml")
     assert (params.study, params.data.raw, params.preset) == ("study", str(raw), "general")
+    assert params.models == ("resnet18", "efficientnet_lite0")
     assert (params.data.unit, params.data.positive, params.data.table) == (None, None, None)
     assert params.evaluate.subgroups == ()
     assert params.crop.side == PRESETS["general"].settings["crop.side"].value
@@ -167,11 +169,13 @@ def test_what_is_assumed_is_printed_with_its_reason(made: Made) -> None:
     assert "data.unit     empty: nobody said what a group is (--unit)" in lines
     reason = PRESETS["general"].settings["crop.side"].reason
     assert f"crop.side     160: {reason}" in lines
+    assert f"models        resnet18, efficientnet_lite0: {panel_of('general').reason}" in lines
 
 
 def test_options_stand_in_params(described: Path) -> None:
     params = load_params(described / "params.yaml")
     assert (params.data.table, params.data.positive, params.preset) == ("mine.csv", "blast", "cells")
+    assert params.models == ("cnn", "resnet18")
     assert params.crop.side == 64
 
 
@@ -204,7 +208,7 @@ def test_lines_of_a_file_stand_in_params(folder: Path, raw: Path) -> None:
     lines.write_text(
         f"data:\n  raw: {raw}\n  table: odd.csv\n  columns: {{path: image, label: dx}}\n  extension: .png\n"
         "  classes: {blast: ill, normal: well}\n  group_pattern: '(P[0-9]+)_'\n  positive: ill\n"
-        "preset: mri\nfolds: [1]\ncrop: {window: [0, 80]}\nevaluate: {test: false}\n",
+        "preset: mri\nfolds: [1]\nmodels: [linear]\ncrop: {window: [0, 80]}\nevaluate: {test: false}\n",
         encoding="utf-8",
     )
     done = new(folder / "by_file", "--data", raw, "--params", lines, "--preset", "cells")
@@ -215,7 +219,8 @@ def test_lines_of_a_file_stand_in_params(folder: Path, raw: Path) -> None:
     assert params.data.columns is not None
     assert (params.data.columns.label, params.data.classes) == ("dx", {"blast": "ill", "normal": "well"})
     assert (params.data.positive, params.data.group_pattern) == ("ill", "(P[0-9]+)_")
-    assert (params.preset, params.folds, params.models) == ("cells", (1,), ("cnn", "resnet18"))
+    assert (params.preset, params.folds, params.models) == ("cells", (1,), ("linear",))
+    assert "models " not in done.output  # the reader's own need no reason
     assert (params.crop.window, params.evaluate.test, params.evaluate.subgroups) == ((0, 80), False, ())
 
 

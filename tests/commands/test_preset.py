@@ -28,10 +28,12 @@ def printed(*arguments: str) -> list[str]:
 @pytest.mark.parametrize("name", PRESETS)
 def test_each_key_of_a_preset_is_printed_with_value_and_reason(name: str) -> None:
     Path("params.yaml").unlink()  # a preset is explained outside of a study as well
-    heading, purpose, columns, *lines = printed(name)
+    heading, purpose, panel, columns, *lines = printed(name)
     assert heading == f"preset: {name}"
     assert PRESETS[name].pictures in purpose
     assert PRESETS[name].evidence in purpose
+    models = "cnn, resnet18" if name == "cells" else "resnet18, efficientnet_lite0"
+    assert panel.startswith(f"A new study begins with {models}: ")
     assert columns == "key value reason"
     assert [line.split(" ")[0] for line in lines] == [row.key for row in explain_preset(name)]
     assert all(line.endswith(row.reason) for line, row in zip(lines, explain_preset(name), strict=True))

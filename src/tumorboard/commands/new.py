@@ -23,6 +23,7 @@ from tumorboard.commands.errors import reports_user_errors
 from tumorboard.commands.new_data import Copy, plan_copy
 from tumorboard.commands.new_files import StudyFacts, study_files, write_study
 from tumorboard.commands.new_folder import check_can_be_made, check_empty
+from tumorboard.commands.new_panel import panel_of
 from tumorboard.commands.preset import as_yaml
 from tumorboard.commands.project_checks import check_identity
 from tumorboard.data.attributes import attribute_table
@@ -109,6 +110,7 @@ def new(
         unit=unit or given.get("unit") or survey.unit,
         positive=positive,
         preset=preset,
+        models=panel_of(preset).models,
         lines=own,
     )
     print_assumptions(facts, survey.account, console)
@@ -210,12 +212,15 @@ def print_assumptions(facts: StudyFacts, account: Account, console: Console) -> 
         )
         groups = f"{account.groups}, {given}"
     crop = {row.key: row for row in explain_preset(facts.preset) if row.key.startswith("crop.")}
+    own_models = "models" in facts.lines
+    models = [] if own_models else [("models", f"{', '.join(facts.models)}: {panel_of(facts.preset).reason}")]
     rows = [
         ("classes", f"{', '.join(map(printable, account.classes))}, from {facts.table or 'the data itself'}"),
         ("groups", groups),
         ("data.unit", facts.unit or "empty: nobody said what a group is (--unit)"),
         ("data.positive", facts.positive or "empty: no class is to be detected (--positive)"),
         ("preset", f"{facts.preset}: {PRESETS[facts.preset].pictures}"),
+        *models,
         *((key, f"{as_yaml(row.value)}: {row.reason}") for key, row in crop.items()),
     ]
     console.print()

@@ -4,7 +4,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ class StudyFacts:
     unit: str | None  # what a group is
     positive: str | None
     preset: str
+    models: Sequence[str]  # of the panel, where `lines` has none
     lines: Mapping[str, Any] = field(default_factory=dict)  # further values of params.yaml, by section
 
 
@@ -101,7 +102,7 @@ def _in_cache(output: Any) -> Any:
 def params_text(facts: StudyFacts) -> str:
     """Returns the params.yaml of a study: what differs from the package's defaults, and what each line means."""
     own = {key: value for key, value in facts.lines.items() if key not in (DEFAULTS_OF, "preset")}
-    first = {"study": facts.name, "models": ["cnn", "resnet18"], "folds": [0], "medmnist": []}
+    first = {"study": facts.name, "models": list(facts.models), "folds": [0], "medmnist": []}
     first |= {key: own.pop(key) for key in first if key in own}
     data = {key: value for key, value in own.pop("data", {}).items() if key not in _TEMPLATE}
     evaluate = {"subgroups": [], "test": True} | own.pop("evaluate", {})

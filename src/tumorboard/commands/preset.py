@@ -12,6 +12,7 @@ from tumorboard.base.params import find_params, load_params
 from tumorboard.base.presets import PRESETS, Explained, explain_preset, explain_study
 from tumorboard.base.schema import read_yaml
 from tumorboard.commands.errors import reports_user_errors
+from tumorboard.commands.new_panel import panel_of
 
 app = typer.Typer(add_completion=False)
 
@@ -48,6 +49,8 @@ def print_heading(name: str, console: Console, more: str = "") -> None:
     """Prints what a preset is for and where it was measured."""
     console.print(Text(f"preset: {name}{more}", style="bold"), soft_wrap=True)
     console.print(Text(f"For {PRESETS[name].pictures}. Evidence: {PRESETS[name].evidence}."), soft_wrap=True)
+    panel = panel_of(name)
+    console.print(Text(f"A new study begins with {', '.join(panel.models)}: {panel.reason}."), soft_wrap=True)
 
 
 def print_rows(rows: list[Explained], console: Console) -> None:
