@@ -221,9 +221,9 @@ def test_a_patient_has_the_mean_of_its_images_that_were_classified() -> None:
     assert joined["images"].tolist() == [2, 1, 0]
     assert joined["unlike"].tolist() == [1, 0, 0]
     assert joined["problem"].tolist() == [
-        "1 of 3 files were not classified",
+        "1 file was not classified, of 3",
         "",
-        "1 of 1 files were not classified",
+        "1 file was not classified, of 1",
     ]
 
 

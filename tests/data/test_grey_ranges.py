@@ -113,7 +113,7 @@ def test_the_report_gets_one_sentence_from_images_csv(deep: Path, tmp_path: Path
     assert summarize_ranges(images) == []
     images.loc[0, "warning"] = "premature end"
     assert summarize_ranges(images) == [
-        "1 files were read, but may be damaged, as the decoder reports (column warning): a/0.png (premature end)"
+        "1 file was read, but may be damaged, as the decoder reports (column warning): a/0.png (premature end)"
     ]
 
 
@@ -131,9 +131,9 @@ def facts(*rows: tuple[str, float, float]) -> pd.DataFrame:
         ([("own range", -53, 300), ("own range", -53, 3071)], "2 files are scaled each by its own range: 2 different"),
         (
             [("own range", -53, 300), ("header", 0, 80)],
-            "1 files are scaled each by its own range, 1 files by",
+            "1 file is scaled each by its own range, 1 file by",
         ),
-        ([("header", 0, 100), ("header", 0, 80)], "2 files by the window in their header: 2 different"),
+        ([("header", 0, 100), ("header", 0, 80)], "2 files by the window in the header: 2 different"),
         ([("stored bits", 0, 4095), ("stored bits", -1024, 3071)], "2 files are scaled by the bits"),
     ],
 )
@@ -171,7 +171,7 @@ def test_check_tells_ranges_and_decoder_warnings(deep: Path, tmp_path: Path, par
     (jpegs / "a/0.jpg").write_bytes(content[:-2] + b"\x55" * 300 + content[-2:])
     account = check_folder(jpegs, params_for(params, jpegs, None))
     (warning,) = [warning for warning in account.warnings if "decoder" in warning]
-    assert warning.startswith("1 files were read, but may be damaged")
+    assert warning.startswith("1 file was read, but may be damaged")
     assert "a/0.jpg (Corrupt JPEG data: " in warning
 
 
@@ -179,8 +179,8 @@ def test_files_that_are_nearly_all_black_or_white_are_told_with_the_cause() -> N
     rows = [("", 0.0, 0.0, 1.9), ("", 0.0, 0.0, 2.0), ("header", 255.0, 254.0, 253.5), ("", 253.0, 254.0, 254.0)]
     table = pd.DataFrame(rows, columns=["scaling", "red", "green", "blue"]).assign(id=["a", "b", "c", "d"])
     black, white = describe_blank(table)
-    assert black.startswith("1 files are nearly all black (mean levels within 2 of 255), the first a: leave them out")
-    assert white.startswith("1 files are nearly all white (mean levels within 2 of 255), the first c: 1 of them by the")
+    assert black.startswith("1 file is nearly all black (mean levels within 2 of 255), the first a: leave them out")
+    assert white.startswith("1 file is nearly all white (mean levels within 2 of 255), the first c: 1 of them by the")
     assert "crop.window" in white
     assert "crop.window" not in black
     assert describe_blank(table[table["id"].isin(["b", "d"])]) == []

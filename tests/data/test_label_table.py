@@ -252,7 +252,10 @@ def test_one_hot_columns(tmp_path: Path) -> None:
         ("1,1,0", r"line 2: '1\.png' has several classes, 'MEL', 'NV': images with several labels \(multi-label\)"),
         ("0,0,0", r"line 2: '1\.png' has none of the classes MEL, NV, BCC"),
         ("1,U,0", "line 2: column 'NV' is 'U', expected 1 or 0"),
-        ("-1.0,1,0", r"line 2: column 'MEL' is '-1\.0', expected 1 or 0: with uncertain values, take one column"),
+        ("no,Yes,NO", "NV"),
+        ("x,,", "MEL"),
+        ("n,y,maybe", "line 2: column 'BCC' is 'maybe', expected 1 or 0"),
+        ("-1.0,1,0", r"line 2: column 'MEL' is '-1\.0', expected 1 or 0 .*: with uncertain values, take one column"),
         ("0.3,0.7,0", r"line 2: column 'MEL' is '0\.3'"),
     ):
         content = f"path,MEL,NV,BCC\n1.png,{row}\n"

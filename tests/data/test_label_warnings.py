@@ -78,7 +78,7 @@ def test_class_folders_that_look_like_several_findings_are_told(tmp_path: Path) 
         (tmp_path / name).mkdir()
         (tmp_path / name / "1.png").write_bytes(b"x")
     (warning,) = describe_listing(list_images(tmp_path, data_section())[0], tmp_path, data_section())
-    assert warning.startswith("1 images have a label that looks like several findings, such as 'a+b'")
+    assert warning.startswith("1 image has a label that looks like several findings, such as 'a+b'")
     assert warning.endswith("write in params.yaml:\ndata:\n  classes:\n    a: a\n    b: b")
 
 
@@ -124,7 +124,7 @@ def test_labels_that_differ_only_in_case_spaces_or_unicode_form_are_refused(
 @pytest.mark.parametrize("label", ["nan", "N/A", "?", "unknown"])
 def test_a_label_that_stands_for_not_known_is_told_with_the_lines_that_leave_it_out(tmp_path: Path, label: str) -> None:
     (warning,) = table(tmp_path, "label", ["a", "b", label])
-    assert warning.startswith("1 images have a label that looks like a placeholder for 'not known'")
+    assert warning.startswith("1 image has a label that looks like a placeholder for 'not known'")
     assert warning.endswith("write in params.yaml:\ndata:\n  classes:\n    a: a\n    b: b")
     assert table(tmp_path, "label", ["a", "b", label], data_section(classes={"a": "a", "b": "b"})) == []
     assert table(tmp_path, "label", ["none", "x", "0", "*"]) == []

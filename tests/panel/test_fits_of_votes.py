@@ -31,9 +31,11 @@ def test_stacking_of_noise_is_no_better_on_its_validation_rows_than_on_fresh_one
     assert np.mean(held_out) < np.log(2) + 0.03, "nothing is known, and nothing is claimed"
 
 
-def test_auto_takes_the_simplest_pool_whose_loss_is_within_a_tie_of_the_least():
-    losses = {"single": 0.1, "soft": 0.5, "product": 0.4, "weighted": 0.3, "stacking": 0.2}
-    assert choose_vote(losses) == "weighted", "neither a single member nor a regression is taken"
+def test_auto_takes_the_simplest_vote_whose_loss_is_within_a_tie_of_the_least():
+    losses = {"single": 0.1, "soft": 0.5, "product": 0.4, "weighted": 0.3}
+    assert choose_vote(losses) == "weighted", "a single member is not taken, and stacking need not be there"
+    assert choose_vote(losses | {"stacking": 0.2}) == "stacking"
+    assert choose_vote(losses | {"stacking": 0.3 - 0.9 * TIE}) == "weighted"
     assert choose_vote(losses | {"product": 0.3 + 0.9 * TIE}) == "product"
     assert choose_vote(losses | {"product": 0.3 + 1.1 * TIE}) == "weighted"
     assert choose_vote(losses | {"soft": 0.3, "product": 0.3}) == "soft"
@@ -118,6 +120,18 @@ def test_auto_takes_the_weighted_vote_where_one_member_alone_knows_something():
     assert (fit.vote, fit.single) == ("weighted", "m3")
     assert fit.weights["m3"] > fits.ALONE
     assert sum(fit.weights.values()) == pytest.approx(1)
+
+
+def test_auto_takes_stacking_where_a_member_leans_to_a_class():
+    """Both know the same; the second names the first class too often, which no weight and no temperature undoes."""
+    generator = np.random.default_rng(1)
+    actual = generator.integers(0, 2, 200)
+    logits = 1.5 * np.eye(2)[actual] + generator.normal(size=(2, 200, 2))
+    logits[1, :, 0] += 4
+    fit = fit_panel(fitting(2), softmax(logits, axis=-1), actual, np.arange(200) % 5)
+    assert fit.vote == "stacking"
+    unbiased = softmax(logits - [[[0, 0]], [[4, 0]]], axis=-1)
+    assert fit_panel(fitting(2), unbiased, actual, np.arange(200) % 5).vote != "stacking"
 
 
 def test_the_choice_for_a_part_is_nested_and_does_not_see_the_part(monkeypatch):

@@ -126,7 +126,7 @@ def test_ranges_of_grey_and_damaged_files_are_reported_where_there_are_any(run, 
         images.write_text(whole, "utf-8")
     text = text_of(render(results))
     assert "54 files are scaled each by its own range: 54 different ranges in this set" in text
-    assert "1 files were read, but may be damaged" in text
+    assert "1 file was read, but may be damaged" in text
     assert "(&lt;cut&gt; off)." in text
 
 
@@ -176,7 +176,7 @@ def test_the_losses_of_an_automatic_choice_name_the_votes_that_were_no_choices(r
     """The vote of `results` was named in params.yaml."""
     losses = {"single": 0.1, "soft": 0.2}
     chosen = dataclasses.replace(results, fit=dataclasses.replace(results.fit, losses=losses))
-    sentence = "Losses by which the vote was chosen: single 0.1000, soft 0.2000; single and stacking were not among the"
+    sentence = "Losses by which the vote was chosen: single 0.1000, soft 0.2000; single was not among the choices"
     assert sentence in text_of(render(chosen))
     assert "of losses less than 0.001 apart the simpler vote's is taken." in text_of(render(chosen))
     assert "Losses by which" not in text_of(render(dataclasses.replace(chosen, fit=results.fit)))

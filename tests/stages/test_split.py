@@ -112,7 +112,7 @@ def test_warnings_go_to_standard_error_step_by_step(
 
 STARTS = [
     "audit: audit.policy is report: the copies of 1 pictures",
-    "split: 1 images are left out of the given training and validation sets",
+    "split: 1 image is left out of the given training and validation sets",
     "split: the given test set has no image of 'b'",
     "split: the validation set of fold 0 has ",
     "shortcuts: facts of the files alone predict the class",

@@ -43,6 +43,15 @@ def clip(text: str, width: int = 100) -> str:
     return text if len(text) <= width else f"{text[: width - 1]}…"
 
 
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """Returns a number with the words that fit it; without `many` the words for one with an 's'.
+
+    >>> counted(1, "fold"), counted(2000, "image"), counted(1, "file is", "files are")
+    ('1 fold', '2,000 images', '1 file is')
+    """
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
 def escape_unprintable() -> None:
     r"""Lets standard output write what its encoding lacks as an escape, such as \u80f6, instead of failing."""
     if isinstance(sys.stdout, io.TextIOWrapper):

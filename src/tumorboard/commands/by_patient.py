@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tumorboard.base.errors import InputError, clip, printable
+from tumorboard.base.errors import InputError, clip, counted, printable
 from tumorboard.data.group_pattern import about_option, extract_groups
 from tumorboard.data.table_text import read_table_text
 from tumorboard.panel.deciding import Deciding
@@ -98,7 +98,7 @@ def join_patients(decisions: Decisions, patients: Sequence[str], deciding: Decid
         row |= {
             "images": len(used),
             "unlike": int((pd.to_numeric(used["unlike"]) >= 1).sum()),
-            "problem": f"{lost} of {len(images)} files were not classified" if lost else "",
+            "problem": f"{counted(lost, 'file was', 'files were')} not classified, of {len(images)}" if lost else "",
         }
         rows.append(row)
     columns = ["path", "decided", "probability", "agreeing", *names, "threshold", "images", "unlike", "problem"]

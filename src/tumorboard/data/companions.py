@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from tumorboard.base.errors import printable
+from tumorboard.base.errors import counted, printable
 
 MASKS = "masks?|seg(m|mentations?)?|superpixels?|annot(ated|ations?)?|overlays?|contours?|roi|gt|ground[ _-]?truth"
 ALTERED = (
@@ -48,4 +48,5 @@ def find_companions(paths: Sequence[str], words: str) -> list[Companion]:
 def count_companions(companions: Sequence[Companion]) -> str:
     """Returns how many companions there are and the first one, as the beginning of a sentence."""
     path, original = companions[0]
-    return f"{len(companions)} files are named after another one, such as {printable(path)} after {printable(original)}"
+    named = counted(len(companions), "file is", "files are")
+    return f"{named} named after another one, such as {printable(path)} after {printable(original)}"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 import pandas as pd
 
-from tumorboard.base.errors import printable
+from tumorboard.base.errors import counted, printable
 from tumorboard.base.params import SET, Crop
 from tumorboard.base.tables import Images
 from tumorboard.images.grey import Window
@@ -82,8 +82,8 @@ def _name_ranges(facts: pd.DataFrame) -> str:
         return ""
     by_values = int(deep["scaling"].isin(BY_VALUES).sum())
     by_header = int((deep["scaling"] == "header").sum())
-    kinds = [f"{by_values} files are scaled each by its own range"] if by_values else []
-    kinds += [f"{by_header} files by the window in their header"] if by_header else []
+    kinds = [f"{counted(by_values, 'file is', 'files are')} scaled each by its own range"] if by_values else []
+    kinds += [f"{counted(by_header, 'file')} by the window in the header"] if by_header else []
     if not kinds:  # stored bits alone
         kinds = [f"{len(deep)} files are scaled by the bits that their headers state"]
     return (
@@ -112,8 +112,8 @@ def describe_blank(facts: pd.DataFrame) -> list[str]:
             "that dark ones have to be saved with 8"
         )
         warnings.append(
-            f"{len(files)} files are nearly all {name} (mean levels within {BLANK:g} of 255), the first "
-            f"{printable(files['id'].iloc[0])}: {cure}"
+            f"{counted(len(files), 'file is', 'files are')} nearly all {name} (mean levels within {BLANK:g} of 255), "
+            f"the first {printable(files['id'].iloc[0])}: {cure}"
         )
     return warnings
 
@@ -126,4 +126,5 @@ def describe_decoder_warnings(facts: pd.DataFrame) -> list[str]:
     first = "; ".join(
         f"{printable(name)} ({text})" for name, text in zip(warned["id"][:5], warned["warning"][:5], strict=True)
     )
-    return [f"{len(warned)} files were read, but may be damaged, as the decoder reports (column warning): {first}"]
+    files = counted(len(warned), "file was", "files were")
+    return [f"{files} read, but may be damaged, as the decoder reports (column warning): {first}"]

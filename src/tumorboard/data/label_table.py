@@ -16,6 +16,8 @@ from tumorboard.data.table_paths import Places, has_invalid_utf8
 from tumorboard.data.table_text import read_table_text
 
 LABEL_COLUMNS = ("path", "label", "group", "split", "fold")
+# Cells of one-hot columns, beside the numbers 1 and 0.
+_YES, _NO = ("true", "yes", "y", "x"), ("false", "no", "n", "")
 
 # Accepted names of a part, in a table's column `split` or as a folder's name, and the split that each one means.
 SPLIT_NAMES = {
@@ -172,8 +174,8 @@ def _one_hot_label(cells: Mapping[str, str], path: str, where: str) -> str:
     for name, cell in cells.items():
         if one_hot_value(cell) is None:
             raise InputError(
-                f"{where}: column {name!r} is {cell!r}, expected 1 or 0: with uncertain values, take one column as "
-                "data.columns.label and list the values to use in data.classes"
+                f"{where}: column {name!r} is {cell!r}, expected 1 or 0 (true or false, yes or no): with uncertain "
+                "values, take one column as data.columns.label and list the values to use in data.classes"
             )
     ones = [name for name, cell in cells.items() if one_hot_value(cell)]
     if len(ones) > 1:
@@ -187,14 +189,14 @@ def _one_hot_label(cells: Mapping[str, str], path: str, where: str) -> str:
 
 
 def one_hot_value(cell: str) -> bool | None:
-    """Returns whether a cell is 1 (True), 0 or empty (False), or anything else (None).
+    """Returns whether a cell is 1, true, yes or x (True), 0, false, no or empty (False), or anything else (None).
 
-    >>> [one_hot_value(cell) for cell in ("1.0", "0", "", "True", "-1.0", "U")]
-    [True, False, False, True, None, None]
+    >>> [one_hot_value(cell) for cell in ("1.0", "0", "", "True", "No", "x", "-1.0", "U")]
+    [True, False, False, True, False, True, None, None]
     """
     text = cell.strip().lower()
-    if text in ("true", "false", ""):
-        return text == "true"
+    if text in _YES or text in _NO:
+        return text in _YES
     try:
         return {0.0: False, 1.0: True}.get(float(text))
     except ValueError:

@@ -11,7 +11,7 @@ import pandas as pd
 import yaml
 
 from tumorboard.base.data_params import Data
-from tumorboard.base.errors import printable
+from tumorboard.base.errors import counted, printable
 from tumorboard.base.tables import Manifest
 from tumorboard.data.attributes import choose_columns, unkept_warnings
 from tumorboard.data.companions import ALTERED, count_companions, find_companions
@@ -135,9 +135,10 @@ def _several_findings(counts: Mapping[str, int]) -> list[str]:
     combined = combined_labels(counts)
     if not combined:
         return []
+    images = counted(sum(counts[label] for label in combined), "image has", "images have")
     return [
-        f"{sum(counts[label] for label in combined)} images have a label that looks like several findings, such as "
-        f"{combined[0]!r}: each combination is a class of its own. {leave_out_lines(counts, combined)}"
+        f"{images} a label that looks like several findings, such as {combined[0]!r}: each combination is a "
+        f"class of its own. {leave_out_lines(counts, combined)}"
     ]
 
 
@@ -148,9 +149,10 @@ def _unknown(counts: Mapping[str, int]) -> list[str]:
         return []
     classes = {label: label for label in sorted(counts) if label not in unknown}
     cure = _lines({"classes": classes}) if 1 < len(classes) <= MAX_CLASSES else "remove them"
+    images = sum(counts[label] for label in unknown)
     return [
-        f"{sum(counts[label] for label in unknown)} images have a label that looks like a placeholder for 'not known', "
-        f"such as {unknown[0]!r}, and are a class of their own. To leave them out, {cure}"
+        f"{counted(images, 'image has', 'images have')} a label that looks like a placeholder for 'not known', such as "
+        f"{unknown[0]!r}, which is then a class of its own. To leave {'it' if images == 1 else 'them'} out, {cure}"
     ]
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from tumorboard.base.errors import InputError
+from tumorboard.base.errors import InputError, counted
 from tumorboard.base.schema import nearest
 from tumorboard.base.tables import Manifest
 from tumorboard.data.attributes import Attributes
@@ -42,8 +42,9 @@ def fold_by_value(
         )
     texts = texts[manifest["split"] != "test"]
     if (empty := texts == "").any():
+        images = counted(int(empty.sum()), "image has", "images have")
         raise InputError(
-            f"split.leave_out: {int(empty.sum())} images have no value in the column {column!r}, the first "
+            f"split.leave_out: {images} no value in the column {column!r}, the first "
             f"{manifest['id'][texts.index[empty]].iloc[0]!r}: fill it in, or take them out of the table"
         )
     values = sorted(set(texts))

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tumorboard.base.errors import InputError
+from tumorboard.base.errors import InputError, counted
 from tumorboard.base.params import Split
 from tumorboard.base.randomness import keys_of, order
 from tumorboard.base.tables import Images, Manifest, check_manifest
@@ -94,9 +94,9 @@ def left_out_warning(images: LeftOutImages) -> str:
         return ""
     same_picture = int(images["reason"].str.startswith("picture").sum())
     return (
-        f"{len(images)} images are left out of the given training and validation sets: {same_picture} have the same "
-        f"picture, {len(images) - same_picture} the same group (patient) as an image on the other side; the first: "
-        f"{images['path'].iloc[0]!r}"
+        f"{counted(len(images), 'image is', 'images are')} left out of the given training and validation sets: "
+        f"{same_picture} with the same picture, {len(images) - same_picture} with the same group (patient) as an image "
+        f"on the other side; the first: {images['path'].iloc[0]!r}"
     )
 
 

@@ -19,7 +19,7 @@ from tumorboard.evaluation.operating_point import threshold_by_rule
 from tumorboard.evaluation.temperature import fit_temperature
 from tumorboard.panel.fitted import Fit, apply_vote, calibrate_members, vote_uncalibrated
 from tumorboard.panel.stacking import PENALTIES, Cells, apply_stacking, fit_stacking, why_not_stacked
-from tumorboard.panel.votes import POOLS, PROBABILISTIC, STACKING, TEMPERED, VOTES, Array, fit_weights
+from tumorboard.panel.votes import AUTOMATIC, POOLS, PROBABILISTIC, STACKING, TEMPERED, VOTES, Array, fit_weights
 
 Labels: TypeAlias = NDArray[np.int64]  # [N], class indices
 
@@ -186,23 +186,22 @@ def _compare(
 
 
 def choose_vote(losses: Mapping[str, float]) -> str:
-    """Returns the vote of TEMPERED that 'auto' takes: the simplest one whose loss is within TIE of their least loss.
-
-    The votes 'single' and 'stacking' are compared but not taken: which member is the best, and the coefficients of a
-    regression, follow the noise of few patients.
+    """Returns the vote of AUTOMATIC that 'auto' takes: the simplest one whose loss is within TIE of their least loss.
 
     Args:
-        losses: by vote, the mean held-out cross-entropy; empty: 'soft' is returned.
+        losses: by vote, the mean held-out cross-entropy; 'stacking' is missing where it was not fitted. Empty: 'soft'
+            is returned.
 
     >>> choose_vote({"single": 0.2, "soft": 0.3104, "product": 0.31, "weighted": 0.3096})
     'soft'
-    >>> choose_vote({"soft": 0.35, "product": 0.31, "weighted": 0.3096})
-    'product'
+    >>> choose_vote({"soft": 0.35, "product": 0.31, "weighted": 0.3096, "stacking": 0.29})
+    'stacking'
     """
     if not losses:
-        return TEMPERED[0]
-    least = min(losses[vote] for vote in TEMPERED)
-    return next(vote for vote in TEMPERED if losses[vote] <= least + TIE)
+        return AUTOMATIC[0]
+    candidates = [vote for vote in AUTOMATIC if vote in losses]
+    least = min(losses[vote] for vote in candidates)
+    return next(vote for vote in candidates if losses[vote] <= least + TIE)
 
 
 @dataclass(frozen=True, kw_only=True)

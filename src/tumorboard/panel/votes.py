@@ -82,8 +82,10 @@ POOLS: dict[str, Pool] = {
 }
 STACKING = "stacking"  # the vote that is a regression of its own, see panel/stacking.py
 VOTES = (*POOLS, STACKING)
-# The votes whose results are probabilities. `ensemble.vote: auto` chooses among them.
+# The votes whose results are probabilities.
 PROBABILISTIC = ("single", "soft", "product", "weighted", STACKING)
+# Those among which `ensemble.vote: auto` chooses, the simplest first. A weighted vote can be a single member's.
+AUTOMATIC = ("soft", "product", "weighted", STACKING)
 # Those that get a temperature. A single member has its own, and a regression is calibrated by its fit.
 TEMPERED = ("soft", "product", "weighted")
 

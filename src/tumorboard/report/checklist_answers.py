@@ -1,9 +1,10 @@
 """Answers to reporting checklists that are about models and scores; what no file says is left to the author."""
 
+from tumorboard.base.errors import counted
 from tumorboard.base.tables import classes_of
 from tumorboard.evaluation.subgroups import ABOVE, BELOW, NOISE
 from tumorboard.evaluation.summary import OF_PROBABILITIES, SUMMARY_SCORES
-from tumorboard.report.checklist_data import NOT_KNOWN, balancing, partitions, plural
+from tumorboard.report.checklist_data import NOT_KNOWN, balancing, partitions
 from tumorboard.report.conclusions import Conclusions, sentence_of
 from tumorboard.report.front import front_page, interval_text, percent
 from tumorboard.report.results import Results, name_of_vote
@@ -53,7 +54,7 @@ def training(results: Results, _: Conclusions) -> str:
     folds = len(next(iter(results.evaluations.values())))
     trainings = folds * len(results.recipes)
     return (
-        f"{plural(trainings, 'training')}: {plural(len(results.recipes), 'model')} on {plural(folds, 'fold')}. "
+        f"{counted(trainings, 'training')}: {counted(len(results.recipes), 'model')} on {counted(folds, 'fold')}. "
         f"'Recipes' has every hyper-parameter and random change. {balancing(results)}"
     )
 
@@ -118,7 +119,7 @@ def explanations(results: Results, _: Conclusions) -> str:
     explained = results.explained.get(results.shown.name)
     if explained is None or not explained.members:
         return "No heat map was computed: no model has a layer that keeps the places of the image."
-    text = f"Heat maps (Grad-CAM) of {', '.join(explained.members)} for {plural(len(explained.examples), 'image')}"
+    text = f"Heat maps (Grad-CAM) of {', '.join(explained.members)} for {counted(len(explained.examples), 'image')}"
     if results.places.get(results.shown.name):
         return f"{text}, compared with the boxes of data.boxes. They show where the evidence is, not that it is right."
     return f"{text}; not compared with the places of lesions. They show where the evidence is, not that it is right."
@@ -197,7 +198,7 @@ def fairness(results: Results, conclusions: Conclusions) -> str:
     if not compared.any():
         verdict = f"No value could be compared with the others: {verdicts.iloc[0]}."
     elif not compared.all():
-        verdict += f" {plural(int((~compared).sum()), 'value')} could not be compared."
+        verdict += f" {counted(int((~compared).sum()), 'value')} could not be compared."
     return f"Scores by {columns} on {results.shown.name} images. {verdict}"
 
 

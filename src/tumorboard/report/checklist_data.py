@@ -1,5 +1,6 @@
 """Answers to reporting checklists that are about the data; what the files of a run do not say is left to the author."""
 
+from tumorboard.base.errors import counted
 from tumorboard.base.tables import classes_of
 from tumorboard.panel.votes import STACKING
 from tumorboard.report.conclusions import Conclusions
@@ -93,7 +94,7 @@ def external(results: Results, _: Conclusions) -> str:
 
 def included(results: Results, _: Conclusions) -> str:
     """Counts included and excluded images."""
-    text = f"Included: {_counted(results)}: {_parts(results)}. Excluded: {plural(len(results.quarantined), 'file')}."
+    text = f"Included: {_counted(results)}: {_parts(results)}. Excluded: {counted(len(results.quarantined), 'file')}."
     return text if results.unit == "patient" else f"{text} {NOT_KNOWN}: the number of patients."
 
 
@@ -141,17 +142,8 @@ def development(results: Results, _: Conclusions) -> str:
     return f"{_parts(results)}; 'The data' has the labels."
 
 
-def plural(count: int, noun: str) -> str:
-    """Returns a number with its noun.
-
-    >>> plural(1, "fold"), plural(2000, "image")
-    ('1 fold', '2,000 images')
-    """
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 def _files(count: int) -> str:
-    return f"{plural(count, 'file')} {'was' if count == 1 else 'were'}"
+    return counted(count, "file was", "files were")
 
 
 def _counted(results: Results) -> str:
