@@ -33,7 +33,8 @@ from tumorboard.data.sources import list_images
 from tumorboard.images.crop import crop_image
 from tumorboard.images.decode import decode
 from tumorboard.images.grey import Pixels
-from tumorboard.report.plots import contact_sheet, to_png
+from tumorboard.report.contact_sheet import contact_sheet
+from tumorboard.report.plots import to_png
 
 # How far below `audit.near` the precision table begins.
 BELOW_NEAR = 0.1

@@ -25,8 +25,10 @@ from benchmarks import ROOT, argument_parser, machine
 from benchmarks.accuracy import AGAINST, Against, measure_against
 from benchmarks.studies import Study, one_process
 from tumorboard.base.files import replacing
-from tumorboard.base.params import Params, complete_values, fill_empty, parse
-from tumorboard.base.schema import read_yaml
+from tumorboard.base.params import Params
+from tumorboard.base.presets import fill_empty
+from tumorboard.base.schema import parse, read_yaml
+from tumorboard.base.short_params import complete_values
 from tumorboard.panel.comparison import HEADING, PanelResults
 from tumorboard.panel.votes import VOTES
 
