@@ -278,8 +278,8 @@ def test_twins_and_patients_across_given_parts_leave_the_training_side() -> None
     }
     assert result["id"][(result["fold"] == 0).fillna(False)].tolist() == ["017", "019"]
     assert left_out_warning(left_out(manifest, pictures_of(images))) == (
-        "6 images are left out of the given training and validation sets: 3 with the same picture, 3 with the same group "
-        "(patient) as an image on the other side; the first: '000'"
+        "6 images are left out of the given training and validation sets: 3 with the same picture, 3 with the same "
+        "group (patient) as an image on the other side; the first: '000'"
     )
 
 
