@@ -13,7 +13,7 @@ from dvc import api
 from dvc.exceptions import DvcException
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import binom
+from scipy.special import bdtrc
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import load_params
@@ -156,7 +156,7 @@ def conclude(outcomes: Sequence[Outcome], part: str, confidence: float) -> tuple
     begin = f"{part}: the AUC's interval holds 0.5 in {len(judged) - missing} of {len(judged)}"
     if missing == 0:
         return f"{begin}: at chance, as it must be", False
-    if float(binom.sf(missing - 1, len(judged), 1 - confidence)) < SUSPICIOUS:
+    if float(bdtrc(missing - 1, len(judged), 1 - confidence)) < SUSPICIOUS:
         return (
             f"{begin}: NOT AT CHANCE. Something gives the labels away, and the scores of this study cannot hold",
             True,

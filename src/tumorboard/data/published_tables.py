@@ -251,10 +251,6 @@ def _named_column(
     return ""
 
 
-def _are_splits(cells: Sequence[str]) -> bool:
-    return {cell.lower() for cell in cells} <= SPLIT_NAMES.keys()
-
-
 def _plain(name: str) -> str:
     """Returns a column's name without case, spaces and signs: 'Patient ID' becomes 'patientid'."""
     return re.sub(r"[\W_]", "", name.lower())

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, t
+from scipy.special import ndtr, stdtrit
 
 from tumorboard.base.randomness import keys_of, uniforms
 
@@ -108,9 +108,9 @@ def compare_sides(blocks: Blocks, *, confidence: float, seed: int, stream: str) 
     fewest = min(blocks.sides)
     if math.isnan(gap) or fewest < MIN_GROUPS:
         return Gap(gap, math.nan, math.nan, math.nan)
-    reach = float(t.ppf((1 + confidence) / 2, fewest - 1)) * error
+    reach = float(stdtrit(fewest - 1, (1 + confidence) / 2)) * error
     statistic = _statistic(np.array([gap]), np.array([error]))[0]
-    p = float(2 * norm.sf(statistic)) if fewest >= MANY_GROUPS else _permutation_p(blocks, statistic, seed, stream)
+    p = float(2 * ndtr(-statistic)) if fewest >= MANY_GROUPS else _permutation_p(blocks, statistic, seed, stream)
     return Gap(gap, max(-1.0, gap - reach), min(1.0, gap + reach), p)
 
 

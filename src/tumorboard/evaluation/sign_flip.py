@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import beta
+from scipy.special import betaincinv
 
 from tumorboard.base.randomness import keys_of, uniforms
 
@@ -148,7 +148,7 @@ def _limits_of_few(
     size = float(np.mean(np.abs(contributions[differs]) / weights[differs])) if differs.any() else 1.0
     counts = [int((sign * contributions > ROUNDING).sum()) for sign in (-1, 1)]
     less, more = (
-        size * float(beta.ppf((1 + confidence) / 2, seen + 1, len(weights) - seen)) if seen < len(weights) else size
+        size * float(betaincinv(seen + 1, len(weights) - seen, (1 + confidence) / 2)) if seen < len(weights) else size
         for seen in counts
     )
     return -less, more

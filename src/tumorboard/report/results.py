@@ -114,7 +114,6 @@ class Results:
     digest: str  # 16 hexadecimal digits that name the rows that models are trained and validated on
     counts: Counts  # images and groups of the split
     quarantined: Quarantined  # files that the crop stage excluded, then those that the audit excluded
-    crop_metrics: Mapping[str, Any]  # metrics of the crop stage
     grey_ranges: list[str]  # sentences on different ranges of grey and on decoders' warnings; empty where all is well
     split_metrics: Mapping[str, Any]  # metrics of the split: images dropped, class shares outside the tolerance
     audit_metrics: Mapping[str, Any]  # metrics of the audit: numbers of duplicates, label conflicts, shortcuts
@@ -239,7 +238,6 @@ def _data(crop: Path, split: Path, metrics: Path) -> dict[str, Any]:
     return {
         "counts": read_table(split / "counts.csv"),
         "quarantined": pd.concat([read_table(folder / "quarantined.csv") for folder in (crop, split)]),
-        "crop_metrics": read_json(metrics / "crop.json"),
         "grey_ranges": summarize_ranges(read_table(crop / "images.csv")),
         "split_metrics": read_json(metrics / "split.json"),
         "audit_metrics": read_json(metrics / "audit.json"),
