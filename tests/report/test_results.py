@@ -29,7 +29,6 @@ FILES = [
     "predictions/votes/heading.csv",
     "predictions/test/joined/linear.csv",
     "predictions/test/votes/uncalibrated.csv",
-    "metrics/crop.json",
     "metrics/split.json",
     "metrics/audit.json",
     "metrics/votes.json",

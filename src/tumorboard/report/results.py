@@ -176,7 +176,7 @@ def read_results(
         predictions: folder with `joined/<model>.csv`, `votes/<vote>.csv` and `maps`, in `test` the same for test
             images, and filters.safetensors.
         panel: file of what was fitted to the validation images.
-        metrics: folder with crop.json, split.json, audit.json, votes.json, places.json and
+        metrics: folder with split.json, audit.json, votes.json, places.json and
             `evaluate/<model>/<fold>.json`, and test/votes.json and test/places.json.
         ledger: file of the looks at the test part.
 
