@@ -55,7 +55,7 @@ class Against:
     """A comparison of docs/results.md, which `benchmarks.results` writes there."""
 
     about: str
-    options: tuple[str, ...]  # of this program, without --data and --fastai
+    options: tuple[str, ...]  # options of this program, without --data and --fastai
     raw: str | None = None  # folder below --data; None: the phantom
 
 
@@ -187,7 +187,7 @@ def table_lines(tables: Mapping[str, tuple[Predictions, str]], title: str, study
 
     Args:
         tables: predictions of the same images by each method, the panel's first, and a note.
-        title: of the images.
+        title: name of the images.
         study: whose shortcut probe is a row too; None where the images are not its whole test part.
     """
     first = next(iter(tables.values()))[0]

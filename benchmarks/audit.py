@@ -109,8 +109,8 @@ def measure_recall(folder: Path, crops: Mapping[str, Pixels], count: int, params
     """Prints per kind of copy how many copies of `count` random images are found among them and all images.
 
     Args:
-        folder: of the images.
-        crops: of all images by their path below the folder.
+        folder: folder of the images.
+        crops: all images' crops by their path below the folder.
         count: number of images to copy.
         params: sections crop and audit.
     """
@@ -134,8 +134,8 @@ def measure_known(digests: Mapping[str, str], crops: Mapping[str, Pixels], audit
     A pair is any two images of one set: those with equal pixels, and those that pairs of near duplicates connect.
 
     Args:
-        digests: of the decoded pixels, by path.
-        crops: of all images by path.
+        digests: digests of the decoded pixels, by path.
+        crops: all images' crops by path.
         audit: `near`, `candidates` and `mirror`.
         known: CSV file of all near duplicates, with the columns first and second.
     """
@@ -166,7 +166,7 @@ def measure_precision(
 
     Args:
         label_of: class of each image.
-        crops: of all images by id.
+        crops: all images' crops by id.
         audit: `near` is lowered by BELOW_NEAR.
         sheet: PNG file to write the pairs nearest to the threshold to.
     """

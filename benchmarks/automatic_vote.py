@@ -48,7 +48,7 @@ def draw_panel(
         leaning: float64[4, 1, K], what each member adds to its outputs; used for LEANING alone.
         patients: their number.
         images: per patient.
-        rng: of the draw.
+        rng: draws the outputs.
     """
     classes = leaning.shape[-1]
     owner = np.repeat(np.arange(patients), images)

@@ -54,7 +54,7 @@ class Cell(NamedTuple):
     """One situation."""
 
     patients: int
-    sizes: str  # of the patients: equal, lognormal or giant
+    sizes: str  # distribution of images per patient: equal, lognormal or giant
     effect: float  # standard deviation between patients on the logit scale
     labels: str  # by image or by patient
     classes: int

@@ -60,7 +60,7 @@ class Ground:
     params: Params
     folder: Path
     quick: bool
-    tolerance: float  # of a probability between devices
+    tolerance: float  # largest difference of a probability between devices
 
     def job(self, model: str, out: Path, **changes: Any) -> Job:
         """Returns a job that writes to a folder."""

@@ -64,14 +64,14 @@ INGREDIENTS: dict[str, Any] = {
     "longer x2, stop after 3": lambda epochs: {"epochs": 2 * epochs, "early_stopping": 3},
     "scratch": {"pretrained": "none", "lr": 0.001},
 }
-SETTINGS = ("data", "preset", "model", "side", "images", "epochs", "folds")  # of a table; its lines may be compared
+SETTINGS = ("data", "preset", "model", "side", "images", "epochs", "folds")  # equal in all lines of a table
 
 
 def draw_groups(rows: Manifest, count: int) -> Manifest:
     """Returns rows of whole groups, in an order of the groups' own, until each class has `count` or all its images.
 
     Args:
-        rows: of a Manifest.
+        rows: rows of a Manifest.
         count: images wanted per class; 0: all rows.
     """
     if not count:
@@ -191,7 +191,7 @@ def tables(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     text: list[str] = []
     for setting in dict.fromkeys(tuple(line[name] for name in SETTINGS) for line in lines):
         own = [line for line in lines if tuple(line[name] for name in SETTINGS) == setting]
-        results = {(line["ingredient"], line["seed"]): line for line in own}  # of two equal ones the later
+        results = {(line["ingredient"], line["seed"]): line for line in own}  # the later of two equal ones
         text += [
             "",
             ", ".join(f"{name} {value}" for name, value in zip(SETTINGS, setting, strict=True)),

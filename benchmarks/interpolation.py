@@ -34,7 +34,7 @@ def load_images(folder: Path, side: int, count: int) -> Tensor:
 
     Args:
         folder: searched with all its subfolders.
-        side: of the squares in pixels.
+        side: side of the squares in pixels.
         count: largest number of images.
 
     Returns:

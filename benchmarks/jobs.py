@@ -28,8 +28,8 @@ def make_job(data: Path, count: int, *, side: int, recipe: Recipe, crop: Crop, f
     Args:
         data: has one folder per class, or a folder Training that has them.
         count: number of images, spread evenly over the sorted paths.
-        side: of the crops in pixels.
-        recipe: of the model.
+        side: side of the crops in pixels.
+        recipe: the model's recipe.
         crop: the other parameters of the crop; borders stay.
         folder: to write the store to.
 

@@ -97,7 +97,7 @@ def train_until_killed(name: str, delay: float | None) -> int:
     """Starts or resumes a training and returns its exit status.
 
     Args:
-        name: of the training.
+        name: the training's name.
         delay: seconds after which it is killed, from when it begins to write a checkpoint; None: it is not killed.
     """
     earlier = temporary_checkpoints()
@@ -141,7 +141,7 @@ def kill_and_compare(kills: int, seed: int) -> bool:
 
     Args:
         kills: number of kills; the training that the last one hits is resumed to its end.
-        seed: of the delays.
+        seed: seed of the delays.
 
     Returns:
         Whether the results of every training are those of the uninterrupted one.
@@ -155,9 +155,9 @@ def kill_and_compare(kills: int, seed: int) -> bool:
     expected = result_digests("uninterrupted")
     print(f"uninterrupted: {seconds:.1f} s of training, {time.perf_counter() - start:.1f} s with start and evaluation")
     print(f"{'kill':>4}  {'training':>8}  {'delay s':>7}  {'killed during':>20}  had resumed from")
-    are_equal: list[bool] = []  # of the ended trainings
+    are_equal: list[bool] = []  # whether each ended training equals the uninterrupted one
     done = 0  # number of kills
-    number = 1  # of the training
+    number = 1  # counts the trainings
     while done < kills or len(are_equal) < number:
         name = f"training{number}"
         delay = generator.uniform(0, seconds * LONGEST_DELAY) if done < kills else None

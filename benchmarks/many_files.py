@@ -28,7 +28,7 @@ from tumorboard.base.schema import read_yaml
 CLASSES = "abcd"
 IMAGE_SIDE = 96  # pixels; side of the drawn images
 GRID_SIDE = 16  # random colors per side that an image is interpolated from
-QUALITY = 90  # of the JPEGs
+QUALITY = 90  # quality of the JPEGs
 SAMPLE_SECONDS = 0.1  # between two readings of the memory
 MIB = 2**20
 

@@ -22,7 +22,7 @@ from benchmarks import ROOT, argument_parser, machine, stage_environment
 from tumorboard.base.cores import FEW_SPINS, available_cores
 
 NEIGHBOR = "while True: pass"
-SECONDS = 1.0  # of a measurement
+SECONDS = 1.0  # least duration of a measurement
 BATCH, CLASSES = 32, 2
 WARM_STEPS = 3
 

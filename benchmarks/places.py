@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from benchmarks import argument_parser, machine
 from tumorboard.base.randomness import keys_of
 
-SIDE = 160  # of a field in pixels
+SIDE = 160  # side of a field in pixels
 CLASSES = ("WBC", "Platelets")
 OTHERS = "RBC"
 COUNT = 3  # other cells per field
@@ -87,7 +87,7 @@ def compose(
     Args:
         cell: uint8[S, S, 3], of the class.
         others: cells that all classes have, each uint8[S, S, 3].
-        generator: of the places.
+        generator: draws the places.
     """
     edges = np.concatenate([cell[0], cell[-1], cell[:, 0], cell[:, -1]])
     field = np.empty((SIDE, SIDE, 3), np.uint8)

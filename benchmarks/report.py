@@ -34,9 +34,9 @@ from tumorboard.base.tables import Manifest
 from tumorboard.data.store import CropBatch
 
 SIDE = 64  # pixels of a crop
-PATIENTS = 60  # of each part
+PATIENTS = 60  # patients per part
 PARTS = ("validation", "other folds", "test")
-SKILL = 3.0  # of each member
+SKILL = 3.0  # lead of the right class's logit, for each member
 PROFILED = 35  # functions that --profile prints
 # The functions that the stage calls, by what is timed.
 STEPS = {

@@ -206,8 +206,8 @@ def rows_of(results: PanelResults, title: str = "") -> list[str]:
     """Returns rows of a table: the members, then the votes, of which the one that heads the report is bold.
 
     Args:
-        results: of a panel. Where it is one model, all votes are this model and have no rows.
-        title: of the row of a single model, in place of its name.
+        results: a panel's results. Where it is one model, all votes are this model and have no rows.
+        title: name of a single model's row, in place of the model's.
     """
     lines = []
     validation, test = results.validation_scores, results.test_scores

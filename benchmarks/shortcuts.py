@@ -28,7 +28,7 @@ class Cell(NamedTuple):
 
     patients: int
     label_by: str  # patient | image
-    skill: float  # of the planted shortcut
+    skill: float  # skill of the planted shortcut, 0 to 1
 
 
 CELLS = [Cell(patients, by, skill) for skill in (0.0, 0.5) for by in ("patient", "image") for patients in (12, 24, 60)]

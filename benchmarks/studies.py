@@ -64,7 +64,7 @@ class Study:
         """Splits the images, and writes the manifest that `train` reads.
 
         Args:
-            params: of the split and the audit.
+            params: the parameters of split and audit.
             change_labels: changes the labels before anything else sees them.
         """
         prepared = prepare_data(

@@ -188,7 +188,7 @@ def time_loops(names: Sequence[str], data: Path, job: Job, *, workers: int, repe
     """Returns the seconds of one epoch per loop and repetition; the first repetition warms up and does not count.
 
     Args:
-        names: of LOOPS.
+        names: names in LOOPS.
         data: has one folder per class, or a folder Training that has them.
         job: what is trained.
         workers: processes of each DataLoader; 0: none.

@@ -19,7 +19,7 @@ class Block(NamedTuple):
     """A fenced block of a page."""
 
     page: str
-    line: int  # of its first line, from 1
+    line: int  # number of its first line, from 1
     language: str
     text: str
 
@@ -116,7 +116,7 @@ def run_page(page: Path, folder: Path, environment: dict[str, Any]) -> int:
     Args:
         page: Markdown.
         folder: where the first block begins; a later one begins where the one before it ended.
-        environment: of the commands.
+        environment: environment variables of the commands.
 
     Returns:
         How many outputs were compared.
@@ -147,7 +147,7 @@ def run_commands(text: str, where: str, state: Path, environment: dict[str, Any]
         text: the commands.
         where: is named in messages.
         state: file with the folder where they begin; it gets the folder where they end.
-        environment: of the commands.
+        environment: environment variables of the commands.
 
     Raises:
         AssertionError: a command fails.

@@ -32,7 +32,7 @@ class Run(NamedTuple):
     """A block that is run."""
 
     page: str
-    begin: str  # of its first line
+    begin: str  # beginning of its first line
     replaced: dict[str, str] = {}  # noqa: RUF012 - never changed; texts of the block and what is run instead
     before: str = ""  # commands that prepare it, whose results the page takes for granted
 

@@ -51,9 +51,9 @@ def save_untrained(
 
     Args:
         name: "linear", "cnn" or "other"; the last is a cnn3.
-        seed: of the weights.
+        seed: seed of the weights.
         changes: fields of the model card that are to differ.
-        classes: of the network's outputs.
+        classes: number of the network's outputs.
     """
     architecture = {"linear": "linear", "cnn": "cnn", "other": "cnn3"}[name]
     recipe = resolve_recipe(params, "cnn").model_copy(

@@ -12,7 +12,7 @@ def made_up_statistics(
     """Returns statistics of networks with some features.
 
     Args:
-        features: of the network.
+        features: number of the network's features.
         held_out: scores of the held-out images.
         per_group: how many of these make a group, in their order.
     """

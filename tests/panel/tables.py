@@ -60,7 +60,7 @@ def panel_outputs(
     """Returns outputs of overconfident members of rising skill, which differ from part to part.
 
     Args:
-        seed: of the numbers.
+        seed: seed of the numbers.
         folds: ids of the validation rows of each fold; they end with a number, and two in a row are one group.
         models: their names.
         tests: number of test rows.

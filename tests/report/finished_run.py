@@ -46,8 +46,8 @@ def panel_params(params: Params, **changes: Any) -> Params:
     """Returns params of two models on two folds, of patients, without a positive class, with few resamples.
 
     Args:
-        params: of the repository.
-        changes: of sections, dicts by their name; of other keys, values.
+        params: the repository's parameters.
+        changes: a dict per section, a value per other key.
     """
     sections: dict[str, dict[str, Any]] = {
         "data": {"unit": "patient", "positive": None},
@@ -80,10 +80,10 @@ def write_finished_run(
         root: an empty folder.
         params: whose models and folds are written; without `evaluate.test` no test image is predicted.
         classes: names.
-        groups: of three images each; every third one is in the test set, the others in folds 0 and 1.
+        groups: number of groups of three images; every third one is in the test set, the others in folds 0 and 1.
         skill: how far the first model's logits favor the right class, 0 is guessing; the second's twice as far.
         giant: the images of half of the test groups are one group's.
-        seed: of the logits.
+        seed: seed of the logits.
     """
     generator = np.random.default_rng(seed)
     manifest = _make_manifest(classes, groups, giant)
@@ -111,7 +111,7 @@ def write_run(
         crops: uint8[N, S, S, 3], one per row of the manifest.
         classes: names.
         skills: how far each model's logits favor the right class; 0 is guessing.
-        generator: of histories and logits.
+        generator: draws histories and logits.
     """
     _write_crops(root, manifest, crops, classes)
     _write_split(root, manifest, classes)
