@@ -14,7 +14,7 @@ from tumorboard.data.store import CropStore, write_store
 
 
 def main(params: Params, *, fold: int, store: Input, manifest: Input, out: Output, metrics: Output) -> None:
-    """Writes `out`/manifest.csv, the fold's training rows and what was added, `out`/store of the latter, and `metrics`.
+    """Writes `out`/manifest.csv, the fold's training and added rows, `out`/store, the added crops, and `metrics`.
 
     With generated images, `out`/generated.csv has the training image that each one resembles most. The metrics are the
     numbers of images per class, of all copies and of all generated images.

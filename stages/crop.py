@@ -18,7 +18,7 @@ def main(params: Params, *, out: Output, metrics: Output) -> None:
     """Crops the images of `data.raw`.
 
     Args:
-        params: sections data, crop and runtime.
+        params: the sections data, crop and runtime are used.
         out: folder to write the manifest, the tables of the files and the crop store to.
         metrics: JSON file to write the counts to.
     """

@@ -14,7 +14,7 @@ from tumorboard.panel.fits import fitting_of
 from tumorboard.panel.panel_file import write_panel
 from tumorboard.panel.unlike import load_unlike, panel_threshold
 
-Files: TypeAlias = Mapping[tuple[str, int], Path]  # by model and fold
+Files: TypeAlias = Mapping[tuple[str, int], Path]  # one file by model and fold
 
 # The folders that have one file per model and fold, by the option that names them, and the kind of file.
 INPUT_FOLDERS = {"members": "csv", "test_members": "csv", "held_out": "safetensors", "unlike": "safetensors"}
@@ -44,15 +44,15 @@ def main(
 
     Args:
         members: folder with the members' Predictions for validation images, <model>/<fold>.csv.
-        test_members: folder with those for test images.
+        test_members: folder with the members' Predictions for test images.
         held_out: folder with the outputs for validation images by left-out part, <model>/<fold>.safetensors.
         unlike: folder with the statistics of the training images, <model>/<fold>.safetensors.
-        attributes: file of the data's further columns, of which the vote `stacking` may use some.
+        attributes: file of the data's further columns, some of which the vote `stacking` may use.
         panel: file for the fitted numbers, which `tumorboard predict` reads.
         joined: folder for each member's calibrated Predictions for validation images, <model>.csv.
-        votes: folder for each vote's, <vote>.csv, and that of the vote that heads the report, heading.csv.
+        votes: folder for each vote's Predictions, <vote>.csv, and for the heading vote's, heading.csv.
         test_joined: folder for each member's calibrated Predictions for test images.
-        test_votes: folder for each vote's.
+        test_votes: folder for each vote's Predictions for test images.
         metrics: JSON file for the validation scores of the vote that heads the report.
         comparison: JSON file for the validation scores of all members and votes.
         test_metrics: JSON file for the test scores of the vote that heads the report, named test_<score>.

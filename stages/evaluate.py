@@ -25,13 +25,13 @@ def main(
     unlike: Output,
     metrics: Output,
 ) -> None:
-    """Writes a model's Predictions, uncalibrated, and the scores of those for validation images.
+    """Writes a model's Predictions, uncalibrated, and their scores on the validation images.
 
     Prints one line with the speed, which is no metric because it differs from run to run.
 
     Args:
-        params: sections data, evaluate, runtime and seed.
-        model: its name.
+        params: the sections data, evaluate and runtime and the seed are used.
+        model: name of the model.
         fold: the fold that validates it.
         store: folder of the crops.
         manifest: file of the split.
@@ -39,7 +39,7 @@ def main(
         held_out: the training's outputs for the validation images.
         out: file for the validation images.
         test_out: file for the test images; without rows where `evaluate.test` is false.
-        unlike: file for the statistics of the training images, by which new images are called unlike them.
+        unlike: file for the statistics of the training images, by which new images are reported as unlike them.
         metrics: JSON file for the scores of the validation images.
     """
     split = read_manifest(manifest)

@@ -1,4 +1,4 @@
-"""Maps where the panel sees the evidence in images of each part, and compares the maps with boxes around lesions."""
+"""Maps the evidence that the panel sees in images of each part, and compares the maps with boxes around lesions."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,21 +42,21 @@ def main(
     """Writes the maps of the images that the report shows, chosen by the predictions of the vote that heads it.
 
     Args:
-        params: of the run; `data.boxes` names a table inside `data.raw`.
+        params: the run's parameters; `data.boxes` names a table inside `data.raw`.
         models: folder with the model files, <model>/<fold>.safetensors.
-        panel: file of what was fitted to the validation images.
+        panel: file of the values that were fitted to the validation images.
         crop: output folder of the stage crop; its tables of images and of quarantined files are read.
         store: folder of the crops.
         manifest: file of the split.
-        unlike: folder with the statistics of the training images, which change with the weights: DVC knows by them that
+        unlike: folder with the statistics of the training images, which change with the weights: they show DVC that
             a model file is another one.
         votes: folder of the votes' Predictions for validation images.
-        test_votes: folder of those for test images, without rows where `evaluate.test` is false.
+        test_votes: folder of the votes' Predictions for test images, without rows where `evaluate.test` is false.
         out: folder for examples and maps of validation images.
-        test_out: folder for those of test images.
+        test_out: folder for examples and maps of test images.
         filters: file for the filters of each model's first layer, before and after training.
-        places: JSON file for how well the maps of validation images agree with the boxes; empty without boxes.
-        test_places: the same of test images.
+        places: JSON file for the agreement of the validation images' maps with the boxes; empty without boxes.
+        test_places: JSON file for the agreement of the test images' maps with the boxes.
     """
     trained = load_panel(_files(params, models), choose_device(params.runtime), unlike=unlike)
     content = read_panel(panel, params.models, classes=trained.card.classes, manifest=trained.card.manifest)

@@ -9,7 +9,7 @@ def main(_: Params, *, out: Output) -> None:
     """Downloads one of the sets that the list `medmnist` in params.yaml names.
 
     Args:
-        _: params, not used.
+        _: the parameters; not used.
         out: file to write; its name is the value of `data.raw` that selects it, such as medmnist:bloodmnist_224.
     """
     download(out.name.removeprefix(PREFIX), out)

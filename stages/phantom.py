@@ -13,7 +13,7 @@ def main(params: Params, *, out: Output) -> None:
     """Draws the pictures of the data set and writes their label table.
 
     Args:
-        params: section phantom, and seed.
+        params: the section phantom and the seed are used.
         out: folder to write to, with one folder per class and labels.csv.
 
     Raises:

@@ -9,7 +9,7 @@ from tumorboard.models.recipes import pin_recipes
 
 
 def main(params: Params, *, out: Output) -> None:
-    """Writes `out`/<model>.json for each model that runs: its whole recipe, and what its weights and own code are.
+    """Writes `out`/<model>.json for each model that runs: its whole recipe, with its weights and own code identified.
 
     Prints which published weights a model starts from.
     """

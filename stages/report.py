@@ -78,7 +78,7 @@ def _remove_unlisted(params: Params, training: Path, metrics: Path) -> None:
 
 
 def _replace_pictures(folder: Path, pictures: Mapping[str, bytes]) -> None:
-    """Writes pictures as PNG; DVC shows every picture in a folder, so that those of earlier runs have to go."""
+    """Writes pictures as PNG; DVC shows every picture in a folder, so pictures of earlier runs are deleted."""
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     for name, png in pictures.items():
@@ -86,7 +86,7 @@ def _replace_pictures(folder: Path, pictures: Mapping[str, bytes]) -> None:
 
 
 def _listed_files(params: Params, training: Path, metrics: Path) -> tuple[list[Path], list[Path]]:
-    """The folders of the trainings and the files of the evaluations that params.yaml lists."""
+    """Returns the folders of the trainings and the files of the evaluations that params.yaml lists."""
     listed = [Path(model) / str(fold) for model in params.models for fold in params.folds]
     return [training / path for path in listed], [metrics / "evaluate" / f"{path}.json" for path in listed]
 

@@ -16,10 +16,10 @@ from tumorboard.data.store import CropStore
 def main(
     params: Params, *, crop: Input, out: Output, metrics: Output, audit_metrics: Output, test_metrics: Output
 ) -> None:
-    """Writes the split Manifest and the tables of the audit to `out`, and the metrics of both; prints the warnings.
+    """Writes the split Manifest and the tables of the audit to `out`, and the metrics of both; prints warnings.
 
     Args:
-        params: of the run.
+        params: the run's parameters.
         crop: folder of the crop stage.
         out: folder for manifest.csv, counts.csv, duplicates.csv, quarantined.csv, shortcuts.csv, test_shortcuts.csv.
         metrics: JSON file for the counts and shares of the split.

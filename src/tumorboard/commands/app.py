@@ -15,7 +15,7 @@ if __name__ == "__main__" or Path(sys.argv[0]).stem == "tumorboard":  # not wher
     report_uncaught_faults("tumorboard")
     handle_signals("tumorboard")
     let_threads_sleep()
-    # Python looks for cycles among objects at every 700 new ones, which takes some per cent of the time while torch is
+    # Python looks for reference cycles at every 700 new objects, which takes some per cent of the time while torch is
     # imported.
     gc.set_threshold(20_000)
 

@@ -49,9 +49,9 @@ def batch_size(
 class Capacity(NamedTuple):
     """How many images one process can train on at once."""
 
-    images: int  # the most that fit in memory
-    fewest: int  # the fewest that the model can train on
-    how: str  # how `images` was determined, for the user
+    images: int  # the most images that fit in memory
+    fewest: int  # the fewest images that the model can train on
+    how: str  # a text for the user on how `images` was determined
 
 
 def measure_capacity(job: Job, runtime: Runtime, memory: float | None) -> Capacity:
@@ -61,9 +61,9 @@ def measure_capacity(job: Job, runtime: Runtime, memory: float | None) -> Capaci
     where exhausted memory kills the process, the peaks of a few small steps are extrapolated along a line.
 
     Args:
-        job: the training whose recipe and images are used; nothing of it is written.
+        job: the training whose recipe and images are used; its outputs are not written.
         runtime: decides the device; its processes share the memory.
-        memory: the limit on a CPU in GiB; None: what the machine has free.
+        memory: the limit on a CPU in GiB; None: the machine's free memory.
 
     Raises:
         InputError: if not even the fewest images fit, or if `memory` is given on CUDA.
@@ -101,9 +101,9 @@ def accumulate_for(job: Job, processes: int, capacity: Capacity) -> int:
     """Returns the fewest micro-batches per step with which every process's share of a batch fits in memory.
 
     Args:
-        job: gives the number of training images and the batch size, which is of all processes together.
-        processes: of the training.
-        capacity: of one process.
+        job: gives the number of training images and the batch size, which counts all processes together.
+        processes: number of processes of the training.
+        capacity: the capacity of one process.
 
     Raises:
         InputError: if a micro-batch would then hold fewer images than the model can train on.
@@ -144,7 +144,7 @@ def largest_that_fits(step: Callable[[int], None], fewest: int, most: int) -> in
             fails = size
             if size == fewest:
                 break
-        torch.cuda.empty_cache()  # the next step would have less room for what a failed step left behind
+        torch.cuda.empty_cache()  # otherwise a failed step's memory would be missing in the next step
         size = min(2 * size, most) if fails > most else (fits + fails) // 2
     if not fits:
         raise InputError(f"{_too_little(fewest)}: lower crop.side, or choose a smaller architecture")
@@ -199,7 +199,7 @@ def _peak_bytes(step: Callable[[int], None], images: int) -> int:
 
 
 def _free_bytes() -> int:
-    """Returns the bytes that this process may hold: what it has, and what the machine has left."""
+    """Returns the bytes that this process may hold: the bytes it holds, and those that the machine has free."""
     return (_kilobytes("/proc/meminfo", "MemAvailable") + _kilobytes("/proc/self/status", "VmRSS")) * 1024
 
 

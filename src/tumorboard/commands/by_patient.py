@@ -13,7 +13,7 @@ from tumorboard.data.table_text import read_table_text
 from tumorboard.panel.deciding import Deciding
 from tumorboard.panel.predict import Decisions
 
-STUDY = "study"  # in the place of a pattern or a table: data.group_pattern of params.yaml
+STUDY = "study"  # in place of a pattern or table: selects data.group_pattern of params.yaml
 
 
 def patients_of(source: str, files: Sequence[Path], pattern: str | None) -> list[str]:
@@ -22,8 +22,8 @@ def patients_of(source: str, files: Sequence[Path], pattern: str | None) -> list
     Args:
         source: 'study'; a CSV with the columns path and group; or a regular expression, whose first parentheses match
             the patient in the path.
-        files: that are predicted.
-        pattern: `data.group_pattern` of the study; None: it has none.
+        files: the files that are predicted.
+        pattern: `data.group_pattern` of the study, if it has one.
 
     Raises:
         InputError: there is no pattern, it does not match a path, or the table lacks a file.
@@ -71,13 +71,13 @@ def join_patients(decisions: Decisions, patients: Sequence[str], deciding: Decid
 
     Args:
         decisions: one row per image file, as `predict_images` returns them.
-        patients: of the files.
+        patients: patient of each file.
         deciding: how the images were decided; threshold and `abstain` hold for the means too.
 
     Returns:
         `path` (the patient), `decided`, `probability`, `agreeing` (how many of the patient's images have the decided
         class as their most probable one), `p_<class>` (the mean of the images' calibrated probabilities), `threshold`
-        (as of `predict_images`), `images` (how many were classified), `unlike` (how many of these are unlike the
+        (as in `predict_images`), `images` (how many were classified), `unlike` (how many of these are unlike the
         training images), `problem` (how many files were not classified, else empty).
     """
     names = [str(name) for name in decisions if str(name).startswith("p_")]

@@ -60,10 +60,10 @@ def check(
     Exit status 2: a run would refuse RAW.
     """
     params_file = find_params()
-    place = None  # the system's folder of temporary files
+    place = None  # None: the system's folder of temporary files
     try:
         params = params_for(load_params(params_file), raw, group_pattern)
-        if params.runtime.scheduler:  # whose workers see the study's folder, but not this machine's /tmp
+        if params.runtime.scheduler:  # its workers see the study's folder, but not this machine's /tmp
             place = side_cache("check")
         account = check_folder(raw, params, labels, place)
     except InputError as error:
@@ -80,7 +80,7 @@ def check(
         account.warnings.append(unversioned)
     if account.groups == len(account.accepted):
         guess = guess_groups(account.accepted)
-        if guess is not None and guess.groups > len(account.classes):  # else they may be the classes
+        if guess is not None and guess.groups > len(account.classes):  # otherwise the groups may be the classes
             account.warnings.append(describe_guess(guess))
     if as_json:
         typer.echo(json.dumps(asdict(account)))
@@ -90,7 +90,7 @@ def check(
 
 
 def name_pattern_option(account: Account, group_pattern: str | None) -> None:
-    """Lets a refusal of the pattern of groups name the option, if this gave the pattern."""
+    """Makes an error about the pattern of groups name the option, if the option set the pattern."""
     if account.refused is not None and group_pattern is not None:
         account.refused["message"] = about_option(account.refused["message"], "--group-pattern")
 
@@ -99,10 +99,10 @@ def print_account(account: Account, raw: Path, params_file: Path, console: Conso
     """Prints an Account for a reader at a terminal; the verdict comes last.
 
     Args:
-        account: of the folder.
+        account: the account of the folder.
         raw: the folder.
         params_file: the params.yaml whose limits were used.
-        console: where it is printed.
+        console: where the account is printed.
     """
     limits = "the package's limits" if params_file == package_file("params.yaml") else f"the limits of {params_file}"
     console.print(Text(f"{printable(str(raw))}, by {limits}", style="bold"), soft_wrap=True)

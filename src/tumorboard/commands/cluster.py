@@ -31,7 +31,7 @@ from tumorboard.commands.trainings import KILL_SECONDS, ProgressView, Training, 
 OPTION = "--scheduler"
 GPU = "GPU"  # the resource of Dask that a worker with a GPU declares: dask worker --resources GPU=1
 LOSSES = 3  # workers that a training may lose before it counts as failed
-WAIT_SECONDS = 30.0  # for a worker, where there is none any more
+WAIT_SECONDS = 30.0  # wait for a worker after the last one was lost
 LOOK_SECONDS = 1.0  # between two looks at the cluster
 # Dask sets these to 1 in its workers, and the number of threads decides the last digits of a result.
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
@@ -43,7 +43,7 @@ class ClusterTraining(Training):
 
     condition: str = "queued"  # 'queued', 'running', 'done' or 'failed'
     attempt: int = 0  # how many workers have had it
-    host: str = ""  # of the worker that has it
+    host: str = ""  # machine of the worker that has it
     news: str = ""  # its last progress
     at_work: bool = False  # whether its process may run
 
@@ -73,7 +73,7 @@ class ClusterTraining(Training):
 class Cluster:
     """A Dask cluster whose workers train."""
 
-    scheduler: str  # address, as in tcp://host:8786
+    scheduler: str  # address of the scheduler, as in tcp://host:8786
     own_checkouts: bool  # whether workers that see the study's folder train in checkouts of their own all the same
 
 
@@ -89,9 +89,9 @@ def run_on_cluster(files: Mapping[str, Path], cluster: Cluster, received: Sequen
     """Runs trainings on the workers of a Dask cluster and shows their progress; returns when all have ended.
 
     Args:
-        files: for the output of each training, by its stage, in the order of their start.
+        files: file for each training's output, by its stage, in the order of their start.
         cluster: its scheduler, and which checkouts its workers use.
-        received: signals; once there is one, no training is started and the running ones are ended.
+        received: received signals; once there is one, no training is started and the running ones are ended.
 
     Returns:
         The trainings, each of which is done or has failed, unless a signal was received.
@@ -107,7 +107,7 @@ def run_on_cluster(files: Mapping[str, Path], cluster: Cluster, received: Sequen
     with open_client(cluster.scheduler, OPTION) as client, _marker_file() as marker:
         try:
             _Run(client, marker, trainings, cluster.own_checkouts).run(received)
-        except OSError as error:  # the client's connection
+        except OSError as error:  # the client has lost its connection
             raise InputError(
                 f"{OPTION}: the scheduler at {cluster.scheduler} is lost ({error}). The results of finished trainings "
                 "are in DVC's run cache; another run takes them from there"
@@ -119,7 +119,7 @@ def run_on_cluster(files: Mapping[str, Path], cluster: Cluster, received: Sequen
 class _Run:
     """The trainings of one run and the workers that have them."""
 
-    client: Any  # of distributed
+    client: Any  # a distributed.Client
     marker: Path  # a file in the study's folder, by which a worker sees that it sees this folder
     trainings: list[ClusterTraining]
     own: bool
@@ -127,21 +127,21 @@ class _Run:
     def __post_init__(self) -> None:
         self._queue = list(self.trainings)
         self._running: dict[str, tuple[ClusterTraining, Any]] = {}  # training and future by the worker's address
-        self._facts: dict[str, WorkerFacts | None] = {}  # of each worker; None: it cannot train this study
+        self._facts: dict[str, WorkerFacts | None] = {}  # by the worker's address; None: it cannot train this study
         self._digest = package_digest()
         self._source: Source | None = None
 
     def run(self, received: Sequence[int]) -> None:
         """Hands the trainings to the workers; returns when all have ended."""
         self.client.subscribe_topic(self.marker.name, self._on_event)
-        usable_at = time.monotonic()  # when there last was a worker
+        usable_at = time.monotonic()  # last time at which there was a worker
         with ProgressView(self.trainings) as view:
             try:
                 while not received:
                     workers = self._look()
                     for address in list(self._running):
                         self._follow(address, workers)
-                    view.show()  # what was lost, before it begins again
+                    view.show()  # shows the lost training before it begins again
                     for address in workers:
                         if self._queue and address not in self._running:
                             self._start(address, workers[address])
@@ -172,7 +172,7 @@ class _Run:
         return {address: each for address, each in declared.items() if self._facts.get(address) is not None}
 
     def _judge(self, address: str, answer: WorkerFacts | Exception) -> WorkerFacts | None:
-        """Returns what a worker is; None, with a message on standard error, if it cannot train this study."""
+        """Returns a worker's facts; None, with a message on standard error, if it cannot train this study."""
         if isinstance(answer, OSError):  # it has just left
             return None
         if isinstance(answer, Exception):
@@ -289,18 +289,18 @@ def _marker_file() -> Iterator[Path]:
 
 
 def release_locks(stage: str) -> None:
-    """Removes what a lost worker's training noted in DVC's lock file of the study's folder.
+    """Removes the entries of a lost worker's training from DVC's lock file of the study's folder.
 
-    DVC would ask whether a process of the same number runs, but on the machine of the worker that trains next.
+    DVC would look for the process by its number, but on the machine of the worker that trains next.
 
     Args:
-        stage: of the training.
+        stage: stage of the training, as in train@cnn-0.
     """
     with open_repo(wait=True) as repo, repo.lock:
         file = Path(repo.tmp_dir) / "rwlock"
         try:
             tree = json.loads(file.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):  # of a damaged one DVC has a message
+        except (FileNotFoundError, ValueError):  # DVC itself reports a damaged file
             return
         kept = {
             "write": {path: holder for path, holder in tree.get("write", {}).items() if not _is_of(holder, stage)},
@@ -315,5 +315,5 @@ def release_locks(stage: str) -> None:
 
 
 def _is_of(holder: dict[str, Any], stage: str) -> bool:
-    """Returns whether the command of a lock's holder is that of a training."""
+    """Returns whether a lock's holder runs the command of a training."""
     return str(holder["cmd"]).endswith(f" {stage}")

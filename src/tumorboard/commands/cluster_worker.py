@@ -1,7 +1,7 @@
-"""What a worker of a Dask cluster does for `tumorboard run --scheduler`: it runs one training as a process.
+"""The worker's part of `tumorboard run --scheduler` on a Dask cluster: runs one training as a process.
 
 `python -m tumorboard.commands.cluster_worker STAGE` is such a process. It reads its order as a line of JSON, and ends
-what it has started when its standard input ends, that is when the worker stops it or is killed.
+its training when its standard input ends, that is when the worker stops it or is killed.
 """
 
 import json
@@ -29,11 +29,11 @@ from tumorboard.commands.trainings import KILL_SECONDS, POLL_SECONDS, Training, 
 
 
 class WorkerFacts(NamedTuple):
-    """What a worker is."""
+    """The facts that decide whether a worker can train a study."""
 
     host: str
-    version: str  # of its tumorboard
-    digest: str  # of its tumorboard (`package_digest`)
+    version: str  # version of its tumorboard
+    digest: str  # digest of its tumorboard (`package_digest`)
     sees_study: bool
 
 
@@ -41,21 +41,21 @@ class WorkerFacts(NamedTuple):
 class Order:
     """One training for a worker."""
 
-    stage: str  # as in train@cnn-0
-    attempt: int  # from 1; one more after each worker that was lost
-    topic: str  # of the events that report progress
-    folder: str  # of the study, where the worker sees it
-    log: str  # file for the output in the same case
+    stage: str  # stage of the training, as in train@cnn-0
+    attempt: int  # number of the attempt, from 1; one more after each lost worker
+    topic: str  # topic of the events that report progress
+    folder: str  # the study's folder as the worker sees it
+    log: str  # file for the output of a training in `folder`
     environment: Mapping[str, str | None]  # variables of the training; None: unset
-    source: Source | None  # for a checkout of the worker's own; None: it trains in `folder`
+    source: Source | None  # source of the worker's own checkout; None: it trains in `folder`
 
 
 class Outcome(NamedTuple):
     """How a training ended on a worker."""
 
     status: int  # exit status
-    log: str | None  # the output of a training in an own checkout
-    entry: Entry | None  # of the run cache, for a training in an own checkout that has succeeded
+    log: str | None  # output of a training in an own checkout
+    entry: Entry | None  # entry of the run cache, after a successful training in an own checkout
 
 
 def package_digest() -> str:
@@ -66,7 +66,7 @@ def package_digest() -> str:
 
 
 def examine_worker(marker: str) -> WorkerFacts:
-    """Returns what the worker that runs this function is.
+    """Returns the facts about the worker that runs this function.
 
     Args:
         marker: a file of a unique name in the study's folder, which only a worker that sees this folder finds.
@@ -117,7 +117,7 @@ def _start(order: Order, log: Path, scratch: Path, entry: Path) -> subprocess.Po
         process = start_process(command, {}, output, folder=folder, stdin=subprocess.PIPE)
     assert process.stdin is not None
     words = asdict(order) | {"base": str(scratch.parent), "entry": str(entry)}
-    with suppress(BrokenPipeError):  # it has ended already; its log says why
+    with suppress(BrokenPipeError):  # it has ended already; its log has the reason
         process.stdin.write(json.dumps(words).encode() + b"\n")
         process.stdin.flush()
     return process
@@ -160,7 +160,7 @@ def main(stage: str) -> int:
 
 
 def _leave_input() -> None:
-    """Gives the commands that this process starts an empty standard input, and waits for the end of its own."""
+    """Gives this process's commands an empty standard input, and watches its own, which ends with the worker."""
     lifeline = os.dup(0)
     with Path(os.devnull).open("rb") as empty:
         os.dup2(empty.fileno(), 0)
@@ -170,7 +170,7 @@ def _leave_input() -> None:
 def _end_with_worker(lifeline: int) -> None:
     """Kills the commands of this process when the worker ends; DVC then ends by itself, as after a failed command.
 
-    At once, since another worker may begin the same training within a second; only a killed one leaves its checkpoint.
+    It does so at once: another worker may start this training within a second, and a killed one leaves its checkpoint.
     """
     while os.read(lifeline, 1024):
         pass

@@ -22,12 +22,12 @@ from tumorboard.commands.errors import reports_user_errors
 from tumorboard.evaluation.comparisons import PanelComparison, compare_pair
 from tumorboard.evaluation.paired import DIFFERENCE_COLUMNS, FIRST, NOISE, SECOND, SHARES
 
-WORKSPACE = "workspace"  # as DVC calls the files in the project's folder
+WORKSPACE = "workspace"  # DVC's name for the files in the project's folder
 HEADING = "heading"  # the vote that heads the report
 HARD = "hard"  # the vote whose table holds shares of votes, which are no probabilities
-FOLDERS = {"test": Path("predictions/test"), "validation": Path("predictions")}  # with votes/ and joined/
+FOLDERS = {"test": Path("predictions/test"), "validation": Path("predictions")}  # folders that have votes/ and joined/
 SPLIT_OF_PART = {"test": "test", "validation": "val"}
-WIDTH = 140  # columns, for the longest verdict
+WIDTH = 140  # columns that the longest verdict needs
 PRIMARY, EXPLORATORY = "primary", "exploratory"  # kinds of scores
 _NO_STUDY = ": change into the folder of a study (`tumorboard new` makes one), or name two files"
 COLORS = {NOISE: "", FIRST: "green", SECOND: "red"}
@@ -41,7 +41,7 @@ class Settings:
 
     confidence: float = 0.95
     seed: int = 0
-    unit: str | None = None  # what a group is
+    unit: str | None = None  # what a group is, such as 'patient'
 
 
 # Click joins the lines of each paragraph. The last one has to be one command that works.
@@ -59,7 +59,7 @@ def compare(
     first: Annotated[
         str, typer.Argument(metavar="A", help="Git revision, experiment, 'workspace', or file of predictions.")
     ],
-    second: Annotated[str, typer.Argument(metavar="B", help="Likewise.")],
+    second: Annotated[str, typer.Argument(metavar="B", help="The other one, in the same forms.")],
     name: Annotated[
         str, typer.Option("--name", help="Member or vote to compare; default: the vote that heads the report.")
     ] = HEADING,
@@ -103,7 +103,7 @@ def compare(
 
 
 def read_settings(params_file: Path) -> Settings:
-    """Reads confidence, seed and unit from params.yaml; the defaults where there is no such file."""
+    """Reads confidence, seed and unit from params.yaml; returns the defaults where there is no such file."""
     if not params_file.is_file():
         return Settings()
     params = load_params(params_file)
@@ -115,8 +115,8 @@ def read_side(side: str, name: str, part: Literal["test", "validation"]) -> Pred
 
     Args:
         side: a file of Predictions, 'workspace', a git revision or the name of an experiment.
-        name: of a member or vote; a file is read as it is.
-        part: whose rows are kept.
+        name: name of a member or vote; not used for a file.
+        part: the part whose rows are kept.
 
     Raises:
         InputError: there are no such predictions, or none of this part.
@@ -142,13 +142,13 @@ def read_side(side: str, name: str, part: Literal["test", "validation"]) -> Pred
 def holds_shares(side: str, name: str, part: Literal["test", "validation"], table: Predictions) -> bool:
     """Returns whether a side of a comparison is a hard vote, whose table has shares of votes and no probabilities.
 
-    That is the vote 'hard' by its name, or the vote that heads the report where it equals it.
+    It is the vote 'hard' by its name, or the vote that heads the report where the two are equal.
 
     Args:
-        side: as in `read_side`; of a file the name says which vote it is.
-        name: of a member or vote.
-        part: whose rows were read.
-        table: what `read_side` returned.
+        side: as in `read_side`; a file's name is the name of its vote.
+        name: name of a member or vote.
+        part: the part whose rows were read.
+        table: the Predictions that `read_side` returned.
     """
     file = Path(side)
     if file.is_file():
@@ -241,8 +241,8 @@ def _parse(content: bytes, where: str) -> tuple[str, Predictions]:
 def to_json(comparison: PanelComparison, facts: dict[str, Any], settings: Settings) -> dict[str, Any]:
     """Returns a comparison as plain values, the primary score first; null where something is undefined.
 
-    Each score has its `kind`, PRIMARY or EXPLORATORY. `p` is not corrected; the verdict of an exploratory score is that
-    of `p_holm`.
+    Each score has its `kind`, PRIMARY or EXPLORATORY. `p` is not corrected; an exploratory score's verdict is the one
+    by `p_holm`.
     """
     keys = [*DIFFERENCE_COLUMNS[:-1], "p_holm", "verdict"]
     rows = [
@@ -261,10 +261,10 @@ def print_comparison(comparison: PanelComparison, facts: dict[str, Any], setting
     """Prints a comparison for a reader at a terminal.
 
     Args:
-        comparison: of two tables.
+        comparison: the comparison of two tables.
         facts: first, second, name, part, images, groups.
-        settings: of the comparison.
-        console: where it is printed.
+        settings: how the tables were compared.
+        console: where the comparison is printed.
     """
     unit = settings.unit or "group"
     first, second = (printable(str(facts[side])) for side in ("first", "second"))
@@ -291,10 +291,10 @@ def _table_of(rows: list[dict[Hashable, Any]], p_column: str, width: int, settin
     """Returns rows of a comparison as a table.
 
     Args:
-        rows: of `PanelComparison.primary` or `exploratory`.
-        p_column: the p that is shown, 'p' or 'p_holm'.
-        width: of the column of scores, so that two tables have the same columns.
-        settings: of the comparison.
+        rows: rows of `PanelComparison.primary` or `exploratory`.
+        p_column: column of the p that is shown, 'p' or 'p_holm'.
+        width: width of the column of scores in characters, so that two tables have the same columns.
+        settings: how the tables were compared.
     """
     table = Table(box=None, pad_edge=False)
     table.add_column("score", min_width=width)

@@ -22,7 +22,7 @@ from tumorboard.commands.errors import reports_user_errors
 from tumorboard.commands.paths import METRICS, TEST_METRICS
 from tumorboard.commands.start_checks import prepare_start
 
-SUSPICIOUS = 0.01  # probability below which that number of intervals without 0.5 is no accident
+SUSPICIOUS = 0.01  # probability below which the number of intervals without 0.5 is not taken as chance
 LEAKS = 1  # the exit status if the scores are not at chance
 
 app = typer.Typer(add_completion=False)
@@ -33,8 +33,8 @@ class Outcome(NamedTuple):
 
     seed: int
     part: str  # 'validation' or 'test'
-    auc: float | None  # of the vote that heads the report; None: it has none
-    low: float | None  # of its interval; None: there is none
+    auc: float | None  # AUC of the vote that heads the report; None: it has none
+    low: float | None  # lower end of its interval; None: there is none
     high: float | None
     reason: str = ""  # why there is no interval
 
@@ -90,16 +90,16 @@ def run_control(seed: int) -> str:
     """Runs the pipeline with shuffled labels in a copy of the project.
 
     Args:
-        seed: of the shuffled labels.
+        seed: seed of the shuffled labels.
 
     Returns:
-        The name of the experiment, which replaces an earlier one of this name.
+        The name of the experiment, which replaces an earlier experiment of this name.
 
     Raises:
-        InputError: where a stage fails.
+        InputError: a stage failed.
     """
     name = f"control-{seed}"
-    _dvc("exp", "remove", "--quiet", name, silent=True)  # it fails where there is none
+    _dvc("exp", "remove", "--quiet", name, silent=True)  # fails if there is no such experiment
     status = _dvc("exp", "run", "--temp", "--name", name, "-S", f"++split.control={seed}")
     if status:
         raise InputError(
@@ -128,7 +128,7 @@ def read_metrics(path: Path, experiment: str) -> Mapping[str, Any]:
 
 
 def read_outcome(seed: int, part: str, metrics: Mapping[str, Any]) -> Outcome:
-    """Returns the AUC in the metrics of the heading vote; that of the test part is named test_auc there.
+    """Returns the AUC in the metrics of the heading vote, where the test part's is named test_auc.
 
     >>> read_outcome(1, "test", {"test_auc": 0.52, "test_auc_low": 0.41, "test_auc_high": 0.63}).holds
     True
@@ -144,9 +144,9 @@ def conclude(outcomes: Sequence[Outcome], part: str, confidence: float) -> tuple
     """Returns a sentence about the controls of one part, and whether their scores are not at chance.
 
     Args:
-        outcomes: of all controls.
+        outcomes: the outcomes of all controls.
         part: 'validation' or 'test'.
-        confidence: of the intervals.
+        confidence: confidence level of the intervals, 0 to 1.
     """
     judged = [outcome for outcome in outcomes if outcome.part == part and outcome.holds is not None]
     if not judged:

@@ -87,7 +87,7 @@ def note_no_study(project: Path) -> list[Finding]:
 
 
 def check_dvc_loads(project: Path, findings: list[Finding]) -> list[Finding]:
-    """Checks that DVC can load dvc.yaml and all it names; what DVC says counts only if nothing else explains it."""
+    """Checks that DVC can load dvc.yaml and all it names; DVC's own message counts only if nothing else explains it."""
     try:
         with Repo(str(project)) as repo:
             count = len(repo.index.stages)
@@ -100,7 +100,7 @@ def check_dvc_loads(project: Path, findings: list[Finding]) -> list[Finding]:
 
 
 def to_json(finding: Finding) -> dict[str, Any]:
-    """Returns a finding as plain values; `fixable` says whether --fix mends it."""
+    """Returns a finding as plain values; `fixable`: whether --fix mends it."""
     plain = {field.name: getattr(finding, field.name) for field in dataclasses.fields(finding) if field.name != "fix"}
     return plain | {"fixable": finding.fix is not None}
 

@@ -1,4 +1,4 @@
-"""Writes a picture per classified file: the crop, and over it where each model and the vote see the evidence."""
+"""Writes a picture per classified file: the crop, and over it the evidence that each model and the vote see."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,8 +18,8 @@ from tumorboard.report.contact_sheet import contact_sheet
 from tumorboard.report.lettering import shorten
 from tumorboard.report.plots import to_png
 
-BATCH = 16  # files at a time
-_WIDTH = 16  # letters of a caption
+BATCH = 16  # files explained at a time
+_WIDTH = 16  # letters per line of a caption
 
 
 def check_explainable(source: PanelSource) -> None:
@@ -42,8 +42,8 @@ def write_explanations(source: PanelSource, decisions: Decisions, *, folder: Pat
 
     Args:
         source: the panel; its `limits` bound what is read, its `frames` chooses a frame.
-        decisions: of `predict_images`.
-        folder: is made.
+        decisions: the table that `predict_images` returned.
+        folder: folder of the pictures, which is created.
 
     Raises:
         InputError: no model has a map, or a file changed since it was classified.
@@ -76,7 +76,7 @@ def write_explanations(source: PanelSource, decisions: Decisions, *, folder: Pat
 
 
 def _own_decisions(source: PanelSource, crops: CropBatch) -> dict[str, list[str]]:
-    """Returns by model the class that it would decide for by itself in each crop, behind its probability."""
+    """Returns each model's own class for each crop, after its probability, by model."""
     names = source.panel.card.classes
     members = classify_crops(source.panel, crops, source.deciding).members
     return {

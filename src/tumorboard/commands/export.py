@@ -30,7 +30,7 @@ from tumorboard.panel.trained_model import TrainedModel, card_text, load_trained
 from tumorboard.report.model_card import Member, read_run, render_cards
 from tumorboard.report.package_readme import render_readme
 
-CHECKED = 32  # crops on which an ONNX file is compared with torch
+CHECKED = 32  # crops on which an ONNX file is compared with torch, at most
 
 app = typer.Typer(add_completion=False)
 
@@ -81,7 +81,7 @@ def export(
 
 
 def check_split() -> None:
-    """Raises InputError without the list of the study's images, by which the package knows those that it has seen."""
+    """Raises InputError without the list of the study's images, by which a package recognizes seen images."""
     if not SPLIT.is_file():
         raise InputError(
             f"{SPLIT} is not there, by which a package marks the images that the panel has seen: `dvc pull split` "
@@ -102,9 +102,9 @@ def load_member(file: Path) -> TrainedModel:
 
 
 def preprocessing_of(panel: Panel, params: Params) -> Preprocessing:
-    """Returns the preprocessing as the study's own `predict` has it.
+    """Returns the preprocessing of the study's own `predict`.
 
-    The crop is the models', whatever params.yaml has become since. Its limits on bytes and pixels, the frame and the
+    The crop is the models', whatever params.yaml has now. Its limits on bytes and pixels, the frame and the
     probability below which nothing is decided are the user's, who may change them without training.
     """
     crop = limited(panel.card.crop, params.crop)
@@ -114,9 +114,9 @@ def preprocessing_of(panel: Panel, params: Params) -> Preprocessing:
 class OnnxCheck(NamedTuple):
     """The ONNX files, and how they compare with torch."""
 
-    files: Mapping[Path, Path]  # by model file
+    files: Mapping[Path, Path]  # ONNX file by model file
     differences: Mapping[str, float]  # largest difference of a probability, by model file
-    images: str  # on which
+    images: str  # the images of the check, in words
 
 
 def write_onnx(trained: Sequence[TrainedModel], folder: Path) -> OnnxCheck:
@@ -144,9 +144,9 @@ def write_onnx(trained: Sequence[TrainedModel], folder: Path) -> OnnxCheck:
 
 
 def validation_crops(trained: TrainedModel) -> tuple[Pixels, str]:
-    """Returns at most CHECKED crops of the model's validation images, uint8[N, S, S, 3], and what they are.
+    """Returns at most CHECKED crops of the model's validation images, uint8[N, S, S, 3], and their description.
 
-    Where the study's crops are not on this machine, they are noise.
+    Where the study's crops are not on this machine, noise takes their place.
     """
     if STORE.is_dir() and SPLIT.is_file():
         manifest = read_manifest(SPLIT)

@@ -7,7 +7,7 @@ from pathlib import Path
 import tumorboard
 from tumorboard.base.errors import InputError
 
-# The extra of each module by its top-level name; pyproject.toml has the packages.
+# The extra of each module, by the module's top-level name; pyproject.toml has the packages.
 EXTRAS = {
     module: extra
     for extra, modules in {
@@ -25,7 +25,7 @@ EXTRAS = {
 def naming_extras() -> Iterator[None]:
     """Turns the error of a module that an extra holds into an InputError with the line that installs it.
 
-    Not in a checkout, whose environment `make env` makes.
+    It does nothing in a checkout, whose environment `make env` makes.
     """
     try:
         yield

@@ -22,7 +22,7 @@ from tumorboard.training.loader import epoch_batches
 from tumorboard.training.optim import set_lr
 from tumorboard.training.steps import StepPlan, backward, optimizer_step, plan_step
 
-DIVERGED = 4.0  # times the lowest smoothed loss, as in fastai
+DIVERGED = 4.0  # multiple of the lowest smoothed loss, as in fastai
 
 app = typer.Typer(add_completion=False)
 
@@ -52,12 +52,12 @@ def lr_find(model: ModelArgument, fold: FoldOption = 0) -> None:
 def find_lr(job: Job, runtime: Runtime, ramp: LrFind) -> LrCurve:
     """Trains while the learning rate rises exponentially and returns the loss of each step.
 
-    The batches, the augmentation and the optimizer are those of the recipe. The schedule is left out, the whole
+    The batches, the augmentation and the optimizer follow the recipe. The schedule is left out, the whole
     network is trained, and this process trains alone. The ramp ends early at the first step whose smoothed loss is not
     finite or exceeds DIVERGED times its lowest value.
 
     Args:
-        job: the training whose recipe and images are used; nothing of it is written.
+        job: the training whose recipe and images are used; its outputs are not written.
         runtime: decides the device.
         ramp: first and last rate, number of steps, and the smoothing of the running mean, 0 (none) to 1.
 

@@ -19,7 +19,7 @@ BUSY = 1.5  # waiting processes per processor from which a run takes markedly lo
 
 
 def check_code(project: Path) -> list[Finding]:
-    """Checks that the running code is that of the project."""
+    """Checks that the running code is the project's."""
     del project  # check_checkout looks at the current folder
     try:
         check_checkout()

@@ -31,7 +31,7 @@ from tumorboard.data.check import OF_ONE_FOLDER, Account, check_folder
 from tumorboard.data.guess_groups import Guess, guess_groups
 from tumorboard.data.sources import list_images
 
-REFUSED = 2  # the exit status if a run would refuse the data, as of `check`
+REFUSED = 2  # the exit status if a run would refuse the data, as in `check`
 
 DataOption = Annotated[
     Path, typer.Option(metavar="FOLDER", help="The folder of labeled images, or MedMNIST's .npz file.")
@@ -69,7 +69,7 @@ def new(
     unit: Annotated[
         str | None, typer.Option(help="What a group is: patient, smear, slide …; reports use the word.")
     ] = None,
-    positive: Annotated[str | None, typer.Option(help="Of two classes: the one that is to be detected.")] = None,
+    positive: Annotated[str | None, typer.Option(help="The one of two classes that is to be detected.")] = None,
     preset: PresetOption = None,
     lines: LinesOption = None,
     add: AddOption = False,
@@ -119,7 +119,7 @@ def new(
 
 
 def print_next(folder: Path, copy: Copy | None, console: Console) -> None:
-    """Prints what was copied, and the commands that come after this one."""
+    """Prints the copied data and the commands to run next."""
     if copy:
         console.print(Text(f"\n{copy.note}"), soft_wrap=True)
     console.print(Text(f"\nThe study is in {folder}. Look at params.yaml, then:", style="bold"), soft_wrap=True)
@@ -127,16 +127,16 @@ def print_next(folder: Path, copy: Copy | None, console: Console) -> None:
 
 
 def check_start(folder: Path, data: Path, preset: str, group_pattern: str | None) -> None:
-    """Raises InputError for what is wrong before the images are looked at."""
+    """Raises InputError for faults that show before the images are read."""
     check_preset(preset)
     check_places(folder, data)
     check_git()
-    if group_pattern == "":  # which would silently be none
+    if group_pattern == "":  # it would silently mean no pattern
         raise InputError("--group-pattern is empty: name a pattern, or leave the option out")
 
 
 def stop_if_refused(account: Account, lines: Path | None, console: Console) -> None:
-    """Ends the command where a run would refuse the data; says what to do with lines that were proposed."""
+    """Ends the command where a run would refuse the data; prints what to do with proposed lines."""
     if account.refused is None:
         return
     if "write in params.yaml" in account.refused["message"] and lines is None:
@@ -145,17 +145,17 @@ def stop_if_refused(account: Account, lines: Path | None, console: Console) -> N
 
 
 class Survey(NamedTuple):
-    """What is known of the data before the study is made."""
+    """The facts about the data before the study is made."""
 
     account: Account
     table: str | None  # label table inside the data
     group_pattern: str | None
-    unit: str | None  # what a group is, where a confirmed guess says it
+    unit: str | None  # what a group is, from a confirmed guess
     guess: Guess | None  # a grouping that nobody confirmed
 
 
 def read_lines(file: Path | None) -> dict[str, Any]:
-    """Returns what a file has for the params.yaml of a new study; nothing without a file.
+    """Returns a file's entries for the params.yaml of a new study; {} without a file.
 
     Raises:
         InputError: `data` is no mapping.
@@ -172,7 +172,7 @@ def params_with(own: Mapping[str, Any], preset: str, file: Path | None) -> Param
     Raises:
         InputError: a line has an unknown key or a wrong value.
     """
-    data = dict.fromkeys(OF_ONE_FOLDER) | own.get("data", {})  # the package's own describe its own data set
+    data = dict.fromkeys(OF_ONE_FOLDER) | own.get("data", {})  # the package's values describe its own data set
     return parse(
         Params, fill_empty(complete_values({**own, "data": data, "preset": preset, DEFAULTS_OF: ""})), str(file)
     )
@@ -202,7 +202,7 @@ def survey_data(data: Path, params: Params, positive: str | None, *, ask: Callab
 
 
 def print_assumptions(facts: StudyFacts, account: Account, console: Console) -> None:
-    """Prints what the study assumes, and why; each of it is a line of its params.yaml or of the preset."""
+    """Prints each assumption of the study and its reason; each is a line of its params.yaml or of the preset."""
     images = len(account.accepted)
     if facts.group_pattern:
         groups = f"{account.groups}, by data.group_pattern {facts.group_pattern}"
@@ -264,11 +264,11 @@ def check_raw(raw: object, data: Path, lines: Path | None) -> None:
 def check_subgroups(own: Mapping[str, Any], params: Params, data: Path, lines: Path | None) -> None:
     """Raises InputError where the lines of a file name a column that the data's table does not have."""
     if not own.get("evaluate", {}).get("subgroups"):
-        return  # the package's own are those of its own data set
+        return  # the package's subgroups are those of its own data set
     try:
         listed, _ = list_images(data, params.data)
     except InputError:
-        return  # the account of the data has it
+        return  # the account of the data reports the fault
     columns = [name for name in attribute_table(listed).columns if name != "id"]
     for name in params.evaluate.subgroups:
         if name not in columns:
@@ -277,7 +277,7 @@ def check_subgroups(own: Mapping[str, Any], params: Params, data: Path, lines: P
 
 
 def check_git() -> None:
-    """Raises InputError where git is missing or knows no name, since the first commit would fail."""
+    """Raises InputError where git is missing or has no user name, since the first commit would fail."""
     try:
         subprocess.run(["git", "--version"], capture_output=True, check=True)
     except (OSError, subprocess.CalledProcessError):

@@ -11,22 +11,22 @@ from tumorboard.base.disk import GIB, existing_folder
 from tumorboard.base.errors import InputError, printable
 from tumorboard.base.progress import tracked
 
-DATASETS = "datasets"  # folder of the study
+DATASETS = "datasets"  # folder inside the study
 OTHERWISE = "or leave --add out, which names the images where they are"
-# Files that mean something to DVC or git wherever they lie.
+# Names that DVC or git interpret in any folder.
 _TAKEN = re.compile(r"\.(git|hg|dvc|gitignore|dvcignore)|dvc\.(yaml|lock)|.*\.dvc")
 
 
 class Copy(NamedTuple):
-    """What is to be copied into a study."""
+    """The files that are to be copied into a study."""
 
     source: Path  # absolute; a folder or a file
-    target: Path  # relative to the study
+    target: Path  # destination relative to the study
     files: list[Path]  # relative to the folder that has `source`
 
     @property
     def note(self) -> str:
-        """What the user has to know of it."""
+        """A note for the user about the copy."""
         return (
             f"{printable(self.target.as_posix())} is a copy, {len(self.files)} files, which DVC keeps. `dvc push` "
             "would upload them; `dvc push train evaluate ensemble` does not."
@@ -38,7 +38,7 @@ def plan_copy(data: Path, folder: Path, table: str | None) -> Copy:
 
     Args:
         data: folder of the images, or MedMNIST's .npz file.
-        folder: of the new study.
+        folder: folder of the new study.
         table: label table relative to `data`.
 
     Raises:
@@ -64,7 +64,7 @@ def plan_copy(data: Path, folder: Path, table: str | None) -> Copy:
 
 
 def _paths_below(source: Path) -> Iterator[Path]:
-    """Yields files and folders below a folder, relative to the folder that has it."""
+    """Yields files and folders below a folder, relative to that folder's parent."""
 
     def refuse(error: OSError) -> None:
         raise InputError(f"--add: {printable(str(error.filename))}: cannot be read: {error.strerror}, {OTHERWISE}")
@@ -75,7 +75,7 @@ def _paths_below(source: Path) -> Iterator[Path]:
 
 
 def _check_name(file: Path, source: Path) -> None:
-    """Raises InputError where DVC would not keep a file or folder as it is."""
+    """Raises InputError where DVC would not keep a file or folder unchanged."""
     name, path = printable(file.as_posix()), source.parent / file
     if _TAKEN.fullmatch(file.name):
         raise InputError(f"--add: {name}: the name has a meaning to DVC or git: rename it, {OTHERWISE}")
@@ -84,7 +84,7 @@ def _check_name(file: Path, source: Path) -> None:
 
 
 def copy_data(copy: Copy, folder: Path) -> None:
-    """Copies the files into the folder of a study; removes them again where it fails.
+    """Copies the files into the folder of a study; removes them again after a failure.
 
     Raises:
         InputError: a file cannot be read or written.

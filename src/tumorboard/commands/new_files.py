@@ -22,23 +22,23 @@ RESOLVED = "resolved.yaml"  # the complete parameters of a study, which its stag
 RUNNER = "python -m tumorboard.commands.stage"
 _COPIED = (".gitignore", ".dvcignore", "weights/README.md", "architectures/README.md")
 _TEMPLATE = ("raw", "table", "group_pattern", "unit", "positive")  # keys of `data` that each study has
-PICTURES = ("plots/images", "plots/test")  # show images of the study: in DVC's cache, not in git
+PICTURES = ("plots/images", "plots/test")  # folders of pictures of the study's images: in DVC's cache, not in git
 _PLOTS = ".dvc/plots"  # templates and page of `dvc plots`
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyFacts:
-    """What `tumorboard new` knows of the data."""
+    """The facts that `tumorboard new` has about the data."""
 
-    name: str  # of the study
-    data: Path  # absolute, or relative to the study
+    name: str  # name of the study
+    data: Path  # path of the images, absolute or relative to the study
     table: str | None  # label table inside the data
     group_pattern: str | None
     guess: Guess | None  # a grouping that nobody confirmed
     unit: str | None  # what a group is
     positive: str | None
     preset: str
-    models: Sequence[str]  # of the panel, where `lines` has none
+    models: Sequence[str]  # models of the panel, where `lines` has none
     lines: Mapping[str, Any] = field(default_factory=dict)  # further values of params.yaml, by section
 
 
@@ -60,7 +60,7 @@ def study_files(facts: StudyFacts) -> dict[str, bytes]:
 
 
 def pipeline_text(package_pipeline: str) -> str:
-    """Returns the dvc.yaml of a study from that of the package.
+    """Returns the dvc.yaml of a study, made from the package's.
 
     The stages run from the package; `digest` runs each time, since the sources lie outside the study, and the other
     stages depend on its lists as in the package. Parameters come from `resolved.yaml`, which the stage `params` writes.
@@ -95,12 +95,12 @@ def pipeline_text(package_pipeline: str) -> str:
 
 
 def _in_cache(output: Any) -> Any:
-    """Returns an output of dvc.yaml; one of PICTURES without the setting that keeps it out of DVC's cache."""
+    """Returns an output of dvc.yaml; an output in PICTURES without the setting that keeps it out of DVC's cache."""
     return next((folder for folder in PICTURES if isinstance(output, dict) and folder in output), output)
 
 
 def params_text(facts: StudyFacts) -> str:
-    """Returns the params.yaml of a study: what differs from the package's defaults, and what each line means."""
+    """Returns the params.yaml of a study: the values that differ from the package's defaults, each line explained."""
     own = {key: value for key, value in facts.lines.items() if key not in (DEFAULTS_OF, "preset")}
     first = {"study": facts.name, "models": list(facts.models), "folds": [0], "medmnist": []}
     first |= {key: own.pop(key) for key in first if key in own}
@@ -130,7 +130,7 @@ def params_text(facts: StudyFacts) -> str:
         ]
     lines += [
         f"  unit: {_yaml(facts.unit)}  # what a group is: patient | smear | slide; empty: nobody said",
-        f"  positive: {_yaml(facts.positive)}  # of two classes: the one that is to be detected",
+        f"  positive: {_yaml(facts.positive)}  # the one of two classes that is to be detected",
         *_below(data),
         "",
         "evaluate:",
@@ -166,9 +166,9 @@ def write_study(folder: Path, files: Mapping[str, bytes], copy: Copy | None) -> 
     """Writes the files of a study into a new folder and makes its first commit.
 
     Args:
-        folder: of the study.
-        files: content by name.
-        copy: of the images, which DVC then keeps; None: they stay where they are.
+        folder: folder of the study.
+        files: content of each file by its name.
+        copy: the images to copy, which DVC then keeps; None: they stay where they are.
 
     Raises:
         InputError: git or DVC fails; the folder is then left for the reader to look at.

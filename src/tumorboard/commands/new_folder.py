@@ -24,13 +24,13 @@ def check_empty(folder: Path) -> None:
 def check_can_be_made(folder: Path) -> None:
     """Raises InputError unless a folder and a file inside it can be made.
 
-    Permissions do not tell, as below /proc. So the folders that are missing are made and removed again.
+    Permissions do not show it, for example below /proc. So the missing folders are created and removed again.
     """
     made: list[Path] = []
     try:
         missing = [place for place in (folder, *folder.parents) if not place.exists()]
         for place in reversed(missing):
-            if not place.exists():  # as a/.. is there once a is
+            if not place.exists():  # a/.. exists as soon as a does
                 place.mkdir()
                 made.append(place)
         with TemporaryDirectory(dir=folder):
@@ -39,5 +39,5 @@ def check_can_be_made(folder: Path) -> None:
         raise InputError(f"{printable(str(folder))}: cannot be made: {error.strerror}: name another folder") from None
     finally:
         for place in reversed(made):
-            with suppress(OSError):  # somebody else has put something there
+            with suppress(OSError):  # another process has put a file there
                 place.rmdir()

@@ -8,7 +8,7 @@ from tumorboard.models.published import PACKAGES
 
 
 class Panel(NamedTuple):
-    """The models of a new study, and why."""
+    """The models of a new study and the reason for them."""
 
     models: tuple[str, ...]  # entries of the package's recipes
     reason: str  # one sentence without a final period
@@ -29,8 +29,8 @@ def panel_of(preset: str) -> Panel:
     """Returns the models that a new study begins with.
 
     Args:
-        preset: of the study. Where the package of pre-trained weights is not installed, both models begin from scratch
-            and the reason says how to install it.
+        preset: the study's preset. Without the package of pre-trained weights, both models begin from scratch
+            and the reason names the command that installs it.
 
     Raises:
         InputError: there is no such preset.

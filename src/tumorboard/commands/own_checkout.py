@@ -28,13 +28,13 @@ WEIGHTS = "weights"  # the study's folder of pre-trained weights, which no train
 
 @dataclass(frozen=True)
 class Source:
-    """Where a worker fetches a study from."""
+    """The place from which a worker fetches a study."""
 
-    url: str  # of the git remote
+    url: str  # URL of the git remote
     commit: str
     prefix: str  # the study's folder within the repository, as in 'studies/one/'; '' for the repository itself
     lock: str  # content of dvc.lock, which has the stages that ran before the trainings
-    name: str  # of the worker's folder
+    name: str  # name of the worker's folder
 
 
 class Entry(NamedTuple):
@@ -49,7 +49,7 @@ def publish_study(stages: Sequence[str]) -> Source:
     """Pushes what trainings depend on to the DVC remote, and returns where a worker fetches the study from.
 
     Args:
-        stages: the trainings, as in train@cnn-0.
+        stages: stages of the trainings, as in train@cnn-0.
 
     Raises:
         InputError: a file has changes that no commit has, the commit is on no git remote, there is no DVC remote, or
@@ -92,7 +92,7 @@ def own_checkout(source: Source, base: Path) -> Iterator[Path]:
     the checkpoints of the one before it. They share one cache of DVC, and they stay.
 
     Args:
-        source: of the study.
+        source: the place from which the study is fetched.
         base: a folder of this machine, only for this study.
 
     Raises:
@@ -132,7 +132,7 @@ def push_result(stage: str) -> Entry:
 
 
 def _transferred(failure: str, transfer: Callable[..., Any], *words: Any, **options: Any) -> Any:
-    """Returns what a transfer returns; any error, which may be one of a remote's own client, becomes an InputError."""
+    """Returns what a transfer returns; any error, possibly from a remote's own client, becomes an InputError."""
     try:
         return transfer(*words, **options)
     except Exception as error:
@@ -152,7 +152,7 @@ def _inputs_of(repo: Any, stages: Sequence[str]) -> list[str]:
 
 
 def _is_output(repo: Any, path: str) -> bool:
-    """Returns whether a path is an output that DVC knows, or within one."""
+    """Returns whether a path is an output that DVC knows, or lies within such an output."""
     return any(Path(path).absolute().is_relative_to(out.fs_path) for out in repo.index.outs)
 
 

@@ -24,13 +24,13 @@ OTHERWISE = ", or name what it exported: --panel FILE; or model files: --model F
 
 @dataclass(frozen=True)
 class PanelSource:
-    """A loaded panel, and what prediction needs beside it."""
+    """A loaded panel with the settings that prediction needs."""
 
     panel: Panel
     deciding: Deciding  # vote, temperatures, weights, threshold
     known: Mapping[str, str]  # split of each file of the panel's own data, by the file's SHA-256
-    limits: Crop  # its max_bytes and max_pixels hold beside those of the models
-    frames: Frames  # the frame to use of an image with several
+    limits: Crop  # its max_bytes and max_pixels hold beside the models' limits
+    frames: Frames  # which frame of an image with several is used
 
     def predict(self, files: Sequence[Path], decoders: Decoders) -> Decisions:
         """Returns the table of `predict_images`; raises its InputError."""
@@ -48,10 +48,10 @@ class PanelSource:
 def open_source(
     params: Params, *, models: Sequence[Path] = (), package: Path | None = None, vote: str | None = None
 ) -> PanelSource:
-    """Loads a panel from where the user says that it is.
+    """Loads a panel from the place that the user names.
 
     Args:
-        params: of the study in the current folder; elsewhere the package's.
+        params: parameters of the study in the current folder; elsewhere the package's.
         models: model files to use instead of the study's panel; nothing was fitted for them.
         package: a file of `tumorboard export` to use instead.
         vote: a name in VOTES; None: the vote that heads the report, or the soft one for `models`.
@@ -79,7 +79,7 @@ def _open_package(params: Params, package: Path, vote: str | None) -> PanelSourc
 
 
 def _loader(params: Params) -> LoadPacked:
-    """Returns what loads the models of a package: torch where it is installed, else onnxruntime."""
+    """Returns the function that loads a package's models: by torch where it is installed, else by onnxruntime."""
     if find_spec("torch") is None:
         return load_onnx
     from tumorboard.panel.trained_model import load_packed
@@ -88,7 +88,7 @@ def _loader(params: Params) -> LoadPacked:
 
 
 def _device(params: Params) -> str:
-    """Returns where the models compute, with as many threads as in the run."""
+    """Returns the device of the models, and sets the number of threads as in the run."""
     from tumorboard.models.device import choose_device, use_threads
 
     use_threads(params.runtime)
@@ -115,7 +115,7 @@ def _open_study(params: Params, vote: str | None) -> PanelSource:
 
 
 def _deciding(content: PanelFile, vote: str | None, abstain: float) -> Deciding:
-    """Returns how a panel decides for which numbers were fitted."""
+    """Returns how a panel with fitted numbers decides."""
     return Deciding(
         fit=content.fit,
         vote=vote or content.vote,
@@ -126,10 +126,10 @@ def _deciding(content: PanelFile, vote: str | None, abstain: float) -> Deciding:
 
 
 def check_study(otherwise: str = OTHERWISE) -> None:
-    """Raises InputError in a folder that is no study: the package's own params.yaml names models of nobody.
+    """Raises InputError in a folder that is no study: the package's own params.yaml names models without files.
 
     Args:
-        otherwise: end of the message: what else the command takes.
+        otherwise: the end of the message, which names what else the command takes.
     """
     if not Path("params.yaml").is_file():
         raise InputError(
@@ -142,7 +142,7 @@ def study_models(params: Params) -> list[Path]:
     """Returns the model files of the study's panel, each listed model by each listed fold.
 
     Raises:
-        InputError: if one is not there.
+        InputError: a model file is missing.
     """
     files = [MODELS / name / f"{fold}.safetensors" for name in params.models for fold in params.folds]
     if missing := [file for file in files if not file.is_file()]:

@@ -50,7 +50,7 @@ def draw_practice(phantom: Phantom, seed: int) -> Iterator[tuple[str, bytes]]:
 
     Args:
         phantom: number of images and patients, side of the images.
-        seed: of the data set.
+        seed: seed of the data set.
 
     Yields:
         Pairs of a path and the file's bytes: 'labeled/<class>/<patient>_<number>.jpg', and 'new/<patient>_<number>.jpg'

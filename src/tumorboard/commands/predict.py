@@ -158,14 +158,14 @@ def form_of(
     """Returns a competition's columns and rows; None where none are asked for.
 
     Args:
-        source: the panel, which has the classes.
-        submission: of the option, as `open_form` takes it.
+        source: the panel; its classes are used.
+        submission: value of the option --submission, the template of `open_form`.
         like: the competition's sample file.
-        files: to predict.
+        files: the files to predict.
         groups: patient of each file; None: a row is a file.
 
     Raises:
-        InputError: as of `open_form`.
+        InputError: as in `open_form`.
     """
     return open_form(
         submission,
@@ -188,7 +188,7 @@ def shown_bytes(rows: Decisions, groups: Sequence[str] | None, form: Form | None
     """Returns the table that the user gets, in UTF-8.
 
     Args:
-        rows: per file, or per patient where there are groups.
+        rows: one row per file, or per patient where there are groups.
         groups: patient of each file.
         form: a competition's columns and rows; None: the command's own.
     """
@@ -198,12 +198,12 @@ def shown_bytes(rows: Decisions, groups: Sequence[str] | None, form: Form | None
 
 
 def draw_explanations(source: PanelSource, table: Decisions, folder: Path, *, in_order: bool) -> None:
-    """Writes a picture per classified file, and says how they are numbered.
+    """Writes a picture per classified file, and prints how they are numbered.
 
     Args:
         source: the panel.
-        table: of `predict_images`.
-        folder: to write to.
+        table: the table that `predict_images` returned.
+        folder: folder to write to.
         in_order: whether the printed table has the same rows in the same order.
     """
     from tumorboard.commands.explained_files import write_explanations  # matplotlib is slow to import
@@ -223,7 +223,7 @@ def _write(content: bytes, out: Path | None) -> None:
 
 
 def describe_rows(rows: Decisions, groups: Sequence[str] | None, form: Form | None) -> list[str]:
-    """Returns lines about what a row is, and about rows of a competition's file that are not complete."""
+    """Returns lines on the meaning of a row, and on incomplete rows of a competition's file."""
     lines = []
     if groups is not None:
         lines.append(
@@ -261,7 +261,7 @@ def check_no_input(out: Path, inputs: Sequence[Path]) -> None:
 
 
 def with_columns(deciding: Deciding, table: Path, files: Sequence[Path]) -> Deciding:
-    """Adds what a table says of the images that are to be predicted.
+    """Adds the columns that a table has for the images to be predicted.
 
     Raises:
         InputError: the vote uses no columns, or the table does not have what it needs.
@@ -275,8 +275,8 @@ def for_spreadsheet(decisions: Decisions, mark: str = "./") -> Decisions:
     """Returns the table with names that no spreadsheet takes for a formula.
 
     Args:
-        decisions: of `predict_images`.
-        mark: in front of a path that a spreadsheet would compute: =1.png becomes ./=1.png, which is the same file. A
+        decisions: the table that `predict_images` returned.
+        mark: prefix of a path that a spreadsheet would compute: =1.png becomes ./=1.png, which is the same file. A
             class such as +1 becomes '+1.
     """
     return decisions.assign(

@@ -24,12 +24,12 @@ def read_prepared_job(params: Params, model: str, fold: int) -> Job:
     """Returns the job that the stage `train` would train, with nowhere to write a result.
 
     Args:
-        params: of the project in the current folder.
+        params: parameters of the project in the current folder.
         model: an entry under `recipes`.
         fold: the validation fold.
 
     Raises:
-        InputError: if the model has no recipe, or if its data are not prepared yet.
+        InputError: the model has no recipe, or its data are not prepared yet.
     """
     recipe = resolve_recipe(params, model)
     for path in (STORE, SPLIT, BALANCE / str(fold)):

@@ -1,4 +1,4 @@
-"""Checks of a project's folder: what git knows, what params.yaml says, what would surprise a run or a colleague."""
+"""Checks of a project's folder: git, params.yaml, the data, and faults that would surprise a run or a colleague."""
 
 import configparser
 import os
@@ -51,7 +51,7 @@ def check_git(project: Path) -> list[Finding]:
 
 
 def check_params(project: Path) -> list[Finding]:
-    """Checks params.yaml, of which DVC would report a wrong `models` as "'Value' object is not iterable"."""
+    """Checks params.yaml; DVC would report a wrong `models` there as "'Value' object is not iterable"."""
     try:
         load_params(project / "params.yaml")
     except InputError as error:
@@ -60,7 +60,7 @@ def check_params(project: Path) -> list[Finding]:
 
 
 def _cure_of_params(project: Path, message: str) -> str:
-    if not (project / "params.yaml").exists():  # the message says what makes a study
+    if not (project / "params.yaml").exists():  # the message names the command that makes a study
         return "git checkout HEAD -- params.yaml" if in_last_commit(project, "params.yaml") else ""
     for key, example in {"models": "[linear, cnn]", "folds": "[0]", "medmnist": "[]"}.items():
         if f": {key}: is " in message:
@@ -169,7 +169,7 @@ def _params(project: Path) -> Params | None:
     try:
         return load_params(project / "params.yaml")
     except InputError:
-        return None  # check_params names what is wrong
+        return None  # check_params reports the fault
 
 
 def _list(names: list[str]) -> str:

@@ -103,16 +103,16 @@ def reproduce_in_parallel(
 
     Args:
         targets: stages or outputs, as `dvc repro` takes them; empty: all.
-        logs: folder; the output of each training goes to <stage>.log in it.
+        logs: folder that gets the output of each training as <stage>.log.
         jobs: trainings at a time; they share the processor's threads.
         gpus: entries of CUDA_VISIBLE_DEVICES, one per training; empty: each training sees what this process sees.
-        cluster: has the trainings in place of this machine, which then uses neither jobs nor gpus.
+        cluster: runs the trainings in place of this machine, and `jobs` and `gpus` are not used.
 
     Returns:
-        The exit status: 0, that of a failed `dvc repro`, 1 if a training failed, or 128 + the signal's number.
+        The exit status: 0, the one of a failed `dvc repro`, 1 if a training failed, or 128 + the signal's number.
 
     Raises:
-        InputError: if DVC cannot load the project or find a target, or if the cluster cannot train.
+        InputError: DVC cannot load the project or find a target, or the cluster cannot train.
     """
     with collected_signals() as received:
         failed: list[Training] = []
@@ -153,7 +153,7 @@ def choose_gpus(wanted: str | None, runtime: Runtime) -> list[str]:
         Entries of CUDA_VISIBLE_DEVICES; empty on the CPU.
 
     Raises:
-        InputError: if a wanted GPU does not exist, since its training would silently run on the CPU; or if
+        InputError: a wanted GPU does not exist, since its training would silently run on the CPU; or
             `runtime.processes` asks for several GPUs per training.
     """
     if runtime.device == "cpu":
@@ -162,7 +162,7 @@ def choose_gpus(wanted: str | None, runtime: Runtime) -> list[str]:
         return []
     if wanted is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = wanted
-        os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # the order in which nvidia-smi counts them
+        os.environ.setdefault("CUDA_DEVICE_ORDER", "PCI_BUS_ID")  # the order in which nvidia-smi numbers the GPUs
     import torch  # here, because it is slow to import and not needed on the CPU
 
     count = torch.cuda.device_count()
@@ -181,7 +181,7 @@ def choose_gpus(wanted: str | None, runtime: Runtime) -> list[str]:
 class _Plan:
     """The stages that the targets need, in DVC's order."""
 
-    needs: dict[str, set[str]]  # for each stage all stages that it needs, itself among them
+    needs: dict[str, set[str]]  # all stages that a stage needs, itself included, by stage
     trainings: list[str]  # the stages of the matrix SIDE_BY_SIDE
 
     @property
@@ -212,7 +212,7 @@ def _changed(stages: list[str]) -> set[str]:
 def _forget_lost_outputs(stages: list[str]) -> None:
     """Removes outputs that are not in the cache from the entries of stages in dvc.lock.
 
-    For an entry with outputs DVC looks for these alone, as in a clone without its cache, and not in the run cache: it
+    For an entry with outputs DVC looks only for these, as in a clone without its cache, and not in the run cache: it
     would train once more. The next `dvc repro` writes the whole entry in the same place.
     """
     with open_repo() as repo, repo.lock:

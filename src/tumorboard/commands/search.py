@@ -96,12 +96,12 @@ def run_trials(
     """Runs trials side by side until the plan is done or a signal arrives.
 
     Args:
-        study: remembers them.
-        plan: how many, and how many at a time.
-        received: signals, to which a handler adds.
-        model: whose training they are.
-        params: has the folds.
-        gpus: to take turns on; none: the CPU.
+        study: stores the trials.
+        plan: how many trials, and how many at a time.
+        received: received signals, to which a handler adds.
+        model: the model that the trials train.
+        params: its folds are used.
+        gpus: GPUs on which the trials take turns; empty: the CPU.
     """
     console = Console(stderr=True)
     shared = thread_settings(plan.jobs)
@@ -123,7 +123,7 @@ def check_model(params: Params, model: str) -> None:
     """Checks that params.yaml has the model and a space that its recipe takes.
 
     Raises:
-        InputError: it has not; the message has the cure.
+        InputError: one of them is missing or wrong; the message has the cure.
     """
     if model not in params.recipes:
         raise InputError(f"model '{model}' has no entry under recipes{nearest(model, params.recipes)}")
@@ -152,7 +152,7 @@ def check_start(params: Params) -> str:
 
 
 def clean_up(study: Study, prefix: str) -> None:
-    """Ends and removes what a killed search left; of a search whose trials were deleted also its experiments."""
+    """Ends and removes the leftovers of a killed search, and the experiments of a search whose trials were deleted."""
     left = study.recover()
     for facts in left:
         if "process" in facts:
@@ -184,7 +184,7 @@ def apply_command(experiment: str, *, finished: bool) -> str:
     """Returns the command that makes an experiment the workspace.
 
     Args:
-        experiment: its name.
+        experiment: name of the experiment.
         finished: whether the study has run to its end. Otherwise `dvc exp apply` applies everything and then fails on
             the outputs that no run has made.
 

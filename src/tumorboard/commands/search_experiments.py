@@ -27,7 +27,7 @@ from tumorboard.evaluation.held_out import read_held_out
 from tumorboard.evaluation.metrics import scores
 
 _EPOCH = re.compile(r"^fold (\d+)  .*?  epoch (\d+)/(\d+)  .*?  val loss (\S+) ", re.MULTILINE)
-_BEGUN = re.compile(r"^(Running stage|Stage) '", re.MULTILINE)  # the folder is as it was, and the copy is made
+_BEGUN = re.compile(r"^(Running stage|Stage) '", re.MULTILINE)  # now the folder is restored, and the copy exists
 _NOISE = ("ERROR: failed to reproduce", "WARNING", "Reproducing", "Running stage", "Updating lock file", ">")
 
 
@@ -71,7 +71,7 @@ class Experiments:
 
     model: str
     folds: Sequence[int]
-    logs: Path  # folder; each trial has <experiment>.log in it
+    logs: Path  # folder with <experiment>.log of each trial
     settings: Sequence[Mapping[str, str]]  # environment of the trials in each slot
 
     def begin(self, experiment: str, point: Point, slot: int) -> ExperimentTrial:
@@ -100,7 +100,7 @@ def read_epochs(log: str, folds: Sequence[int]) -> list[EpochLoss]:
 
 
 def read_reason(log: str) -> str:
-    r"""Returns the line of a failed experiment's log that says why it failed; '' where none does.
+    r"""Returns the line of a failed experiment's log that has the reason of its failure; '' without such a line.
 
     >>> read_reason("Running stage 'train@cnn-0':\ntrain: loss is nan\nERROR: failed to reproduce 'train@cnn-0'")
     'train: loss is nan'
@@ -152,8 +152,8 @@ def end_orphan(process: int, created: float) -> None:
     """Ends an experiment that outlived the search that began it.
 
     Args:
-        process: its number.
-        created: when it began, in seconds since 1970: the number may be another process's by now.
+        process: the experiment's process number.
+        created: start of the process in seconds since 1970, since the number may belong to another process by now.
     """
     with suppress(psutil.NoSuchProcess):
         parent = psutil.Process(process)

@@ -1,4 +1,4 @@
-"""What `tumorboard search` shows of its trials: a table of the best, all of them as CSV, a picture, and advice."""
+"""The output of `tumorboard search`: a table of the best, all of them as CSV, a picture, and advice."""
 
 from collections.abc import Mapping, Sequence
 
@@ -14,8 +14,8 @@ from tumorboard.commands.search_space import Point, describe_value, present_poin
 from tumorboard.commands.search_study import TrialRecord
 
 SHOWN = 10  # trials in the printed table
-TRIALS_PER_KEY = 3  # from which importances are shown
-FOLDS, TREES, REPEATS = 5, 40, 10  # of the forests; other values per unseen trial and key
+TRIALS_PER_KEY = 3  # fewest trials per searched key for which importances are shown
+FOLDS, TREES, REPEATS = 5, 40, 10  # folds; trees per forest; other values per unseen trial and key
 EDGE = 0.05  # share of a range that counts as its end
 
 
@@ -111,9 +111,9 @@ def ends_reached(point: Point, dimensions: Mapping[str, Dimension]) -> dict[str,
 
 
 def importances(records: Sequence[TrialRecord], dimensions: Mapping[str, Dimension]) -> dict[str, float]:
-    """Returns how much of the trials' order each key explains, as shares of 1; {} where there are too few trials.
+    """Returns each key's share, 0 to 1, in explaining the trials' order; {} where there are too few trials.
 
-    Forests learn the rank of a trial's loss from its values, and predict that of trials that they have not seen; a
+    Forests learn the rank of a trial's loss from its values, and predict the rank of unseen trials; a
     key's share is the error that other values of the key add to this. Trials that were stopped early count, at their
     loss until then. In searches of twenty trials whose loss depends on one of three keys, this key has a share of 0.9
     to 1; by fANOVA, which knows no unseen trials and leaves the stopped ones out, it has 0.3 to 0.7.
@@ -127,7 +127,7 @@ def importances(records: Sequence[TrialRecord], dimensions: Mapping[str, Dimensi
     from sklearn.ensemble import RandomForestRegressor  # slow to import
     from sklearn.model_selection import KFold
 
-    # Trees ask for an order alone, so that a logarithm would change nothing.
+    # Trees use only the order of values, so a logarithm would change nothing.
     values = np.array([[_place(dimensions[key], record.point[key]) for key in dimensions] for record in ranked])
     ranks, added = rankdata(losses), np.zeros(len(dimensions))
     draw = np.random.default_rng(0)
@@ -177,7 +177,7 @@ def draw_trials(records: Sequence[TrialRecord], params: Params, model: str) -> b
 
 
 def _place(dimension: Dimension, value: Value) -> float:
-    """Returns where a value stands on its axis: the number itself, or the position of a choice."""
+    """Returns the position of a value on its axis: the number itself, or the position of a choice."""
     if dimension.choices is not None:
         return float(dimension.choices.index(value))  # type: ignore[arg-type]
     assert isinstance(value, int | float)

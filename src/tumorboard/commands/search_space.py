@@ -52,7 +52,7 @@ def check_space(params: Params, model: str) -> None:
 
 
 def nearest_key(key: str) -> str:
-    """Returns the end of a message about an unknown key: one of the same last word, else as `nearest`.
+    """Returns the end of a message about an unknown key: a key with the same last word, else the proposal of `nearest`.
 
     >>> nearest_key("lr"), nearest_key("recipes.cnn.rotate"), nearest_key("train.lrr")
     ('; did you mean train.lr?', '; did you mean train.augment.rotate?', '; did you mean train.lr?')
@@ -96,7 +96,7 @@ def present_point(params: Params, model: str) -> Point | None:
 
 
 def overrides_of(model: str, point: Mapping[str, Value]) -> list[str]:
-    """Returns what `dvc exp run -S` takes to set a point in the model's recipe; other models keep theirs.
+    """Returns the arguments of `dvc exp run -S` that set a point in the model's recipe; other models keep theirs.
 
     >>> overrides_of("cnn", {"train.lr": 0.0012, "train.head_widths": (64, 32), "train.keep": "last"})
     ['++recipes.cnn.lr=0.0012', '++recipes.cnn.head_widths=[64,32]', '++recipes.cnn.keep=last']

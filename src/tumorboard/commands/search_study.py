@@ -1,4 +1,4 @@
-"""The memory of `tumorboard search`: which trials there were, their losses, and what to try next, by Optuna.
+"""The memory of `tumorboard search`: past trials, their losses, and the point to try next, by Optuna.
 
 The trials are in one file per search below `.cache`. A trial that was running when the search was killed is found there
 as running; it is marked failed, and its values are tried again.
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import optuna
 
 State = Literal["complete", "pruned", "failed", "killed", "running"]
-STEP = 100_000  # between the folds of a trial, in Optuna's count of epochs
+STEP = 100_000  # distance between the folds of a trial in Optuna's count of epochs
 _UNUSED = ("study", "models", "medmnist", "evaluate", "ensemble", "lr_find", "runtime", "recipes", "search")
 
 
@@ -31,13 +31,13 @@ _UNUSED = ("study", "models", "medmnist", "evaluate", "ensemble", "lr_find", "ru
 class TrialRecord:
     """One trial, as the file has it."""
 
-    number: int  # from 0
+    number: int  # number of the trial, from 0
     experiment: str  # its name in DVC; '' before it began
     state: State
     point: Point
-    loss: float | None  # mean held-out loss over the folds; of a pruned trial the last one before its end
-    epochs: int  # that were reported, over all folds
-    seconds: float | None  # None while it runs
+    loss: float | None  # mean held-out loss over the folds; for a pruned trial the last loss before its end
+    epochs: int  # number of reported epochs, over all folds
+    seconds: float | None  # duration; None while the trial runs
     reason: str  # why it failed; '' otherwise
 
 
@@ -45,9 +45,9 @@ def search_key(params: Params, model: str, commit: str) -> str:
     """Returns eight digits that change with everything that makes trials comparable.
 
     Args:
-        params: of the study. The number of trials does not count, nor what trains no model.
-        model: whose recipe is searched.
-        commit: that the experiments start from.
+        params: the study's parameters. The number of trials does not count, nor do parameters that train no model.
+        model: the model whose recipe is searched.
+        commit: the commit from which the experiments start.
     """
     tree = params.model_dump(mode="json", exclude=set(_UNUSED))
     recipe = params.recipes[model].model_dump(mode="json", exclude_none=True)  # type: ignore[attr-defined]
@@ -79,8 +79,8 @@ class Study:
     """The trials of one search.
 
     Args:
-        file: that keeps them; it is made where there is none.
-        params: with the space, the seed, and when trials are pruned.
+        file: the file that stores the trials; it is created if missing.
+        params: the space, the seed and the settings of pruning are used.
         present: the point of the present recipe, which the first trial tries; None where the space lacks it.
     """
 
@@ -130,10 +130,10 @@ class Study:
         """Keeps the loss after an epoch and returns whether the trial is to be stopped.
 
         Args:
-            number: of the trial.
+            number: number of the trial.
             fold: position of the fold among those that the trial trains, from 0.
-            epoch: from 1.
-            loss: the best so far in this fold, averaged with the earlier folds' best.
+            epoch: number of the epoch, from 1.
+            loss: the best loss so far in this fold, averaged with the earlier folds' best.
         """
         trial = self._open[number]
         if math.isfinite(loss):
@@ -160,14 +160,14 @@ class Study:
         self.optuna.tell(self._open.pop(number), state=TrialState.FAIL)
 
     def release(self, number: int) -> None:
-        """Ends a trial that this process stops for a reason of its own; its values are tried again."""
+        """Ends a trial that this process stops itself, as at a signal; its values are tried again."""
         self._kill(number, dict(self._open.pop(number).params))
 
     def recover(self) -> list[dict[str, Any]]:
         """Marks the trials that a killed search left running as failed, and has their values tried again.
 
         Returns:
-            What `note` kept of each, its number included.
+            The facts that `note` stored about each trial, its number included.
         """
         from optuna.trial import TrialState
 
@@ -180,7 +180,7 @@ class Study:
         from optuna.trial import TrialState
 
         self.optuna.tell(number, state=TrialState.FAIL)
-        if values.keys() == self._dimensions.keys():  # else it was killed while its values were drawn
+        if values.keys() == self._dimensions.keys():  # otherwise it was killed while its values were drawn
             self.optuna.enqueue_trial(values, user_attrs={"again": number})
 
     def records(self) -> list[TrialRecord]:
@@ -233,7 +233,7 @@ def import_optuna() -> None:
 
 
 def _mend(file: Path) -> None:
-    """Removes what a killed process left: Optuna's own lock, and a part of a line, behind which nothing is read."""
+    """Removes a killed process's leftovers: Optuna's own lock, and a partial line, after which nothing is read."""
     file.with_name(f"{file.name}.lock").unlink(missing_ok=True)
     if file.exists() and (content := file.read_bytes()) and not content.endswith(b"\n"):
         with file.open("r+b") as opened:

@@ -10,7 +10,7 @@ from tumorboard.base.errors import InputError
 from tumorboard.commands.search_space import Point, describe_point
 from tumorboard.commands.search_study import Study
 
-FAILURES = 3  # trials that fail one after another, before a search gives up
+FAILURES = 3  # trials in a row that fail before a search gives up
 POLL_SECONDS = 0.2  # between two looks at the trials
 
 
@@ -18,9 +18,9 @@ class EpochLoss(NamedTuple):
     """The validation loss of a trial's training after an epoch."""
 
     fold: int  # position among the folds that the trial trains, from 0
-    number: int  # from 1
-    epochs: int  # that the training will have
-    loss: float  # on all validation images of the fold
+    number: int  # number of the epoch, from 1
+    epochs: int  # number of epochs that the training will have
+    loss: float  # mean loss on all validation images of the fold
 
 
 class RunningTrial(Protocol):
@@ -39,7 +39,7 @@ class RunningTrial(Protocol):
         """Ends it, and returns when it has ended."""
 
     def facts(self) -> Mapping[str, Any]:
-        """Returns what finds it again after this process was killed."""
+        """Returns the facts by which a later process finds it after this one was killed."""
 
 
 class Runner(Protocol):
@@ -54,13 +54,13 @@ class Runner(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """How many trials, and until when."""
+    """How many trials are run, and until when."""
 
-    trials: int  # of the search, those of earlier calls included
+    trials: int  # number of trials of the search, earlier calls included
     jobs: int  # trials at a time
-    folds: int  # that each trial trains
-    prefix: str  # of the experiments' names
-    seconds: float | None = None  # after which no trial begins
+    folds: int  # number of folds that each trial trains
+    prefix: str  # prefix of the experiments' names
+    seconds: float | None = None  # time after which no trial begins; None: no limit
 
 
 @dataclass
@@ -91,7 +91,7 @@ class Scheduler:
     wait: Callable[[], None] = lambda: time.sleep(POLL_SECONDS)
 
     def run(self) -> None:
-        """Runs trials until there are enough, or until the time is over; returns when all have ended.
+        """Runs trials until there are enough, or the time is over; returns when all have ended.
 
         Raises:
             InputError: FAILURES trials failed one after another.
@@ -138,7 +138,7 @@ class Scheduler:
         self.study.note(number, **running.facts())
 
     def _follow(self, active: _Active) -> None:
-        """Reports the new epochs of a trial, and ends it where it has ended or is pruned."""
+        """Reports the new epochs of a trial, and closes it when it has ended or is pruned."""
         ended = active.running.ended()  # before its epochs are read, so that none is missing
         for epoch in active.running.epochs()[active.seen :]:
             active.seen += 1

@@ -23,8 +23,8 @@ from tumorboard.panel.votes import VOTES
 
 LOOPBACK = "127.0.0.1"
 WAITING = 8  # uploads that wait while another one is classified
-UPLOAD_SECONDS = 60.0  # in which a file must have arrived
-OTHER_PORT = 8765  # that a message proposes
+UPLOAD_SECONDS = 60.0  # limit for the arrival of a file
+OTHER_PORT = 8765  # port that a message proposes
 BACKLOG = 256  # connections that the system holds until they are accepted
 MEGABYTE = 1_000_000
 INSTALL = "pip install 'tumorboard[serve]'"
@@ -47,7 +47,7 @@ def serve(
         str | None,
         typer.Option(help=f"One of {', '.join(VOTES)}; default: the vote that heads the report; with --model: soft."),
     ] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Of the page's address; 0: any free one.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the page's address; 0: any free one.")] = 8000,
     max_megabytes: Annotated[
         int, typer.Option(min=1, help="Size of a file that is taken; crop.max_bytes holds beside it.")
     ] = 100,
@@ -63,7 +63,7 @@ def serve(
     """
     check_installed()
     with open_port(port) as listener, tempfile.TemporaryDirectory(prefix="tumorboard-") as folder:
-        from tumorboard.commands.served_panel import ServedPanel  # here, because `tumorboard --help` needs none of this
+        from tumorboard.commands.served_panel import ServedPanel  # here, because `tumorboard --help` does not need it
         from tumorboard.commands.server import Serving, make_app, run_app
 
         source = open_source(load_params(find_params()), models=model or [], package=panel, vote=vote)
@@ -95,7 +95,7 @@ def check_installed() -> None:
 
 
 def check_columns(deciding: Deciding) -> None:
-    """Raises InputError where the vote lacks numbers, or needs more of an image than its file."""
+    """Raises InputError where the vote lacks numbers, or needs more about an image than its file."""
     if deciding.columns:
         raise InputError(
             f"the {deciding.vote} vote needs {', '.join(deciding.columns)} of each image, which the page does not ask "

@@ -1,4 +1,4 @@
-"""A panel as the server asks it: one file at a time, by one thread."""
+"""A panel for the server: it answers for one file at a time, in one thread."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,10 +13,10 @@ from tumorboard.panel.predict import limited
 
 @dataclass
 class Counts:
-    """What was done so far; the server keeps nothing else of a file."""
+    """The numbers of files so far; the server keeps nothing else about a file."""
 
-    classified: int = 0  # files
-    refused: int = 0  # files that cannot be used
+    classified: int = 0  # number of classified files
+    refused: int = 0  # number of files that cannot be used
 
 
 class ServedPanel:
@@ -27,7 +27,7 @@ class ServedPanel:
 
         Args:
             source: the panel, and how it decides.
-            max_bytes: of a file; holds beside `crop.max_bytes` of the panel and of the study.
+            max_bytes: the largest file in bytes; `crop.max_bytes` of the panel and of the study hold as well.
         """
         self.source, self.counts = source, Counts()
         crop = limited(source.panel.card.crop, source.limits)
@@ -35,11 +35,11 @@ class ServedPanel:
         self.crop: Crop = crop.model_copy(update={"max_bytes": min(max_bytes, crop.max_bytes)})
 
     def classify(self, file: Path, name: str) -> ImageAnswer:
-        """Returns what the panel says of a file.
+        """Returns the panel's answer for a file.
 
         Args:
-            file: with the image.
-            name: stands in the column `path`.
+            file: the file with the image.
+            name: value of the column `path`.
 
         Raises:
             InputError: a network's output is not finite.

@@ -36,10 +36,10 @@ from tumorboard.commands.server_guard import Guard
 from tumorboard.commands.uploads import Queue, UploadLimits, drop_file, receive_file
 from tumorboard.panel.panel_file import DISCLAIMER
 
-MOST_CONNECTIONS = 512  # open at the same time
-IDLE_SECONDS = 60  # after which an unused connection is closed; less would cut clients that are busy
-END_SECONDS = 2  # that answers in progress may take at the end
-RETRY_SECONDS = "1"  # after which a refused upload should be tried again
+MOST_CONNECTIONS = 512  # connections open at the same time, at most
+IDLE_SECONDS = 60  # time after which an unused connection is closed; a shorter one would cut busy clients
+END_SECONDS = 2  # time that answers in progress may take at the end
+RETRY_SECONDS = "1"  # time after which a refused upload should be tried again
 FILES = {
     "/": ("page.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
@@ -57,7 +57,7 @@ Name = Annotated[
     ),
 ]
 
-# The body of an upload is the file itself. FastAPI's UploadFile would read all of it before any limit counts.
+# The body of an upload is the file itself. FastAPI's UploadFile would read all of it before any limit applies.
 _BODY = {"requestBody": {"required": True, "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}}
 _PROBLEMS = {
     403: "The request names another server, or comes from another site's page.",
@@ -81,14 +81,14 @@ def _responses(answer: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
 
 @dataclass(frozen=True, kw_only=True)
 class Serving:
-    """What the server works with."""
+    """The objects and settings of the server."""
 
     served: ServedPanel
     queue: Queue
-    folder: Path  # for uploads, each until it is answered
+    folder: Path  # folder that has each upload until it is answered
     limits: UploadLimits
     hosts: Collection[str]  # allowed values of the header Host
-    title: str  # of the page: the study or the file that the panel is from
+    title: str  # title of the page: the study or the file that the panel is from
 
 
 def make_app(serving: Serving) -> ASGIApp:
@@ -176,7 +176,7 @@ def _problem(status: int, problem: str, headers: dict[str, str] | None = None) -
 
 
 class _Server(uvicorn.Server):
-    """Ends at Ctrl-C as its usual end; uvicorn's own would raise the signal again."""
+    """A server that takes Ctrl-C as its usual end; uvicorn's own raises the signal again."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -189,7 +189,7 @@ class _Server(uvicorn.Server):
 
 
 def server_settings(app: ASGIApp) -> uvicorn.Config:
-    """Returns how an application is served; nothing is logged but errors of this program."""
+    """Returns the settings for serving an application; only errors of this program are logged."""
     return uvicorn.Config(
         app,
         loop="asyncio",
@@ -210,7 +210,7 @@ def run_app(app: ASGIApp, listener: socket.socket) -> None:
     """Serves an application until Ctrl-C or SIGTERM; in the main thread only.
 
     Args:
-        app: as `make_app` returns it.
-        listener: listens already.
+        app: the application that `make_app` returned.
+        listener: a socket that listens already.
     """
     _Server(server_settings(app)).run(sockets=[listener])

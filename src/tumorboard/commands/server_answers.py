@@ -1,4 +1,4 @@
-"""What the server answers, in JSON."""
+"""The server's answers in JSON."""
 
 import base64
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from tumorboard.panel.opinion import Opinion
 from tumorboard.panel.panel_file import DISCLAIMER
 from tumorboard.panel.votes import PROBABILISTIC
 
-LONGEST_NAME = 1000  # characters of a file's name that are taken
+LONGEST_NAME = 1000  # characters; the longest accepted name of a file
 
 
 class PanelAnswer(BaseModel):
@@ -87,14 +87,14 @@ class ProblemAnswer(BaseModel):
 
 
 def scale_of(deciding: Deciding) -> str:
-    """Returns what the numbers of a vote are."""
+    """Returns the kind of numbers that a vote has."""
     if deciding.vote not in PROBABILISTIC:
         return "share of the models' votes, no probability"
     return "calibrated probability" if deciding.fit.weights else "probability, not calibrated"
 
 
 def weights_of(deciding: Deciding) -> dict[str, float] | None:
-    """Returns what each model counts in the votes in which they count differently."""
+    """Returns each model's weight, for votes in which the models' weights differ."""
     if deciding.vote == "single":
         return {model: float(model == deciding.fit.single) for model in deciding.fit.temperatures}
     return dict(deciding.fit.weights) if deciding.vote == "weighted" else None
@@ -123,7 +123,7 @@ def image_answer(opinion: Opinion, classes: Sequence[str]) -> ImageAnswer:
 
 
 def maps_answer(label: str, models: Sequence[str], maps: dict[str, Pixels], problem: str = "") -> MapsAnswer:
-    """Returns the answer with the maps that there are."""
+    """Returns the answer with the available maps."""
     urls = {name: png_url(drawn) for name, drawn in maps.items()}
     return MapsAnswer(
         label=label, vote=urls.get(VOTE), members={name: urls.get(name) for name in models}, problem=problem
@@ -137,11 +137,11 @@ def png_url(picture: Pixels) -> str:
 
 
 def panel_answer(source: PanelSource, *, title: str, crop: Crop) -> PanelAnswer:
-    """Returns what the page states of the panel.
+    """Returns the page's facts about the panel.
 
     Args:
         source: the panel, and how it decides.
-        title: of the page.
+        title: title of the page.
         crop: how files are cropped, with the server's limits.
     """
     deciding = source.deciding

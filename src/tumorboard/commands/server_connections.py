@@ -1,4 +1,4 @@
-"""Connections that wait for a request: how long its headers may take, and which of them give way to others."""
+"""Connections that wait for a request: the time limit for its headers, and which connections give way to others."""
 
 import asyncio
 from typing import ClassVar
@@ -11,10 +11,10 @@ class Connection(H11Protocol):
     """A connection that is closed where the headers of a request do not arrive in time.
 
     uvicorn limits the seconds between requests alone, and counts open connections as requests. Here a connection
-    without a request in work gives way to a new one where as many are open as may be.
+    without a request in work is closed for a new one where the most allowed connections are open.
     """
 
-    header_seconds: ClassVar[float] = 10.0  # from the first byte, or from the opening, until the headers are complete
+    header_seconds: ClassVar[float] = 10.0  # time from the first byte or the opening until the headers are complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Starts the clock of the first request."""
@@ -44,7 +44,7 @@ class Connection(H11Protocol):
 
     @property
     def waits(self) -> bool:
-        """Whether no request is in work."""
+        """Whether the connection has no request in work."""
         return self.cycle is None or self.cycle.response_complete
 
     def _start_clock(self) -> None:

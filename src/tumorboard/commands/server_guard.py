@@ -1,4 +1,4 @@
-"""Keeps other web sites away from the server: what is answered, and what browsers may do with the answers."""
+"""Keeps other web sites away from the server: limits the requests that are answered and the use of answers."""
 
 from collections.abc import Collection, Iterable
 
@@ -37,7 +37,7 @@ def explain_foreign(headers: Iterable[tuple[bytes, bytes]], hosts: Collection[st
     Another site's page can send requests to loopback. Its own name in Host (DNS rebinding) or in Origin gives it away.
 
     Args:
-        headers: of the request, names in lower case.
+        headers: headers of the request, with names in lower case.
         hosts: allowed values of Host.
     """
     pairs = [(name, value.decode("latin-1").lower()) for name, value in headers]
@@ -50,7 +50,7 @@ def explain_foreign(headers: Iterable[tuple[bytes, bytes]], hosts: Collection[st
 
 
 class Guard:
-    """Refuses foreign requests with status 403 before anything of them is read, and adds HEADERS to each answer."""
+    """Refuses foreign requests with status 403 before their bodies are read, and adds HEADERS to each answer."""
 
     def __init__(self, app: ASGIApp, hosts: Collection[str]) -> None:
         """Wraps an application.

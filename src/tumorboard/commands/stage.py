@@ -26,8 +26,8 @@ def main(name: str, words: list[str]) -> None:
     """Runs one stage.
 
     Args:
-        name: of the stage.
-        words: its options.
+        name: name of the stage.
+        words: options of the stage.
     """
     if name == "digest":
         write_lists(Path(words[words.index("--out") + 1]))
@@ -44,7 +44,7 @@ def main(name: str, words: list[str]) -> None:
 
 
 def write_lists(out: Path) -> None:
-    """Writes the digests of the installed sources, and prints which stages another version would run again."""
+    """Writes the digests of the installed sources, and prints the stages that another version runs again."""
     stages = package_file("stages")
     before = _lists(out)
     write_digests(stages, PACKAGE, out, installed=True)

@@ -15,7 +15,7 @@ from tumorboard.base.findings import Finding
 from tumorboard.commands.torn_files import FIX
 
 RWLOCKS = (".dvc/tmp/rwlock", ".dvc/tmp/exps/rwlock")
-RUNS = ".dvc/tmp/exps/run"  # a folder per queued experiment that was started; <revision>.json has its process
+RUNS = ".dvc/tmp/exps/run"  # one folder per started experiment of the queue; <revision>.json has its process
 WRITING_SECONDS = 0.3  # longer than DVC takes to write its lock file anew
 FRESH_SECONDS = 60.0  # a younger lock file of git may belong to a command that runs
 

@@ -1,4 +1,4 @@
-"""What DVC would fail on before any stage runs, with a message that names neither file nor cure."""
+"""Checks for faults on which DVC fails before any stage runs, with a message that names neither file nor cure."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,17 +9,17 @@ from tumorboard.commands.project_checks import check_identity, check_params
 from tumorboard.commands.stale_locks import check_locks
 from tumorboard.commands.torn_files import check_torn_files
 
-Check = Callable[[Path], list[Finding]]  # from the folder of the project
+Check = Callable[[Path], list[Finding]]  # takes the folder of the project
 
 START_CHECKS: dict[str, Check] = {"params.yaml": check_params, "files of DVC": check_torn_files, "locks": check_locks}
 
 
 def run_checks(checks: Mapping[str, Check], project: Path) -> list[Finding]:
-    """Runs checks one after another; one that the machine does not allow is a finding itself.
+    """Runs checks one after another; a check that the machine does not allow becomes a finding.
 
     Args:
-        checks: by name.
-        project: folder that they look at.
+        checks: the checks by name.
+        project: folder that is checked.
     """
     findings = []
     for name, check in checks.items():

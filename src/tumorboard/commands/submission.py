@@ -13,9 +13,9 @@ from tumorboard.base.schema import nearest
 from tumorboard.data.table_text import read_table_text
 from tumorboard.panel.predict import Decisions
 
-NAMES = ("id", "file", "path")  # what a row is called: the file's name without extension, with it, the path as given
-CLASSES = "classes"  # in a template: one column per class
-FRACTIONS = ("probability", "threshold", "unlike")  # columns of the table, beside p_<class>, of six digits
+NAMES = ("id", "file", "path")  # a row's name: the file's name without extension, with it, or the path as given
+CLASSES = "classes"  # stands for one column per class in a template
+FRACTIONS = ("probability", "threshold", "unlike")  # columns with six digits, like p_<class>
 SHOWN = 3  # names that a message lists at most
 
 
@@ -37,7 +37,7 @@ class Sample:
 
 
 class Form(NamedTuple):
-    """What a competition's file looks like."""
+    """The form of a competition's file."""
 
     columns: list[Column]
     sample: Sample | None
@@ -50,7 +50,7 @@ def parse_template(template: str, classes: Sequence[str], positive: str | None) 
         template: columns with commas between them. Each is what the column holds, or HEADER=WHAT: `id`, `file` or
             `path` (what the row is called), `label`, `probability` (of the positive class), `classes` (one column per
             class), p_<class>, or the name of a class, whose probability it holds.
-        classes: of the panel.
+        classes: classes of the panel.
         positive: the class that is to be detected; None: there is none.
 
     Raises:
@@ -114,15 +114,15 @@ def read_sample(file: Path) -> Sample:
 
 
 def infer_columns(sample: Sample, names: Sequence[str], classes: Sequence[str], positive: str | None) -> list[Column]:
-    """Returns what the columns of a sample file hold, from their headers and cells.
+    """Returns the columns of a sample file, whose contents follow from their headers and cells.
 
-    The first column names the rows. A column that is named as a class has the probability of the class. Of the others
-    there may be one: its cells are names of classes (label), or numbers (the probability of the positive class).
+    The first column names the rows. A column named as a class has the probability of the class. At most one other
+    column is allowed: its cells are names of classes (label), or numbers (the probability of the positive class).
 
     Args:
         sample: a competition's sample file.
         names: paths of the predicted files, or patients.
-        classes: of the panel.
+        classes: classes of the panel.
         positive: the class that is to be detected; None: there is none.
 
     Raises:
@@ -140,7 +140,7 @@ def infer_columns(sample: Sample, names: Sequence[str], classes: Sequence[str], 
         else:
             raise InputError(
                 f"{sample.file}: what is to be in column '{printable(clip(header))}' is not clear: it is no class of "
-                f"the panel ({', '.join(classes)}), and the first column names the rows; say of each column what it "
+                f"the panel ({', '.join(classes)}), and the first column names the rows; state what each column "
                 f"holds, --submission '{_proposal(sample, classes)}', where WHAT is label, probability or a class"
             )
         columns.append(Column(header, content))
@@ -148,7 +148,7 @@ def infer_columns(sample: Sample, names: Sequence[str], classes: Sequence[str], 
 
 
 def _proposal(sample: Sample, classes: Sequence[str]) -> str:
-    """Returns a template for the columns of a sample, with WHAT for those that are not clear."""
+    """Returns a template for the columns of a sample, with WHAT for columns that are not clear."""
     words = [f"{printable(clip(sample.header[0]))}=id"]
     for number, header in enumerate(sample.header[1:], 1):
         cells = {row[number].strip() for row in sample.rows} - {""}
@@ -171,9 +171,9 @@ def open_form(
     Args:
         template: see `parse_template`; None: it follows from the sample.
         like: the competition's sample file, if there is one.
-        names: of the rows that are going to be predicted: paths of files, or patients.
-        patients: whether they are patients, whose names are no paths with an extension.
-        classes: of the panel.
+        names: names of the rows to be predicted: paths of files, or patients.
+        patients: whether the rows are patients, whose names are no paths with an extension.
+        classes: classes of the panel.
         positive: the class that is to be detected; None: there is none.
 
     Raises:
@@ -189,7 +189,7 @@ def open_form(
     if patients:
         columns = [replace(column, content="path") if column.content in NAMES else column for column in columns]
     empty = pd.DataFrame({"path": list(names), "decided": ""} | {f"p_{name}": np.nan for name in classes})
-    fill_columns(empty, columns, sample)  # so that a mistake is reported before any image is classified
+    fill_columns(empty, columns, sample)  # reports a mistake before any image is classified
     return Form(columns, sample)
 
 
@@ -208,10 +208,10 @@ def _is_number(cell: str) -> bool:
 
 
 def name_of(path: str, kind: str) -> str:
-    """Returns what a file is called.
+    """Returns a file's name in a competition's file.
 
     Args:
-        path: as given to `predict`.
+        path: the path as given to `predict`.
         kind: one of NAMES.
 
     >>> name_of("new/ISIC_1.b.jpg", "id"), name_of("new/ISIC_1.b.jpg", "file"), name_of("new/ISIC_1.b.jpg", "path")
@@ -226,8 +226,8 @@ def fill_columns(decisions: Decisions, columns: Sequence[Column], sample: Sample
     Args:
         decisions: one row per image file, as `predict_images` returns them. A file without a prediction has its name
             and empty cells.
-        columns: what the file has.
-        sample: its columns and rows, by the column that names these, in their order.
+        columns: the columns of the file.
+        sample: gives the columns and rows in their order; the rows are matched by the column that names them.
 
     Raises:
         InputError: two files have one name, or the sample's columns or rows are not those of the files.

@@ -12,7 +12,7 @@ def check_target(out: Path, force: bool, option: str = "") -> None:
     Args:
         out: the file.
         force: whether it may replace an ordinary file.
-        option: that names the file, for the message.
+        option: the option that names the file, for the message.
     """
     check_writable(out)
     name = f"{option} {printable(str(out))}".strip()

@@ -35,11 +35,11 @@ def is_whole(name: str, text: str) -> bool:
         schema(parse_yaml(text, name))
     except (DvcException, Invalid, ValueError):
         return False
-    return text.endswith("\n")  # DVC ends both with a line break; what is cut within a line may be valid all the same
+    return text.endswith("\n")  # DVC ends both with a line break; a file cut within a line may still be valid
 
 
 def last_whole_version(project: Path, name: str) -> tuple[str, str] | None:
-    """Returns the content of the last whole version that git has, and where it is from; None if there is none."""
+    """Returns the content of the last whole version that git has, and its place there; None if there is none."""
     log = run_git(project, "log", f"-{COMMITS}", "--format=%h", "--", name) or ""
     places = {":": "git's index"} | {f"{commit}:": f"commit {commit}" for commit in log.split()}
     for revision, place in places.items():

@@ -27,9 +27,9 @@ from tumorboard.base.cores import available_cores
 from tumorboard.base.errors import InputError
 
 POLL_SECONDS = 0.2  # between two looks at the processes
-KILL_SECONDS = 10.0  # from the first SIGTERM until a stage's command that still runs gets SIGKILL
+KILL_SECONDS = 10.0  # time from the first SIGTERM to the SIGKILL of a stage's command
 LOG_TAIL = 2**16  # bytes at the end of a log that are read
-_EPOCH = re.compile(r"epoch (\d+/\d+).*?(val loss \S+ accuracy \S+)")  # in the line that training prints per epoch
+_EPOCH = re.compile(r"epoch (\d+/\d+).*?(val loss \S+ accuracy \S+)")  # part of a training's line per epoch
 
 
 @dataclass
@@ -78,10 +78,10 @@ def run_trainings(trainings: list[Training], jobs: int, gpus: Sequence[str], rec
     """Runs trainings side by side and shows their progress on standard output; returns when all have ended.
 
     Args:
-        trainings: in the order of their start.
+        trainings: the trainings in the order of their start.
         jobs: trainings at a time.
         gpus: entries of CUDA_VISIBLE_DEVICES, one per training; empty: each training sees what this process sees.
-        received: signals; once there is one, no training is started and the running ones are ended.
+        received: received signals; once there is one, no training is started and the running ones are ended.
     """
     free_gpus = [gpus[slot % len(gpus)] if gpus else None for slot in range(jobs)]
     settings = thread_settings(jobs)
@@ -133,9 +133,9 @@ def start_process(
 
     Args:
         command: the program and its arguments. `python` in a stage's command is the Python of this process.
-        settings: environment variables over those of this process.
-        output: file for standard output and standard error; None: those of this process.
-        folder: in which it starts; None: that of this process.
+        settings: environment variables that override this process's.
+        output: file for standard output and standard error; None: this process's.
+        folder: working folder of the process; None: this process's.
         stdin: file for standard input, or subprocess.PIPE; None: an empty one.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
@@ -156,7 +156,7 @@ def end_processes(processes: list[subprocess.Popen[bytes]]) -> None:
     DVC itself is not ended, because it could be writing dvc.lock; it ends when its command has failed.
     """
     start = time.monotonic()
-    commands = set[psutil.Process]()  # kept, because a command whose shell has ended has no parent any more
+    commands = set[psutil.Process]()  # collected, because a command whose shell has ended has no parent any more
     while True:
         running = [process for process in processes if process.poll() is None]
         for process in running:
@@ -215,7 +215,7 @@ class ProgressView:
         self._last = lines
 
     def _fitting(self, lines: list[str]) -> list[str]:
-        """Returns the lines; on a terminal too low for them, those that run or failed and a count of the rest."""
+        """Returns the lines; on a terminal too low for them, those of running and failed trainings and a count."""
         if len(lines) < self._console.height:
             return lines
         shown = [line for line in lines if line.startswith(("running", "failed"))][: self._console.height - 2]
@@ -245,7 +245,7 @@ def reproduce_stage(stage: str) -> int:
             repo.reproduce([stage], single_item=True, repro_fn=lambda stage, **options: stage.reproduce(**options))
     except DvcException as error:
         cause = error.__cause__ or error
-        if not str(cause).endswith("exited with 1"):  # in that case the command itself has printed the reason
+        if not str(cause).endswith("exited with 1"):  # with status 1 the command itself has printed the reason
             print(cause, flush=True)
         return 1
     return 0

@@ -1,4 +1,4 @@
-"""Takes uploads within limits: one task at a time, a bounded number that wait, bytes and seconds per file."""
+"""Takes uploads within limits: one task at a time, a bounded number of waiting ones, bytes and seconds per file."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -17,21 +17,21 @@ LARGEST_STATED = 1 << 40  # bytes; a larger stated size of a file counts as this
 
 @dataclass(frozen=True)
 class UploadLimits:
-    """What is taken of uploads."""
+    """The limits of uploads."""
 
-    max_bytes: int  # of a file
+    max_bytes: int  # the largest file in bytes
     waiting: int  # files that may wait while another is classified
-    seconds: float  # in which a file must have arrived
+    seconds: float  # time limit for the arrival of a file
 
 
 class Queue:
-    """Runs tasks one at a time in a thread. A bounded number hold a place: one that runs, and those that wait."""
+    """Runs tasks one at a time in a thread. A bounded number have a place: the running task and those that wait."""
 
     def __init__(self, waiting: int) -> None:
         """Starts no thread before the first task.
 
         Args:
-            waiting: places beside that of the running task.
+            waiting: number of places beside the running task's.
         """
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="classify")
         self._free = waiting + 1
@@ -50,7 +50,7 @@ class Queue:
             self._free += 1
 
     async def run(self, task: Callable[[], T]) -> T:
-        """Returns the result of a task, after those before it."""
+        """Returns the result of a task, after the earlier tasks."""
         return await asyncio.get_running_loop().run_in_executor(self._thread, task)
 
     def __enter__(self) -> "Queue":
@@ -64,12 +64,12 @@ class Queue:
 async def receive_file(chunks: AsyncIterator[bytes], file: Path, stated: int | None, limits: UploadLimits) -> None:
     """Writes an upload to a file and stops at the limits.
 
-    Of a file that is too large only the first bytes are written, and the rest becomes a hole of no bytes on disk, so
+    If a file is too large, only its first bytes are written, and the rest becomes a hole of no bytes on disk, so
     that `read_image_bytes` finds the size and the format that its message needs.
 
     Args:
-        chunks: of the body.
-        file: is created.
+        chunks: the parts of the body.
+        file: the file that is created.
         stated: size of the file in bytes; None: not stated.
         limits: `max_bytes` and `seconds` are used.
 

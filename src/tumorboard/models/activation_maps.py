@@ -21,29 +21,29 @@ from tumorboard.data.store import CropBatch
 from tumorboard.models.inference import crops_to_tensor
 from tumorboard.models.registry import Classifier
 
-SMALLEST_GRID = 2  # cells per side; a map of one cell says nothing of a place
+SMALLEST_GRID = 2  # cells per side; a map of one cell shows no position
 WANTED_GRID = 4  # cells per side; a coarser map is taken only where the network has no finer one
 BLOCK_DEPTH = 1  # dots in the name of a module that is a stage or a block
-PROBES = 2  # images; what has another number of rows, such as a table of positions, is no map of them
+PROBES = 2  # images in the probing batch; an output with another number of rows, such as position embeddings, is no map
 
 
 @dataclass(frozen=True)
 class MapLayer:
     """The layer whose output is the map."""
 
-    name: str  # of the module within the backbone
+    name: str  # the module's name within the backbone
     order: Literal["channels first", "channels last", "tokens"]  # [N, C, H, W], [N, H, W, C] or [N, T, C]
     grid: int  # cells per side
-    prefix: int = 0  # of tokens: those in front of the image's, such as a class token
+    prefix: int = 0  # number of tokens in front of the image's, such as a class token
 
 
 def choose_layer(model: Classifier, side: int, architecture: str) -> MapLayer:
     """Returns the deepest layer whose output is a map of at least WANTED_GRID cells per side, else the finest map.
 
     Args:
-        model: of the registry; its mode and its weights stay as they are.
-        side: of the images in pixels.
-        architecture: for the message.
+        model: a network of the registry; its mode and its weights stay as they are.
+        side: side of the square images in pixels.
+        architecture: its name, for the error message.
 
     Raises:
         InputError: no layer keeps the places of the image, as in the flattened `linear`.
@@ -81,13 +81,13 @@ def choose_layer(model: Classifier, side: int, architecture: str) -> MapLayer:
 
 
 def _is_enlarged(inputs: tuple[Any, ...], output: Tensor) -> bool:
-    """Whether a layer repeats cells, as the pooling of VGG does for small images: it knows places less exactly."""
+    """Whether a layer repeats cells, as the pooling of VGG does for small images, and so is less exact about places."""
     first = inputs[0] if inputs else None
     return isinstance(first, Tensor) and first.ndim == output.ndim == 4 and output.shape[2] > first.shape[2]
 
 
 def _as_map(name: str, output: Tensor, backbone: nn.Module) -> MapLayer | None:
-    """Returns an output as a map; None if it is none: too small, not square, or tokens that are no square."""
+    """Returns an output as a map; None if it is too small, not square, or tokens that form no square."""
     if output.ndim == 4:
         _, first, second, third = output.shape
         if second == third >= SMALLEST_GRID:
@@ -95,7 +95,7 @@ def _as_map(name: str, output: Tensor, backbone: nn.Module) -> MapLayer | None:
         if first == second >= SMALLEST_GRID and third > second:
             return MapLayer(name, "channels last", first)
         return None
-    # Behind the last attention only the class token counts, so that the norm in front of it is taken.
+    # After the last attention only the class token counts, so the norm before that attention is taken.
     if output.ndim == 3 and name.endswith(("norm1", "ln_1")):
         prefix = getattr(backbone, "num_prefix_tokens", None)
         prefix = prefix if isinstance(prefix, int) else int(hasattr(backbone, "class_token"))
@@ -113,13 +113,13 @@ def activation_maps(model: Classifier, layer: MapLayer, images: Tensor, targets:
     Negative sums are 0. Each map is divided by its maximum.
 
     Args:
-        model: in evaluation mode during the call, then as before.
-        layer: of `choose_layer`.
+        model: its mode is evaluation during the call, and its former mode after it.
+        layer: the layer that `choose_layer` returned.
         images: uint8[N, 3, S, S] on the model's device.
         targets: class index per image.
 
     Returns:
-        float32[N, S, S], 0 to 1; all 0 where nothing speaks for the class.
+        float32[N, S, S], 0 to 1; all 0 where no evidence for the class is found.
     """
     training = model.training
     model.eval()
@@ -158,7 +158,7 @@ def _kept_output(module: nn.Module) -> Iterator[list[Tensor]]:
     kept: list[Tensor] = []
 
     def keep(_: nn.Module, __: Any, output: Tensor) -> Tensor:
-        # A copy, so that a layer behind that works in place (ReLU) does not change what is kept.
+        # The next layer gets a copy, because one that works in place (ReLU) would change the kept output.
         kept.append(output)
         return output.clone()
 

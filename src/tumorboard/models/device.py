@@ -24,12 +24,12 @@ def choose_device(runtime: Runtime) -> str:
 
 
 def threads_of(threads: Literal["auto"] | int, processes: int = 1) -> int:
-    """Returns among how many threads torch divides an operation on the CPU, in each of several processes.
+    """Returns the number of threads among which torch divides an operation on the CPU, in each of several processes.
 
     Args:
         threads: `runtime.threads`. "auto" is what torch has, divided by the processes: OMP_NUM_THREADS where that is
             set, else one per core, but no more than this process may use (`available_cores`).
-        processes: that share the cores.
+        processes: number of processes that share the cores.
     """
     if threads != "auto":
         return threads
@@ -48,7 +48,7 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
 
     Args:
         precision: "bf16", "fp16" (CUDA only), or "off" for a context that changes nothing.
-        device: where the network is.
+        device: the device of the network.
 
     Raises:
         InputError: fp16 on a device other than CUDA.

@@ -12,9 +12,9 @@ from tumorboard.base.errors import InputError, clip
 from tumorboard.models.output_layer import without_output_layer
 from tumorboard.models.tensors import check_tensors
 
-_POSITIONS = "encoder.pos_embedding"  # of torchvision's vision transformers
-_PATCHES = "patch_embed.proj.weight"  # of timm's
-_SHOWN = 3  # tensor names of a message
+_POSITIONS = "encoder.pos_embedding"  # position embedding of torchvision's vision transformers
+_PATCHES = "patch_embed.proj.weight"  # patch embedding of timm's vision transformers
+_SHOWN = 3  # tensor names in a message
 
 _log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def fit_tensors(
     published files is tried.
 
     Args:
-        tensors: by name.
+        tensors: the file's tensors by name.
         backbone: the network.
         where: the beginning of an error message, such as the file's name.
         outputs: names of the backbone's output layers, which may be missing or of another width.
@@ -62,8 +62,8 @@ def without_prefix(tensors: Mapping[str, Tensor], names: frozenset[str], where: 
     """Removes the prefix under which a file has a network's tensors.
 
     Args:
-        tensors: of the file, by name.
-        names: of the network's tensors that a file must have.
+        tensors: the file's tensors by name.
+        names: names of the network's tensors that a file must have.
         where: the beginning of an error message.
 
     Returns:
@@ -109,12 +109,12 @@ def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
 
 
 def resample_positions(tensors: Mapping[str, Tensor], backbone: nn.Module) -> dict[str, Tensor]:
-    """Returns the tensors of a vision transformer of torchvision with its positions for the network's side.
+    """Returns the tensors of a torchvision vision transformer with positions resampled to the network's side.
 
     The grid of positions is resampled as in timm, by bicubic interpolation with antialiasing.
 
     Args:
-        tensors: by name; the positions are float[1, 1 + G * G, D], that of the class token first.
+        tensors: tensors by name; the positions are float[1, 1 + G * G, D], the class token's first.
         backbone: the network.
     """
     own = backbone.state_dict().get(_POSITIONS)
@@ -130,7 +130,7 @@ def resample_positions(tensors: Mapping[str, Tensor], backbone: nn.Module) -> di
 def _candidates(
     tensors: Mapping[str, Tensor], stripped: Mapping[str, Tensor], backbone: nn.Module
 ) -> Iterator[Mapping[str, Tensor]]:
-    """Yields what the tensors of a file may mean, the most literal reading first."""
+    """Yields the possible readings of a file's tensors, the most literal one first."""
     yield stripped
     yield resample_positions(stripped, backbone)
     # timm's module of a network has the function that converts published files: names of other libraries, positions.

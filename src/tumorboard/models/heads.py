@@ -13,7 +13,7 @@ def build_head(recipe: Train, features: int, classes: int) -> nn.Module:
     """Returns the head that `recipe.head` names in `HEADS`.
 
     Args:
-        recipe: its `head` and `head_*` entries count.
+        recipe: its `head` and `head_*` entries are used.
         features: width F of the backbone's features.
         classes: number K of classes.
 

@@ -38,21 +38,21 @@ def crop_logits(
     batch are computed one after the other, the unaltered crops first, so that they need no more memory than one.
 
     Args:
-        model: on the device already.
+        model: the network, already on the device.
         crops: uint8[N, S, S, 3].
         precision: "bf16", "fp16" or "off".
         channels_last: whether weights and images have the memory layout of channels last.
-        device: where to compute.
+        device: the device that computes.
         tta: the recipe's; empty: the crops alone.
 
     Returns:
         float32[N, K].
     """
-    # Outside of inference mode: on CUDA a recurrent layer moves its weights here, and those could never be trained.
+    # Not in inference mode: on CUDA a recurrent layer moves its weights here, and they could not be trained afterwards.
     layout = torch.channels_last if channels_last else torch.contiguous_format
     model.eval().to(memory_format=layout)
     images, views = crops_to_tensor(crops, device, channels_last), views_of(tta)
-    total = torch.zeros((), dtype=torch.float64, device=device)  # in which the mean of equal logits is these logits
+    total = torch.zeros((), dtype=torch.float64, device=device)  # in float64 the mean of equal logits is exact
     with torch.inference_mode(), autocast(precision, device):
         for view in views:
             total = total + model(view(images).contiguous(memory_format=layout)).double()
@@ -75,12 +75,12 @@ def predict_logits(
     """Returns the logits of stored images, computed batch by batch with `crop_logits`.
 
     Args:
-        model: on the device already; it is set to evaluation mode.
+        model: the network, already on the device; it is set to evaluation mode.
         store: holds the images.
-        ids: of the N images, in the order of the result; N may be 0.
+        ids: ids of the N images, in the order of the result; N may be 0.
         precision: "bf16", "fp16" or "off".
         channels_last: whether weights and images have the memory layout of channels last.
-        device: where to compute.
+        device: the device that computes.
         batch_size: images per batch.
         tta: the recipe's; empty: the images alone.
         progress: whether to show a progress bar on a terminal, and to print a line per minute elsewhere.

@@ -18,7 +18,7 @@ from tumorboard.models.tensors import CARD_KEY, check_tensors, copy_tensors, rea
 
 MAX_CARD = 10_000_000  # characters; the names of 100,000 classes fit
 MAX_BYTES = 500_000_000  # crop.max_bytes of models that were trained before this parameter existed
-# What recipes did when these keys did not exist.
+# Values of these keys in recipes that are older than the keys.
 EARLIER_RECIPE = {"tta": [], "progressive": 1.0, "average_last": 0}
 DISCLAIMER = "For research, not for diagnosis."
 
@@ -28,19 +28,19 @@ class ModelCard(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str  # of the model in params.yaml
+    name: str  # the model's name in params.yaml
     classes: tuple[str, ...]  # names in the order of the logits
     fold: int  # the validation fold, which training never saw
     crop: Crop  # how an image file becomes the network's input
-    mean: tuple[float, float, float]  # per channel, of values from 0 to 1, by which the input is normalized
-    std: tuple[float, float, float]  # standard deviation, likewise
+    mean: tuple[float, float, float]  # mean per channel of pixel values from 0 to 1; normalizes the input
+    std: tuple[float, float, float]  # standard deviation per channel of pixel values from 0 to 1; normalizes the input
     recipe: Recipe  # how it was trained
     manifest: str  # digest of the Manifest that has the fold
-    parameters: int  # how many numbers were trained
-    epoch: int  # the one whose weights were kept, counted from 1
-    score: dict[str, float | None]  # of the validation fold at that epoch; None where undefined
-    versions: dict[str, str]  # of the libraries by package name; `Classifier.versions`
-    seed: int  # of weights, batches and alterations
+    parameters: int  # number of trained parameters
+    epoch: int  # the epoch whose weights were kept, counted from 1
+    score: dict[str, float | None]  # scores of the validation fold at that epoch; None where undefined
+    versions: dict[str, str]  # library versions by package name, and `Classifier.versions`
+    seed: int  # seed of the weights, batches and alterations
     intended_use: str = DISCLAIMER
 
 
@@ -56,7 +56,7 @@ def load_model(path: Path | str, device: torch.device | str) -> tuple[Classifier
 
     Args:
         path: a file that `save_model` wrote.
-        device: where to put the model.
+        device: the device of the model.
 
     Returns:
         The model in evaluation mode, and its card.
@@ -68,7 +68,7 @@ def load_model(path: Path | str, device: torch.device | str) -> tuple[Classifier
     tensors, card_text = read_safetensors(path)
     card = _read_card(path, card_text)
     recipe = card.recipe.model_copy(update={"pretrained": "none"})  # the file has all weights
-    # Before the network is built: the card may describe one of any size, and its texts are somebody else's.
+    # Checked before the network is built: a card from somebody else may describe a network of any size.
     _check_study_code(path, card)
     outline = _checked_outline(path, recipe, card, tensors)
     model = None if is_study_code(recipe.architecture) else _fill(outline, tensors, card)
@@ -79,7 +79,7 @@ def load_model(path: Path | str, device: torch.device | str) -> tuple[Classifier
 
 
 def _check_study_code(path: Path, card: ModelCard) -> None:
-    """Raises InputError where the study's own code of a network is not that of its training."""
+    """Raises InputError where the study's own code of a network differs from the code that it was trained with."""
     name = card.recipe.architecture
     if is_study_code(name) and card.versions.get(name) != study_digest(name):
         raise InputError(
@@ -102,7 +102,7 @@ def _read_card(path: Path, text: str | None) -> ModelCard:
         raise InputError(f"{path}: its model card cannot be read: {field}: {message}") from None
     if len(set(card.classes)) < max(2, len(card.classes)):
         raise InputError(f"{path}: its classes are not two or more different names: {clip(str(card.classes))}")
-    # These are printed and compared; a run accepts no others.
+    # These texts are printed and compared; a run accepts printable ones only.
     if odd := [text for text in (card.name, card.manifest, *card.classes) if not text.isprintable() or not text]:
         raise InputError(f"{path}: its model card has a name that cannot be printed: {clip(odd[0])!r}")
     if "/" in card.name:
@@ -115,7 +115,7 @@ def _with_later_keys(text: str) -> str:
     try:
         tree = json.loads(text)
     except ValueError:
-        return text  # named by the validation
+        return text  # the validation reports the fault
     if isinstance(tree, dict) and isinstance(tree.get("crop"), dict):
         tree["crop"].setdefault("max_bytes", MAX_BYTES)
     if isinstance(tree, dict) and isinstance(tree.get("recipe"), dict):
@@ -124,11 +124,11 @@ def _with_later_keys(text: str) -> str:
 
 
 def _checked_outline(path: Path, recipe: Recipe, card: ModelCard, tensors: Mapping[str, Tensor]) -> Classifier:
-    """Returns the network of a card without memory; raises InputError unless it has the tensors of its file."""
+    """Returns a card's network, whose tensors take no memory; raises InputError unless its file has these tensors."""
     layers = len(recipe.head_widths) if recipe.head == "mlp" else 0
     if layers >= len(tensors):
         raise InputError(f"{path}: its card names {layers:,} head_widths, but the file has {len(tensors):,} tensors")
-    # What the backbone hands to the head is known only after it has run; the first layer of the file's head says it.
+    # The number of features is known only after the backbone has run; the first layer of the file's head has it.
     head = next((tensor for name, tensor in tensors.items() if name in ("head.weight", "head.0.weight")), None)
     features = head.shape[1] if head is not None and head.ndim == 2 else 1
     outline = outline_model(recipe, len(card.classes), card.crop.side, features)
@@ -137,16 +137,16 @@ def _checked_outline(path: Path, recipe: Recipe, card: ModelCard, tensors: Mappi
 
 
 def _fill(outline: Classifier, tensors: Mapping[str, Tensor], card: ModelCard) -> Classifier | None:
-    """Gives an outline the tensors of its file, which spares drawing random weights that these replace.
+    """Gives an outline the tensors of its file, so that no random weights are drawn only to be replaced.
 
     Args:
-        outline: of `outline_model`; is changed.
-        tensors: of the file, copied into memory that torch aligns.
-        card: has the side of the images.
+        outline: the network that `outline_model` returned; it is changed.
+        tensors: the file's tensors by name; they are copied into memory that torch aligns.
+        card: its side of the images and its classes are used.
 
     Returns:
         The network; None where it computes with something that is not in the file, such as a table of positions, or
-        cannot take such images: `build_model` then makes it, or says why not.
+        cannot take such images: `build_model` then builds it, or raises the reason.
     """
     own = outline.state_dict()
     if own.keys() != tensors.keys():

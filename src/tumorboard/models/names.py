@@ -31,8 +31,8 @@ def check_architecture(name: str) -> None:
     """Checks that an architecture has this name.
 
     Raises:
-        InputError: there is none; names the nearest ones and lists the project's own. Or it names code of the study
-            that is missing.
+        InputError: no architecture has it; names the nearest ones and lists the project's own. Or the study's own
+            code that it names is missing.
 
     >>> check_architecture("resnet18")
     >>> check_architecture("resnet_18")  # doctest: +ELLIPSIS
@@ -62,7 +62,7 @@ def is_torchvision_name(name: str) -> bool:
 
 @cache
 def names_in_source() -> frozenset[str]:
-    """Returns the names of the classifiers that the source files of torchvision register, as far as these show."""
+    """Returns the names of the classifiers that torchvision's source files register in a visible way."""
     spec = find_spec("torchvision")
     folders = spec.submodule_search_locations if spec else None
     files = [file for folder in folders or () for file in sorted(Path(folder, "models").glob("*.py"))]

@@ -15,7 +15,7 @@ from tumorboard.models.tensors import read_safetensors
 from tumorboard.models.timm_names import TIMM_PREFIX, timm_config
 from tumorboard.models.zoo import torchvision_models
 
-MeanStd: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]  # per channel, of pixel values from 0 to 1
+MeanStd: TypeAlias = tuple[tuple[float, ...], tuple[float, ...]]  # mean, standard deviation; per channel, values 0 to 1
 
 _IMAGENET: MeanStd = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 _HALF: MeanStd = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -25,7 +25,7 @@ _IMAGES_PER_READ = 256
 def normalization(recipe: Recipe) -> MeanStd:
     """Returns the mean and standard deviation of `normalize: auto` or `normalize: imagenet`.
 
-    `auto` is what the pre-trained weights were trained with, and ImageNet's where there are none or none are known.
+    `auto` takes the values that the pre-trained weights were trained with, or ImageNet's where these are unknown.
 
     Raises:
         InputError: the model card of the weights file that `pretrained` names is damaged.
@@ -58,7 +58,7 @@ def _card_normalization(card_text: str, path: str) -> MeanStd:
 def dataset_statistics(store: CropStore, ids: Sequence[str]) -> MeanStd:
     """Returns the mean and standard deviation per channel over all pixels of stored images.
 
-    The sums are of integers, so that the order of the images has no effect. A channel with a single value gets a
+    The sums are integers, so that the order of the images has no effect. A channel with a single value gets a
     standard deviation of 1, so that nothing is divided by 0.
     """
     sums, squares = np.zeros(3, dtype=np.int64), np.zeros(3, dtype=np.int64)

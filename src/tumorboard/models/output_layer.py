@@ -36,9 +36,9 @@ def output_layer_names(network: nn.Module) -> tuple[str, ...]:
 
 
 def removed_layer_names(network: nn.Module) -> tuple[str, ...]:
-    """Returns the output layers in whose place a network has an Identity: a file's tensors of these have no use.
+    """Returns the output layers in whose place a network has an Identity; a file's tensors for them are not used.
 
-    Of a network of the study's own code these alone are left out; a layer that it calls `fc` may be a hidden one.
+    For a network of the study's own code only these are left out; a layer that it calls `fc` may be a hidden one.
     """
     return tuple(name for name in output_layer_names(network) if isinstance(network.get_submodule(name), nn.Identity))
 
@@ -52,7 +52,7 @@ def without_output_layer(
     the backbone's own tensors are returned, with a warning in the log.
 
     Args:
-        tensors: by name.
+        tensors: the tensors by name.
         backbone: the network.
         where: the beginning of the warning, such as the file's name.
         outputs: names of the output layers.

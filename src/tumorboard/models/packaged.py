@@ -14,7 +14,7 @@ from tumorboard.models.timm_names import create_timm
 
 
 def packaged_tensors(architecture: str) -> Mapping[str, Tensor]:
-    """Returns the weights in the package of an architecture under timm's tensor names.
+    """Returns an architecture's weights from its Python package, under timm's tensor names.
 
     Raises:
         InputError: there is no package for it, or it is not installed or has other tensors.

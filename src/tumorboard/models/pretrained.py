@@ -28,7 +28,7 @@ def load_pretrained(backbone: nn.Module, architecture: str, pretrained: str) -> 
 
     Args:
         backbone: receives the weights.
-        architecture: its name in the registry.
+        architecture: the backbone's name in the registry.
         pretrained: "none", "imagenet" (downloaded by torchvision or timm), "packaged", or the path of a .safetensors,
             .pth or .pt file. A file has the tensor names of torchvision or timm, or is a model file of this project.
 

@@ -25,12 +25,12 @@ def pin_pretrained(recipe: Recipe) -> dict[str, str]:
     """Checks that a recipe's `pretrained` suits its architecture, without downloading weights.
 
     Returns:
-        What the weights are: the SHA-256 of a file, hexadecimal, as `pretrained_sha256`; the name of published weights
-        as `pretrained_tag`; nothing of random and packaged ones.
+        What identifies the weights: for a file its SHA-256, hexadecimal, as `pretrained_sha256`; for published weights
+        their name as `pretrained_tag`; nothing for random and packaged weights.
 
     Raises:
         InputError: no such weights are published or packaged for the architecture, the file is missing, or it is of
-            another kind or in another folder than DVC watches.
+            another kind or outside the folder that DVC watches.
     """
     pretrained, architecture = recipe.pretrained, recipe.architecture
     if pretrained == "imagenet":

@@ -18,7 +18,7 @@ def pin_recipes(params: Params) -> dict[str, dict[str, Any]]:
     """Resolves and checks the recipes of all models that run, so that none fails after others were trained.
 
     Args:
-        params: `models` names those that run.
+        params: `models` names the models that run.
 
     Returns:
         Each model's whole recipe as JSON values, by model name. Where `pretrained` names a file, `pretrained_sha256` is
@@ -49,7 +49,7 @@ def check_progressive(recipe: Recipe, size: int) -> None:
     """Checks that a network takes images of other sides than it was built for, where `progressive` needs that.
 
     Args:
-        recipe: its `progressive` and `architecture` count.
+        recipe: its `progressive` and `architecture` are used.
         size: the full side of the images in pixels.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Builds networks by name: the project's own, those of torchvision, of timm as `timm/<name>`, and the study's own."""
+"""Builds networks by name: the project's own, torchvision's, timm's as `timm/<name>`, and the study's own."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ from tumorboard.models.study_code import build_study_network, is_study_code, stu
 from tumorboard.models.timm_names import TIMM_PREFIX, create_timm, timm_config
 from tumorboard.models.zoo import torchvision_models
 
-_OUTPUTS = 1000  # of a network with an output layer of its own, the classes of ImageNet
+_OUTPUTS = 1000  # outputs of a network's own output layer: the classes of ImageNet
 
 ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {  # `names.OWN` lists the same names
     "linear": linear,
@@ -40,18 +40,18 @@ ARCHITECTURES: dict[str, Callable[[int], nn.Module]] = {  # `names.OWN` lists th
 class Classifier(nn.Module):
     """Turns images into logits: normalizes the pixels, then runs a backbone and a head."""
 
-    mean: Tensor  # buffer [1, 3, 1, 1], of pixel values from 0 to 1
-    std: Tensor  # likewise
-    versions: dict[str, str]  # what the model card records of the network, as `build_model` sets it
+    mean: Tensor  # buffer [1, 3, 1, 1]: mean of pixel values from 0 to 1, per channel
+    std: Tensor  # buffer [1, 3, 1, 1]: standard deviation of pixel values from 0 to 1, per channel
+    versions: dict[str, str]  # the model card's entries about the network, as `build_model` sets them
 
     def __init__(self, backbone: nn.Module, head: nn.Module, mean: Sequence[float], std: Sequence[float]) -> None:
         """Keeps the parts.
 
         Args:
-            backbone: from normalized images [N, 3, S, S] to features [N, F].
-            head: from features [N, F] to logits [N, K].
-            mean: one number per channel, of pixel values from 0 to 1.
-            std: standard deviation, likewise.
+            backbone: maps normalized images [N, 3, S, S] to features [N, F].
+            head: maps features [N, F] to logits [N, K].
+            mean: mean of pixel values from 0 to 1, one number per channel.
+            std: standard deviation of pixel values from 0 to 1, one number per channel.
         """
         super().__init__()
         self.versions = {}
@@ -75,7 +75,7 @@ def build_model(
     caller's random state is unchanged.
 
     Args:
-        recipe: its `architecture`, `seed`, `pretrained`, `head` and `head_*` entries count.
+        recipe: its `architecture`, `seed`, `pretrained`, `head` and `head_*` entries are used.
         classes: number K of classes.
         size: side of the square images in pixels.
         mean_std: mean and standard deviation, one number per channel, of pixel values from 0 to 1.
@@ -84,7 +84,7 @@ def build_model(
         InputError: the architecture is unknown or cannot take images of this size, or the weights do not fit.
     """
     check_architecture(recipe.architecture)
-    versions = _network_versions(recipe)  # of the code that is about to run
+    versions = _network_versions(recipe)  # versions of the code that is about to run
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(recipe.seed)
         try:
@@ -114,7 +114,7 @@ def outline_model(recipe: Recipe, classes: int, size: int, features: int) -> Cla
     The backbone of the study's own code is built as it is: its code may need values.
 
     Args:
-        recipe: as of `build_model`.
+        recipe: as in `build_model`.
         classes: number K of classes.
         size: side of the square images in pixels.
         features: width F of the backbone's features.
@@ -139,10 +139,10 @@ def outline_model(recipe: Recipe, classes: int, size: int, features: int) -> Cla
 
 
 class _WithoutMemory(TorchFunctionMode):
-    """Puts new tensors on torch's device `meta`, except ranges: some networks compute their layout from these.
+    """Puts new tensors on torch's device `meta`, except ranges, from which some networks compute their layout.
 
-    `torch.device("meta")` would put all of them there, and the RegNets of torchvision cannot be built. Random values,
-    which such a tensor has no place for, are not drawn: torch would import its compiler for that.
+    `torch.device("meta")` would put all of them there, and then torchvision's RegNets cannot be built. Random values,
+    which a tensor without memory cannot hold, are not drawn: torch would import its compiler for that.
     """
 
     _FACTORIES = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn})
@@ -164,7 +164,7 @@ def _unfit_size(architecture: str, size: int, error: Exception) -> InputError:
 
 
 def _network_versions(recipe: Recipe) -> dict[str, str]:
-    """Returns the SHA-256 of the study's own code by the architecture's name, and the name of weights by "imagenet"."""
+    """Returns the SHA-256 of the study's own code by the architecture's name, and the weights' name by "imagenet"."""
     code = {recipe.architecture: study_digest(recipe.architecture)} if is_study_code(recipe.architecture) else {}
     return code | ({"imagenet": published_tag(recipe.architecture)} if recipe.pretrained == "imagenet" else {})
 

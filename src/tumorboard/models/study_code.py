@@ -22,7 +22,7 @@ from tumorboard.base.schema import nearest
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-FOLDER = "architectures"  # of the study, which DVC watches
+FOLDER = "architectures"  # the study's folder of own code, which DVC watches
 
 _NAME = re.compile(r"(architectures(?:\.[A-Za-z_]\w*)+):([A-Za-z_]\w*)", re.ASCII)
 
@@ -39,14 +39,14 @@ def is_study_code(architecture: str) -> bool:
 def study_digest(architecture: str) -> str:
     """Returns the SHA-256 of the source files of an architecture, hexadecimal.
 
-    These are the factory's file and what it imports from the folder `architectures`, with their paths.
+    The digest covers the factory's file and its imports from the folder `architectures`, with their paths.
 
     Args:
         architecture: such as "architectures.mine:network".
 
     Raises:
-        InputError: the name has another form, a file is missing or no Python, or it imports a file of the study that
-            is elsewhere.
+        InputError: the name has another form, a file is missing or no Python, or one imports a file of the study that
+            is in another folder.
     """
     lines = [f"{sha256(file.read_bytes()).hexdigest()}  {file.as_posix()}\n" for file in study_sources(architecture)]
     return sha256("".join(lines).encode()).hexdigest()
@@ -75,11 +75,11 @@ def study_sources(architecture: str) -> list[Path]:
 def build_study_network(architecture: str, side: int) -> "nn.Module":
     """Calls an architecture's factory.
 
-    The source files are compiled anew, so that the network is always that of `study_digest`.
+    The source files are compiled anew, so that the network always matches `study_digest`.
 
     Args:
         architecture: such as "architectures.mine:network". The factory takes nothing, or the keyword argument `side`.
-        side: of the square images, in pixels.
+        side: side of the square images in pixels.
 
     Returns:
         What the factory returned: a module from images float32[N, 3, side, side] to features [N, F].
@@ -156,10 +156,10 @@ def _parts_of(architecture: str) -> tuple[str, str]:
 
 
 def _settings_of(architecture: str, factory: Callable[..., Any], side: int) -> dict[str, int]:
-    """Returns the keyword arguments for a factory; raises InputError where it needs others than `side`."""
+    """Returns the keyword arguments for a factory; raises InputError where it needs an argument other than `side`."""
     try:
         parameters = inspect.signature(factory).parameters.values()
-    except (ValueError, TypeError):  # of some built-in functions and classes
+    except (ValueError, TypeError):  # some built-in functions and classes have no signature
         return {}
     named = [one for one in parameters if one.kind not in (one.VAR_POSITIONAL, one.VAR_KEYWORD)]
     if needed := [one.name for one in named if one.default is one.empty and one.name != "side"]:
@@ -191,7 +191,7 @@ def _imported_packages(file: Path) -> Iterator[tuple[int, str]]:
 
 
 class _FromSource(SourceFileLoader):
-    """Compiles a module at each import: a .pyc file can be that of another edit within the same second."""
+    """Compiles a module at each import: a .pyc file can stem from another edit within the same second."""
 
     def get_code(self, fullname: str) -> CodeType:
         path = self.get_filename(fullname)

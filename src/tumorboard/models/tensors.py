@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tumorboard.base.errors import InputError, clip
 from tumorboard.models.published import check_suffix
 
-CARD_KEY = "tumorboard"  # of the ModelCard in the header of a .safetensors file
+CARD_KEY = "tumorboard"  # key of the ModelCard in the header of a .safetensors file
 _BACKBONE = "backbone."  # prefix of the backbone's tensors in a model file of this project
 
 
@@ -22,7 +22,7 @@ def copy_tensors(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -
     Args:
         module: receives the tensors; each of its own must be given, except a batch norm's count of batches, which old
             files lack.
-        tensors: by name.
+        tensors: the tensors by name.
         where: the beginning of an error message, such as the file's name.
 
     Raises:
@@ -76,7 +76,7 @@ def read_tensors(path: Path) -> Mapping[str, Tensor]:
     A checkpoint (`{"state_dict": …, "epoch": 3}`) is read where exactly one of its entries is a state dict.
 
     Returns:
-        All tensors on the CPU; of a model file of this project those of the backbone, without their prefix.
+        All tensors on the CPU; from a model file of this project the backbone's only, without their prefix.
 
     Raises:
         InputError: the file is missing, damaged, of another kind, or holds more than tensors.
@@ -107,7 +107,7 @@ def _read_state_dict(path: Path) -> Mapping[str, Tensor]:
 
 
 def _state_dict_in(content: object, path: Path) -> Mapping[str, Tensor]:
-    """Returns the one state dict in what torch.load read: the content itself, or an entry of it."""
+    """Returns the one state dict in the content that torch.load read: the content itself, or an entry of it."""
     if _is_state_dict(content):
         return content
     entries = content if isinstance(content, Mapping) else {}

@@ -1,4 +1,4 @@
-"""The models of timm by name: `timm/<name>`, and `timm/hf-hub:<owner>/<name>` for those of the Hugging Face Hub.
+"""The models of timm by name: `timm/<name>`, and `timm/hf-hub:<owner>/<name>` for models of the Hugging Face Hub.
 
 timm is imported within the functions: it takes half a second, and most studies use none of its models.
 """
@@ -12,19 +12,19 @@ from tumorboard.base.errors import InputError
 if TYPE_CHECKING:
     from torch import nn
 
-TIMM_PREFIX = "timm/"  # of the architectures that timm builds
+TIMM_PREFIX = "timm/"  # prefix of the architectures that timm builds
 
-_HUB_PREFIX = "timm/hf-hub:"  # of those that the Hub describes
+_HUB_PREFIX = "timm/hf-hub:"  # prefix of the architectures that the Hub describes
 _HUB_NAME = re.compile(r"timm/hf-hub:[\w.-]+/[\w.-]+(@[\w./-]+)?", re.ASCII)
 
 
 class TimmConfig(NamedTuple):
-    """What timm knows of a model's weights."""
+    """What timm records about a model's weights."""
 
-    mean: tuple[float, ...]  # per channel, of pixel values from 0 to 1
+    mean: tuple[float, ...]  # mean per channel, of pixel values from 0 to 1
     std: tuple[float, ...]
     fixed_side: bool  # whether the network is built for one side of the images
-    name: str  # of the weights, `<architecture>.<tag>`
+    name: str  # name of the weights, `<architecture>.<tag>`
 
 
 def timm_names() -> list[str]:
@@ -56,7 +56,7 @@ def is_hub_name(architecture: str) -> bool:
 
 
 def timm_config(architecture: str) -> TimmConfig:
-    """Returns what timm knows of a model's weights; of one of the Hub what its description says.
+    """Returns what timm records about a model's weights; for a model of the Hub, what its description states.
 
     Args:
         architecture: starts with "timm/".
@@ -87,7 +87,7 @@ def create_timm(architecture: str, pretrained: bool = False, **settings: Any) ->
     Args:
         architecture: starts with "timm/".
         pretrained: whether to fetch its weights.
-        settings: as of timm.create_model.
+        settings: further arguments of timm.create_model.
 
     Raises:
         InputError: the description of a model of the Hub cannot be fetched, or timm has no such network.

@@ -1,4 +1,4 @@
-"""The views of an image that are predicted beside it, and whose logits are averaged with its own."""
+"""The views of an image that test-time augmentation predicts, and whose logits are averaged."""
 
 import itertools
 from collections.abc import Callable, Collection, Sequence

@@ -18,7 +18,7 @@ def torchvision_models() -> Any:
     """Returns the package torchvision.models, which has no types.
 
     While torchvision is imported, a module without content is in the compiler's place; the compiler is imported as
-    soon as anything else of it is used, and by whoever imports it later.
+    soon as anything else in it is used or somebody imports it.
     """
     if "torchvision" in sys.modules or _COMPILER[0] in sys.modules:
         return importlib.import_module("torchvision.models")
@@ -34,7 +34,7 @@ def torchvision_models() -> Any:
 
 
 class _StandIn(ModuleType):
-    """Stands in for a module, which is imported when something of it is used."""
+    """Stands in for a module, which is imported when one of its attributes is used."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

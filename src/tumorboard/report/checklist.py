@@ -1,6 +1,6 @@
 """Fills in two reporting checklists from the files of a run: CLAIM 2024 and TRIPOD+AI.
 
-The items are in our own short words; the numbers are those of the papers. What the files do not say is marked for the
+The items are in our own short words; the numbers are the papers'. What the files do not contain is marked for the
 author: a checklist that a program fills in must not claim what nobody wrote down.
 
 Source:
@@ -20,9 +20,9 @@ from tumorboard.report.results import Results
 class Item(TypedDict):
     """One item of a checklist."""
 
-    number: int  # in the paper
-    item: str  # in our words
-    answer: Callable[[Results, Conclusions], str]  # sentences
+    number: int  # number of the item in the paper
+    item: str  # the item in our words
+    answer: Callable[[Results, Conclusions], str]  # returns sentences
 
 
 CLAIM: list[Item] = [
@@ -109,7 +109,7 @@ def fill_in(results: Results, conclusions: Conclusions) -> dict[str, list[dict[s
     """Answers both checklists.
 
     Returns:
-        By the checklist's name one dict per item: number, item, answer.
+        One dict per item (number, item, answer), by the checklist's name.
     """
     return {
         name: [{**item, "answer": item["answer"](results, conclusions)} for item in items]

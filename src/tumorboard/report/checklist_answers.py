@@ -1,4 +1,4 @@
-"""Answers to reporting checklists that are about models and scores; what no file says is left to the author."""
+"""Answers to reporting checklists that are about models and scores; what no file contains is left to the author."""
 
 from tumorboard.base.errors import counted
 from tumorboard.base.tables import classes_of
@@ -36,7 +36,7 @@ def models(results: Results, _: Conclusions) -> str:
 
 
 def software(_results: Results, _conclusions: Conclusions) -> str:
-    """Says where the versions stand."""
+    """Reports where the versions stand."""
     return "'Reproduce this report' has the versions of the libraries."
 
 
@@ -50,7 +50,7 @@ def initialization(results: Results, _: Conclusions) -> str:
 
 
 def training(results: Results, _: Conclusions) -> str:
-    """Counts trainings and says where their recipes are."""
+    """Reports the number of trainings and the place of their recipes."""
     folds = len(next(iter(results.evaluations.values())))
     trainings = folds * len(results.recipes)
     return (
@@ -60,7 +60,7 @@ def training(results: Results, _: Conclusions) -> str:
 
 
 def selection(results: Results, _: Conclusions) -> str:
-    """Says which epoch and which vote were chosen by what."""
+    """Reports by which scores the epoch and the vote were chosen."""
     kept = {
         name: f"the epoch with the best validation {recipe['select']}" if recipe["keep"] == "best" else "the last epoch"
         for name, recipe in results.recipes.items()
@@ -92,7 +92,7 @@ def measures(results: Results, _: Conclusions) -> str:
 
 
 def uncertainty(results: Results, conclusions: Conclusions) -> str:
-    """Says how intervals and tests are made."""
+    """Reports how intervals and tests are made."""
     unit = results.unit or "group"
     text = (
         f"{100 * results.evaluate.confidence:g} % intervals that take the images of one {unit} together; where there "
@@ -115,7 +115,7 @@ def robustness(results: Results, conclusions: Conclusions) -> str:
 
 
 def explanations(results: Results, _: Conclusions) -> str:
-    """Names the models with heat maps, and whether the maps were compared with places that are known."""
+    """Names the models with heat maps, and whether the maps were compared with known places."""
     explained = results.explained.get(results.shown.name)
     if explained is None or not explained.members:
         return "No heat map was computed: no model has a layer that keeps the places of the image."
@@ -144,7 +144,7 @@ def performance(results: Results, _: Conclusions) -> str:
 
 
 def diagnostic_accuracy(results: Results, _: Conclusions) -> str:
-    """States sensitivity and specificity, where one class is to be detected."""
+    """States sensitivity and specificity, if one class is to be detected."""
     head, part = results.shown.headline, results.shown.name
     if results.positive is None:
         return f"No class is positive (data.positive): 'By class' has recall and precision of each, {part} images."
@@ -162,27 +162,27 @@ def failures(results: Results, conclusions: Conclusions) -> str:
 
 
 def limitations(results: Results, conclusions: Conclusions) -> str:
-    """States what stands against the claim."""
+    """States the objections to the claim."""
     return " ".join([*front_page(results, conclusions).cautions, FOR_AUTHOR])
 
 
 def use(_results: Results, _conclusions: Conclusions) -> str:
-    """States what the panel is not for."""
+    """States the uses that the panel is not meant for."""
     return f"For research, not for decisions about a patient. {FOR_AUTHOR}"
 
 
 def technical_details(results: Results, _: Conclusions) -> str:
-    """Says what the run can be repeated from."""
+    """Reports the files from which the run can be repeated."""
     return f"params.yaml and dvc.lock repeat this run ({results.run}). For the author: the study's protocol."
 
 
 def availability(results: Results, _: Conclusions) -> str:
-    """Says which state of the software this is."""
+    """Reports which state of the software this is."""
     return f"This run: {results.run}. For the author: where software, models and data can be had."
 
 
 def analysis(results: Results, conclusions: Conclusions) -> str:
-    """Joins what is said of partitions, selection, votes and scores."""
+    """Joins the answers on partitions, selection, votes and scores."""
     answers = (partitions, selection, ensembling, measures, uncertainty)
     return " ".join(answer(results, conclusions) for answer in answers)
 
@@ -203,7 +203,7 @@ def fairness(results: Results, conclusions: Conclusions) -> str:
 
 
 def output(results: Results, _: Conclusions) -> str:
-    """Says what a prediction is."""
+    """Reports the contents of a prediction."""
     threshold = results.fit.threshold
     if results.positive is not None and threshold is not None:
         decides = f"{results.positive} is decided from a probability of {threshold:.3f}, chosen on validation images"
@@ -214,7 +214,7 @@ def output(results: Results, _: Conclusions) -> str:
 
 
 def specification(results: Results, _: Conclusions) -> str:
-    """Says where the whole model is."""
+    """Reports where the whole model is."""
     return f"models/ has the weights of {len(results.recipes)} models and in panel.json all that the vote needs."
 
 
@@ -226,17 +226,17 @@ def performance_and_spread(results: Results, conclusions: Conclusions) -> str:
 
 
 def open_science(results: Results, _: Conclusions) -> str:
-    """Says which state of the software this is; the rest is for the author."""
+    """Reports which state of the software this is; the rest is for the author."""
     return f"This run: {results.run}. For the author: funding, protocol, registration, and where all can be had."
 
 
 def updating(_results: Results, _conclusions: Conclusions) -> str:
-    """Says that a run updates no model."""
+    """Reports that a run updates no model."""
     return "None in this run."
 
 
 def usability(_results: Results, _conclusions: Conclusions) -> str:
-    """Says how unusable input is handled."""
+    """Reports how unusable input is handled."""
     return f"`tumorboard predict` names files that it cannot use and images unlike the training images. {FOR_AUTHOR}"
 
 
@@ -245,7 +245,7 @@ def _parameters(results: Results, model: str) -> int:
 
 
 def _columns(conclusions: Conclusions) -> str:
-    """Returns the columns by whose values there are scores."""
+    """Returns the columns that have scores per value."""
     return "" if conclusions.subgroups.empty else ", ".join(dict.fromkeys(conclusions.subgroups["column"]))
 
 

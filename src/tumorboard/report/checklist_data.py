@@ -1,4 +1,4 @@
-"""Answers to reporting checklists that are about the data; what the files of a run do not say is left to the author."""
+"""Answers to reporting checklists that are about the data; what no file contains is left to the author."""
 
 from tumorboard.base.errors import counted
 from tumorboard.base.tables import classes_of
@@ -11,7 +11,7 @@ NOT_KNOWN = "Not known"
 
 
 def sources(results: Results, _: Conclusions) -> str:
-    """Says where the images lie."""
+    """Reports where the images lie."""
     return f"{results.raw}: {_counted(results)}. For the author: where and when they were collected."
 
 
@@ -28,7 +28,7 @@ def exclusions(results: Results, _: Conclusions) -> str:
 
 
 def preprocessing(results: Results, _: Conclusions) -> str:
-    """Says how a file becomes a crop."""
+    """Reports how a file becomes a crop."""
     crop = results.crop
     start = "A dark border is removed, then each" if crop.border else "Each"
     window = "" if crop.window is None else f"; grey values beyond 8 bits by crop.window: {crop.window}"
@@ -46,19 +46,19 @@ def flow(results: Results, conclusions: Conclusions) -> str:
 
 
 def subsets(results: Results, _: Conclusions) -> str:
-    """Says that all usable images are in the run."""
+    """Reports that all usable images are in the run."""
     return f"{_counted(results)}: all usable ones. For the author: whether {results.raw} is itself a selection."
 
 
 def missing(results: Results, _: Conclusions) -> str:
-    """Says what is done about unusable files and empty cells."""
+    """Reports the handling of unusable files and empty cells."""
     text = f"Nothing is imputed; {_files(len(results.quarantined))} left out."
     columns = [name for name in results.attributes.columns if name != "id"]
     return f"{text} An empty cell of {', '.join(columns)} counts as 'unknown'." if columns else text
 
 
 def partitions(results: Results, _: Conclusions) -> str:
-    """Says how images were assigned to parts."""
+    """Reports how images were assigned to parts."""
     how = f"parts that the data gives are kept, others are drawn with seed {results.seed}"
     if results.split.leave_out is not None:
         how = f"one fold per value of {results.split.leave_out}; the test part is that of the data or drawn"
@@ -66,7 +66,7 @@ def partitions(results: Results, _: Conclusions) -> str:
 
 
 def disjointness(results: Results, _: Conclusions) -> str:
-    """Says which level is not divided between parts, as the table of the split has it."""
+    """Reports which level is not divided between parts, from the table of the split."""
     manifest, unit = results.manifest, results.unit
     places = manifest["split"] + manifest["fold"].fillna(-1).astype(str)
     divided = int((places.groupby(manifest["group"]).nunique() > 1).sum())
@@ -80,12 +80,12 @@ def disjointness(results: Results, _: Conclusions) -> str:
 
 
 def sample_size(_: Results, conclusions: Conclusions) -> str:
-    """Says how exact the run is."""
+    """Reports how exact the run is."""
     return f"For the author: the intended size. {conclusions.precision}."
 
 
 def external(results: Results, _: Conclusions) -> str:
-    """Says what the files know about data from elsewhere."""
+    """Reports what the files know about data from elsewhere."""
     text = f"{NOT_KNOWN}: all images are in {results.raw}"
     if results.split.leave_out is not None:
         text = f"Each fold validates on a value of {results.split.leave_out} that its models never saw"
@@ -99,7 +99,7 @@ def included(results: Results, _: Conclusions) -> str:
 
 
 def characteristics(results: Results, _: Conclusions) -> str:
-    """Says which characteristics the data's table has."""
+    """Reports which characteristics the data's table has."""
     columns = [name for name in results.attributes.columns if name != "id"]
     known = f" Columns of the data's table: {', '.join(columns)}." if columns else " The data has no further columns."
     return f"Classes by part are under 'The data'.{known} For the author: demographic and clinical facts."
@@ -111,7 +111,7 @@ def outcome(results: Results, _: Conclusions) -> str:
 
 
 def predictors(results: Results, _: Conclusions) -> str:
-    """Says what the models and the vote see."""
+    """Reports the inputs of the models and the vote."""
     text = f"The models see the pixels of the crop ({results.crop.side} pixels) alone"
     fit = results.fit
     if fit.stacking is None or not fit.stacking.columns:
@@ -121,7 +121,7 @@ def predictors(results: Results, _: Conclusions) -> str:
 
 
 def imbalance(results: Results, _: Conclusions) -> str:
-    """States the shares of the training labels and what is done about them."""
+    """States the shares of the training labels and how their imbalance is handled."""
     train = results.manifest[results.manifest["split"] == "train"]["label"]
     shares = [f"{name} {percent(float((train == name).mean()))}" for name in classes_of(results.shown.heading)]
     return f"Training labels: {', '.join(shares)}. {balancing(results)}"
@@ -163,7 +163,7 @@ def _parts(results: Results) -> str:
 
 
 def balancing(results: Results) -> str:
-    """Says what is done about classes of different size."""
+    """Reports the handling of classes of different size."""
     if results.balance == "none":
         return "Classes are not balanced."
     return f"Classes are balanced by balance.strategy: {results.balance}."

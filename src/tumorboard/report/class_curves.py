@@ -1,6 +1,6 @@
 """Draws ROC and precision-recall curves with a panel per class.
 
-All panels are in one pair of axes, moved beside and below each other: of sixty classes, a pair of axes per panel takes
+All panels share one pair of axes, moved beside and below each other: with sixty classes, a pair of axes per panel takes
 much longer to lay out and to draw than the curves.
 """
 
@@ -21,14 +21,14 @@ from tumorboard.report.lettering import distinct
 from tumorboard.report.style import STYLE, VOTE_COLOR, WIDTH, add_legend, grid_of, line_style
 
 _MOST_COLUMNS = 5
-_TICKS, _FEW_TICKS = (0, 0.2, 0.4, 0.6, 0.8, 1), (0, 0.5, 1)  # the few where there are many panels
-_MANY = 20  # panels
-_ROOM = 0.02  # around a panel, whose sides are 1 long
-_MOST_SIDE = 4.2  # inches, of a panel
-_GAP = 0.22  # inches, between two panels side by side
-_TITLE = 0.3  # inches, above each panel
+_TICKS, _FEW_TICKS = (0, 0.2, 0.4, 0.6, 0.8, 1), (0, 0.5, 1)  # the few ones for many panels
+_MANY = 20  # panels, from which a figure has many
+_ROOM = 0.02  # space around a panel, whose sides are 1 long
+_MOST_SIDE = 4.2  # inches; the longest side of a panel
+_GAP = 0.22  # inches between two panels side by side
+_TITLE = 0.3  # inches above each panel
 _LEFT, _BELOW, _RIGHT = 0.65, 0.62, 0.12  # inches around the panels; left of and below them are numbers and a name
-_MARKERS = 7  # on a curve
+_MARKERS = 7  # markers per curve
 
 
 class Panel(NamedTuple):
@@ -58,7 +58,7 @@ def precision_recall_curves(curves: Curves, vote: str, base_rates: Mapping[str, 
     Args:
         curves: model, class, recall, precision.
         vote: the value of `model` that is the chosen vote.
-        base_rates: by class its share of the images, drawn as a grey line.
+        base_rates: share of the images by class, drawn as a grey line.
     """
     figure, axes, panels = _draw_panels(curves, vote, "recall", "precision")
     heights = [panel.low + base_rates[panel.name] for panel in panels]
@@ -104,7 +104,7 @@ def _draw_panels(curves: Curves, vote: str, x: str, y: str) -> tuple[Figure, Axe
 
 
 def _make_axes(width: float, height: float, styles: Mapping[str, Mapping[str, Any]]) -> tuple[Figure, Axes]:
-    """Returns axes of a size in inches below a legend; a layout engine would draw all of it once more to measure it."""
+    """Returns axes of a size in inches below a legend; a layout engine would draw it all once more to measure it."""
     whole = _LEFT + width + _RIGHT
     figure = Figure((whole, 1))
     legend = add_legend(figure, [Line2D([], [], **style) for style in styles.values()], list(styles), whole)

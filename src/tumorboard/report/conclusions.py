@@ -1,4 +1,4 @@
-"""What is concluded from the predictions of a run: comparisons, subgroups, suspected labels, how much they can tell."""
+"""Conclusions from the predictions of a run: comparisons, subgroups, suspected labels, detectable differences."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,22 +22,22 @@ VOTE = "vote"  # the name of the vote that heads the report in `evaluate.primary
 
 @dataclass(frozen=True)
 class Conclusions:
-    """What is concluded from the predictions of a run."""
+    """The conclusions from the predictions of a run."""
 
-    comparisons: Mapping[str, PanelComparison]  # by name of the part; of the heading vote and the others, paired
-    precision: str  # how large a difference the shown part can tell, in a sentence; '' where it is not known
+    comparisons: Mapping[str, PanelComparison]  # the heading vote against members and votes, by part
+    precision: str  # a sentence on how large a difference the shown part can detect; '' where unknown
     concentration: str  # a sentence where one group has a large share of the images, else ''
     subgroups: Subgroups  # on the shown part; without rows where no column is named
     subgroup_warnings: list[str]  # sentences
-    disagreements: Mapping[str, Disagreement]  # by name of the part: how far the members agree
+    disagreements: Mapping[str, Disagreement]  # agreement of the members by name of the part
     suspects: Suspects  # training images whose label may be wrong, by validation predictions
-    sites: Sites | None  # validation scores per value that was left out; None: no column's values were
+    sites: Sites | None  # validation scores per left-out value; None: no column's values were left out
 
 
 def draw_conclusions(results: Results) -> Conclusions:
     """Draws the conclusions from the predictions of a run.
 
-    Of `evaluate.subgroups`, columns that the data does not have are left out with a warning.
+    Columns of `evaluate.subgroups` that the data does not have are left out with a warning.
 
     Raises:
         InputError: a column of `evaluate.subgroups` has too many values.
@@ -73,7 +73,7 @@ def draw_conclusions(results: Results) -> Conclusions:
 
 
 def conclusion_tables(results: Results, conclusions: Conclusions) -> dict[str, pd.DataFrame]:
-    """Returns by name the tables of what is concluded from validation images: suspects, agreement, splits."""
+    """Returns the tables of the conclusions from validation images by name: suspects, agreement, splits."""
     disagreement = conclusions.disagreements[results.validation.name]
     return {
         "suspects": conclusions.suspects,
@@ -85,7 +85,7 @@ def conclusion_tables(results: Results, conclusions: Conclusions) -> dict[str, p
 def compare_part(part: Part, results: Results) -> PanelComparison:
     """Compares the vote that heads the report with members and other votes on the images of one part.
 
-    The primary pair is that of `evaluate.primary`, else the heading vote and the best member by validation loss. The
+    The primary pair is `evaluate.primary`, else the heading vote and the best member by validation loss. The
     more probable class decides, also where a class is to be detected: its sensitivity and specificity are then compared
     at a probability of one half. A panel of one model has no comparison.
     """
@@ -116,8 +116,8 @@ def sentence_of(row: Mapping[Any, Any], rule: str = "") -> str:
     """Returns a paired comparison as a sentence.
 
     Args:
-        row: of a table of comparisons.
-        rule: by what images are decided, where this is to be said.
+        row: one row of a table of comparisons.
+        rule: the rule by which images are decided; '' leaves it out of the sentence.
     """
     points = [100 * row[key] for key in ("difference", "low", "high")]
     ends = "" if pd.isna(points[1]) else f" ({points[1]:+.1f} to {points[2]:+.1f}, {p_text(row['p'])})"
@@ -128,11 +128,11 @@ def sentence_of(row: Mapping[Any, Any], rule: str = "") -> str:
 
 
 def _with_article(name: str) -> str:
-    """Returns how a sentence begins with a member's or a vote's name; only a vote's has a space."""
+    """Returns a member's or a vote's name as the beginning of a sentence; only a vote's name has a space."""
     return f"The {name}" if " " in name else name
 
 
 def verdict_text(row: Mapping[Any, Any]) -> str:
-    """Returns the verdict of a comparison with the names of what is compared."""
+    """Returns the verdict of a comparison with the names of the members and votes that it compares."""
     ahead = {FIRST: row["first_name"], SECOND: row["second_name"]}.get(row["verdict"])
     return str(row["verdict"]) if ahead is None else f"{ahead} is ahead"

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from tumorboard.report.style import STYLE, WIDTH
 
-_CAPTION_SIZE = 8.0  # points, of the text above a picture
-_GAP = 0.06  # between two pictures, as a share of their side
+_CAPTION_SIZE = 8.0  # points; size of the text above a picture
+_GAP = 0.06  # space between two pictures, as a share of their side
 _HEAD = 0.17  # height of a line of a caption, as a share of the side
 
 
@@ -29,7 +29,7 @@ def contact_sheet(images: NDArray[np.uint8], captions: Sequence[str], columns: i
         images: uint8[N, S, S, 3], RGB.
         captions: N texts, drawn above the pictures.
         columns: pictures per row.
-        lines: of a caption, at most.
+        lines: the most lines of a caption.
     """
     figure = Figure((WIDTH, 1))
     places = sheet_places(len(images), columns, lines, dpi=figure.dpi)
@@ -66,9 +66,9 @@ class _Pixels(FigureImage):
 class SheetPlaces(NamedTuple):
     """Where the pictures of a contact sheet are, in pixels from its upper left."""
 
-    width: int  # of the sheet
-    height: int  # of the sheet
-    side: int  # of a picture
+    width: int  # width of the sheet
+    height: int  # height of the sheet
+    side: int  # side of a picture
     lefts: list[int]
     tops: list[int]
 
@@ -77,9 +77,9 @@ def sheet_places(count: int, columns: int, lines: int, *, dpi: float) -> SheetPl
     """Computes the places of the pictures of a sheet, each below its caption.
 
     Args:
-        count: pictures.
+        count: number of pictures.
         columns: pictures per row.
-        lines: of text per caption.
+        lines: lines of text per caption.
         dpi: pixels of the sheet per inch.
 
     >>> sheet_places(3, 2, 1, dpi=100)
@@ -106,7 +106,7 @@ def fit_picture(image: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
 
 
 def _fit_captions(figure: Figure, columns: int) -> None:
-    """Makes the letters of a caption smaller where it would reach the next one of its row."""
+    """Reduces the font size of a caption that would reach the next one in its row."""
     captions = figure.texts
     renderer = FigureCanvasAgg(figure).get_renderer()  # type: ignore[no-untyped-call]
     cell = figure.bbox.width / columns

@@ -1,4 +1,4 @@
-"""The decisions of the vote that heads the report by its threshold, beside those by the most probable class."""
+"""The decisions of the vote that heads the report by its threshold, beside the decisions by the most probable class."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,9 +10,9 @@ BY_CLASS = "by the most probable class"
 
 
 class Decisions(NamedTuple):
-    """What the threshold decides for the images of one part of the data."""
+    """The decisions by the threshold for the images of one part of the data."""
 
-    rule: str  # by what, such as 'by the threshold 0.230 of ill'
+    rule: str  # the rule, such as 'by the threshold 0.230 of ill'
     classes: tuple[str, str]  # the positive class and the other
     rows: list[dict[str, Any]]  # the confusion matrix: label, images, and the numbers called each of `classes`
 
@@ -21,8 +21,8 @@ def decisions_of(results: Results, part: Part) -> Decisions | None:
     """Returns the decisions by the threshold; None where no threshold is set, so that the more probable class decides.
 
     Args:
-        results: of the run.
-        part: whose images are decided.
+        results: the run's results.
+        part: the part whose images are decided.
     """
     rule = rule_of(results, part)
     if not rule:
@@ -39,9 +39,9 @@ def decisions_of(results: Results, part: Part) -> Decisions | None:
 
 
 def rule_of(results: Results, part: Part) -> str:
-    """Returns by what the heading vote decides: 'by the threshold 0.230 of ill'; '' where no threshold is set.
+    """Returns the rule of the heading vote's decisions: 'by the threshold 0.230 of ill'; '' where no threshold is set.
 
-    A validation image has the threshold that was fitted without it, of which there are several.
+    Each validation image has the threshold that was fitted without it, so there are several.
     """
     if results.positive is None or results.fit.threshold is None:
         return ""

@@ -21,7 +21,7 @@ from tumorboard.report.contact_sheet import contact_sheet
 from tumorboard.report.lettering import drawable_names, shorten
 from tumorboard.report.results import Part, Results
 
-KappaTable: TypeAlias = Mapping[str, Mapping[str, float]]  # by two members; nan: undefined, or of a member with itself
+KappaTable: TypeAlias = Mapping[str, Mapping[str, float]]  # by two members; nan: undefined, or a member with itself
 
 SHOWN = 12  # images that split the panel, in the figure and on the page
 _COLUMNS = 6  # pictures per row
@@ -32,9 +32,9 @@ class Disagreement:
     """How far the members agree on the images of one part of the data."""
 
     members: Sequence[str]  # names
-    agreement: Agreement  # all pairs
+    agreement: Agreement  # agreement of all pairs of members
     unanimous: float  # share of the images for which all members decide for the same class
-    splits: Splits  # the images on which they do not
+    splits: Splits  # the images on which they do not all agree
 
     @property
     def kappas(self) -> KappaTable:
@@ -46,7 +46,7 @@ class Disagreement:
 
     @property
     def shown(self) -> list[dict[str, object]]:
-        """The images that split the panel most: id, label, and by member its class and the class's probability."""
+        """The images that split the panel most: id, label, and each member's class with its probability."""
         return [
             {
                 "id": row["id"],

@@ -25,11 +25,11 @@ TITLES = {
     TYPICAL: "Typical right ones of each class",
 }
 
-_MOST_COLUMNS = 13  # pictures per row
-_LETTERS = 20  # of a line of a caption, which is drawn smaller where it would reach the next one
+_MOST_COLUMNS = 13  # pictures per row, at most
+_LETTERS = 20  # letters per line of a caption, which is drawn smaller where it would reach the next one
 _FILTER_SIDE = 200  # pixels of an enlarged filter, at least, so that its cells stay sharp
-_WEBP_METHOD = 2  # of 6; the highest one takes four times as long for 4 % fewer bytes
-_WEBP_QUALITY = 82  # of 100; a PNG of the same sheet has ten times as many bytes
+_WEBP_METHOD = 2  # effort from 0 to 6; the highest one takes four times as long for 4 % fewer bytes
+_WEBP_QUALITY = 82  # quality from 0 to 100; a PNG of the same sheet has ten times as many bytes
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,17 @@ class Sheet:
     part: str  # 'validation' or 'test'
     title: str
     picture: bytes  # WebP
-    examples: Examples  # its images
+    examples: Examples  # the sheet's images
 
 
 @dataclass(frozen=True)
 class Explained:
-    """What the report shows of the places and the filters."""
+    """The report's sheets of maps, scores of places, and filters."""
 
     sheets: Sequence[Sheet]
-    with_map: Sequence[str]  # models
+    with_map: Sequence[str]  # models with a map
     without_map: Sequence[str]
-    places: Mapping[str, Mapping[str, Any]]  # by part with boxes, as `panel.lesions.score_lesions` returns them
+    places: Mapping[str, Mapping[str, Any]]  # `panel.lesions.score_lesions` of each part with boxes
     filters: Sequence[tuple[str, float, bytes]]  # model, change of its first layer (nan: unknown), WebP
 
 
@@ -71,7 +71,7 @@ def draw_explained(results: Results) -> Explained:
 
 
 def _draw_sheets(results: Results, part: Part, texts: Mapping[str, str]) -> Iterator[Sheet]:
-    """Yields a sheet per kind of images that there are, if a model has a map."""
+    """Yields a sheet per kind of images that occurs, if a model has a map."""
     explained = results.explained[part.name]
     if not explained.members:
         return
@@ -89,7 +89,7 @@ def _draw_sheets(results: Results, part: Part, texts: Mapping[str, str]) -> Iter
 
 
 def _captions(examples: Examples, tables: Mapping[str, Predictions], texts: Mapping[str, str]) -> list[list[str]]:
-    """Returns per image the label, then what each model and the vote decide with which probability."""
+    """Returns per image the label, then the class and probability that each model and the vote decide for."""
     decisions = [decide_rows(table, examples["id"].tolist()) for table in tables.values()]
     captions = []
     for position, label in enumerate(examples["label"]):
@@ -140,7 +140,7 @@ def _draw_cases(pictures: NDArray[np.uint8], captions: Sequence[Sequence[str]]) 
 
 
 def draw_filters(layer: FirstLayer) -> Figure:
-    """Draws filters before training, the same after it, and their change.
+    """Draws filters before training, the same filters after it, and their change.
 
     Grey is 0. One scale holds before and after; the change has its own, since it is often too small to be seen.
     """

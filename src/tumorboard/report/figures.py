@@ -30,24 +30,24 @@ from tumorboard.report.results import Duplicates, Part, Results, name_of_vote
 ChartTable: TypeAlias = pd.DataFrame  # one row per point or bar of a chart, with the column model; see `plot_tables`
 Mistakes: TypeAlias = pd.DataFrame  # one row per misclassified image: id, label, decided, probability
 
-_IMAGES_PER_CLASS = 12  # in the figure of the data
-_MOST_CLASSES = 20  # of more classes, only the heading vote has a confusion matrix, and fewer images are shown
+_IMAGES_PER_CLASS = 12  # images per class in the figure of the data
+_MOST_CLASSES = 20  # with more classes, only the heading vote has a confusion matrix, and fewer images are shown
 _PAIRS = 24  # pairs of duplicates shown at most
 _MISTAKES = 24  # mistakes shown at most
 _SUSPECTS = 24  # suspected labels shown at most
 
 
 def plot_tables(results: Results, conclusions: Conclusions) -> dict[str, ChartTable]:
-    """Returns the tables of the charts of `dvc plots`; but for 'data' all have the member or vote in column `model`.
+    """Returns the tables of the charts of `dvc plots`; all but 'data' have the member or vote in the column `model`.
 
     They show validation images, so that whoever compares experiments sees no test image.
 
     Args:
-        results: of the run.
-        conclusions: whose comparisons are named in the table of scores.
+        results: the run's results.
+        conclusions: their comparisons are named in the table of scores.
 
     Returns:
-        'data': one row that identifies the data; 'curves': the training histories, with fold and kept; those of
+        'data': one row that identifies the data; 'curves': the training histories, with fold and kept; the tables of
         `part_tables`.
     """
     tables = part_tables(results.validation)
@@ -56,7 +56,7 @@ def plot_tables(results: Results, conclusions: Conclusions) -> dict[str, ChartTa
 
 
 def data_table(results: Results) -> pd.DataFrame:
-    """Returns one row by which `dvc plots diff` finds revisions that were made of different data.
+    """Returns one row by which `dvc plots diff` finds revisions with different data.
 
     Returns:
         Columns `manifest`, the digest of the images of training and validation, and `data`, a text with their numbers.
@@ -70,9 +70,9 @@ def part_tables(part: Part) -> dict[str, ChartTable]:
     """Returns the tables of one part of the data.
 
     Returns:
-        'roc', 'precision_recall', 'confusion' (all pairs of classes), 'reliability': of each member and the vote that
+        'roc', 'precision_recall', 'confusion' (all pairs of classes), 'reliability': for each member and the vote that
         heads the report, 'reliability' also of this vote without temperatures; a hard vote is in 'confusion' alone, as
-        its shares are no probabilities. 'scores': of all members and votes.
+        its shares are no probabilities. 'scores': for all members and votes.
     """
     return {
         "roc": _concat(part.probabilities, roc_table),
@@ -111,7 +111,7 @@ def _scores_table(part: Part) -> ChartTable:
 
 
 def _with_verdicts(scores: ChartTable, results: Results, conclusions: Conclusions) -> ChartTable:
-    """Adds a column that says how each member and vote compares with the vote that heads the report, in accuracy."""
+    """Adds a column with the comparison of each member and vote with the vote that heads the report, in accuracy."""
     comparison, heading = conclusions.comparisons[results.validation.name], name_of_vote(results.fit.vote)
     verdicts = {}
     for row in [*comparison.exploratory.to_dict("records"), *comparison.primary.to_dict("records")]:
@@ -132,15 +132,15 @@ def draw_figures(results: Results, conclusions: Conclusions, tables: Mapping[str
     """Draws the figures of a report.
 
     Args:
-        results: of the run.
-        conclusions: drawn from them.
-        tables: of the charts, as `plot_tables` returns them.
+        results: the run's results.
+        conclusions: the conclusions from these results.
+        tables: the tables of the charts, as `plot_tables` returns them.
 
     Returns:
-        The figures by name: those of `draw_part` for validation images, the learning curves, the data, and the
+        The figures by name: the figures of `draw_part` for validation images, the learning curves, the data, and the
         duplicates, generated images, images that split the panel and suspected labels where there are any.
     """
-    # The families are taken up by each text when it is made.
+    # Each text takes the font families when it is created.
     with mpl.rc_context({"font.family": font_families(_classes(results))}):
         figures = {"curves": plots.learning_curves(tables["curves"]), "data": draw_classes(results)}
         figures |= draw_part(results.validation, tables, results.positive)
@@ -169,12 +169,12 @@ def draw_test_figures(results: Results) -> dict[str, Figure]:
 def draw_part(part: Part, tables: Mapping[str, ChartTable], positive: str | None) -> dict[str, Figure]:
     """Draws the figures of one part of the data.
 
-    Of many classes there are confusion matrices of the heading vote alone.
+    With many classes only the heading vote has a confusion matrix.
 
     Args:
-        part: of the data.
-        tables: as `part_tables` returns them.
-        positive: the class that is to be detected; without one, and of a hard vote, there is no 'decision_curve'.
+        part: one part of the data.
+        tables: the part's tables, as `part_tables` returns them.
+        positive: the class that is to be detected; without one, and for a hard vote, there is no 'decision_curve'.
     """
     texts, vote = drawable_names(classes_of(part.heading)), name_of_vote(part.vote)
     confusions = _drawn_confusions(part, texts)
@@ -198,7 +198,7 @@ def draw_part(part: Part, tables: Mapping[str, ChartTable], positive: str | None
 
 
 def _drawn_confusions(part: Part, texts: Mapping[str, str]) -> dict[str, Confusion]:
-    """Returns the confusion tables that are drawn by their titles, with the classes' names in pictures."""
+    """Returns the drawn confusion tables by their titles, with the classes' names in pictures."""
     drawn = part.predictions
     if len(texts) > _MOST_CLASSES:
         title = f"{name_of_vote(part.vote)}; with {len(texts)} classes there is no room for its members"
@@ -215,7 +215,7 @@ def _classes(results: Results) -> list[str]:
 
 
 def replaced_names(results: Results) -> dict[str, str]:
-    """Returns by text the class for which this text stands in pictures, as no installed font draws its name."""
+    """Returns the classes whose names no installed font draws, by the text that replaces them in pictures."""
     texts = drawable_names(classes_of(results.validation.heading))
     return {text: name for name, text in texts.items() if is_replaced(name, text)}
 
@@ -269,7 +269,7 @@ def worst_mistakes(predictions: Predictions) -> Mistakes:
 
 
 def draw_classes(results: Results) -> Figure:
-    """Draws 12 random crops per class, of many classes 6; a class with fewer images leaves white places."""
+    """Draws 12 random crops per class, 6 for many classes; a class with fewer images leaves white places."""
     crops, captions = [], []
     texts = drawable_names(classes_of(results.validation.heading))
     each = _IMAGES_PER_CLASS if len(texts) <= _MOST_CLASSES else _IMAGES_PER_CLASS // 2

@@ -1,4 +1,4 @@
-"""The front page of a report: what the study is, what may be claimed, what stands against it, where it fails."""
+"""The front page of a report: facts of the study, its claim, the cautions against it, its failures."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from tumorboard.report.results import Part, Results, name_of_vote
 class Front(NamedTuple):
     """Texts of the front page."""
 
-    facts: dict[str, str]  # by title: what the study is
+    facts: dict[str, str]  # facts about the study, by title
     claim: list[str]  # sentences
     cautions: list[str]  # sentences that qualify the claim, most serious first
     failures: list[str]  # sentences: where the panel is weakest
@@ -40,18 +40,18 @@ def percent(value: float | None) -> str:
 
 
 def interval_text(scores: Mapping[str, Any], name: str, digits: int | None = None) -> str:
-    """Returns an interval as '91.0 % to 95.6 %', why there is none, or '' where none was computed.
+    """Returns an interval as '91.0 % to 95.6 %', the reason why there is none, or '' where none was computed.
 
     Args:
-        scores: with `<name>_low`, `<name>_high` and, where these are None, `<name>_method`.
-        name: of the score.
-        digits: of a number; None: a share in percent.
+        scores: have `<name>_low`, `<name>_high` and, where these are None, `<name>_method`.
+        name: the name of the score.
+        digits: decimals of a number; None: a share in percent.
     """
     if f"{name}_low" not in scores:
         return ""
     ends = scores[f"{name}_low"], scores[f"{name}_high"]
     if None in ends:
-        # It may stand in brackets: 'too few patients for an interval (7)' becomes 'too few patients: 7'.
+        # The text may stand in brackets: 'too few patients for an interval (7)' becomes 'too few patients: 7'.
         reason = str(scores.get(f"{name}_method", "undefined"))
         return reason.replace(" for an interval (", ": ").removesuffix(")")
     low, high = (percent(end) if digits is None else f"{end:.{digits}f}" for end in ends)
@@ -77,7 +77,7 @@ def _facts(results: Results) -> dict[str, str]:
 
 def _claim(results: Results, conclusions: Conclusions) -> Iterator[str]:
     part, head = results.shown, results.shown.headline
-    yield from _against_shortcuts(results)  # first, since nothing below is a claim about images where it holds
+    yield from _against_shortcuts(results)  # first, since with a shortcut nothing below is a claim about images
     text = interval_text(head, "accuracy")
     if head.get("accuracy_low") is not None:
         text = f"{100 * results.evaluate.confidence:g} % interval {text}"
@@ -135,7 +135,7 @@ def _cautions(results: Results, conclusions: Conclusions) -> Iterator[str]:
 
 
 def _against_shortcuts(results: Results) -> Iterator[str]:
-    """Yields that facts of the files alone predict the class better than the vote, where they do."""
+    """Yields a caution where facts of the files alone predict the class better than the vote."""
     accuracies = _accuracies(results, results.shortcuts if results.test is None else results.test_shortcuts)
     best = max(accuracies, key=lambda facts: accuracies[facts], default="")
     of_vote = results.shown.headline["balanced_accuracy"]
@@ -147,7 +147,7 @@ def _against_shortcuts(results: Results) -> Iterator[str]:
 
 
 def _shortcuts(results: Results) -> Iterator[str]:
-    """Yields that the audit found shortcuts, where the claim does not begin with them."""
+    """Yields a caution where the audit found shortcuts and the claim does not begin with them."""
     accuracies = _accuracies(results, results.shortcuts)
     best = max(accuracies, key=lambda facts: accuracies[facts], default="")
     if not results.audit_metrics["shortcuts"] or not best or list(_against_shortcuts(results)):
@@ -163,7 +163,7 @@ def _shortcuts(results: Results) -> Iterator[str]:
 
 
 def _accuracies(results: Results, probe: pd.DataFrame) -> dict[str, float]:
-    """Returns the balanced accuracy by the facts of a probe, where it has one."""
+    """Returns the balanced accuracy of each probe that has one, by the probe's facts."""
     guess = 1 / len(classes_of(results.shown.heading))
     skills = pd.to_numeric(probe["skill"])
     return {
@@ -174,7 +174,7 @@ def _accuracies(results: Results, probe: pd.DataFrame) -> dict[str, float]:
 
 
 def _against_validation(results: Results) -> Iterator[str]:
-    """Yields that the vote is right more often on validation images, where both intervals say so."""
+    """Yields a caution where the vote is right more often on validation images by both intervals."""
     validation = results.validation.headline
     low, high = validation.get("accuracy_low"), results.shown.headline.get("accuracy_high")
     if results.test is not None and low is not None and high is not None and low > high:
@@ -186,7 +186,7 @@ def _against_validation(results: Results) -> Iterator[str]:
 
 
 def _against_members(results: Results) -> Iterator[str]:
-    """Yields what makes a vote needless: a member that is better by validation loss, or one that has all the weight."""
+    """Yields a caution where a vote is needless: a member has a lower validation loss, or all the weight."""
     tree = results.validation.scores
     best = best_member(tree)
     member, vote = tree["members"][best]["loss"], results.validation.headline.get("loss")
@@ -220,7 +220,7 @@ def _failures(results: Results, conclusions: Conclusions) -> Iterator[str]:
 
 
 def _decisions(results: Results) -> NDArray[np.object_]:
-    """Returns the class that the panel decides for each shown image: of test images at its threshold, as in `predict`.
+    """Returns the class that the panel decides for each shown image; test images by its threshold, as in `predict`.
 
     Each validation image has a threshold of its own part, which no table has; there the more probable class decides.
     """

@@ -16,9 +16,9 @@ from tumorboard.report.contact_sheet import contact_sheet
 from tumorboard.report.lettering import shorten
 
 NearestImages: TypeAlias = pd.DataFrame  # one row per generated image: id, label, nearest, nearest_label, turns, ...
-ReadCrops: TypeAlias = Callable[[Sequence[str]], NDArray[np.uint8]]  # ids -> their crops uint8[N, S, S, 3]
+ReadCrops: TypeAlias = Callable[[Sequence[str]], NDArray[np.uint8]]  # N ids to their crops, uint8[N, S, S, 3]
 
-_PAIRS = 6  # per row of the figure
+_PAIRS = 6  # pairs per row of the figure
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Generated:
 
     fold: int
     table: NearestImages
-    load_crops: ReadCrops  # of generated and of training images
+    load_crops: ReadCrops  # reads the crops of generated and of training images
 
 
 def read_generated(balance: Path, store: Path, folds: Sequence[int]) -> Generated | None:
@@ -35,8 +35,8 @@ def read_generated(balance: Path, store: Path, folds: Sequence[int]) -> Generate
 
     Args:
         balance: output folder of the balance stage, with a folder per fold.
-        store: of the crops.
-        folds: numbers, one or more.
+        store: folder of the crops.
+        folds: numbers of one or more folds.
     """
     folder = balance / str(folds[0])
     if not (folder / "generated.csv").is_file():
@@ -55,12 +55,12 @@ def count_alike(generated: Generated, near: float | None) -> int:
 def draw_generated(generated: Generated, texts: Mapping[str, str]) -> Figure:
     """Draws two rows per class: six generated images as they come, then the six most alike to a training image.
 
-    Right of each is that training image, turned and mirrored as it fits best, below the correlation of the details and,
-    if it is another, its class.
+    The training image is right of each, turned and mirrored as it fits best, below the correlation of the details and,
+    if it differs, its class.
 
     Args:
-        generated: with one image or more.
-        texts: by class the text that stands for it in pictures.
+        generated: one generated image or more.
+        texts: the text that stands for each class in pictures, by class.
     """
     crops, captions = [], []
     for label, rows in generated.table.groupby("label", sort=True):

@@ -15,10 +15,10 @@ _SHAPED = ((0x0590, 0x109F), (0x1780, 0x18AF), (0xA840, 0xABFF), (0xFB1D, 0xFDFF
 
 
 def drawable_names(names: Sequence[str]) -> dict[str, str]:
-    """Returns by name the text that stands for it in pictures: the name itself, or `class <n>` if no font draws it.
+    """Returns the text that stands for each name in pictures: the name itself, or `class <n>` if no font draws it.
 
     Args:
-        names: of the classes; n counts them from 1.
+        names: names of the classes; n counts them from 1.
 
     >>> drawable_names(["glioma", "two\\x00"])
     {'glioma': 'glioma', 'two\\x00': 'class 2'}
@@ -101,7 +101,7 @@ def _other_families() -> tuple[str, ...]:
 
 @cache
 def _files() -> dict[str, str]:
-    """Returns by family, sorted by name, the file of an upright font of a weight near the usual one."""
+    """Returns the file of an upright font of nearly normal weight by family, sorted by name."""
     fonts = [font for font in font_manager.fontManager.ttflist if font.style == "normal"]
     fonts.sort(key=lambda font: (font.name, abs(_weight(font.weight) - 400), font.fname))
     return {font.name: font.fname for font in reversed(fonts)}

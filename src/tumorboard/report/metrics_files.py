@@ -1,6 +1,6 @@
-"""What stands in each file of metrics/: where its scores are, and the keys that are no scores.
+"""The content of each file of metrics/: the places of its scores, and the keys that are no scores.
 
-A place in a file is the names of the keys that lead to it, joined by dots, with <class>, <model> and the like for names
+A place in a file is its keys' names from the root on, joined by dots, with <class>, <model> and the like for names
 that differ from study to study. The root of a file is ''.
 """
 
@@ -8,18 +8,18 @@ from typing import Any, NamedTuple
 
 
 class Key(NamedTuple):
-    """What the value at a place means that is no score."""
+    """The meaning of a value that is no score."""
 
     meaning: str  # in one line
     unit: str  # images, groups, files, sets, pairs, share, none
 
 
 class MetricsFile(NamedTuple):
-    """What a file of metrics/ holds."""
+    """The content of a file of metrics/."""
 
-    what: str  # in one line
+    what: str  # the content in one line
     scores: tuple[str, ...]  # places that hold scores, by their names in `score_schema.SCORES`
-    keys: dict[str, Key]  # by place
+    keys: dict[str, Key]  # keys that are no scores, by place
 
 
 _REASON = Key("why there are no scores of one row per group", "none")

@@ -31,7 +31,7 @@ class Member:
 
     @property
     def card(self) -> Mapping[str, Any]:
-        """The first fold's card; its architecture and recipe are those of all folds."""
+        """The first fold's card; its architecture and recipe hold for all folds."""
         return self.cards[0]
 
     @property
@@ -42,7 +42,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Run:
-    """What the model cards need of a finished run."""
+    """The facts of a finished run that the model cards need."""
 
     params: Params
     content: PanelFile
@@ -52,12 +52,12 @@ class Run:
     audit: Mapping[str, Any]  # metrics/audit.json
     validation: Mapping[str, Any]  # metrics/votes.json
     test: Mapping[str, Any] | None  # metrics/test/votes.json; None where the test part is not scored
-    version: str  # of the package tumorboard
-    study: str  # name
+    version: str  # version of the package tumorboard
+    study: str  # name of the study
 
     @property
     def units(self) -> str:
-        """What groups are called, in the plural."""
+        """The name of a group in the plural, such as 'patients'."""
         return f"{self.params.data.unit or 'group'}s"
 
     @property
@@ -67,14 +67,14 @@ class Run:
 
 
 def read_run(params: Params, content: PanelFile, members: Sequence[Member], *, metrics: Path, version: str) -> Run:
-    """Reads what the model cards need.
+    """Reads the facts that the model cards need.
 
     Args:
-        params: of the study.
-        content: models/panel.json.
-        members: in the order of the panel.
+        params: the study's parameters.
+        content: content of models/panel.json.
+        members: the models in the order of the panel.
         metrics: folder of the stages' metrics.
-        version: of the package tumorboard.
+        version: version of the package tumorboard.
 
     Raises:
         InputError: a file is missing.
@@ -96,7 +96,7 @@ def read_run(params: Params, content: PanelFile, members: Sequence[Member], *, m
 
 
 def render_cards(run: Run) -> dict[str, str]:
-    """Returns Markdown by the name of its file: MODEL_CARD.md of the panel and cards/<model>.md of each member."""
+    """Returns Markdown by file name: MODEL_CARD.md for the panel and cards/<model>.md for each member."""
     texts = {"MODEL_CARD.md": render("panel_card.md.j2", panel_facts(run))}
     for member in run.members:
         texts[f"cards/{member.name}.md"] = render("member_card.md.j2", member_facts(run, member))
@@ -106,7 +106,7 @@ def render_cards(run: Run) -> dict[str, str]:
 def render(template: str, facts: Mapping[str, Any]) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tumorboard.report"),
-        autoescape=False,  # noqa: S701  # Markdown, and `plain` has every name
+        autoescape=False,  # noqa: S701  # the text is Markdown, and `plain` escapes every name
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -116,7 +116,7 @@ def render(template: str, facts: Mapping[str, Any]) -> str:
 
 
 def plain(name: object) -> str:
-    """Returns a name that somebody else chose as Markdown that shows it as it is.
+    """Returns Markdown that shows a name chosen by somebody else as it is.
 
     >>> plain("grade <2> | _mild_")
     'grade \\\\<2\\\\> \\\\| \\\\_mild\\\\_'
@@ -125,7 +125,7 @@ def plain(name: object) -> str:
 
 
 def panel_facts(run: Run) -> dict[str, Any]:
-    """Returns what the template of the panel's card shows."""
+    """Returns the values that the template of the panel's card shows."""
     content, params = run.content, run.params
     weights = ", ".join(f"{plain(model)} {weight:.2f}" for model, weight in content.weights.items())
     details = {"weighted": weights, "single": plain(content.single)}
@@ -152,7 +152,7 @@ def panel_facts(run: Run) -> dict[str, Any]:
 
 
 def member_facts(run: Run, member: Member) -> dict[str, Any]:
-    """Returns what the template of a member's card shows."""
+    """Returns the values that the template of a member's card shows."""
     card, recipe = member.card, member.recipe
     return {
         "name": plain(member.name),

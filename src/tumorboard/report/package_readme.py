@@ -22,12 +22,12 @@ def render_readme(
     """Returns the README as Markdown.
 
     Args:
-        study: name.
-        content: what was fitted on validation images.
-        members: in the order of the panel.
+        study: name of the study.
+        content: the values that were fitted on validation images.
+        members: the models in the order of the panel.
         preprocessing: how an image file becomes a crop.
-        opset: of the ONNX files; None without any.
-        checked: on what they were compared with torch.
+        opset: opset of the ONNX files; None without any.
+        checked: the images on which they were compared with torch.
         differences: the largest difference of a probability, by model file.
     """
     facts: dict[str, Any] = {

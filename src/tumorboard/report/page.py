@@ -40,10 +40,10 @@ def render_page(
     """Returns the report as one HTML page that refers to no other file.
 
     Args:
-        results: of the run.
-        conclusions: drawn from them.
+        results: the run's results.
+        conclusions: the conclusions from these results.
         pictures: the figures of `draw_figures` as PNG, by name.
-        test_pictures: those of `draw_test_figures`.
+        test_pictures: the figures of `draw_test_figures` as PNG, by name.
         explained: the heat maps and filters of `draw_explained`.
     """
     return (
@@ -83,7 +83,7 @@ def render_page(
 
 
 def _environment(results: Results) -> jinja2.Environment:
-    """Returns what reads the template; its filters turn values of the results into text."""
+    """Returns the template's environment, whose filters turn values of the results into text."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tumorboard.report"),
         autoescape=True,
@@ -127,7 +127,7 @@ def _data_url(picture: bytes, kind: str = "png") -> str:
 def summarize_scores(results: Results) -> str:
     """Returns the validation scores of members and votes as lines of text, the vote that heads the report last.
 
-    Each experiment prints them, so that no test score stands where one chooses.
+    Each experiment prints them, so that no test score is in view where one chooses.
     """
     part = results.validation
     rows = dict(part.scores["members"])
@@ -151,7 +151,7 @@ def summarize_scores(results: Results) -> str:
 
 
 def _calibration_rows(part: Part, results: Results) -> list[dict[str, Any]]:
-    """Returns one row per member and the heading vote if it has probabilities: temperature, scores before and after."""
+    """Returns one row per member and, with probabilities, the heading vote: temperature, scores before and after."""
     fit, rows = results.fit, []
     for model, scores_after in part.scores["members"].items():
         rows.append((model, fit.temperatures[model], part.scores["uncalibrated"][model], scores_after))

@@ -26,10 +26,10 @@ LearningCurves: TypeAlias = pd.DataFrame  # one row per epoch of each model and 
 LrCurve: TypeAlias = pd.DataFrame  # one row per step: lr, loss, smoothed (the debiased running mean of the losses)
 ScoreIntervals: TypeAlias = pd.DataFrame  # one row per member and vote
 
-_MANY_CLASSES = 20  # of more classes, the numbers of a confusion matrix are too small and too many to be read
-_LEAST_SHARE = 0.05  # of a row, which then is written into its cell
-_PNG_LEVEL = 4  # of 9; a higher one takes twice as long for a few percent fewer bytes
-_NAME_HEIGHT = 0.13  # inches, of a name beside a confusion matrix
+_MANY_CLASSES = 20  # with more classes, the numbers of a confusion matrix are too small and too many to be read
+_LEAST_SHARE = 0.05  # smallest share of a row that is written into its cell
+_PNG_LEVEL = 4  # compression level from 0 to 9; a higher one takes twice as long for a few percent fewer bytes
+_NAME_HEIGHT = 0.13  # inches; height of a name beside a confusion matrix
 
 
 def to_png(figure: Figure) -> bytes:
@@ -91,7 +91,7 @@ def learning_rate_curve(curve: LrCurve, marks: Mapping[str, float], title: str) 
     Args:
         curve: lr, loss, smoothed; one row per step.
         marks: learning rates by label.
-        title: of the figure.
+        title: title of the figure.
     """
     figure = Figure((WIDTH * 0.7, 4.2), layout="constrained")
     axes = figure.subplots()
@@ -112,8 +112,8 @@ def confusion_matrices(tables: Mapping[str, Confusion], *, normalized: bool) -> 
     """Draws one confusion matrix per model; the color of a cell is its share of the actual class.
 
     Args:
-        tables: by model: actual, predicted, count, share, as `evaluation.metrics.confusion_table` returns them.
-        normalized: write the share in percent into each cell, else the count; of many classes, into those cells alone
+        tables: by model, columns actual, predicted, count, share, as `evaluation.metrics.confusion_table` returns them.
+        normalized: write the share in percent into each cell, else the count; with many classes, only into cells
             that have at least `_LEAST_SHARE` of their row.
     """
     classes = list(dict.fromkeys(next(iter(tables.values()))["actual"]))
@@ -164,7 +164,7 @@ def score_intervals(scores: ScoreIntervals, vote: str, base_rate: float, part: s
         scores: model, kind ('member' or 'vote'), accuracy, accuracy_low, accuracy_high (nan: no interval).
         vote: the value of `model` that is the chosen vote.
         base_rate: the accuracy of always predicting the most frequent class, drawn as a grey line.
-        part: of the data: validation or test.
+        part: the part of the data, validation or test.
     """
     figure = Figure((WIDTH, 0.7 + 0.32 * (len(scores) + 1)), layout="constrained")
     axes = figure.subplots()
@@ -197,7 +197,7 @@ def reliability_diagram(table: Reliability, vote: str) -> Figure:
 
     Args:
         table: model, probability, observed, observed_low, observed_high (nan: none), images; by rising probability.
-        vote: the value of `model` that is the vote that heads the report; `<vote>, uncalibrated` is it uncalibrated.
+        vote: the value of `model` for the vote that heads the report; `<vote>, uncalibrated`: without temperatures.
     """
     figure = Figure((WIDTH * 0.6, 4.9), layout="constrained")
     axes = figure.subplots()

@@ -48,9 +48,9 @@ class Part:
 
     name: str  # 'validation' or 'test'
     vote: str  # the vote that heads the report
-    members: Members  # by model: calibrated Predictions, its folds joined
-    votes: Members  # by vote, and HEADING
-    scores: Mapping[str, Any]  # as `panel.comparison.score_part` returns them
+    members: Members  # calibrated Predictions by model, with the folds joined
+    votes: Members  # Predictions by vote, and HEADING
+    scores: Mapping[str, Any]  # scores of the part, as `panel.comparison.score_part` returns them
 
     @property
     def heading(self) -> Predictions:
@@ -59,7 +59,7 @@ class Part:
 
     @property
     def headline(self) -> Mapping[str, Any]:
-        """Its scores."""
+        """The scores of the vote that heads the report."""
         scores: Mapping[str, Any] = self.scores["votes"][HEADING]
         return scores
 
@@ -75,12 +75,12 @@ class Part:
 
     @property
     def probabilities(self) -> dict[str, Predictions]:
-        """Those of `predictions` that hold probabilities."""
+        """The tables of `predictions` that hold probabilities."""
         return self.predictions if self.has_probabilities else dict(self.members)
 
     @property
     def calibrated_and_not(self) -> dict[str, Predictions]:
-        """The vote that heads the report without temperatures and, last, with them; none of a hard vote."""
+        """The vote that heads the report without temperatures and, last, with them; empty for a hard vote."""
         name = name_of_vote(self.vote)
         return {f"{name}, uncalibrated": self.votes[UNCALIBRATED], name: self.heading} if self.has_probabilities else {}
 
@@ -99,17 +99,17 @@ def name_of_vote(vote: str) -> str:
 class Results:
     """The contents of the files of one finished run."""
 
-    study: str  # name
+    study: str  # name of the study
     raw: str  # folder of the images, as params.yaml has it
     crop: Crop  # how the crops were made
     split: Split  # how the parts were made
-    balance: str  # strategy
+    balance: str  # strategy of balancing
     generated: Generated | None  # training images of the first fold that the strategy generate drew
     near: float | None  # `audit.near`
-    seed: int  # from params.yaml
-    unit: str | None  # what a group is, in the singular; None: nobody said
+    seed: int  # seed from params.yaml
+    unit: str | None  # what a group is, in the singular; None: unknown
     positive: str | None  # the class that is to be detected
-    evaluate: Evaluate  # how predictions are scored
+    evaluate: Evaluate  # section `evaluate` of params.yaml
     manifest: Manifest  # all images of the split, with part and fold
     digest: str  # 16 hexadecimal digits that name the rows that models are trained and validated on
     counts: Counts  # images and groups of the split
@@ -119,20 +119,20 @@ class Results:
     audit_metrics: Mapping[str, Any]  # metrics of the audit: numbers of duplicates, label conflicts, shortcuts
     duplicates: Duplicates  # all pairs that the audit reported
     shortcuts: Shortcuts  # skills of the models that see only facts of the files, cross-validated
-    test_shortcuts: Shortcuts  # the same on the test images
-    recipes: Mapping[str, Mapping[str, Any]]  # by model: the resolved training recipe
-    histories: Mapping[str, Mapping[int, History]]  # by model and fold
-    timings: Mapping[str, Mapping[int, Mapping[str, float]]]  # by model and fold: seconds, images_per_second
-    evaluations: Mapping[str, Mapping[int, Mapping[str, Any]]]  # by model and fold: parameters, epoch (kept), ...
-    fit: Fit  # what was fitted to the validation images
+    test_shortcuts: Shortcuts  # the same skills on the test images
+    recipes: Mapping[str, Mapping[str, Any]]  # resolved training recipes by model
+    histories: Mapping[str, Mapping[int, History]]  # histories of the trainings by model and fold
+    timings: Mapping[str, Mapping[int, Mapping[str, float]]]  # seconds and images_per_second by model and fold
+    evaluations: Mapping[str, Mapping[int, Mapping[str, Any]]]  # parameters, epoch (kept), ... by model and fold
+    fit: Fit  # the values that were fitted to the validation images
     validation: Part
     test: Part | None  # None where `evaluate.test` is false
     looks: int  # sets of weights whose scores on this test part were computed so far
-    explained: Mapping[str, ExplainedExamples]  # by part: images with maps of the evidence
-    filters: Mapping[str, FirstLayer]  # by model whose first layer looks at the pixels
-    places: Mapping[str, Mapping[str, Any]]  # by part: how well the maps find the boxes of lesions; {} without boxes
+    explained: Mapping[str, ExplainedExamples]  # images with maps of the evidence, by part
+    filters: Mapping[str, FirstLayer]  # filters of models whose first layer sees the pixels
+    places: Mapping[str, Mapping[str, Any]]  # scores of the maps against boxes of lesions, by part; {} without boxes
     attributes: Attributes  # the data's further columns
-    run: str  # when the report was written, and from which commit
+    run: str  # time and commit of the report
     load_crops: Callable[[Sequence[str]], NDArray[np.uint8]]  # N ids to their crops, uint8[N, S, S, 3]
 
     @property
@@ -147,7 +147,7 @@ class Results:
 
     @property
     def units(self) -> str:
-        """What groups are called, in the plural."""
+        """The name of a group in the plural, such as 'patients'."""
         return f"{self.unit or 'group'}s"
 
 
@@ -167,21 +167,21 @@ def read_results(
     """Reads the results of the models, folds and votes that the parameters list.
 
     Args:
-        params: of the run.
+        params: the run's parameters.
         crop: output folder of the crop stage.
         split: output folder of the split stage.
         balance: output folder of the balance stage.
         recipes: folder with `<model>.json`.
         training: folder with `<model>/<fold>/history.csv` and `<model>/<fold>/timings.json`.
-        predictions: folder with `joined/<model>.csv`, `votes/<vote>.csv` and `maps`, in `test` the same for test
-            images, and filters.safetensors.
-        panel: file of what was fitted to the validation images.
+        predictions: folder with `joined/<model>.csv`, `votes/<vote>.csv` and `maps`, the same for test images in
+            `test`, and filters.safetensors.
+        panel: file of the values that were fitted to the validation images.
         metrics: folder with split.json, audit.json, votes.json, places.json and
             `evaluate/<model>/<fold>.json`, and test/votes.json and test/places.json.
         ledger: file of the looks at the test part.
 
     Raises:
-        InputError: a file is missing or has another form than expected, or the predictions are of another split.
+        InputError: a file is missing or has another form than expected, or the predictions belong to another split.
     """
     manifest = read_manifest(split / "manifest.csv")
     digest = manifest_digest(manifest)
@@ -200,7 +200,7 @@ def read_results(
         fit=content.fit,
         validation=validation,
         test=test,
-        # A clone has no ledger, but the scores of this run were computed.
+        # In a clone without a ledger, at least the scores of this run were computed.
         looks=max(count_models(ledger, manifest), len(params.models) * len(params.folds) if test else 0),
         **_maps(predictions, metrics, scored=test is not None),
         filters=read_filters(predictions / "filters.safetensors", params.models),
@@ -234,7 +234,7 @@ def _trainings(params: Params, training: Path, evaluations: Path) -> dict[str, A
 
 
 def _data(crop: Path, split: Path, metrics: Path) -> dict[str, Any]:
-    """Reads the fields of Results that describe the images, of the folders that `read_results` has."""
+    """Reads the fields of Results that describe the images, from the folders of `read_results`."""
     return {
         "counts": read_table(split / "counts.csv"),
         "quarantined": pd.concat([read_table(folder / "quarantined.csv") for folder in (crop, split)]),
@@ -250,7 +250,7 @@ def _data(crop: Path, split: Path, metrics: Path) -> dict[str, Any]:
 
 
 def _check_split(part: Part, digest: str, predictions: Path, split: Path) -> None:
-    """Raises InputError unless the predictions of a part are of the split with this digest."""
+    """Raises InputError unless the predictions of a part belong to the split with this digest."""
     for name, table in part.predictions.items():
         if (table["manifest"] != digest).any():
             raise InputError(
@@ -276,7 +276,7 @@ def _read_drawn(params: Params, balance: Path, crop: Path) -> Generated | None:
 
 
 def _maps(predictions: Path, metrics: Path, *, scored: bool) -> dict[str, Any]:
-    """Reads the fields of Results about maps of the evidence; of the test part only where it is scored."""
+    """Reads the fields of Results about maps of the evidence; for the test part only where it is scored."""
     folders = {"validation": "."} | ({"test": "test"} if scored else {})
     return {
         "explained": {name: read_explained(predictions / folder / "maps") for name, folder in folders.items()},

@@ -1,6 +1,6 @@
 """Name, unit, range, direction and interval of each score in the files of metrics/.
 
-docs/metrics.md has the same in prose. `metrics_files` says which file has which scores, and what its other keys mean.
+docs/metrics.md has the same in prose. `metrics_files` has the scores of each file and the meaning of its other keys.
 """
 
 from typing import Any, Literal, NamedTuple
@@ -11,14 +11,14 @@ PROPORTION, LOGIT, BOOTSTRAP, FLIPS = "Korn-Graubard", "logit-t", "t and bootstr
 
 
 class Score(NamedTuple):
-    """What a number in a metrics file means."""
+    """The meaning of a number in a metrics file."""
 
-    meaning: str  # in one line
+    meaning: str  # the meaning in one line
     unit: str = "share"  # share, nats, log-odds, images, groups, none
-    lowest: float | None = 0  # that it can be; None: no bound
+    lowest: float | None = 0  # lowest possible value; None: no bound
     highest: float | None = 1
     better: Literal["higher", "lower", "1", "0", "neither"] = "higher"  # '1', '0': as close to it as possible
-    interval: str | None = None  # its method where there are enough groups; None: it has no interval
+    interval: str | None = None  # method of the interval where there are enough groups; None: no interval
 
 
 # By the name of the score, without the prefix of test scores and without an ending.
@@ -66,7 +66,7 @@ ENDINGS = {
     "_p": "p of the test whether it is 0, by sign flips of whole groups; null: too few groups",
 }
 
-TEST_PREFIX = "test_"  # of all scores in metrics/test/ensemble.json
+TEST_PREFIX = "test_"  # prefix of all scores in metrics/test/ensemble.json
 SHORTCUT = "shortcut"  # the score of keys that name a fact of the files
 
 
@@ -82,7 +82,7 @@ def schema() -> dict[str, Any]:
 
 
 def score_of_key(key: str) -> str | None:
-    """Returns the name of the score that a key of a metrics file is about; None: it is about none.
+    """Returns the name of the score that a key of a metrics file is about; None: about no score.
 
     >>> score_of_key("test_balanced_accuracy_low"), score_of_key("vote")
     ('balanced_accuracy', None)

@@ -16,7 +16,7 @@ from tumorboard.report.lettering import shorten
 from tumorboard.report.style import COLORS, STYLE, WIDTH
 
 COLUMNS = 3  # panels side by side
-_ROOM = 0.08  # of an axis beyond the range, as a share of it
+_ROOM = 0.08  # space beyond each end of the range, as a share of the range
 _PRUNED: dict[str, Any] = {"marker": "x", "color": "#9a9a9a", "linestyle": "none", "markersize": 5}
 _COMPLETE: dict[str, Any] = {"marker": "o", "color": COLORS[0], "linestyle": "none", "markersize": 5}
 _BEST: dict[str, Any] = {"marker": "*", "color": COLORS[1], "linestyle": "none", "markersize": 13}
@@ -27,9 +27,9 @@ class Axis(NamedTuple):
 
     key: str
     log: bool
-    low: float | None  # None: it has labels
+    low: float | None  # None: the axis has labels
     high: float | None
-    labels: tuple[str, ...] = ()  # of the choices; a trial's value is a position among them
+    labels: tuple[str, ...] = ()  # labels of the choices; a trial's value is a position among them
 
 
 @mpl.rc_context(STYLE)  # type: ignore[untyped-decorator]
@@ -41,9 +41,9 @@ def search_figure(trials: pd.DataFrame, keys: Sequence[Axis], importances: Mappi
     Args:
         trials: number (from 1), complete (bool), loss, and a column of numbers per key; one row per trial with a loss,
             one of them complete.
-        keys: what was searched.
+        keys: the searched keys with their ranges.
         importances: share of the loss's variance by key, 0 to 1; empty where too few trials were finished.
-        title: of the figure.
+        title: title of the figure.
     """
     rows = 1 + math.ceil((len(keys) + 2 - COLUMNS) / COLUMNS) if len(keys) + 2 > COLUMNS else 1
     figure = Figure((WIDTH, 0.5 + 2.9 * rows), layout="constrained")
@@ -73,11 +73,11 @@ def _loss_limits(trials: pd.DataFrame) -> tuple[float, float]:
 
 
 def _marks(axes: Axes, trials: pd.DataFrame, x: pd.Series) -> None:
-    loss = trials["loss"].clip(upper=_loss_limits(trials)[1])  # those beyond stand at the upper edge
+    loss = trials["loss"].clip(upper=_loss_limits(trials)[1])  # losses beyond the limit are drawn at the upper edge
     complete = trials["complete"].to_numpy(dtype=bool)
     best = np.arange(len(trials)) == int(trials["loss"].where(complete).argmin())
     for chosen, style in ((~complete, _PRUNED), (complete & ~best, _COMPLETE), (best, _BEST)):
-        if chosen.any():  # marks of nothing, unclipped, have no extent that the layout could use
+        if chosen.any():  # empty, unclipped marks have no extent that the layout could use
             axes.plot(x[chosen], loss[chosen], clip_on=False, zorder=3, **style)
 
 

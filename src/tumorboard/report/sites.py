@@ -15,9 +15,9 @@ SITE_SCORES = ("accuracy", "balanced_accuracy", "auc")
 class Sites(NamedTuple):
     """The validation scores of the heading vote per left-out value."""
 
-    column: str  # as `split.leave_out` names it
+    column: str  # name of the column, from `split.leave_out`
     rows: pd.DataFrame  # one per fold: fold, value, images, groups; SITE_SCORES with _low, _high and _method
-    spread: str  # of the accuracy, in sentences that name the lowest and the highest value
+    spread: str  # spread of the accuracy, in sentences that name the lowest and the highest value
 
 
 def site_spread(results: Results) -> Sites | None:

@@ -32,7 +32,7 @@ COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")
 MARKERS = ("", "o", "s", "^", "x")
 VOTE_COLOR = "#000000"
 OTHER_VOTE_COLOR = "#7a7a7a"
-WIDTH = 11.0  # inches, of a figure that fills the page
+WIDTH = 11.0  # inches; width of a figure that fills the page
 
 
 def line_style(index: int) -> dict[str, Any]:

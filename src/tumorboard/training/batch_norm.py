@@ -20,7 +20,7 @@ def fewest_images(model: Classifier, side: int) -> int:
     random state are restored after it.
 
     Args:
-        side: of the images, in pixels.
+        side: side of the square images in pixels.
     """
     device = next(model.parameters()).device
     buffers = [buffer.clone() for buffer in model.buffers()]
@@ -51,9 +51,9 @@ def batch_norm_means(model: Module, group: Group, tensors: Mapping[str, Tensor] 
     """Returns the running statistics of batch norm, averaged over the processes.
 
     Args:
-        model: its layers say which tensors are running statistics.
+        model: its layers determine which tensors are running statistics.
         group: the processes; all of them must call this function.
-        tensors: where the statistics are read, by name in the model's state dict; None: the model itself.
+        tensors: source of the statistics, by name in the model's state dict; None: the model itself.
 
     Returns:
         New tensors by name in the state dict: `running_mean` and `running_var` of each layer that tracks them.

@@ -45,8 +45,8 @@ class Checkpoints:
 
         Args:
             group: the processes of the training.
-            folder: of the job's checkpoints, on rank 0; None: nothing is read or written.
-            key: of the job (`job_key`).
+            folder: folder of the job's checkpoints, on rank 0; None: nothing is read or written.
+            key: the job's key (`job_key`).
             seconds: wanted time between two checkpoints.
         """
         self._group, self._folder, self._key, self._seconds = group, folder, key, seconds
@@ -59,7 +59,7 @@ class Checkpoints:
         self._failed = False
 
     def resume(self, state: State) -> bool:
-        """Sets the state to that of the newest usable checkpoint and returns True; returns False if there is none.
+        """Restores the state from the newest usable checkpoint and returns True; returns False if there is none.
 
         A damaged checkpoint, or one of another job, is renamed to `<name>.damaged`.
         """
@@ -146,7 +146,7 @@ def open_checkpoints(
 
     Args:
         group: the processes of the training.
-        folder: of all jobs' checkpoints; this job's are in <folder>/<key>. Folders of other jobs that were not written
+        folder: parent folder of all jobs; this job's checkpoints are in <folder>/<key>. Other jobs' folders not written
             to for `runtime.checkpoint_days` days are deleted.
         runtime: `checkpoint_seconds` and `checkpoint_days`.
         key: computes the job's key; called on rank 0, only if there are checkpoints.
@@ -197,7 +197,7 @@ def _lock_folder(folder: Path) -> BinaryIO | None:
 
 
 def _delete_old(folder: Path, days: float, own_folder: Path) -> None:
-    """Deletes other jobs' old folders; one that changes meanwhile, is in use, or is another user's is left alone."""
+    """Deletes other jobs' old folders; a folder that changes meanwhile, is in use or is another user's stays."""
     now = time.time()
     for old in folder.iterdir() if folder.is_dir() else ():
         with suppress(OSError):
@@ -221,7 +221,7 @@ def _to_tree(
 ) -> Tree:
     """Returns a copy of the state on the CPU that later steps do not change.
 
-    `model`, `average` and `totals` replace the state's own values by those of all processes together.
+    `model`, `average` and `totals` replace the state's own values by the values of all processes together.
     """
     return {
         "model": _copy(model),
@@ -251,7 +251,7 @@ def _restore_state(state: State, tree: Tree, group: Group) -> None:
     state.skipped = tree["skipped"]
     state.history = [Epoch(**epoch) for epoch in tree["history"]]
     state.step = tree["step"]
-    if group.rank == 0:  # on rank 0 alone, because they are summed over the processes at the epoch's end
+    if group.rank == 0:  # totals on rank 0 alone, since they are summed over the processes at the epoch's end
         state.sums = torch.tensor(tree["totals"][:2], dtype=torch.float64, device=group.device)
         state.counts = np.array(tree["totals"][2:])
     state.began = time.perf_counter() - tree["seconds"]

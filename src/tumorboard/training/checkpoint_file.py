@@ -20,9 +20,9 @@ def write_checkpoint(path: Path, key: str, tree: Tree) -> None:
     The file is renamed to its name when all of it is on the disk.
 
     Args:
-        path: of the file.
-        key: of the job that it belongs to (`job_key`).
-        tree: what is saved.
+        path: where the file is written.
+        key: key of the job that the file belongs to (`job_key`).
+        tree: the content.
 
     Raises:
         OSError: the file cannot be written.
@@ -51,7 +51,7 @@ class HashedFile:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._hash = file, sha256()
-        self.error: OSError | None = None  # of the last failed write, which torch turns into a RuntimeError
+        self.error: OSError | None = None  # error of the last failed write, which torch turns into a RuntimeError
 
     def write(self, part: bytes) -> int:
         """Writes some bytes; returns their number."""
@@ -72,15 +72,15 @@ class HashedFile:
 
 
 class UnusableError(Exception):
-    """A file is no whole checkpoint of the job; the text says why."""
+    """A file is no whole checkpoint of the job; the text has the reason."""
 
 
 def read_checkpoint(path: Path, key: str) -> Tree:
     """Reads what write_checkpoint wrote, onto the CPU, without running code from the file.
 
     Args:
-        path: of the file.
-        key: of the job that it must belong to.
+        path: the file.
+        key: key of the job that the file must belong to.
 
     Raises:
         UnusableError: the file is damaged, no checkpoint, or another job's.
@@ -93,7 +93,7 @@ def read_checkpoint(path: Path, key: str) -> Tree:
     try:
         loaded = torch.load(BytesIO(payload), map_location="cpu", weights_only=True)
         owner, tree = loaded["key"], loaded["tree"]
-    except Exception as error:  # of many kinds: the digest matches, but the content is not a checkpoint's
+    except Exception as error:  # torch raises many kinds: the digest matches, but the content is no checkpoint
         reason = str(error).partition("\n")[0]
         raise UnusableError(f"is no checkpoint: {type(error).__name__}: {reason}") from None
     if owner != key:

@@ -35,7 +35,7 @@ from tumorboard.models.device import choose_device, threads_of, use_threads
 T = TypeVar("T")
 Callback: TypeAlias = Callable[[Any], None]  # takes one value that rank 0 sends to the process that called `launch`
 
-CAUSE_SECONDS = 2.0  # from the first lost connection, in which the process that was lost is found
+CAUSE_SECONDS = 2.0  # time after the first lost connection in which the lost process is identified
 
 # Parameters of glibc's mallopt.
 _M_TRIM_THRESHOLD = -1
@@ -50,9 +50,9 @@ class LostProcessError(InputError):
 class Group:
     """The processes of one training, as one of them sees them."""
 
-    rank: int  # of this process, from 0
+    rank: int  # number of this process, from 0
     size: int  # number of processes
-    device: torch.device  # of this process
+    device: torch.device  # the device of this process
 
     def broadcast(self, value: T) -> T:
         """Returns rank 0's value in every process."""
@@ -225,9 +225,9 @@ class _Start:
     work: Work
     device: str
     size: int
-    port: int  # of the store through which the processes meet
-    timeout: float  # seconds
-    threads: int  # of torch, per process
+    port: int  # port of the store through which the processes meet
+    timeout: float  # seconds after which a process that waits for another fails
+    threads: int  # number of torch's threads per process
 
 
 def _start_processes(work: Work, callback: Callback, *, device: str, size: int, runtime: Runtime) -> None:
@@ -247,7 +247,7 @@ def _follow(children: list[Child], callback: Callback) -> None:
         RuntimeError: a child has sent another error; its traceback is the message.
     """
     ranks = {child.connection: rank for rank, child in enumerate(children)}
-    lost: list[Exception] = []  # errors that follow from that of another process
+    lost: list[Exception] = []  # errors that another process's error has caused
     deadline = math.inf
     while ranks and time.monotonic() < deadline:
         for connection in wait(list(ranks), timeout=0.1):

@@ -13,7 +13,7 @@ RUN = "weights"  # a run of its own in TensorBoard, which follows one file per r
 
 
 class WeightHistograms:
-    """Writes one histogram per layer's weights and epoch to <folder>/weights; nothing where it is off.
+    """Writes one histogram per layer's weights and epoch to <folder>/weights; nothing where `on` is False.
 
     Epoch 0 is the network before its first step. A resumed training has the epochs from there on. Reading weights
     changes no result. Nothing is opened before the first histogram.
@@ -23,8 +23,8 @@ class WeightHistograms:
         """Prepares the folder's run.
 
         Args:
-            folder: of the training's runs.
-            on: whether anything is written: the recipe's `tensorboard`, on rank 0.
+            folder: folder of the training's TensorBoard runs.
+            on: whether anything is written, as the recipe's `tensorboard` sets it on rank 0.
         """
         self._folder, self._on = folder / RUN, on
 

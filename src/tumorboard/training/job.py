@@ -43,7 +43,7 @@ CODE = (
 )
 # Libraries whose version may change a training's result.
 PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn")
-# Raise this number when what a key covers changes without a change in CODE.
+# Raise this number when the contents of a key change without a change in CODE.
 _KEY_FORMAT = 2
 
 
@@ -51,15 +51,15 @@ _KEY_FORMAT = 2
 class Job:
     """What is trained, on which images, and where the result is written."""
 
-    name: str  # of the model
-    fold: int  # whose rows are the validation rows
+    name: str  # the model's name
+    fold: int  # the fold whose rows are the validation rows
     recipe: Recipe
     rows: Manifest  # training rows, altered copies and generated images included
     val_rows: Manifest
-    store: CropStore  # has the images of both
+    store: CropStore  # the images of the training and validation rows
     classes: tuple[str, ...]  # names in the order of the network's outputs
     crop: Crop  # how the images were cropped; recorded in the model file
-    digest: str  # of the split's manifest, from which both tables come
+    digest: str  # digest of the split's manifest, from which both tables come
     weights: Path  # file of the trained model
     held_out: Path  # file of the validation outputs
     out: Path  # folder of history.csv
@@ -81,9 +81,9 @@ def read_job(
     """Reads the prepared data of a fold and returns its Job.
 
     Args:
-        name: of the model.
+        name: the model's name.
         fold: the validation fold.
-        recipe: of the model.
+        recipe: the model's resolved recipe.
         crop: how the images were cropped.
         store: folder of the crop store.
         manifest: file of the split's manifest.
@@ -103,7 +103,7 @@ def read_job(
     crops = CropStore(store, balance / "store")
     check_crop(crops, crop, str(store))
     val_rows = split[split["fold"].eq(fold).fillna(False)]
-    if len(val_rows):  # without any the training names the fold
+    if len(val_rows):  # without validation rows the training raises an error that names the fold
         _check_balance(rows, split, fold, balance)
     return Job(
         name=name,
@@ -143,7 +143,7 @@ def read_recipe(path: Path) -> Recipe:
     """
     tree = read_json(path)
     digest, code = tree.pop("pretrained_sha256", None), tree.pop("architecture_sha256", None)
-    tree.pop("pretrained_tag", None)  # so that other weights by default train anew
+    tree.pop("pretrained_tag", None)  # the tag makes DVC train anew when the default weights change
     recipe = parse(Recipe, tree, str(path))
     if digest and file_digest(Path(recipe.pretrained)) != digest:
         raise InputError(f"{recipe.pretrained}: is not the file that {path} was written for: run `dvc repro`")
@@ -156,8 +156,8 @@ def read_recipe(path: Path) -> Recipe:
 class Epoch:
     """The outcome of one epoch."""
 
-    number: int  # from 1
-    lr: float  # of the head, in the last step
+    number: int  # number of the epoch, from 1
+    lr: float  # learning rate of the head in the last step
     train: Mapping[str, float]  # loss and accuracy
     val: Mapping[str, float]  # HEADLINE_SCORES of the validation rows
     best: bool  # whether `val` beats all earlier epochs by the recipe's `select`
@@ -186,10 +186,10 @@ class Setup:
 
     job: Job
     group: Group
-    loader: Loader  # of the training rows
+    loader: Loader  # reads the training rows
     loss: Loss
     weight_of_row: NDArray[np.float64]  # class weight of each training row
-    sides: tuple[int, ...]  # of the training images in each epoch, in pixels
+    sides: tuple[int, ...]  # side of the training images in each epoch, in pixels
 
 
 @dataclass
@@ -207,9 +207,9 @@ class State:
     step: int = 0  # number of finished steps of the current epoch
     began: float = 0.0  # start of the current epoch, by time.perf_counter
     history: list[Epoch] = field(default_factory=list)
-    best_weights: dict[str, Tensor] | None = None  # on the CPU, of the best epoch so far
-    average: dict[str, Tensor] | None = None  # of the weights, with `ema_decay` or `average_last`
-    val_logits: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # of the last epoch
+    best_weights: dict[str, Tensor] | None = None  # weights of the best epoch so far, on the CPU
+    average: dict[str, Tensor] | None = None  # average of the weights, with `ema_decay` or `average_last`
+    val_logits: NDArray[np.float32] = field(default_factory=lambda: np.zeros((0, 0), np.float32))  # [N, K], last epoch
     held_out: HeldOut | None = None  # on rank 0: the validation outputs of the epochs chosen so far
     skipped: int = 0  # number of steps skipped so far because they were not finite
 

@@ -25,7 +25,7 @@ class MinuteLines:
 
         Args:
             title: begins each line.
-            steps: of the epoch.
+            steps: number of steps in the epoch.
         """
         self.title = title
         self.steps = steps
@@ -35,9 +35,9 @@ class MinuteLines:
         """Prints a line if a minute has passed since the last one.
 
         Args:
-            step: of the epoch, from 1.
+            step: number of the finished step, from 1.
             loss: mean over the epoch until now.
-            accuracy: likewise.
+            accuracy: mean over the epoch until now.
         """
         if step < self.steps and time.monotonic() - self.began >= MINUTE:
             self.began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Mean of the weights after the last epochs of a training, with batch norm's statistics estimated anew for it."""
+"""Mean of the weights after the last epochs of a training, with batch norm's statistics estimated for this mean."""
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -11,7 +11,7 @@ from tumorboard.training.loader import epoch_batches, micro_batches
 
 
 def is_averaged(recipe: Recipe, epoch: int) -> bool:
-    """Returns whether the weights that are validated after an epoch (from 0) are an average.
+    """Returns whether the weights that are validated after an epoch (from 0) are averages.
 
     With `ema_decay` they always are; with `average_last` after that many last epochs.
     """
@@ -19,13 +19,13 @@ def is_averaged(recipe: Recipe, epoch: int) -> bool:
 
 
 def add_epoch(state: State, recipe: Recipe, epoch: int) -> None:
-    """Adds the weights after an epoch (from 0) to the mean `state.average` of those after the last epochs.
+    """Adds the weights after an epoch (from 0) to `state.average`, the mean over the last epochs.
 
     Source:
         Izmailov et al. 2018 (stochastic weight averaging), one model per epoch.
     """
     assert state.average is not None
-    count = epoch - (recipe.epochs - recipe.average_last)  # of the epochs in the mean so far
+    count = epoch - (recipe.epochs - recipe.average_last)  # number of epochs in the mean so far
     update_average(state.average, state.model, count / (count + 1))
 
 
@@ -34,13 +34,13 @@ def estimate_batch_norm(setup: Setup, state: State, epoch: int) -> None:
     """Sets batch norm's running statistics to their means over this process's micro-batches of an epoch (from 0).
 
     The images have the full side, are altered, not mixed, and dropout is off. Layers that the epoch trained in
-    evaluation mode, as those of a frozen backbone, keep their statistics. The processes' results still have to be
+    evaluation mode, such as a frozen backbone's, keep their statistics. The processes' results still have to be
     averaged (`average_batch_norm`).
 
     Args:
-        setup: of this process.
+        setup: what stays the same in this process.
         state: its model is in the modes of the epoch (`set_train_mode`) and is left in evaluation mode.
-        epoch: whose batches are taken.
+        epoch: the epoch whose batches are taken, from 0.
 
     Source:
         torch.optim.swa_utils.update_bn.

@@ -24,7 +24,7 @@ def layers_of(backbone: Module) -> list[list[Parameter]]:
     [[(8, 3, 3, 3), (8,), (8,), (8,)], [(2, 8), (2,)]]
     """
     if hasattr(backbone, "group_matcher"):
-        from timm.models import group_parameters  # timm is imported already: the network is of it
+        from timm.models import group_parameters  # timm is imported already, since the network is its own
 
         layer_of = group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)  # type: ignore[operator]
         layers: list[list[Parameter]] = [[] for _ in range(max(layer_of.values()) + 1)]

@@ -37,9 +37,9 @@ def epoch_batches(
     therefore drawn once per epoch. The order depends on (seed, epoch) and the keys alone.
 
     Args:
-        keys: uint64[N], of the rows' ids (`keys_of`).
+        keys: uint64[N], keys of the rows' ids (`keys_of`).
         strata: int64[N], from one of SAMPLERS.
-        seed: of the recipe.
+        seed: the recipe's seed.
         epoch: counted from 0.
         batch_size: images per step, over all processes.
 
@@ -111,13 +111,13 @@ class Loader:
         """Finds the images in the store.
 
         Args:
-            store: has the images.
-            ids: of the training rows; row i of all draws is ids[i].
+            store: store of the images.
+            ids: ids of the training rows; row i of all draws is ids[i].
             labels: int64[N], the class of each row.
             sampler: a name in SAMPLERS.
             augment: ranges of the random alterations.
-            seed: of the random alterations.
-            device: on which the images are augmented.
+            seed: seed of the random alterations.
+            device: the device on which the images are augmented.
         """
         self.keys, self.strata = keys_of(ids), SAMPLERS[sampler](labels)
         self._store, self._positions, self._labels = store, store.positions(ids), torch.from_numpy(labels)
@@ -129,7 +129,7 @@ class Loader:
         Images are float32[n, 3, S, S] in 0..255, altered differently at each draw; labels are int64[n].
 
         Args:
-            batches: what is drawn.
+            batches: the draws of each batch.
             side: S in pixels, to which the images are scaled before they are altered; None: as they are stored.
         """
         for (rows, times), (images, labels) in zip(

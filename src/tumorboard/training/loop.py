@@ -72,7 +72,7 @@ def train_model(job: Job, runtime: Runtime, on_epoch: Callback, checkpoints: Pat
 
 
 def mean_std_of(job: Job) -> MeanStd:
-    """Returns the mean and standard deviation per channel with which the job's network normalizes its images."""
+    """Returns the mean and standard deviation per channel by which the job's network normalizes its images."""
     if job.recipe.normalize == "dataset":
         return dataset_statistics(job.store, job.rows["id"].tolist())
     return normalization(job.recipe)
@@ -137,8 +137,8 @@ def set_up(group: Group, job: Job, mean_std: MeanStd) -> tuple[Setup, State]:
 
     Args:
         group: the processes of the training.
-        job: what is trained.
-        mean_std: with which the network normalizes its images (`mean_std_of`).
+        job: the model, its recipe and its data.
+        mean_std: mean and standard deviation by which the network normalizes its images (`mean_std_of`).
 
     Returns:
         What stays the same from step to step, and the state before the first step.
@@ -283,7 +283,7 @@ def _keep_held_out(job: Job, state: State) -> None:
         outside = table[held_out.parts != choice]
         score = scores(outside)[select] if len(outside) else math.nan
         new.append(score)
-        undefined = not math.isfinite(old)  # as in `kept_epoch`, the last epoch stands where none has a score
+        undefined = not math.isfinite(old)  # as in `kept_epoch`, the last epoch is kept where none has a score
         past: Mapping[str, float] = {select: float(old)}
         better.append(job.recipe.keep == "last" or undefined or _is_better(select, {select: score}, past))
     state.held_out = held_out.choose(state.val_logits, last.number, better, new)

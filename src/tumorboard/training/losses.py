@@ -52,7 +52,7 @@ def make_loss(recipe: Recipe, weights: Tensor) -> Loss:
 
     Args:
         recipe: names the loss, and its label smoothing, gamma and alpha.
-        weights: float32[K], of the classes.
+        weights: float32[K], the weight of each class.
 
     Returns:
         loss(logits float32[N, K], labels int64[N]) -> float32[N].

@@ -8,7 +8,7 @@ from tumorboard.base.params import Recipe
 from tumorboard.models.recipes import check_progressive
 from tumorboard.models.registry import Classifier
 
-# Pixels; the steps in which the side grows. The longer one is for networks that do not take the sides of the shorter.
+# Pixels by which the side grows per step. The larger number is for networks that refuse sides of the smaller one.
 STEPS = (16, 32)
 
 
@@ -19,9 +19,9 @@ def sides_by_epoch(model: Classifier, recipe: Recipe, side: int) -> tuple[int, .
     two thirds of the epochs on. For a network that does not take all of these sides, it rises in multiples of 32.
 
     Args:
-        model: of the recipe; a pass over one blank image per side decides. It is left in evaluation mode.
-        recipe: its `progressive` and `epochs` count.
-        side: the full one, of the crops, in pixels.
+        model: the recipe's network; it runs over one blank image per side, and is left in evaluation mode.
+        recipe: its `progressive` and `epochs` are used.
+        side: the full side, which the crops have, in pixels.
 
     Raises:
         InputError: the network takes images of one side only, or none as small as these.
@@ -59,9 +59,9 @@ def rising_sides(share: float, epochs: int, *, side: int, step: int) -> tuple[in
 
 
 def resize_images(images: Tensor, side: int) -> Tensor:
-    """Returns images [N, 3, S, S], uint8 or float, scaled to a side in pixels; as they are where it is theirs.
+    """Returns images [N, 3, S, S], uint8 or float, scaled to a side in pixels; unchanged where they have that side.
 
-    Scaled ones are float32, by antialiased bilinear interpolation; each is a function of its own image, to the bit.
+    Scaled images are float32, by antialiased bilinear interpolation; each depends on its own image alone, to the bit.
     """
     if images.shape[-1] == side:
         return images

@@ -33,9 +33,9 @@ T = TypeVar("T")
 class StepPlan(NamedTuple):
     """One process's part of a step."""
 
-    batch: RowNumbers  # of all processes
-    rows: RowNumbers  # of this process
-    micro_batches: list[Draws]  # of this process; where images are mixed, partners follow the images themselves
+    batch: RowNumbers  # rows of the whole batch, over all processes
+    rows: RowNumbers  # rows of this process's share
+    micro_batches: list[Draws]  # draws of this process; where images are mixed, the partners follow the images
     mixtures: list[Mixture]  # how each micro-batch is mixed; empty without mixup and cutmix
     weight: float  # summed class weights of this process's images
     total: float  # summed class weights of the whole batch
@@ -46,20 +46,20 @@ class StepResult(NamedTuple):
 
     rows: RowNumbers
     outcomes: Tensor  # float32[2, n] on the device: loss per image; 1 for a correct prediction and 0 for a wrong one
-    weight: float  # summed class weights
+    weight: float  # summed class weights of these images
 
 
 def train_epoch(setup: Setup, state: State, epoch: int, checkpoints: Checkpoints) -> dict[str, float]:
     """Trains for the rest of an epoch.
 
     Args:
-        setup: of this process.
-        state: is updated; its `step` is the number of steps of the epoch that are already done.
+        setup: what stays the same in this process.
+        state: the state, which is updated; its `step` is the number of steps of the epoch that are already done.
         epoch: counted from 0.
-        checkpoints: is called after each step.
+        checkpoints: the checkpoints, called after each step.
 
     Returns:
-        `loss` and `accuracy` over the epoch's images, each as of its own step; nan if all steps were skipped. A mixed
+        `loss` and `accuracy` over the epoch's images, each at its own step; nan if all steps were skipped. A mixed
         image counts for its labels by their shares.
 
     Raises:
@@ -152,9 +152,9 @@ def plan_step(setup: Setup, batch: Draws, side: int | None = None) -> StepPlan:
     """Returns this process's part of a batch; which images are mixed depends on the whole batch alone.
 
     Args:
-        setup: of this process.
-        batch: of all processes.
-        side: of the images in pixels; None: the full one.
+        setup: what stays the same in this process.
+        batch: draws of the whole batch, over all processes.
+        side: side of the images in pixels; None: the full side.
     """
     recipe, rows = setup.job.recipe, batch[:, 0]
     shares = micro_batches(np.arange(len(batch)), setup.group.rank, setup.group.size, recipe.accumulate)
@@ -176,7 +176,7 @@ def backward(
     Under fp16 the gradients are multiplied by the scaler's scale.
 
     Args:
-        setup: of this process.
+        setup: what stays the same in this process.
         state: its optimizer's gradients are replaced.
         model: `state.model`, as wrapped by the group (`Group.wrap`).
         plan: this process's part of the step.

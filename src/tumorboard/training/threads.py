@@ -1,7 +1,7 @@
-"""Watches the load of the machine during a training on the CPU, and adapts the number of threads where that may be.
+"""Watches the load of the machine during a training on the CPU, and adapts the number of threads where that is allowed.
 
 The number of threads decides how sums are divided, and so the last digits of a result (docs/threads.md). It is adapted
-in trainings whose recipe has `deterministic: false` alone; in the others a line says what keeps the machine busy.
+only in trainings with `deterministic: false` in their recipe; the others print a line on what keeps the machine busy.
 """
 
 import os
@@ -17,9 +17,9 @@ from tumorboard.models.device import autocast
 from tumorboard.training.job import Setup, State
 from tumorboard.training.steps import set_train_mode
 
-FEWEST_STEPS = 100  # of a training that measures its threads: with two cores that takes eight steps
+FEWEST_STEPS = 100  # steps of a training that measures its threads; on two cores measuring takes eight
 ROUNDS = 3  # timed steps per number of threads; they take turns, since the load by others changes
-BUSY_CORES = 0.5  # of other processes; a smaller change of their load is no reason to measure again
+BUSY_CORES = 0.5  # cores; a smaller change of the load by other processes is no reason to measure again
 
 
 class _Moment(NamedTuple):
@@ -27,7 +27,7 @@ class _Moment(NamedTuple):
 
     wall: float
     own: float  # processor time of this process
-    machine: float  # of all processes, summed over the cores
+    machine: float  # processor time of all processes, summed over the cores
 
 
 class ThreadWatch:
@@ -37,9 +37,9 @@ class ThreadWatch:
         """Measures the threads where they may be adapted and the training is long enough.
 
         Args:
-            setup: of this process.
+            setup: what stays the same in this process.
             state: before the first step, or resumed; its weights, buffers and gradients and torch's random state stay.
-            runtime: its `threads` may be fixed.
+            runtime: `threads` may be a fixed number.
         """
         recipe = setup.job.recipe
         steps = recipe.epochs * -(-len(setup.job.rows) // recipe.batch_size)
@@ -94,7 +94,7 @@ def fastest_threads(step: Callable[[], None], most: int) -> int:
     The numbers take turns, and the first turn is not timed. torch is left with the last number that was tried.
 
     Args:
-        step: what is timed.
+        step: the function that is timed.
         most: the largest number of threads.
     """
     numbers = [most]
@@ -107,7 +107,7 @@ def fastest_threads(step: Callable[[], None], most: int) -> int:
             start = time.perf_counter()
             step()
             if turn:
-                seconds[number] += time.perf_counter() - start  # not the least: a neighbor's cost is in the others
+                seconds[number] += time.perf_counter() - start  # a sum, since a minimum hides the load by others
     return min(seconds, key=lambda number: seconds[number])
 
 

@@ -32,7 +32,7 @@ def cnn3(size: int) -> nn.Module:
     >>> sum(parameter.numel() for parameter in cnn3(64).parameters())  # 57,413 with a linear head of two classes
     57283
     """
-    side = size // 2 // 2  # of the last feature map, in pixels
+    side = size // 2 // 2  # side of the last feature map, in pixels
     return nn.Sequential(
         nn.Conv2d(3, 16, 5, padding=2),
         nn.ReLU(inplace=True),

@@ -10,10 +10,10 @@ class Widths(NamedTuple):
     """The channels of an inception block."""
 
     input: int
-    single: int  # of the 1x1 branch
-    triple: tuple[int, int]  # of the 3x3 branch: after the 1x1 reduction, after the 3x3 convolution
-    quintuple: tuple[int, int]  # of the 5x5 branch, likewise
-    pool: int  # of the branch that pools and projects
+    single: int  # output channels of the 1x1 branch
+    triple: tuple[int, int]  # channels of the 3x3 branch after its 1x1 reduction, and at its end
+    quintuple: tuple[int, int]  # channels of the 5x5 branch after its 1x1 reduction, and at its end
+    pool: int  # output channels of the branch that pools and projects
 
 
 # From the paper's Table 1; None is a max pool.

@@ -10,12 +10,12 @@ def resnet50_v1(size: int) -> nn.Module:  # noqa: ARG001 - all own architectures
     return _resnet(3, 4, 6, 3)
 
 
-def resnet101_v1(size: int) -> nn.Module:  # noqa: ARG001 - as above
+def resnet101_v1(size: int) -> nn.Module:  # noqa: ARG001 - all own architectures are called with the size
     """Returns a network like `resnet50_v1` with 23 blocks in its third stage."""
     return _resnet(3, 4, 23, 3)
 
 
-def resnet152_v1(size: int) -> nn.Module:  # noqa: ARG001 - as above
+def resnet152_v1(size: int) -> nn.Module:  # noqa: ARG001 - all own architectures are called with the size
     """Returns a network like `resnet50_v1` with 8 blocks in its second stage and 36 in its third."""
     return _resnet(3, 8, 36, 3)
 
@@ -23,7 +23,7 @@ def resnet152_v1(size: int) -> nn.Module:  # noqa: ARG001 - as above
 def _resnet(*blocks: int) -> nn.Module:
     """Returns torchvision's ResNet ("v1.5", with the stride in a block's 3x3 convolution) with its strides moved.
 
-    Parameters and tensor names are those of torchvision's network.
+    Parameters and tensor names are the same as in torchvision's network.
     """
     resnet = torchvision_models().resnet
     network: nn.Module = resnet.ResNet(resnet.Bottleneck, list(blocks))
