@@ -11,9 +11,9 @@ from torch.nn import functional
 from tumorboard.base.params import Augment
 from tumorboard.base.randomness import uniforms
 
-_PADDING = {"reflect": "reflection", "border": "border", "black": "zeros"}  # grid_sample's words for `fill`
+_PADDING = {"reflect": "reflection", "border": "border", "black": "zeros"}  # grid_sample's names for `fill`
 _GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # weights of red, green and blue, as torchvision has them
-_CACHED_PIXELS = 200_000  # of a slice of a batch that fits a CPU core's cache
+_CACHED_PIXELS = 200_000  # pixels of a slice of a batch that fits into a CPU core's cache
 
 
 class Alterations(NamedTuple):
@@ -23,7 +23,7 @@ class Alterations(NamedTuple):
     vflip: NDArray[np.bool_]  # top and bottom swapped
     angle: NDArray[np.float64]  # degrees, clockwise
     zoom: NDArray[np.float64]  # factor; above 1 enlarges
-    side: NDArray[np.float64]  # of the random crop, as a share of the image's side
+    side: NDArray[np.float64]  # side of the random crop, as a share of the image's side
     center: NDArray[np.float64]  # [N, 2]: x and y from the image's center to the crop's, as shares of the side
     shift: NDArray[np.float64]  # [N, 2]: x and y, as shares of the side
     brightness: NDArray[np.float64]  # factor
@@ -39,7 +39,7 @@ def draw_alterations(
 
     Args:
         augment: ranges of the alterations.
-        seed: of the whole run.
+        seed: the seed of the whole run.
         keys: uint64[N], one per image.
         counter: epoch or copy number, one for all images or int64[N].
     """
@@ -76,7 +76,7 @@ def augment_images(
     Args:
         images: [N, 3, S, S] with pixel values from 0 to 255, uint8 or float.
         augment: ranges of the alterations.
-        seed: of the whole run.
+        seed: the seed of the whole run.
         keys: uint64[N], one per image.
         counter: epoch or copy number, one for all images or int64[N].
 

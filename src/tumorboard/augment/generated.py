@@ -32,13 +32,13 @@ def generate_images(
         manifest: as `balance_manifest` returns it for the training rows of a fold, in any order.
         store: holds the originals.
         balance: `generate` has the settings of the fit, `augment` the alterations that keep an image's class.
-        fold: for the message.
-        seed: of the fit and the images.
-        report: is called ten times during the fit.
+        fold: number of the fold, for the message.
+        seed: the seed of the fit and of the images.
+        report: function that is called ten times during the fit.
 
     Returns:
-        The ids of the generated images, and an iterator over their crops uint8[S, S, 3] in the same order. Without any,
-        nothing is fitted.
+        The ids of the generated images, and an iterator over their crops uint8[S, S, 3] in the same order. Nothing
+        is fitted if there are none.
 
     Raises:
         InputError: a class that is to grow has fewer originals than `balance.generate.min_images`, or the crops are too
@@ -88,8 +88,8 @@ def nearest_training_images(manifest: Manifest, read_crops: ReadCrops) -> Neares
         read_crops: returns the crops uint8[N, S, S, 3] of its ids.
 
     Returns:
-        id, label, and of the nearest training image of any class: nearest (its id), nearest_label, turns and mirrored
-        (its position), correlation and detail, as `nearest_pictures` has them; sorted by class and number.
+        id, label, and the nearest training image of any class: nearest (its id), nearest_label, turns and mirrored
+        (its position), correlation and detail, as `nearest_pictures` returns them; sorted by class and number.
     """
     drawn = manifest[is_generated(manifest)].reset_index(drop=True)
     rows = manifest[manifest["id"] == manifest["source_id"]].sort_values("id").set_index("id")

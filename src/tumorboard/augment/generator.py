@@ -23,27 +23,27 @@ from tumorboard.base.progress import Progress
 from tumorboard.base.randomness import keys_of, uniforms
 
 LARGEST = 128  # pixels: side up to which images are generated; twice the side takes four times as long
-BETWEEN = (0.25, 0.75)  # weights of the first of two codes: no image is drawn from nearly one code alone
-_CRITICS_RATE = 0.5  # its learning rate as a share of `lr`
+BETWEEN = (0.25, 0.75)  # range of the weight of the first of two codes: no image is drawn from nearly one code alone
+_CRITICS_RATE = 0.5  # the critic's learning rate as a share of `lr`
 _RECONSTRUCTION = 10.0  # weight of the reconstruction's loss, next to the critic's
-_SCALES = 3  # the reconstruction is compared at full, half and quarter side
-_NOISE_ON_CODES = 0.1  # standard deviation, so that nearby codes draw similar images
-_BRIGHTNESS, _SHIFT = 0.25, 1 / 16  # of the alterations that the critic sees: of 1, and of the side
+_SCALES = 3  # scales at which the reconstruction is compared: full, half and quarter side
+_NOISE_ON_CODES = 0.1  # standard deviation of noise on codes, so that nearby codes draw similar images
+_BRIGHTNESS, _SHIFT = 0.25, 1 / 16  # largest alterations before the critic: level (white is 1), share of the side
 _AVERAGE = 0.995  # weight of the past in the moving averages of the weights
-_BETAS = (0.5, 0.99)  # of Adam
+_BETAS = (0.5, 0.99)  # Adam's decay rates of the two moments
 _BATCH = 64  # images drawn at once
 _SETTLING = 8  # batches from which batch norms take their means and variances at the end
-_LINES = 10  # reports about a fit
-_THREADS = 1  # of torch, whatever the machine has: another number rounds sums otherwise, and a fit amplifies that
+_LINES = 10  # reports per fit
+_THREADS = 1  # threads of torch on any machine: another number rounds sums differently, and a fit amplifies that
 
 Crops: TypeAlias = NDArray[np.uint8]  # [N, S, S, 3]
 
 
 class Step(NamedTuple):
-    """How far a fit is."""
+    """The progress of a fit."""
 
-    done: int  # steps
-    critic: float  # mean hinge loss since the last report; 2: it cannot tell real images from others, 0: always
+    done: int  # number of finished steps
+    critic: float  # the critic's mean hinge loss since the last report; 2: it guesses, 0: it recognizes all images
     difference: (
         float  # mean absolute difference of images and their reconstructions since then, where black to white is 2
     )
@@ -55,7 +55,7 @@ class Fit:
     """A fitted generator, and what it draws from."""
 
     generator: Generator
-    codes: list[Tensor]  # by class: of its training images, float32[n, latent]
+    codes: list[Tensor]  # per class: the codes of its training images, float32[n, latent]
 
 
 def fit_generator(
@@ -69,17 +69,17 @@ def fit_generator(
 ) -> Fit:
     """Fits a generator to images.
 
-    It sees classes equally often. Where `augment` flips images or turns them by up to 180 degrees, images are mirrored
-    or turned by right angles, which changes no pixel's value. The same call returns the same weights, to the bit, on
-    one machine; torch's random numbers stay as they are.
+    Batches draw classes equally often. Where `augment` flips images or turns them by up to 180 degrees, images are
+    mirrored or turned by right angles, which changes no pixel's value. The same call returns the same weights, to the
+    bit, on one machine; torch's random numbers stay as they are.
 
     Args:
         crops: uint8[N, S, S, 3].
         labels: int64[N], from 0, each class with one image or more.
-        settings: of the fit.
-        augment: its `hflip`, `vflip` and `rotate` say which positions of an image are as good as its own.
-        seed: of weights, batches and alterations.
-        report: is called ten times.
+        settings: the settings of the fit.
+        augment: its `hflip`, `vflip` and `rotate` decide which positions of an image are as good as its own.
+        seed: the seed of weights, batches and alterations.
+        report: function that is called ten times.
 
     Source:
         Dablain et al. 2022 (DeepSMOTE), Larsen et al. 2016 (autoencoder with a critic), Berthelot et al. 2019 (critic
@@ -126,7 +126,7 @@ def draw_images(fit: Fit, ids: Sequence[str], labels: NDArray[np.int64], seed: i
     """Draws images, each from a code between those of two images of its class, which its id chooses.
 
     Args:
-        fit: of the generator.
+        fit: the fitted generator and its codes.
         ids: N ids.
         labels: int64[N], the classes of the images; each has two training images or more.
         seed: together with the id it determines an image.
@@ -152,7 +152,7 @@ def _codes_between(codes: Sequence[Tensor], labels: NDArray[np.int64], drawn: ND
     """Returns a code float32[N, latent] between two different codes of each image's class.
 
     Args:
-        codes: by class, float32[n, latent].
+        codes: the codes of each class, float32[n, latent].
         labels: int64[N].
         drawn: float64[N, 3], uniform: they choose the first code, the second one, and the weight of the first.
     """
@@ -180,7 +180,7 @@ class RealImages:
         crops: uint8[N, S, S, 3].
         labels: int64[N], from 0, each class with one image or more.
         augment: `hflip`, `vflip` above 0 admit mirror images, `rotate` of 180 turns by right angles.
-        side: of the images that it returns, in pixels.
+        side: side of the images that it returns, in pixels.
     """
 
     def __init__(self, crops: Crops, labels: NDArray[np.int64], augment: Augment, side: int) -> None:
@@ -259,9 +259,9 @@ def _descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> None:
 
 
 def _alter(images: Tensor) -> Tensor:
-    """Returns images [N, 3, S, S] a little brighter or darker and shifted, so that the critic knows none by heart.
+    """Returns images [N, 3, S, S] a little brighter or darker and shifted, so that the critic cannot memorize them.
 
-    Both have a gradient (Zhao et al. 2020).
+    Both alterations have a gradient (Zhao et al. 2020).
     """
     count, side = len(images), images.shape[-1]
     reach = max(1, round(side * _SHIFT))
@@ -273,7 +273,7 @@ def _alter(images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _follow(averages: nn.Module, networks: nn.Module, weight: float) -> None:
-    """Moves averages of weights towards the weights; `weight` is that of the past."""
+    """Moves averages of weights towards the weights; `weight` is the weight of the past."""
     for mean, value in zip(averages.parameters(), networks.parameters(), strict=True):
         mean.lerp_(value, 1 - weight)
 

@@ -10,8 +10,8 @@ from tumorboard.base.params import Generate
 
 _SMALLEST = 4  # pixels: the networks' smallest images have this side or more, and less than twice this side
 _WIDEST = 8  # no layer has more than this many times `width` channels
-_CRITICS_HALVINGS = 3  # the critic judges patches of 22 pixels
-_NOISE = 0.2  # first strength of the noise that is added to each layer of the generator
+_CRITICS_HALVINGS = 3  # halvings of the side, so that the critic judges patches of 22 pixels
+_NOISE = 0.2  # initial strength of the noise that is added to each layer of the generator
 
 
 def inner_side(side: int) -> int:
@@ -34,7 +34,7 @@ class Generator(nn.Module):
     Args:
         settings: `latent` and `width`.
         classes: number of classes.
-        side: of the images in pixels.
+        side: side of the images in pixels.
     """
 
     def __init__(self, settings: Generate, classes: int, side: int) -> None:
@@ -104,7 +104,7 @@ class Encoder(nn.Module):
 
 
 class Critic(nn.Module):
-    """Tells patches of real images of a class from others: numbers above 0 for real ones."""
+    """Distinguishes patches of real images of a class from others: numbers above 0 stand for real ones."""
 
     def __init__(self, settings: Generate, classes: int, side: int) -> None:
         super().__init__()
@@ -140,7 +140,7 @@ def on_sphere(codes: Tensor) -> Tensor:
 
 
 def resize(images: Tensor, side: int) -> Tensor:
-    """Returns images [N, 3, S, S] with another side; of the same side, the images themselves."""
+    """Returns images [N, 3, S, S] with another side; images that have it already are returned as they are."""
     if images.shape[-1] == side:
         return images
     resized: Tensor = functional.interpolate(images, (side, side), mode="bilinear", antialias=True)

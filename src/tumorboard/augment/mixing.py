@@ -19,8 +19,8 @@ _STREAM = np.uint64(0x6D697865736F7274)
 class Mixture(NamedTuple):
     """How N images of a batch are mixed; arrays [N] unless noted."""
 
-    positions: NDArray[np.int64]  # of the images in the batch of all processes
-    partners: NDArray[np.int64]  # positions of their partners there
+    positions: NDArray[np.int64]  # positions of the images in the whole batch, over all processes
+    partners: NDArray[np.int64]  # positions of their partners in the whole batch
     lam: NDArray[np.float64]  # weight of the image and its label, the partner's is 1 - lam; 1 for an unmixed image
     cut: NDArray[np.bool_]  # whether the partner fills a box (cutmix) or is blended in (mixup)
     box: NDArray[np.int64]  # [N, 4]: left, top, right, bottom in pixels; right and bottom are exclusive
@@ -29,14 +29,14 @@ class Mixture(NamedTuple):
 def draw_mixture(recipe: Recipe, keys: NDArray[np.uint64], counters: NDArray[np.int64], side: int) -> Mixture:
     """Draws how the images of a whole batch are mixed.
 
-    The partner of an image is the one before it in the batch, and that of the first is the last, as in torchvision's
-    MixUp and CutMix. Unlike there, lambda is drawn per image, as a function of (seed, its key, its counter).
+    The partner of an image is the one before it in the batch, and the partner of the first is the last, as in
+    torchvision's MixUp and CutMix. Unlike there, lambda is drawn per image, by (seed, its key, its counter).
 
     Args:
         recipe: its `seed`, `mixup`, `cutmix` and `mix_probability` count.
         keys: uint64[N], one per image.
         counters: int64[N], epoch or number of the draw, one per image.
-        side: of the images in pixels.
+        side: side of the images in pixels.
 
     Source:
         mixup: Zhang et al. 2018. cutmix: Yun et al. 2019; its lambda is the share that the box leaves of the image.
@@ -59,7 +59,7 @@ def _boxes(lam: NDArray[np.float64], center: NDArray[np.float64], side: int) -> 
     Args:
         lam: [N], from 0 to 1.
         center: [2, N], x and y from 0 to 1.
-        side: of the image in pixels.
+        side: side of the image in pixels.
     """
     half = (0.5 * np.sqrt(1 - lam) * side).astype(np.int64)
     middle = (center * side).astype(np.int64)
@@ -73,7 +73,7 @@ def select_images(mixture: Mixture, rows: NDArray[np.int64]) -> Mixture:
 
 
 def needed_positions(mixture: Mixture) -> NDArray[np.int64]:
-    """Returns the batch positions that a mixture needs, each once: its images', then those of all other partners.
+    """Returns the batch positions that a mixture needs, each once: those of its images, then of all other partners.
 
     >>> box = np.zeros((3, 4), dtype=np.int64)
     >>> lam, cut = np.array([0.5, 1.0, 0.5]), np.zeros(3, dtype=bool)
@@ -91,8 +91,8 @@ def mix_batch(images: Tensor, labels: Tensor, mixture: Mixture) -> tuple[Tensor,
 
     Args:
         images: [M, 3, S, S] at `needed_positions(mixture)`, the N images first.
-        labels: [M], likewise.
-        mixture: of the N images.
+        labels: [M], the labels of these images.
+        mixture: the mixture of the N images.
 
     Returns:
         Mixed images [N, 3, S, S], their labels [N], their partners' labels [N], and lam float32[N].
@@ -117,7 +117,7 @@ def mix_images(images: Tensor, partners: Tensor, mixture: Mixture) -> Tensor:
     Args:
         images: [N, 3, S, S].
         partners: [N, 3, S, S].
-        mixture: of the N images.
+        mixture: the mixture of the N images.
     """
     left, top, right, bottom = (per_image(values, images) for values in mixture.box.T)
     place = torch.arange(images.shape[-1], device=images.device)

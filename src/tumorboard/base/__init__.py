@@ -1,1 +1,1 @@
-"""What all other folders use: parameters, tables, files, randomness, errors, and the runner of the stages."""
+"""Code that all other folders use: parameters, tables, files, randomness, errors, and the runner of the stages."""

@@ -14,7 +14,7 @@ Arrays = TypeVar("Arrays")
 
 
 def write_arrays(arrays: Any, path: Path) -> None:
-    """Writes the fields of a dataclass, all of them arrays; equal ones give equal bytes."""
+    """Writes the fields of a dataclass, all of them arrays; equal arrays give equal bytes."""
     with replacing(path) as temporary:
         temporary.write_bytes(save({name: np.ascontiguousarray(array) for name, array in vars(arrays).items()}))
 
@@ -24,7 +24,7 @@ def read_arrays(kind: type[Arrays], path: Path) -> Arrays:
 
     Args:
         kind: the dataclass.
-        path: of the file.
+        path: the file.
 
     Raises:
         InputError: the file is missing, or damaged, or has other fields.

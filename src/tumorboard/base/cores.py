@@ -1,4 +1,4 @@
-"""How many processor cores this process may use, how many other processes want them, and how threads wait for them."""
+"""Counts the processor cores that this process may use and the processes that want them; makes idle threads sleep."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ from pathlib import Path
 # How often OpenMP's threads (libgomp) look for new work before they sleep, where others want the cores. Its default,
 # 300,000, keeps a core busy for milliseconds in which the thread that they wait for may need it.
 FEW_SPINS = 1000
-_LOOKS, _SECONDS_BETWEEN = 5, 0.002  # at the number of running processes
+_LOOKS, _SECONDS_BETWEEN = 5, 0.002  # samples of the number of running processes; seconds from one to the next
 
 
 def available_cores(groups: Path = Path("/sys/fs/cgroup")) -> int:
@@ -28,7 +28,7 @@ def core_limit(groups: Path = Path("/sys/fs/cgroup")) -> float | None:
     """Returns the cores that the control group's limit allows, such as 1.5; None without a limit.
 
     Args:
-        groups: as of `available_cores`.
+        groups: where the control groups are mounted, see `available_cores`.
     """
     texts = (
         _text([groups / "cpu.max"]),
@@ -52,10 +52,10 @@ def _text(files: Iterable[Path]) -> str:
 
 
 def running_processes(stat: Path = Path("/proc/stat")) -> int:
-    """Returns how many other threads of the machine want a core at this moment; 0 where the system does not tell.
+    """Returns how many other threads of the machine want a core at this moment; 0 where the system does not report it.
 
     Args:
-        stat: the file of Linux with the line `procs_running`.
+        stat: Linux's file with the line `procs_running`.
     """
     counts = []
     for look in range(_LOOKS):
@@ -69,7 +69,7 @@ def let_threads_sleep() -> None:
     """Makes the threads of a process that has not imported torch yet sleep soon, where other processes want the cores.
 
     Threads that wait by spinning are fastest on a quiet machine, and slowest where the thread that they wait for has no
-    core. The waiting changes no result. A setting of the user's (GOMP_SPINCOUNT, OMP_WAIT_POLICY) stays.
+    core. The waiting changes no result. The user's own setting (GOMP_SPINCOUNT, OMP_WAIT_POLICY) stays.
     """
     if "torch" in sys.modules or {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         return

@@ -1,4 +1,4 @@
-"""The section `data` of params.yaml: which images there are, and what each one's class, patient and part is."""
+"""The section `data` of params.yaml: where the images are, and how their class, patient and part are found."""
 
 from typing import Annotated, Any, Literal
 
@@ -9,8 +9,8 @@ from tumorboard.base.schema import Section
 Frames = Literal["first", "middle"] | None
 Links = Literal["inside", "anywhere"]
 
-# DVC 3's run cache ignores keys of these names, at any depth, when it compares parameters (dvc/stage/cache.py). After a
-# change of such a parameter it would return the outputs of another value.
+# DVC 3's run cache ignores keys of these names, at any depth, when it compares parameters (dvc/stage/cache.py). For a
+# parameter of these names it would return the outputs of an earlier value.
 DVC_IGNORED_KEYS = {"size", "nfiles"}
 
 
@@ -25,7 +25,7 @@ def _texts(mapping: Any) -> Any:
 
 
 class Columns(Section):
-    """The names of a table's columns; those left out have the name of their key."""
+    """The names of a table's columns; a key that is left out stands for the column of its own name."""
 
     path: str | Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     label: str | Annotated[tuple[str, ...], Field(min_length=2)] | None = None
@@ -44,8 +44,8 @@ class Data(Section):
     layout: Literal["auto", "folders"]
     links: Links
     group_pattern: str | None
-    unit: Annotated[str, Field(pattern=r"^[a-z][a-z ]{0,30}$")] | None  # what a group is, in the singular
-    positive: str | None  # of two classes
+    unit: Annotated[str, Field(pattern=r"^[a-z][a-z ]{0,30}$")] | None  # noun for a group, in the singular
+    positive: str | None  # name of the positive one of two classes
     frames: Frames
     boxes: str | None
     max_quarantined: Annotated[int, Field(ge=0)]

@@ -13,8 +13,8 @@ from tumorboard.base.package_files import PACKAGE, package_file
 def write_digests(stages: Path, library: Path, out: Path, *, installed: bool = False) -> None:
     """Writes `out`/<stage>.sha256 for each stage script: the SHA-256 of every source file that the stage runs.
 
-    A line is "<digest>  <path>", sorted by path, which `sha256sum --check` reads. Paths are as given by `stages` and
-    `library`, or start with their names where these are installed: so the lists are equal on every machine.
+    A line is "<digest>  <path>", sorted by path, which `sha256sum --check` reads. Paths start with `stages`
+    or `library` as given, or with the folder's name if `installed`, so that all machines write equal lists.
 
     Args:
         stages: folder of the stage scripts, a package.
@@ -32,12 +32,12 @@ def write_digests(stages: Path, library: Path, out: Path, *, installed: bool = F
 
 
 def check_digests(file: Path) -> None:
-    """Raises InputError with the name of the first source file that is not as a list of `write_digests` has it.
+    """Raises InputError with the name of the first source file that is missing or differs from its digest in a list.
 
-    DVC records the list and not the sources: a stage that ran newer code would be recorded as made by the old one.
+    DVC records the list and not the sources: a stage that ran newer code would be recorded as made by the old code.
 
     Args:
-        file: `<stage>.sha256`; its paths start from the current folder.
+        file: `<stage>.sha256`, written by `write_digests`; its paths start from the current folder.
     """
     for line in file.read_text(encoding="utf-8").splitlines():
         digest, _, name = line.partition("  ")
@@ -65,8 +65,8 @@ def _locate(name: str) -> Path:
 def source_files(module: str, packages: dict[str, Path]) -> set[Path]:
     """Returns the files of a module and of every module of `packages` that it imports, directly or not.
 
-    Imports within functions count. An imported `a.b.c` also runs `a/__init__.py` and `a/b/__init__.py`. Of a package
-    whose modules are imported, the folders without Python code (templates) count too.
+    Imports within functions count. An imported `a.b.c` also runs `a/__init__.py` and `a/b/__init__.py`. Folders without
+    Python code (templates) count too, if a module of their package is imported.
 
     Args:
         module: dotted name, such as "stages.train".

@@ -1,4 +1,4 @@
-"""Looks at the disks that a run writes to: `tumorboard doctor` shows it, and so does a stage that cannot write."""
+"""Checks the disks that a run writes to, for `tumorboard doctor` and for a stage that cannot write."""
 
 import os
 import shutil
@@ -9,8 +9,8 @@ from tumorboard.base.dvc_cache import dvc_cache_folders
 from tumorboard.base.findings import Finding
 
 GIB = 2**30
-LEAST_DISK = 1.0  # GiB; a run of the embedded set writes 0.2
-FEW_DISK = 5.0  # GiB
+LEAST_DISK = 1.0  # GiB of free space; less is a problem: a run of the embedded set writes 0.2
+FEW_DISK = 5.0  # GiB of free space; less is a note
 
 
 def check_disk(project: Path, failed: Path | None = None) -> list[Finding]:
@@ -18,7 +18,7 @@ def check_disk(project: Path, failed: Path | None = None) -> list[Finding]:
 
     Args:
         project: folder of the project.
-        failed: a file that could not be written; its folder is looked at first.
+        failed: a file that could not be written; its folder is checked first.
     """
     folders = _folders(project)
     if failed is not None:

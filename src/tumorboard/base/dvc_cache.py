@@ -27,7 +27,7 @@ def _find_project(start: Path) -> Path | None:
 
 def _cache_of(project: Path) -> Path:
     """Returns what `dvc cache dir` prints in a project."""
-    from dvc.config import Config, ConfigError  # takes 0.2 s, and only a folder of links needs it
+    from dvc.config import Config, ConfigError  # imported here: it takes 0.2 s, and only a folder of links needs it
 
     default = project / ".dvc" / "cache"
     try:

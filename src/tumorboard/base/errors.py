@@ -35,7 +35,7 @@ def printable(text: str) -> str:
 
 
 def clip(text: str, width: int = 100) -> str:
-    """Returns a text of any length with at most `width` characters; a longer one ends with '…'.
+    """Returns a text cut to at most `width` characters; a text that was cut ends with '…'.
 
     >>> clip("pigmented keratosis", 10)
     'pigmented…'
@@ -44,7 +44,7 @@ def clip(text: str, width: int = 100) -> str:
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:
-    """Returns a number with the words that fit it; without `many` the words for one with an 's'.
+    """Returns a number with its noun in the singular or plural; without `many` the plural is `one` with an 's'.
 
     >>> counted(1, "fold"), counted(2000, "image"), counted(1, "file is", "files are")
     ('1 fold', '2,000 images', '1 file is')
@@ -59,7 +59,7 @@ def escape_unprintable() -> None:
 
 
 class InputError(ValueError):
-    """The user's input cannot be used. The message names the file, row or key, and what would be right."""
+    """The user's input cannot be used. The message names the file, row or key, and what is expected."""
 
 
 class ImageError(InputError):

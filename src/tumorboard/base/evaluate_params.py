@@ -10,7 +10,7 @@ OpenShare = Annotated[float, Field(gt=0, lt=1)]
 
 
 class Cost(Section):
-    """What a wrong decision costs, in any unit."""
+    """The costs of wrong decisions, in any unit."""
 
     false_negative: Annotated[float, Field(gt=0)]
     false_positive: Annotated[float, Field(gt=0)]
@@ -41,12 +41,12 @@ class Evaluate(Section):
     test: bool  # whether the test part is scored
     confidence: OpenShare
     bootstrap: Annotated[int, Field(ge=0)]
-    primary: tuple[str, str] | None  # names of members or votes
+    primary: tuple[str, str] | None  # names of the two members or votes that are compared
     threshold: Threshold
     by_patient: Literal["mean", "worst"]
     subgroups: tuple[str, ...]  # columns of the data's table
-    unlike: Annotated[float, Field(gt=0, le=0.5)]  # share of the panel's own held-out images
-    abstain: Annotated[float, Field(ge=0, lt=1)]  # probability
+    unlike: Annotated[float, Field(gt=0, le=0.5)]  # share of the panel's own held-out images that count as unlike
+    abstain: Annotated[float, Field(ge=0, lt=1)]  # probability below which an image stays undecided
 
     @model_validator(mode="after")
     def _differ(self) -> "Evaluate":
@@ -58,7 +58,7 @@ class Evaluate(Section):
 class Ensemble(Section):
     vote: Literal["auto", "single", "hard", "soft", "product", "weighted", "stacking"]
     calibrate: bool
-    stacking_columns: tuple[str, ...]  # of the data's table
+    stacking_columns: tuple[str, ...]  # columns of the data's table
 
     @model_validator(mode="after")
     def _twice(self) -> "Ensemble":

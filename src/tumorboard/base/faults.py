@@ -1,4 +1,4 @@
-"""Faults of the machine, such as too little memory: which errors they are, and what cures them."""
+"""Recognizes faults of the machine, such as too little memory, by their errors, and names their cures."""
 
 import errno
 import sys
@@ -19,9 +19,9 @@ except ImportError:  # Windows
 PLACES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
 MIN_ADDRESS_SPACE = 1 << 30  # bytes; with 500 MiB, loading OpenBLAS never ends or crashes, with 800 it succeeds
-# What the loader of shared libraries says of a package that is damaged or was built for another system.
+# Messages of the loader of shared libraries about a package that is damaged or was built for another system.
 DAMAGED_WORDS = ("cannot open shared object file", "undefined symbol", "invalid elf header", "file too short")
-# What torch, OpenCV, CUDA, the loader of shared libraries and Python's threads say when they get no memory.
+# Messages of torch, OpenCV, CUDA, the loader of shared libraries and Python's threads when they get no memory.
 MEMORY_WORDS = (
     "can't allocate memory",
     "cannot allocate memory",
@@ -38,7 +38,7 @@ MEMORY_WORDS = (
 def explain_fault(error: BaseException) -> str | None:
     """Returns the cause and the cure of a fault of the machine; None for any other error.
 
-    Too little memory or too many files are also seen where they have led to another error, as to an ImportError.
+    Too little memory or too many open files are also recognized behind another error, such as an ImportError.
 
     >>> explain_fault(ValueError("no number")) is None
     True
@@ -79,13 +79,13 @@ def explain_environment(error: BaseException) -> str | None:
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Returns whether an error says nothing about its file, since memory or the number of open files ran out."""
+    """Returns whether memory or the number of open files ran out, so that an error is no evidence about its file."""
     return _is_too_many_files(error) or _is_too_little_memory(error)
 
 
 @contextmanager
 def reported_errors(program: str, before: str = "\n") -> Iterator[None]:
-    """Ends the program with one message on standard error for what a user can mend.
+    """Ends the program with one message on standard error at an error that the user can mend.
 
     An InputError and a fault of the machine end it with status 1; Ctrl-C, SIGTERM and SIGHUP with 128 + signal. Any
     other error stays as it is.
@@ -100,7 +100,7 @@ def reported_errors(program: str, before: str = "\n") -> Iterator[None]:
     except KeyboardInterrupt:
         end_interrupted(program)
     except Exception as error:
-        if was_interrupted():  # the error is a consequence
+        if was_interrupted():  # the error is a consequence of the signal
             end_interrupted(program)
         if isinstance(error, InputError):
             print(f"{before}{program}: {error}", file=sys.stderr)
@@ -110,12 +110,12 @@ def reported_errors(program: str, before: str = "\n") -> Iterator[None]:
             raise
         print(f"{before}{program}: {fault}", file=sys.stderr)
         end_at_once(1)
-    if was_interrupted():  # where the exception was swallowed
+    if was_interrupted():  # the KeyboardInterrupt was swallowed
         end_interrupted(program)
 
 
 def report_uncaught_faults(program: str) -> None:
-    """Makes this process report an interrupt or a fault of the machine that nothing catches, as while it imports.
+    """Makes this process report an uncaught interrupt or fault of the machine, such as one during imports.
 
     Ends the program where `ulimit -v` leaves so little memory that libraries crash or wait forever while they load.
 
@@ -141,8 +141,8 @@ def report_uncaught_faults(program: str) -> None:
 
 
 def _problems_of_disk(error: OSError) -> list[str]:
-    """Returns what `tumorboard doctor` finds wrong with the disks of a run, and with that of the failed file."""
-    from tumorboard.base.disk import check_disk  # here, because a stage needs it only where it fails
+    """Returns the problems that `tumorboard doctor` finds with the disks of a run and of the failed file."""
+    from tumorboard.base.disk import check_disk  # imported here, because only a stage that fails needs it
 
     with suppress(OSError):  # a full disk may hinder this too
         failed = Path(error.filename) if isinstance(error.filename, str) else None
@@ -151,7 +151,7 @@ def _problems_of_disk(error: OSError) -> list[str]:
 
 
 def _is_too_many_files(error: BaseException) -> bool:
-    """Whether an error is that of the system, or of a library that could not be loaded for it."""
+    """Returns whether too many open files caused an error: the system's own, or one of a library while it loads."""
     if isinstance(error, OSError):
         return error.errno in TOO_MANY_FILES
     return isinstance(error, (ImportError, RuntimeError)) and "too many open files" in str(error).lower()

@@ -22,17 +22,17 @@ def read_table(path: Path | str, number_prefix: str | None = None) -> "pd.DataFr
     """Reads a CSV that this project wrote.
 
     Args:
-        path: of the file.
-        number_prefix: begins the names of the columns that are read as float64, each number as Python reads it; None:
-            all columns are text.
+        path: the file.
+        number_prefix: prefix of the columns that are read as float64, each number exactly as Python reads it; None: all
+            columns are text.
 
     Returns:
         A DataFrame of text: every cell as it stands in the file, an empty one as ''.
 
     Raises:
-        InputError: the file does not exist, is not a table, or has a cell that should be a number and is none.
+        InputError: the file does not exist, is not a table, or has a cell that should be a number and is not.
     """
-    import pandas as pd  # here, because stages without tables need no pandas
+    import pandas as pd  # imported here, because stages without tables need no pandas
 
     def read(**options: Any) -> pd.DataFrame:
         table: pd.DataFrame = pd.read_csv(
@@ -46,7 +46,7 @@ def read_table(path: Path | str, number_prefix: str | None = None) -> "pd.DataFr
         columns = read(dtype=object, nrows=0).columns
         numbers = [name for name in columns if name.startswith(number_prefix)]
         types = dict.fromkeys(columns, object) | dict.fromkeys(numbers, float)
-        older = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)  # without this option not exact to the last bit
+        older = tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1)  # needs the option below to be exact
         return read(dtype=types, **({"float_precision": "round_trip"} if older else {}))
     except FileNotFoundError:
         raise InputError(f"{path}: no such table") from None
@@ -73,7 +73,7 @@ def write_table(table: "pd.DataFrame", path: Path | str) -> None:
 
 
 def table_bytes(table: "pd.DataFrame") -> bytes:
-    """Returns a table as the bytes of a CSV file in UTF-8; of a file's name that is not UTF-8 its own bytes."""
+    """Returns a table as the bytes of a CSV file in UTF-8; a file's name that is not UTF-8 keeps its bytes."""
     buffer = _Lines()
     table.to_csv(buffer, index=False, lineterminator="\r\n", quoting=csv.QUOTE_MINIMAL)
     return buffer.getvalue().encode("utf-8", "surrogateescape")
@@ -83,8 +83,8 @@ def safe_cell(text: str, prefix: str = "'") -> str:
     """Returns a text that a spreadsheet shows as it is, with a prefix where it would compute it as a formula.
 
     Args:
-        text: of a cell, from a name that somebody else chose.
-        prefix: is put before a text that begins with = + - @, one of their full-width forms, or a control character.
+        text: a cell's text, from a name that somebody else chose.
+        prefix: put before a text that begins with = + - @, one of their full-width forms, or a control character.
 
     Source: OWASP, CSV Injection.
 
@@ -132,7 +132,7 @@ def _strict(value: Any) -> Any:
         return {str(key): _strict(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
         return [_strict(entry) for entry in value]
-    if type(value).__module__ == "numpy":  # a scalar; numpy is not imported for those who have none
+    if type(value).__module__ == "numpy":  # a NumPy scalar, recognized without importing NumPy
         value = value.item()
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
@@ -144,7 +144,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     Creates missing folders. On an exception the temporary file is deleted and `path` stays as it was.
     """
     path = Path(path)
-    if not path.parent.is_dir():  # takes a tenth of the time of mkdir
+    if not path.parent.is_dir():  # this check takes a tenth of the time of mkdir
         path.parent.mkdir(parents=True, exist_ok=True)
     # The process's number is not enough: threads share it, and so may machines that share the folder.
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid4().hex[:8]}.tmp")
@@ -162,7 +162,7 @@ def remove_leftovers(folder: Path, pattern: str, kept: Collection[Path]) -> None
     A stage that depends on the whole folder would otherwise be recorded with files that a fresh clone does not have.
 
     Args:
-        folder: several stages write into it.
+        folder: a folder that several stages write into.
         pattern: glob pattern below `folder`; other files stay.
         kept: paths that match the pattern and stay. A folder that becomes empty is deleted too.
     """

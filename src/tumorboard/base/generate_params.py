@@ -13,6 +13,6 @@ class Generate(Section):
     steps: Annotated[int, Field(ge=1)]
     batch_size: Annotated[int, Field(ge=2)]  # images per step
     lr: Annotated[float, Field(gt=0)]
-    latent: Annotated[int, Field(ge=2)]  # numbers per code of an image
+    latent: Annotated[int, Field(ge=2)]  # length of an image's code
     width: Annotated[int, Field(ge=4)]  # channels next to the image
-    min_images: Annotated[int, Field(ge=2)]  # a class that is to grow needs as many training images
+    min_images: Annotated[int, Field(ge=2)]  # fewest training images of a class that is to grow

@@ -11,12 +11,12 @@ from tumorboard.base.schema import read_yaml
 
 LISTED = 5  # changed names in a message
 
-Stamp = tuple[int, int, int]  # size in bytes, time of modification in ns, inode: what DVC itself compares
+Stamp = tuple[int, int, int]  # size in bytes, time of modification in ns, inode, which DVC itself compares
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a stage reads, at one moment."""
+    """The inputs of a stage at one moment."""
 
     params: Mapping[str, Any]  # the stage's parameters in params.yaml, by dotted key
     files: Mapping[str, Stamp]  # the files of its inputs, by path
@@ -41,7 +41,7 @@ def take_snapshot(stage: str, paths: Iterable[Path]) -> Snapshot:
 
 
 def check_unchanged(before: Snapshot, after: Snapshot) -> None:
-    """Raises InputError with the names of what changed between two snapshots of a stage."""
+    """Raises InputError with the names of the parameters and files that differ between two snapshots of a stage."""
     old, new = (
         {name: leaf for key, value in snapshot.params.items() for name, leaf in _leaves(key, value)}
         for snapshot in (before, after)
@@ -121,7 +121,7 @@ def _params_of(stage: str) -> list[str | dict[str, list[str]]]:
 
 
 def _stage_entry(stage: str) -> Mapping[str, Any]:
-    """Returns what dvc.yaml says of a stage; nothing where there is none."""
+    """Returns a stage's entry in dvc.yaml; an empty mapping where there is none."""
     file = Path("dvc.yaml")
     stages = read_yaml(file).get("stages") if file.is_file() else None
     entry = stages.get(stage) if isinstance(stages, dict) else None

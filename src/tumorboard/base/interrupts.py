@@ -1,8 +1,8 @@
 """Ends a program at Ctrl-C, SIGTERM or SIGHUP: within seconds, with one line and status 128 + signal, at any moment.
 
 While modules are imported the program ends at once. While it works the signal is an exception in the main thread, so
-that temporary files are deleted. A thread ends the program where the exception does not do so in time, as within a long
-call of a library, or where a callback has swallowed it.
+that temporary files are deleted. A thread ends the program where the exception does not do so in time, for example
+within a long call of a library, or where a callback has swallowed it.
 """
 
 import atexit
@@ -16,17 +16,17 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
-GRACE_SECONDS = 2.0  # from the signal until the thread ends the program
+GRACE_SECONDS = 2.0  # seconds from the signal until the thread ends the program
 WATCHER = "signals"  # name of the thread
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class _State:
-    program = ""  # heads the line; empty: the signals are not handled here
+    program = ""  # name that heads the line; empty: the signals are not handled here
     received = 0  # number of the first signal
     raises = False  # whether the signal becomes an exception
     reported = False  # whether the line was printed
-    status: int | None = None  # with which the program ends; None: not known yet
+    status: int | None = None  # exit status of the program; None: not known yet
 
 
 _state = _State()
@@ -53,7 +53,7 @@ def handle_signals(program: str) -> None:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _on_signal)
     sys.unraisablehook = _report_unraisable
-    atexit.register(_skip_python_s_end)  # called last, because it is the first one
+    atexit.register(_skip_python_s_end)  # atexit calls its first function last
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_remove_handlers)
 
@@ -80,12 +80,12 @@ def note_end(status: int) -> None:
 
 
 def was_interrupted() -> bool:
-    """Returns whether a signal has arrived, after which no error counts: it may be a consequence."""
+    """Returns whether a signal has arrived; later errors do not count, since they may be consequences of it."""
     return _state.received != 0
 
 
 def end_interrupted(program: str) -> NoReturn:
-    """Prints "<program>: interrupted" and ends with status 128 + signal; after a KeyboardInterrupt without one, 130."""
+    """Prints "<program>: interrupted" and ends with status 128 + signal; 130 if there was only a KeyboardInterrupt."""
     if not _state.reported:
         _state.reported = _state.received != 0
         print(f"\n{program}: interrupted", file=sys.stderr)
@@ -172,7 +172,7 @@ def _flush() -> bool:
 def _kill_children() -> None:
     if "multiprocessing.process" not in sys.modules:  # no child was started
         return
-    import psutil  # here, because every stage imports this module
+    import psutil  # imported here, because every stage imports this module
 
     with suppress(psutil.Error):
         for child in psutil.Process().children(recursive=True):
@@ -181,13 +181,13 @@ def _kill_children() -> None:
 
 
 def _report_unraisable(error: "sys.UnraisableHookArgs") -> None:
-    """Reports an exception in a destructor, but not that of a signal; the thread ends the program for it."""
+    """Reports an exception in a destructor, except a signal's, for which the thread ends the program."""
     if not (_state.received and isinstance(error.exc_value, KeyboardInterrupt)):
         sys.__unraisablehook__(error)
 
 
 def _skip_python_s_end() -> None:
-    """Ends a program that has done its work: while Python deletes its modules, no handler would meet a signal."""
+    """Ends a program that has done its work: while Python deletes its modules, no handler would receive a signal."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     signal.set_wakeup_fd(-1)

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
-_ROOTS = (PACKAGE / "project", PACKAGE.parents[1])  # of a wheel, and of a checkout
+_ROOTS = (PACKAGE / "project", PACKAGE.parents[1])  # root of these files in a wheel, and in a checkout
 
 
 def package_file(name: str) -> Path:

@@ -78,22 +78,22 @@ class Split(Section):
     folds: Annotated[int, Field(ge=2)]
     fold_seed: Seed | None
     leave_out: str | None  # column of the data's table
-    control: Seed | None  # of shuffled labels
+    control: Seed | None  # seed by which labels are shuffled over groups; None: they are not shuffled
     tolerance: Share
 
 
 class Audit(Section):
-    """What counts as a copy of a picture, and what is done about copies."""
+    """How copies of a picture are found, and how they are treated."""
 
     policy: Literal["regroup", "refuse", "report"]  # copies become one group | stop the run | are only listed
-    label_conflicts: Literal["quarantine", "keep", "refuse"]  # of a picture with two labels
-    near: Annotated[float, Field(gt=0, le=1)] | None  # correlation of copies; None: equal pixels only
-    candidates: Annotated[float, Field(gt=0, lt=1)]  # cosine from which the correlation is computed
+    label_conflicts: Literal["quarantine", "keep", "refuse"]  # treatment of a picture with two labels
+    near: Annotated[float, Field(gt=0, le=1)] | None  # lowest correlation of copies; None: equal pixels only
+    candidates: Annotated[float, Field(gt=0, lt=1)]  # lowest cosine at which the correlation is computed
     mirror: bool  # mirrored copies too
     overlap: (
         Annotated[float, Field(ge=0.3, lt=1)] | None
-    )  # share of a field that two pictures show; None: not looked for
-    shortcut: Share  # skill, from guessing (0) to perfect (1), from which a fact of the files is a warning
+    )  # smallest share of a field that both pictures show; None: overlaps are not searched
+    shortcut: Share  # lowest skill, from guessing (0) to perfect (1), at which a fact of the files causes a warning
 
 
 class Augment(Section):
@@ -108,10 +108,10 @@ class Augment(Section):
     brightness: Share  # largest relative change
     contrast: Share  # largest relative change
     saturation: Share  # largest relative change
-    blur: Share  # probability
+    blur: Share  # probability of a blur
     blur_sigma: Range  # lowest and highest standard deviation in pixels
     noise: Annotated[float, Field(ge=0, le=255)]  # standard deviation in grey values
-    fill: Literal["reflect", "border", "black"]  # of the area beyond the edge
+    fill: Literal["reflect", "border", "black"]  # content of the area beyond the edge
     interpolation: Literal["bilinear", "bicubic"]  # where rotation, zoom, crop or shift move pixels
 
 
@@ -269,7 +269,7 @@ def load_params(path: Path | str) -> Params:
     """Reads params.yaml, completes it by the package's defaults and its preset, and checks it.
 
     Raises:
-        InputError: there is no such file, or one line per wrong key says what would be right.
+        InputError: there is no such file, or keys are wrong: one line per key names what is expected.
     """
     if Path(path) == Path("params.yaml") and not Path(path).exists():
         raise InputError(

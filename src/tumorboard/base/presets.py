@@ -13,7 +13,7 @@ DEFAULT = "general"  # the preset of a study that names none
 
 @dataclass(frozen=True)
 class Setting:
-    """A preset's value of one key, and why."""
+    """A preset's value of one key, and the reason for it."""
 
     value: Any  # as params.yaml has it; a pair is a tuple
     reason: str  # one sentence without a final period
@@ -23,20 +23,20 @@ class Setting:
 class Preset:
     """Values for one kind of pictures. All presets have the same keys."""
 
-    pictures: str  # what it is for
-    evidence: str  # where it was measured, or that it was not
-    settings: Mapping[str, Setting]  # by dotted key of params.yaml, such as train.augment.rotate
+    pictures: str  # the kind of pictures that it is for
+    evidence: str  # where it was measured, or a statement that it was not
+    settings: Mapping[str, Setting]  # setting by dotted key of params.yaml, such as train.augment.rotate
 
 
 class Explained(NamedTuple):
     """One row of the table that explains a preset."""
 
-    key: str  # dotted, of params.yaml
+    key: str  # dotted key of params.yaml
     value: Any
     reason: str
 
 
-_TURNED_BY_TRAINING = 180  # degrees; a copy that is turned by any angle cannot be turned by half of it
+_TURNED_BY_TRAINING = 180  # degrees to either side, so any angle; copies keep it instead of half of it
 
 
 def _for_copies(training: Mapping[str, Setting]) -> dict[str, Setting]:
@@ -66,7 +66,7 @@ def _preset(
     copies: Mapping[str, Setting] = MappingProxyType({}),
     views: Setting | None = None,
 ) -> Preset:
-    """Makes a preset from its sections; `augment` is laid over that of `general`, `copies` over half of `augment`."""
+    """Makes a preset from its sections; `augment` overrides that of `general`, `copies` overrides half of `augment`."""
     training = _GENERAL_AUGMENT | dict(augment)
     sections = {
         "crop": crop,
@@ -244,7 +244,7 @@ small findings stay visible')
 
 
 def explain_study(tree: Mapping[str, Any]) -> list[Explained]:
-    """Returns the values that are in effect in a study for the keys of presets; explicit ones are given as such.
+    """Returns the values that are in effect in a study for the keys of presets; explicit ones are marked as such.
 
     Args:
         tree: params.yaml as read, before its empty keys are filled.
@@ -283,7 +283,7 @@ def fill_empty(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fill(node: Any, path: list[str], value: Any) -> Any:
-    """Returns a tree with a value at a path, if there is an empty key."""
+    """Returns a tree with a value at a path, if the key there is empty."""
     key, *rest = path
     if not isinstance(node, Mapping) or key not in node:
         return node

@@ -20,8 +20,8 @@ from typing import Any
 from tumorboard.base.errors import InputError
 from tumorboard.base.interrupts import blocked_signals, leave_to_parent
 
-TERM_SECONDS = 0.5  # in which a child deletes its temporary files; then it is killed
-JOIN_SECONDS = 1.0  # in which a child whose pipe has ended is seen to end
+TERM_SECONDS = 0.5  # seconds in which a child deletes its temporary files before it is killed
+JOIN_SECONDS = 1.0  # seconds to wait for the end of a child whose pipe has ended
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Child:
     """A child process, as its parent sees it."""
 
     process: BaseProcess
-    connection: Connection  # to the child
+    connection: Connection  # the parent's end of the pipe to the child
 
     def cause_of_end(self) -> str:
-        """Returns how the child ended, as in 'was killed (SIGKILL)'; call it after its pipe has ended."""
+        """Returns how the child ended, such as 'was killed (SIGKILL)'; call it after its pipe has ended."""
         self.process.join(JOIN_SECONDS)
         status = self.process.exitcode
         if status is None:
@@ -51,10 +51,10 @@ def running_children(context: BaseContext, size: int, work: Callable[..., None],
     """Starts child processes that run `work(connection, number, *values)`, and ends them with the context.
 
     Args:
-        context: of multiprocessing, which decides between fork and spawn.
+        context: multiprocessing's context, which decides between fork and spawn.
         size: number of children.
         work: module-level function; `connection` leads to this process, `number` counts the children from 0.
-        values: are the same for all children; they are pickled for a spawned one.
+        values: further arguments of `work`, the same for all children; they are pickled for a spawned one.
 
     Raises:
         InputError: the system starts no further process.
@@ -73,14 +73,14 @@ def running_children(context: BaseContext, size: int, work: Callable[..., None],
                         "runtime.processes, or raise the limit (`ulimit -u`)"
                     ) from None
                 children.append(Child(process, here))
-                there.close()  # so that the child's end is the pipe's end
+                there.close()  # so that the pipe ends when the child ends
         yield children
     finally:
         _end(children)
 
 
 def _end(children: list[Child]) -> None:
-    """Ends children: with SIGTERM, and soon with SIGKILL."""
+    """Ends children with SIGTERM, and with SIGKILL those that still run after TERM_SECONDS."""
     for child in children:
         with suppress(OSError):
             child.process.terminate()

@@ -1,4 +1,4 @@
-"""Shows how far a long loop is: a bar on a terminal, a line per minute elsewhere, as in the log of a cluster's job."""
+"""Shows the progress of a long loop: a bar on a terminal, a line per minute elsewhere, as in a cluster job's log."""
 
 import sys
 import time
@@ -17,12 +17,12 @@ class Progress:
     """A bar on standard error if that is a terminal, else a line per minute there; use it in a `with`."""
 
     def __init__(self, heading: str, total: int, unit: str) -> None:
-        """Begins the first minute.
+        """Starts the bar or the first minute.
 
         Args:
-            heading: begins the bar and each line.
+            heading: text at the start of the bar and of each line.
             total: number of units.
-            unit: what is counted, in the singular.
+            unit: noun for one unit, in the singular.
         """
         self._heading, self._total, self._unit = heading, total, unit
         # disable=None: no bar where standard error is no terminal
@@ -46,7 +46,7 @@ class Progress:
 
 
 def tracked(items: Sequence[Item], heading: str, unit: str) -> Iterator[Item]:
-    """Yields items, and shows by a Progress how many of them are done."""
+    """Yields items, and shows with a Progress how many of them are done."""
     with Progress(heading, len(items), unit) as bar:
         for item in items:
             yield item

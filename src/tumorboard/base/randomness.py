@@ -31,7 +31,7 @@ def uniforms(seed: int, keys: NDArray[np.uint64], counter: int | NDArray[np.int6
     """Draws `n` uniform numbers per key.
 
     Args:
-        seed: of all draws.
+        seed: the seed of all draws.
         keys: uint64[N], one per row.
         counter: one number for all rows or int64[N], such as the epoch or the number of a copy.
         n: numbers per row.
@@ -40,7 +40,7 @@ def uniforms(seed: int, keys: NDArray[np.uint64], counter: int | NDArray[np.int6
         float64[N, n] in [0, 1). Row i depends only on (seed, keys[i], counter or counter[i]).
 
     Source:
-        SplitMix64 (Steele, Lea & Flood 2014), started from a mix of the three.
+        SplitMix64 (Steele, Lea & Flood 2014), started from a mix of seed, key and counter.
 
     >>> keys = keys_of(["first.png", "second.png"])
     >>> uniforms(0, keys, counter=1, n=2).round(3)
@@ -62,9 +62,9 @@ def order(seed: int, keys: NDArray[np.uint64], counter: int) -> NDArray[np.int64
     """Returns a random permutation that does not depend on the order of the rows.
 
     Args:
-        seed: of the permutation.
+        seed: the seed of the permutation.
         keys: uint64[N], one per row.
-        counter: another number gives another permutation.
+        counter: number of the permutation; another number gives another one.
 
     Returns:
         int64[N], row numbers. The same key is at the same place however the rows were ordered.

@@ -25,8 +25,8 @@ def resolve_recipe(params: Params, model: str) -> Recipe:
 
     Args:
         params: the study's parameters.
-        model: a key of `params.recipes`. An entry that is null or left out is as in `train`; so is a key of its
-            `augment`. A given `focal_alpha` takes the place of the class weights of the strategy 'focal'.
+        model: a key of `params.recipes`. An entry, or a key of its `augment`, that is null or left out has the
+            value of `train`. A given `focal_alpha` takes the place of the class weights of the strategy 'focal'.
 
     Raises:
         InputError: there is no such entry, it names no architecture, or the strategy contradicts another value.

@@ -12,7 +12,7 @@ NotNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
 Several = Annotated[int, Field(ge=0)]
 SCHEDULER = r"^(tcp|tls)://\S+:\d+$"  # pattern of the address of a Dask scheduler
-Seed = Annotated[int, Field(ge=0, lt=2**63)]  # as torch takes them
+Seed = Annotated[int, Field(ge=0, lt=2**63)]  # the range that torch accepts
 
 
 class LrFind(Section):

@@ -15,8 +15,8 @@ from tumorboard.base.errors import InputError
 
 S = TypeVar("S", bound="Section")
 
-MAX_YAML_BYTES = 2_000_000  # of a file
-MAX_YAML_VALUES = 100_000  # keys, scalars, lists and mappings of a file, those behind an alias each time
+MAX_YAML_BYTES = 2_000_000  # bytes of the largest file that is read
+MAX_YAML_VALUES = 100_000  # keys, scalars, lists and mappings of a file; values behind an alias count each time
 
 
 class Section(BaseModel):
@@ -29,7 +29,7 @@ def parse(section: type[S], tree: Mapping[str, Any], where: str) -> S:
     """Checks plain values against a section.
 
     Args:
-        section: the type to make.
+        section: the type to return.
         tree: mappings, lists and scalars, as read from YAML or JSON.
         where: the file or key they come from, for the message.
 
@@ -54,7 +54,7 @@ def parse(section: type[S], tree: Mapping[str, Any], where: str) -> S:
 
 
 def _describe_errors(error: ValidationError, section: type[Section], tree: Any) -> list[str]:
-    """One line per wrong key. pydantic lists the errors of each member of a union; they are joined by 'or'."""
+    """Returns one line per wrong key; pydantic's errors for the members of a union are joined by 'or'."""
     expected: dict[str, list[str]] = {}
     for problem in error.errors():
         key, value = _locate(problem["loc"], tree)
@@ -79,7 +79,7 @@ def _join(texts: list[str]) -> str:
 
 
 def _locate(loc: tuple[int | str, ...], tree: Any) -> tuple[str, Any]:
-    """The key of an error without the names that pydantic adds for members of a union, and the value there."""
+    """Returns an error's key, without the names that pydantic adds for members of a union, and the value there."""
     path: list[str] = []
     for step in loc:
         if isinstance(tree, Mapping):
@@ -102,7 +102,7 @@ def _keys_at(section: Any, loc: tuple[int | str, ...]) -> Iterable[str]:
 
 
 def _section_of(annotation: Any) -> Any:
-    """The Section inside an annotation such as dict[str, Section] or Section | None."""
+    """Returns the Section inside an annotation such as dict[str, Section] or Section | None."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         return annotation
     return next((inner for part in getattr(annotation, "__args__", ()) if (inner := _section_of(part))), None)
@@ -156,9 +156,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=8)
 def _load_yaml(text: str) -> Any:
-    """Reads a text as YAML, after its values were counted: aliases of aliases multiply, here and in each reader.
+    """Reads a text as YAML after counting its values, which aliases of aliases multiply, here and in each reader.
 
-    A stage reads params.yaml, dvc.yaml and dvc.lock several times, and a parse in plain Python is slow: it is kept.
+    A stage reads params.yaml, dvc.yaml and dvc.lock several times, and a parse in plain Python is slow: it is cached.
     """
     loader = _CoreLoader(text)
     try:
@@ -175,10 +175,10 @@ def _load_yaml(text: str) -> Any:
 
 
 def _count_values(node: yaml.Node, known: dict[int, int]) -> int:
-    """Counts the values of a node, those behind an alias each time; an endless count (an alias inside itself) fails."""
+    """Counts the values of a node, those behind an alias each time; raises YAMLError for an alias inside itself."""
     count = known.get(id(node))
     if count is None:
-        known[id(node)] = -1  # while its parts are counted
+        known[id(node)] = -1  # marks a node whose parts are being counted
         parts = [] if isinstance(node, yaml.ScalarNode) else node.value
         flat = [part for entry in parts for part in (entry if isinstance(entry, tuple) else (entry,))]
         count = known[id(node)] = 1 + sum(_count_values(part, known) for part in flat)
@@ -190,7 +190,7 @@ def _count_values(node: yaml.Node, known: dict[int, int]) -> int:
 class _CoreLoader(yaml.SafeLoader):
     """Reads YAML 1.2: `off` is a string and 1e-3 a number. A key that is given twice is an error."""
 
-    values = 0  # read until now
+    values = 0  # number of values read so far
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
         self.values += 1
@@ -211,7 +211,7 @@ class _CoreLoader(yaml.SafeLoader):
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         super().flatten_mapping(node)
-        # A key of the mapping itself follows the merged one and replaces it, and is no duplicate.
+        # A key of the mapping itself follows the merged key and replaces it; it is no duplicate.
         node.value = list({key.value: (key, value) for key, value in node.value}.values())
 
 

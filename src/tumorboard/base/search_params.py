@@ -1,4 +1,4 @@
-"""The section `search` of params.yaml: the hyper-parameters that `tumorboard search` varies, and how often."""
+"""The section `search` of params.yaml: the hyper-parameters that `tumorboard search` varies, and its trials."""
 
 import math
 from typing import TypeAlias
@@ -8,11 +8,11 @@ from pydantic import model_validator
 from tumorboard.base.run_params import Count, Several
 from tumorboard.base.schema import Section
 
-Value: TypeAlias = bool | int | float | str | tuple["Value", ...]  # of a key of params.yaml
+Value: TypeAlias = bool | int | float | str | tuple["Value", ...]  # value of a key of params.yaml
 
 
 class Dimension(Section):
-    """What one key may be: a number from `low` to `high`, or one of `choices`."""
+    """The values that one key may have: a number from `low` to `high`, or one of `choices`."""
 
     low: int | float | None = None
     high: int | float | None = None
@@ -52,10 +52,10 @@ class Dimension(Section):
 class Search(Section):
     """A search of one model's hyper-parameters; no stage depends on it."""
 
-    space: dict[str, Dimension | None]  # by key of `train`; None: it is not searched
-    trials: Count  # of a search, those of earlier calls included
-    startup: Several  # trials that are drawn at random, and before which none is pruned
-    warmup: Several  # first epochs of each training, after which it is not stopped
+    space: dict[str, Dimension | None]  # dimension by key of `train`; None: the key is not searched
+    trials: Count  # trials per search, those of earlier calls included
+    startup: Several  # trials that are drawn at random; none is pruned before as many are finished
+    warmup: Several  # first epochs of each training, in which it is not stopped
 
     @property
     def dimensions(self) -> dict[str, Dimension]:

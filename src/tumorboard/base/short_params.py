@@ -7,7 +7,7 @@ from tumorboard.base.package_files import package_file
 from tumorboard.base.schema import read_yaml
 
 DEFAULTS_OF = "tumorboard"  # the key of a short params.yaml
-WHOLE = ("search", "space")  # below it an entry replaces the package's: a range has other words than choices
+WHOLE = ("search", "space")  # path whose entries replace the package's: a range and choices differ in their keys
 
 
 def complete_values(tree: Mapping[str, Any]) -> dict[str, Any]:

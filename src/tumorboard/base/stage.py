@@ -27,9 +27,9 @@ def run_stage(
     """Calls `main(params, **options)` with params.yaml and the options of the command line.
 
     If an input or a parameter of the stage changes while it runs, its outputs are deleted and the stage fails: DVC
-    would record them beside the new input. A stage whose source files are not those that DVC records does not begin.
-    The user's errors and the machine's faults, such as a full disk, are one message on standard error and status 1.
-    Ctrl-C is one line and status 130.
+    would record them beside the new input. A stage whose source files are not those that DVC records does not start.
+    The user's errors and the machine's faults, such as a full disk, end it with one message on standard error and
+    status 1, Ctrl-C with one line and status 130.
 
     Args:
         main: takes Params, then keyword-only parameters of type Input, Output, int or str; each is a required option.
@@ -60,7 +60,7 @@ def parse_options(main: Callable[..., None], name: str, words: Sequence[str]) ->
 
     Args:
         main: the function; its docstring is the help text.
-        name: of the stage, for the usage line.
+        name: the stage's name, for the usage line.
         words: the command line without the program.
 
     Returns:
@@ -82,7 +82,7 @@ def parse_options(main: Callable[..., None], name: str, words: Sequence[str]) ->
 
 
 def _options_of(main: Callable[..., None], role: str) -> list[str]:
-    """The names of the parameters whose annotation has the role "input" or "output"."""
+    """Returns the names of the parameters whose annotation has the role "input" or "output"."""
     parameters = inspect.signature(main).parameters.values()
     return [parameter.name for parameter in parameters if role in getattr(parameter.annotation, "__metadata__", ())]
 

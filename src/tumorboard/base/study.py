@@ -1,4 +1,4 @@
-"""What a study knows of the package that runs it."""
+"""Compares the version of the package that made a study with the version that runs it."""
 
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version

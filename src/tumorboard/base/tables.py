@@ -63,7 +63,7 @@ def check_manifest(manifest: Manifest, where: str) -> Manifest:
         split: '' (not yet split), 'train', 'val' or 'test'.
         fold: Int64, the fold that validates on this 'train' row, or missing.
         source_id: id of the original; its own id for an original.
-        sha256: of the original's file.
+        sha256: SHA-256 of the original's file.
 
     Args:
         manifest: the table.
@@ -95,7 +95,7 @@ def read_manifest(path: Path | str) -> Manifest:
 def manifest_digest(manifest: Manifest) -> str:
     """Returns 16 hexadecimal digits that identify a Manifest's rows beyond the test part, whatever their order.
 
-    They stand for the images that a model is trained and validated on. What the test part is changes no model.
+    They stand for the images that a model is trained and validated on. The test part changes no model.
     """
     text = (
         manifest[manifest["split"] != "test"].sort_values("id")[list(MANIFEST)].to_csv(index=False, lineterminator="\n")
@@ -109,10 +109,10 @@ def make_predictions(
     """Makes Predictions from Manifest rows and probabilities.
 
     Args:
-        rows: N rows of a Manifest. `split` says what the row was to the model: 'val' or 'test'.
+        rows: N rows of a Manifest. `split` is the part that the row was in for the model: 'val' or 'test'.
         probabilities: float[N, K].
         classes: the K class names, in the order of the columns.
-        digest: of the Manifest (`manifest_digest`).
+        digest: the Manifest's digest (`manifest_digest`).
 
     Returns:
         id, group, split, label of the rows, `p_<class>` (float64) per class, and `manifest`, the digest.

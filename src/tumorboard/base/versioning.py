@@ -1,4 +1,4 @@
-"""What git and DVC know of a path. It starts git and reads the files of DVC; DVC itself is not started."""
+"""Finds out whether git and DVC track a path. It runs git and reads DVC's files; DVC itself is not run."""
 
 import os
 import re
@@ -33,7 +33,7 @@ def in_last_commit(project: Path, path: str) -> bool:
 
     Args:
         project: folder of the project.
-        path: relative to it.
+        path: the path, relative to `project`.
     """
     return bool(run_git(project, "ls-tree", "HEAD", "--", f"./{path}"))
 
@@ -56,7 +56,7 @@ def tracking_file(project: Path, path: str) -> str | None:
 def explain_unversioned(raw: str, project: Path = Path()) -> str:
     """Returns why an experiment that runs in a copy of the project would lack a path, and the cure.
 
-    `dvc exp run --queue` and `--temp` run in a copy that has what the last commit has.
+    `dvc exp run --queue` and `--temp` run in a copy of the last commit.
 
     Args:
         raw: the path as in params.yaml; an absolute one is the same in a copy.
@@ -68,7 +68,7 @@ def explain_unversioned(raw: str, project: Path = Path()) -> str:
     if Path(raw).is_absolute() or not (project / ".dvc").is_dir() or run_git(project, "rev-parse", "HEAD") is None:
         return ""
     if Path(os.environ.get("DVC_ROOT", project)).resolve() != project.resolve():
-        return ""  # this is such a copy
+        return ""  # this project is a copy itself
     path = Path(os.path.normpath(raw)).as_posix()
     lacks = "experiments of `--queue` and `--temp`, which run in a copy of the last commit, lack it"
     if path.split("/")[0] == "..":
@@ -91,7 +91,7 @@ def explain_unversioned(raw: str, project: Path = Path()) -> str:
 
 
 def explain_missing(raw: str, project: Path = Path()) -> str:
-    """Returns how a missing path comes back, where DVC tracks it; '' if it does not."""
+    """Returns the commands that restore a missing path, in a sentence; '' if DVC does not track it."""
     if Path(raw).is_absolute() or (project / raw).exists():
         return ""
     file = tracking_file(project, Path(os.path.normpath(raw)).as_posix())
@@ -112,13 +112,13 @@ def is_stage_output(project: Path, path: str) -> bool:
 
 
 def _names(entries: Any) -> list[str]:
-    """The paths of a list of outputs, each of which is a path or a mapping of one path to its settings."""
+    """Returns the paths of a list of outputs, each of which is a path or a mapping of one path to its settings."""
     entries = entries if isinstance(entries, list) else []
     return [str(next(iter(entry), "")) if isinstance(entry, dict) else str(entry) for entry in entries]
 
 
 def _pattern(output: str) -> str:
-    """A regular expression for an output's path, with anything in place of ${…}.
+    """Returns a regular expression for an output's path, with anything in place of ${…}.
 
     >>> _pattern("medmnist:${item.set}")
     'medmnist:[^/]+'

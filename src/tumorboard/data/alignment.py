@@ -11,7 +11,7 @@ from tumorboard.data.chains import Floats, Rows
 
 SIDE = 48  # pixels: side of a thumbnail
 BLUR = 4.5  # pixels of a thumbnail: standard deviation of the blur that is subtracted; the rest is the detail
-FAINT = 1.0  # grey levels: what has a detail of a smaller standard deviation is too faint to compare
+FAINT = 1.0  # grey levels: a picture whose detail has a smaller standard deviation is too faint to compare
 TAIL = 0.1  # share of a picture's detail that lies beyond each side of its frame
 COARSE_STEPS = 2  # least-squares steps of the alignment on thumbnails of half the side
 STEPS = 4  # least-squares steps on whole thumbnails
@@ -64,14 +64,14 @@ def detail_frames(detail: Floats) -> Frames:
 def correlate(thumbs: Thumbnails, first: Rows, second: Rows, mirrored: Flags) -> Floats:
     """Returns the correlation float32[P] of the aligned details of pairs of thumbnails.
 
-    The one with the larger frame, which shows its content at the larger scale, is moved onto the other one. The
-    alignment starts from equal places or from equal frames, whichever correlates more.
+    The thumbnail with the larger frame, which shows its content at the larger scale, is moved onto the other one.
+    The alignment starts from equal places or from equal frames, whichever correlates more.
 
     Args:
         thumbs: grey thumbnails uint8[N, SIDE, SIDE].
         first: row of one thumbnail of each pair, int64[P].
-        second: row of the other one, int64[P].
-        mirrored: whether one of them is mirrored before, bool[P].
+        second: row of the other thumbnail, int64[P].
+        mirrored: whether the first one is mirrored before the comparison, bool[P].
     """
     parts = [np.empty(0, np.float32)]
     for start in range(0, len(first), CHUNK):
@@ -107,9 +107,8 @@ def _align(moved: Floats, fixed: Floats, place: Floats) -> Floats:
     taken and improved. Pairs that correlate by less than HOPE then are given up, with -1.
 
     Args:
-        moved: pictures float32[P, SIDE, SIDE]; their details are taken after they are moved, at the scale of the
-            other ones.
-        fixed: the other ones.
+        moved: pictures float32[P, SIDE, SIDE]; their details are taken after they are moved, at the scale of `fixed`.
+        fixed: the pictures that they are moved onto, float32[P, SIDE, SIDE].
         place: where the alignment may start, float32[P, 4]: shift in x, in y, scale in x, in y.
     """
     small, small_details = _halved(moved), details(_halved(fixed))
@@ -143,14 +142,14 @@ def _shift(moved: Floats, fixed: Floats, place: Floats) -> Floats:
 
 
 def correlation_by_shift(one: Floats, other: Floats, most: int) -> Floats:
-    """Returns the Pearson correlation float32[P, S, S] of what pairs of pictures share, by shift in y and x.
+    """Returns the Pearson correlation float32[P, S, S] of the parts that pairs of pictures share, by shift in y and x.
 
     At the shift (y, x), pixel (row, column) of the other picture lies on pixel (row + y, column + x) of the first one.
-    It is -1 where one of the shared parts has a standard deviation below FAINT.
+    The correlation is -1 where one of the shared parts has a standard deviation below FAINT.
 
     Args:
         one: details float32[P, side, side].
-        other: likewise.
+        other: details of the other pictures, float32[P, side, side].
         most: largest shift in pixels; S is 2 * most + 1.
     """
     side, shifts = one.shape[1], np.arange(-most, most + 1)
@@ -187,7 +186,7 @@ def _ramp(side: int) -> Floats:
 
 
 def _warp(moved: Floats, fixed: Floats, place: Floats) -> tuple[Floats, Floats, Floats]:
-    """Returns the details of moved pictures, 1 where these lie inside the picture, and their correlations."""
+    """Returns the details of moved pictures, a mask that is 1 inside the picture, and their correlations."""
     ramp = _ramp(moved.shape[1])
     x = place[:, :1] + ramp * (1 + place[:, 2:3])
     y = place[:, 1:2] + ramp * (1 + place[:, 3:4])

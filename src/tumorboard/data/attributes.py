@@ -1,4 +1,4 @@
-"""Keeps the columns of a label table that are none of the pipeline's own, such as sex, site and age, as text."""
+"""Keeps the columns of a label table that the pipeline itself does not use, such as sex, site and age, as text."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -7,7 +7,7 @@ from typing import NamedTuple, TypeAlias
 import pandas as pd
 
 MAX_ATTRIBUTES = 100  # columns that are kept; a table of measurements may have thousands
-PREFIX = "attribute "  # of these columns in the listed images, so that none has the name of another column
+PREFIX = "attribute "  # prefix of their names in the listed images, so that none has the name of another column
 SHOWN = 4  # names in a message
 
 Attributes: TypeAlias = pd.DataFrame  # one row per image: id, then one text column per attribute, '' where unknown

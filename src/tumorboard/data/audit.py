@@ -37,7 +37,7 @@ class AuditResult(NamedTuple):
     pictures: Pictures  # smallest id that shows the same picture; each image's own id under the policy 'report'
     manifest: Manifest  # without the quarantined rows, sorted by id; groups that share a field are merged
     quarantined: QuarantinedFiles  # all copies of a picture under two labels, sorted by path
-    counts: dict[str, Any]  # for the metrics, flat
+    counts: dict[str, Any]  # counts for the metrics, flat
     warnings: list[str]  # sentences for the user
 
 
@@ -48,8 +48,8 @@ def audit_manifest(manifest: Manifest, copies: Copies, audit: Audit) -> AuditRes
     Under the policy 'regroup' their groups become one, named by the smallest name.
 
     Args:
-        manifest: of originals.
-        copies: of these originals, from `find_copies`.
+        manifest: a Manifest of originals.
+        copies: the copies among these originals, from `find_copies`.
         audit: `policy` and `label_conflicts`.
 
     Raises:
@@ -97,11 +97,11 @@ def audit_manifest(manifest: Manifest, copies: Copies, audit: Audit) -> AuditRes
 def find_copies(manifest: Manifest, images: Images, read_crops: ReadCrops, audit: Audit) -> Copies:
     """Finds the images of a Manifest that show the same picture or parts of one field.
 
-    Equal files and equal pixels are paired with the smallest of their ids; only that one is compared further. Of near
+    Equal files and equal pixels are paired with the smallest of their ids; only this id is compared further. Among near
     duplicates, too, only the smallest id is searched for overlaps.
 
     Args:
-        manifest: of originals.
+        manifest: a Manifest of originals.
         images: one row per image, with `id` and `pixels`, the digest of the decoded picture.
         read_crops: returns the crops uint8[N, S, S, 3] of ids.
         audit: `near`, `candidates` and `mirror`, see `find_near_duplicates`; `overlap`, see `find_overlaps`.

@@ -35,7 +35,7 @@ def read_placed_boxes(data: Data, tables: Path, crop: Crop) -> dict[str, list[Cr
     """Reads the boxes that `data.boxes` names and returns those of each image in pixels of its crop.
 
     Args:
-        data: `boxes` names the table inside `raw`, None: there is none; the rest says how images are read.
+        data: `boxes` names the table inside `raw`, None: there is none; the rest defines how images are read.
         tables: folder with images.csv and quarantined.csv, as the stage crop writes them.
         crop: how the images were cropped, as `place_boxes` takes it.
 
@@ -50,8 +50,8 @@ def read_listed_boxes(data: Data, tables: Path) -> Boxes | None:
     """Reads and checks the table that `data.boxes` names; None where it names none.
 
     Args:
-        data: as of `read_placed_boxes`.
-        tables: likewise.
+        data: `boxes` names the table inside `raw`.
+        tables: folder with images.csv and quarantined.csv, as the stage crop writes them.
 
     Raises:
         InputError: there is no such table, or a row of it cannot be used.
@@ -71,13 +71,13 @@ def read_boxes(file: Path, images: Images, quarantined: pd.DataFrame) -> Boxes:
     """Reads and checks a table of boxes.
 
     Args:
-        file: with BOX_COLUMNS and, maybe, others; several rows may have one path.
+        file: table with BOX_COLUMNS and perhaps others; several rows may have one path.
         images: the usable images: id, width, height, as images.csv has them.
         quarantined: files that cannot be used, in the column path; their boxes are left out.
 
     Raises:
-        InputError: a column is missing; or names the row where a path is unknown, a number is none, or a box is empty
-            or reaches beyond its image by more than a pixel.
+        InputError: a column is missing; or a path is unknown, a cell is no number, or a box is empty or reaches beyond
+            its image by more than a pixel, and the message names the row.
     """
     table = read_table(file)
     if missing := [name for name in BOX_COLUMNS if name not in table.columns]:
@@ -129,12 +129,12 @@ def place_boxes(boxes: Boxes, data: Data, crop: Crop) -> dict[str, list[CropBox]
     """Returns the boxes of each image in pixels of its crop; decodes each image.
 
     Args:
-        boxes: of `read_boxes`.
+        boxes: the boxes, as `read_boxes` returns them.
         data: where the images are, which frame counts, and where links may lead.
-        crop: how they were cropped; of a model's card, with the range of grey that `window` became.
+        crop: how they were cropped, from a model's card, which has the range of grey that `window` became.
 
     Returns:
-        By path; what lies outside of the square that models see is cut off, and a box wholly outside is left out.
+        Boxes by path; parts outside the square that models see are cut off, and boxes wholly outside are left out.
 
     Raises:
         InputError: an image cannot be read any more.

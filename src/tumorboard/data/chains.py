@@ -14,7 +14,7 @@ NOISE = 0.002  # distance (1 minus correlation) that saving a picture again may 
 CLOSEST = 1 - NOISE / GAP  # correlation beyond which a chain is not searched for copies
 
 Rows: TypeAlias = NDArray[np.int64]  # row numbers of pictures
-Floats: TypeAlias = NDArray[np.float32]  # of any shape
+Floats: TypeAlias = NDArray[np.float32]  # float32 of any shape
 
 
 class Correlate(Protocol):
@@ -44,8 +44,8 @@ def select_copies(
 
     Args:
         first: row of one picture of each pair, int64[P].
-        second: row of the other one, int64[P].
-        correlation: of each pair, float32[P], at least `near`.
+        second: row of the other picture, int64[P].
+        correlation: correlation of each pair, float32[P], at least `near`.
         near: lowest correlation of copies.
         correlate: computes correlations of further pairs.
 
@@ -90,9 +90,10 @@ def _connected(edges: Rows, first: Rows, second: Rows) -> list[Rows]:
 
 
 def _nearest_outside(members: Rows, chain: Rows, correlate: Correlate) -> float:
-    """Returns the highest correlation of a member with a picture of its chain outside; -1 where there is none.
+    """Returns the highest correlation of a member with a picture of the chain that is no member; -1 without any.
 
-    Pictures that pairs connect were not all compared. Of many, SAMPLE outside are compared with SAMPLE / 2 members.
+    Pictures that pairs connect were not all compared. Where there are many, about SAMPLE outside are compared with
+    SAMPLE / 2 members.
     """
     outside = np.setdiff1d(chain, members)
     if not len(outside):

@@ -31,7 +31,7 @@ from tumorboard.data.unlabeled_ranges import describe_unlabeled
 from tumorboard.data.workers import worker_count
 
 FEW = 5  # files named per message
-# Entries of the section `data`.
+# Entries of the section `data` that apply to one raw folder alone.
 OF_ONE_FOLDER = ("table", "columns", "prefix", "extension", "classes", "unit", "positive", "boxes")
 SKIPPED_BY_DVC = {".git", ".hg", ".dvc"}  # folders that DVC does not hash
 
@@ -48,7 +48,7 @@ class Account:
     quarantined: list[dict[str, str]] = field(default_factory=list)  # path, reason, detail
     ignored: list[dict[str, str]] = field(default_factory=list)  # path, reason
     left_out: list[dict[str, str]] = field(default_factory=list)  # path, reason; accepted, but not trained on
-    duplicates: list[dict[str, Any]] = field(default_factory=list)  # kind (bytes, pixels, near) and paths per set
+    duplicates: list[dict[str, Any]] = field(default_factory=list)  # kind (bytes, pixels, near, overlap), paths
     label_conflicts: list[list[str]] = field(default_factory=list)  # paths of each picture under several labels
     shortcuts: list[dict[str, Any]] = field(default_factory=list)  # scores of facts that reach audit.shortcut
     warnings: list[str] = field(default_factory=list)  # sentences about what a run would accept
@@ -59,10 +59,10 @@ class Account:
 def params_for(params: Params, raw: Path, group_pattern: str | None) -> Params:
     """Returns params with `data.raw` set to another folder.
 
-    What params say about the table, the layout and the groups counts only where `raw` is their own folder.
+    The table, the layout and the groups that `params` describe apply only where `raw` is their own folder.
 
     Args:
-        params: of the project.
+        params: the project's parameters.
         raw: the folder to check.
         group_pattern: replaces `data.group_pattern`; None: it is not replaced.
     """
@@ -79,10 +79,10 @@ def check_folder(raw: Path, params: Params, labels: Path | None = None, place: P
 
     Args:
         raw: folder of the images.
-        params: of the run, see `params_for`.
+        params: the run's parameters, see `params_for`.
         labels: a label table that replaces `data.table` and may lie outside `raw`.
-        place: folder for temporary files, which the workers of `runtime.scheduler` see under this name; None: that of
-            the system.
+        place: folder for temporary files, which the workers of `runtime.scheduler` see under this name; None: the
+            system's folder.
     """
     account = Account()
     with _temporary_folder(place) as folder:

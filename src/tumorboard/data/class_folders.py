@@ -13,7 +13,7 @@ def list_class_folders(files: list[str], outward_links: set[str], raw: Path) -> 
     """Returns one row per file in a class folder, which may lie in a part folder such as Training or fold0.
 
     A link to a folder elsewhere gets a row and is quarantined later, so that its class is reported without images.
-    So does a broken link in the place of a class folder, as on a disk that is not mounted.
+    So does a broken link in the place of a class folder, for example to a disk that is not mounted.
 
     Args:
         files: POSIX paths of all files in the folder, relative to it.

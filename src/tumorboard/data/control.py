@@ -1,4 +1,4 @@
-"""Shuffles the labels over the groups: a null control, in which no picture says anything about its label.
+"""Shuffles the labels over the groups: a null control, in which no picture has information about its label.
 
 A pipeline whose scores are above chance on shuffled labels leaks the answer somewhere.
 
@@ -20,9 +20,9 @@ from tumorboard.data.audit import Pictures
 from tumorboard.data.grouping import factorize
 from tumorboard.data.split import PART_RANK, merge_groups
 
-TOLERANCE = 0.05  # by which a class's share of the images may differ from before
-ATTEMPTS = 100  # permutations that are tried for it; the closest one is kept
-STREAM = "control//"  # in front of the names, so that no other draw has these keys
+TOLERANCE = 0.05  # largest difference of a class's share of the images from before
+ATTEMPTS = 100  # permutations that are tried to stay within TOLERANCE; the closest one is kept
+STREAM = "control//"  # prefix of the names, so that no other draw has these keys
 GIVING, TAKING = 2**32, 2**33  # added to the counter of the pictures' draws
 
 Codes = NDArray[np.int64]
@@ -32,15 +32,15 @@ def shuffle_labels(manifest: Manifest, pictures: Pictures, seed: int) -> Manifes
     """Returns the Manifest with the labels permuted over whole groups; nothing else changes.
 
     Groups that share a picture count as one. Each group takes the labels of another one of the same given part: all of
-    them if it has as many pictures, else a draw from them, in random order. So copies of a picture have one label, a
+    them if it has as many pictures, else a draw from them, in random order. Copies of a picture thus have one label, a
     group of one label gets one label, and of such groups each class has as many as before. Where groups differ in size,
-    up to ATTEMPTS permutations are tried until each class's share of the part's images is within TOLERANCE of that
-    before, else the closest one is taken.
+    up to ATTEMPTS permutations are tried until each class's share of the part's images is within TOLERANCE of the
+    former share, else the closest permutation is taken.
 
     Args:
-        manifest: of originals, after the audit and before the split.
+        manifest: a Manifest of originals, after the audit and before the split.
         pictures: name of each image's picture, by id.
-        seed: of the permutation; with the names of groups and pictures it decides everything.
+        seed: the seed of the permutation; with the names of groups and pictures it determines the result.
     """
     rows = manifest[["id", "group", "split", "label"]].reset_index(drop=True)
     rows["picture"] = pictures.reindex(rows["id"]).to_numpy(object)

@@ -37,7 +37,7 @@ MAX_CHUNK_BYTES = 1 << 22  # bytes of image files that a process takes at a time
 MIN_CHUNK_FILES = 8  # files that a process takes at a time towards the end
 PACK_BYTES = 1 << 23  # bytes of new crops that a process holds before it writes them
 
-# A file beyond either is decoded after the others, by as many processes as the memory allows.
+# A file beyond either limit is decoded after the others, by as many processes as the memory allows.
 LARGE_PIXELS = 1 << 25
 LARGE_BYTES = 1 << 26
 ROUND_FILES = 4  # large files that a process takes at a time
@@ -59,7 +59,7 @@ class CropJob:
 
 
 class CropSummary(NamedTuple):
-    """What `crop_images` has done."""
+    """The result of `crop_images`."""
 
     counts: dict[str, Any]  # metrics, see `image_facts.count_images`
     listed: int  # files, usable or not
@@ -73,7 +73,7 @@ class CachedFile(NamedTuple):
 
     sha256: str
     facts: ImageFacts
-    decoded: bool  # in this run
+    decoded: bool  # whether it was decoded in this run
     location: CropLocation
 
 
@@ -200,7 +200,7 @@ def _crop_files(
                 cropped |= chunk
                 bar.update(len(chunk))
     for path, result in cropped.items():
-        # A machine that sees another folder under the name of `raw` must not have the user's files quarantined.
+        # A machine that sees another folder under the name of `raw` must not cause the user's files to be quarantined.
         if isinstance(result, QuarantinedFile) and result.reason == "unreadable" and _is_readable(job, path):
             raise InputError(f"{path}: can be read here, but not by the worker that tried ({result.detail})")
     return [cropped[path] for path in paths]
@@ -253,7 +253,7 @@ def _marker_file(cache: Path) -> Iterator[Path]:
 def _crop_chunk(
     paths: Sequence[str], job: CropJob, marker: Path, crop: Crop
 ) -> dict[str, CachedFile | QuarantinedFile | None]:
-    """Crops files in a worker, and first checks that it has the same code and folders, as it may be another machine.
+    """Crops files in a worker, and first checks that it has the same code and folders, since it may be another machine.
 
     Returns:
         The result of each path; None if the file is within the limits of `job.crop`, but not within those of `crop`.

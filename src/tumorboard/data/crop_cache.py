@@ -33,7 +33,7 @@ class CachedCrop(NamedTuple):
 
 
 class _PackEntry(NamedTuple):
-    """What the header of a pack states of one crop."""
+    """What the header of a pack states about one crop."""
 
     file_digest: str  # SHA-256 of the image file
     crop_digest: str  # XXH3-64 of the crop's bytes
@@ -44,9 +44,9 @@ class _PackEntry(NamedTuple):
 class CropCache:
     """The crops in a folder of packs, as this process sees them.
 
-    A pack is one file of up to some hundred crops, because a file per crop takes longer to create than a small image
-    to decode. It is named by the digests in it and never changed, so that processes on several machines can write into
-    the same folder. A damaged pack or crop counts as missing.
+    A pack is one file of up to some hundred crops, because creating a file takes longer than decoding a small image. It
+    is named by the digests in it and never changed, so that processes on several machines can write into the same
+    folder. A damaged pack or crop counts as missing.
 
     Args:
         folder: holds the packs; all crops in it have the same size.
@@ -87,7 +87,7 @@ class CropCache:
         """Writes crops into a new pack, or nothing if there are none.
 
         Args:
-            crops: by the SHA-256 of their image files.
+            crops: the crops by the SHA-256 of their image files.
         """
         if not crops:
             return
@@ -110,7 +110,7 @@ def read_crops(folder: Path, locations: Iterable[CropLocation], size: int) -> It
 
     Args:
         folder: holds the packs.
-        locations: of the crops, in the order in which they are wanted.
+        locations: locations of the crops, in the order in which they are wanted.
         size: side S of the crops in pixels.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Names what crops are made by, so that crops of other code, parameters or libraries are not taken for the same."""
+"""Identifies the code, parameters and libraries that made crops, so that crops made by others are not reused."""
 
 import json
 from functools import cache
@@ -13,7 +13,7 @@ from tumorboard.base.errors import InputError
 from tumorboard.base.params import Crop, Frames
 
 DICOM_PACKAGES = ("pydicom", "pylibjpeg", "pylibjpeg-libjpeg", "pylibjpeg-openjpeg", "python-gdcm", "pyjpegls")
-OWN_MODULES = ("crop", "crop_cache", "crop_key", "image_facts")  # of this folder that make crops, beside images/
+OWN_MODULES = ("crop", "crop_cache", "crop_key", "image_facts")  # this folder's modules that make crops, beside images/
 
 
 @cache

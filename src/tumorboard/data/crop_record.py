@@ -19,7 +19,7 @@ def write_record(store: Path, crop: Crop, frames: Frames, window: tuple[float, f
         store: folder of the crop store.
         crop: section `crop` of params.yaml.
         frames: `data.frames` of params.yaml.
-        window: the range of grey values that `crop.window` became; with `set` that of all files.
+        window: the range of grey values that `crop.window` became; with `set` the range of all files.
     """
     record = {
         "crop": crop.model_dump(mode="json"),
@@ -32,10 +32,10 @@ def write_record(store: Path, crop: Crop, frames: Frames, window: tuple[float, f
 def check_crop(store: CropStore, crop: Crop, where: str) -> None:
     """Raises InputError unless the crops were made with these parameters.
 
-    Of a store without a record (of version 0.1.0) only the side is compared.
+    For a store without a record (from version 0.1.0) only the side is compared.
 
     Args:
-        store: not empty; may join several folders, of which those that balance the classes have no record.
+        store: the crops, not empty; it may join several folders, and those that balance the classes have no record.
         crop: section `crop` of params.yaml, or of a model card.
         where: folder of the store, for the message.
     """

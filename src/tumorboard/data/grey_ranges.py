@@ -41,7 +41,7 @@ def common_range(levels: Iterable[Sequence[float]]) -> Window | None:
 
 
 def describe_facts(facts: pd.DataFrame) -> list[str]:
-    """Returns all warnings about decoded files: their ranges, those that show nothing, and what decoders reported."""
+    """Returns all warnings about decoded files: their ranges, blank pictures, and what decoders reported."""
     return [*describe_ranges(facts), *describe_blank(facts), *describe_decoder_warnings(facts)]
 
 
@@ -64,7 +64,7 @@ def describe_ranges(facts: pd.DataFrame) -> list[str]:
 
 
 def summarize_ranges(images: Images) -> list[str]:
-    """Returns what the report says about ranges of grey and about what decoders reported; empty where all is well.
+    """Returns the report's sentences about ranges of grey and about decoders' warnings; empty where all is well.
 
     Args:
         images: the table images.csv of the stage crop, one row per usable image.
@@ -84,7 +84,7 @@ def _name_ranges(facts: pd.DataFrame) -> str:
     by_header = int((deep["scaling"] == "header").sum())
     kinds = [f"{counted(by_values, 'file is', 'files are')} scaled each by its own range"] if by_values else []
     kinds += [f"{counted(by_header, 'file')} by the window in the header"] if by_header else []
-    if not kinds:  # stored bits alone
+    if not kinds:  # only stored bits
         kinds = [f"{len(deep)} files are scaled by the bits that their headers state"]
     return (
         f"{', '.join(kinds)}: {len(ranges)} different ranges in this set, so that the same value becomes different "

@@ -15,7 +15,7 @@ class StratifiedGroups(StratifiedGroupKFold):  # type: ignore[misc]
     def _find_best_fold(
         self, y_counts_per_fold: NDArray[np.float64], y_cnt: NDArray[np.int64], group_y_counts: NDArray[np.float64]
     ) -> int:
-        """Returns the fold that makes the classes' shares most even, of equal ones the one with the fewest rows.
+        """Returns the fold that makes the classes' shares most even; among equal ones, the fold with the fewest rows.
 
         Args:
             y_counts_per_fold: rows of each class in each fold so far, [F, K].
@@ -29,7 +29,7 @@ class StratifiedGroups(StratifiedGroupKFold):  # type: ignore[misc]
         rows: list[float] = y_counts_per_fold.sum(axis=1).tolist()
         best = 0
         for fold in range(1, self.n_splits):
-            # As np.isclose compares, which takes as long as all the rest.
+            # The comparison of np.isclose, whose call would take as long as all the rest.
             is_close = abs(spreads[fold] - spreads[best]) <= 1e-8 + 1e-5 * abs(spreads[best])
             if spreads[fold] < spreads[best] or (is_close and rows[fold] < rows[best]):
                 best = fold

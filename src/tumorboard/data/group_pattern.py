@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 from tumorboard.base.errors import InputError
 
-MATCH_SECONDS = 10.0  # for a pattern to match all paths
-MATCH_SECONDS_PER_PATH = 0.001  # and this for each path
+MATCH_SECONDS = 10.0  # seconds for a pattern to match all paths
+MATCH_SECONDS_PER_PATH = 0.001  # seconds added per path
 
-# A pattern such as (a+)+b takes time that doubles with each letter of a path, and Python's `re` has no time limit. So
-# another process matches, which can be ended. It writes one line per path, so that the last line says how far it came.
+# A pattern such as (a+)+b takes time that doubles with each letter of a path, and Python's `re` has no time limit.
+# Another process therefore matches and can be ended. It writes a line per path; the last one shows how far it came.
 _MATCHER = """
 import json, re, sys
 pattern, paths = json.load(sys.stdin)
@@ -31,8 +31,8 @@ def extract_groups(paths: Sequence[str], pattern: str) -> list[str]:
         pattern: `data.group_pattern`, a regular expression of Python.
 
     Raises:
-        InputError: the pattern is none, has no parentheses, does not match a path, or takes longer than MATCH_SECONDS
-            and MATCH_SECONDS_PER_PATH.
+        InputError: the pattern is invalid, has no parentheses, does not match a path, or takes longer than
+            MATCH_SECONDS and MATCH_SECONDS_PER_PATH allow.
 
     >>> extract_groups(["blast/P07_012.jpg", "normal/P11_003.jpg"], r"(P\d+)_")
     ['P07', 'P11']

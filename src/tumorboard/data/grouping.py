@@ -24,7 +24,7 @@ def connected_sets(count: int, first: NDArray[np.int64], second: NDArray[np.int6
     """Returns the smallest member int64[count] of the set that each number is in, where each pair joins two sets.
 
     Args:
-        count: the numbers are 0 to count - 1; without pairs each is a set of its own.
+        count: how many numbers there are: 0 to count - 1; without pairs each is a set of its own.
         first: one end int64[P] of each pair.
         second: the other end int64[P] of each pair.
 

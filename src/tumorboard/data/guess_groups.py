@@ -26,7 +26,7 @@ class Guess(NamedTuple):
 
     pattern: str  # as data.group_pattern
     groups: int
-    unit: str  # what a group may be; '' if the names do not say it
+    unit: str  # what a group may be; '' if the names do not show it
     example: str  # a path and its group
 
 

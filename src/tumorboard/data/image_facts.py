@@ -1,4 +1,4 @@
-"""What is known of an image file after it was decoded; the table images.csv."""
+"""Collects the facts about an image file that are known after it was decoded; the table images.csv."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -20,23 +20,23 @@ IMAGE_COLUMNS = (
 
 
 class ImageFacts(NamedTuple):
-    """What is known of an image file after it was decoded."""
+    """The facts about an image file that are known after it was decoded."""
 
     pixels: str  # XXH3-128 of the shape and values of the decoded picture; a large picture is reduced before
-    width: int  # of the upright picture at full size, pixels
-    height: int  # of the upright picture at full size, pixels
+    width: int  # width of the upright picture at full size, pixels
+    height: int  # height of the upright picture at full size, pixels
     bytes: int  # size of the file
     format: str  # such as 'JPEG', see images.header.Header
     patient: str  # PatientID of a DICOM file, else ''
-    red: float  # mean level of the channel, 0 to 255
-    green: float  # the same of green
-    blue: float  # the same of blue
+    red: float  # mean level of red, 0 to 255
+    green: float  # mean level of green, 0 to 255
+    blue: float  # mean level of blue, 0 to 255
     border: float  # share of the pixels in the dark border, 0 to 1, whether or not crop.border cuts it off
     scaling: str  # how the range of grey of more than 8 bits was chosen, see GreyRange.kind; '' for other files
     low: float | None  # the grey value that became black; None for other files
     high: float | None  # the grey value that became white; None for other files
     levels: Sequence[float]  # GreyRange.levels; () for other files
-    warning: str  # of the decoder, else ''
+    warning: str  # the decoder's warning, else ''
 
 
 def facts_of(content: bytes, cropped: CroppedFile) -> ImageFacts:
@@ -68,8 +68,8 @@ def count_images(manifest: Manifest, facts: Images, quarantined: int, ignored: i
     """Returns the metrics of the stage crop.
 
     Args:
-        manifest: of the usable images.
-        facts: of the same images, one row per image.
+        manifest: the Manifest of the usable images.
+        facts: the facts of the same images, one row per image.
         quarantined: number of unusable files.
         ignored: number of ignored files.
     """
@@ -79,7 +79,7 @@ def count_images(manifest: Manifest, facts: Images, quarantined: int, ignored: i
         "groups": len(set(manifest["group"])),
         "quarantined": quarantined,
         "ignored": ignored,
-        # Images beyond the first one with the same bytes, and with the same pixels, which equal files are among.
+        # Images beyond the first one with the same bytes, and with the same pixels; the latter include equal files.
         "equal_files": len(manifest) - manifest["sha256"].nunique(),
         "equal_pixels": len(facts) - facts["pixels"].nunique(),
         # Files whose grey was scaled over a range that their own values gave, and those with a decoder's warning.

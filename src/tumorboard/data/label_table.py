@@ -77,8 +77,8 @@ def read_label_table(
     Returns:
         One row per image with the columns LABEL_COLUMNS: path in its shortest POSIX form; split as 'train', 'val' or
         'test'; the other values as they are written; '' where a column is missing. A label is not checked if
-        `form.values` lacks it. Behind them the attributes, see `attributes.choose_columns`; '' where several lines of
-        one image differ.
+        `form.values` lacks it. The attributes follow, see `attributes.choose_columns`; '' where several lines of one
+        image differ.
 
     Raises:
         ColumnsError: a column is missing.
@@ -108,7 +108,7 @@ def read_label_table(
             first, known = seen[row["path"]]
             if form.is_own or any(known[key] != row[key] for key in LABEL_COLUMNS):
                 raise _repeated_path(table, {first: known, line: row})
-            known |= {key: "" for key in attributes if known[key] != attributes[key]}  # one line per box, say
+            known |= {key: "" for key in attributes if known[key] != attributes[key]}  # for example, one line per box
             continue
         if rows and bool(row["split"]) != bool(rows[0]["split"]):
             raise InputError(f"{where}: split is filled in some lines and empty in others: fill all or none")
@@ -144,7 +144,7 @@ def own_columns(header: list[str], form: TableForm) -> set[str]:
 
 
 def _check_values(row: Row, columns: Mapping[str, Sequence[str]], form: TableForm, where: str) -> None:
-    """Checks label, group, split and fold of a row, and gives the split its own name; raises InputError."""
+    """Checks label, group, split and fold of a row, and replaces the split's name by its own one; raises InputError."""
     if form.values is None or row["label"] in form.values:
         if not row["label"]:
             raise InputError(
@@ -247,7 +247,7 @@ def check_text(name: str, text: str, where: str) -> None:
     """Checks a label or a group.
 
     Args:
-        name: of the value, such as 'label', for the message.
+        name: name of the value, such as 'label', for the message.
         text: the value.
         where: the file and line, or the folder, that gives the value; begins the error message.
 

@@ -32,16 +32,16 @@ _PLACEHOLDERS = re.compile(
     "missing|empty|blank|anon(ym(ous|i[sz]ed)?)?(patient)?|deidentified|redacted|removed|noid|noname|nopatient|dummy|"
     "default|tbd|tba|x+|unbekannt|inconnu|desconocido|sconosciuto|onbekend"
 )
-_MAY_BE_CLASS = re.compile(r"none|nil|default|[^\w?]+|\W*x+\W*", re.IGNORECASE)  # labels among these values
+_MAY_BE_CLASS = re.compile(r"none|nil|default|[^\w?]+|\W*x+\W*", re.IGNORECASE)  # those that may also be classes
 
 
 def describe_leftovers(study: str | None, raw: str, preset: str) -> str:
-    """Returns a warning where other images are called as the embedded ones are, else ''.
+    """Returns a warning where other images have the study name of the embedded ones, else ''.
 
     Args:
-        study: as in params.yaml.
+        study: `study` of params.yaml.
         raw: `data.raw`.
-        preset: as in params.yaml.
+        preset: `preset` of params.yaml.
 
     >>> describe_leftovers("Synthetic white blood cells, normal or blast", "datasets/xray", "cells")[:65]
     'study is still that of the embedded data set, and preset is cells'
@@ -105,7 +105,7 @@ def _unkept_columns(table: Path, data: Data) -> list[str]:
 def describe_placeholders(manifest: Manifest) -> str:
     """Returns a sentence about a patient's name that stands for "not known" and is shared by several images, or ''.
 
-    As one group these images would stay together in the split, though they are of many patients.
+    As one group these images would stay together in the split, though they belong to many patients.
     """
     counts = Counter(manifest["group"])
     named = {group: count for group, count in counts.items() if count > 1 and _is_placeholder(group, counts)}
@@ -213,7 +213,7 @@ def _unused_patients(
 
 
 def _patients_beside(table: Path, tables: Iterable[Table]) -> list[str]:
-    """Returns a warning about a column of patients in another table than the one that is used."""
+    """Returns a warning about a column of patients in a table other than the one that is used."""
     for beside in tables:
         if beside.file != table and (column := find_patient_column(beside.columns, {beside.path})):
             return [

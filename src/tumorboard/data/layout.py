@@ -1,4 +1,4 @@
-"""Tells folders that look like parts, archives or splits of a download from folders that are classes."""
+"""Distinguishes folders that look like parts, archives or splits of a download from folders that are classes."""
 
 import posixpath
 import re
@@ -26,7 +26,7 @@ _SPLIT_WORDS = {
     **dict.fromkeys(("test", "testing", "tst", "testset", "holdout"), "test"),
     **dict.fromkeys(("val", "valid", "validation", "dev", "eval", "valset"), "val"),
 }
-# Words that say nothing about what a picture shows.
+# Words without information about what a picture shows.
 _EMPTY_WORDS = _word_set(
     """
     data dataset datasets database image images img imgs picture pictures photo photos scan scans set phase final
@@ -43,7 +43,7 @@ _NO_CLASSES = _word_set(
     augmentation augmentations original originals labels
     """
 )
-_ORIGINALS = _word_set("original originals")  # of those, what may be a class: original and fake
+_ORIGINALS = _word_set("original originals")  # those among them that may be a class: original and fake
 _PART_WORDS = _word_set(
     """
     part parts pt batch chunk shard archive disc disk volume vol fold split section download zip series images image
@@ -51,7 +51,7 @@ _PART_WORDS = _word_set(
     slide session study visit
     """
 )
-# Words with a number behind that are classes: grade 1, stage 2, BI-RADS 3.
+# Words that are classes with a number behind them: grade 1, stage 2, BI-RADS 3.
 _GRADE_WORDS = _word_set(
     """
     grade grad gr stage stadium class classe klasse cls label type typ subtype level lvl score category cat severity
@@ -60,7 +60,7 @@ _GRADE_WORDS = _word_set(
     """
 )
 _SIDES = _word_set("left right l r od os ou")
-# Names of folders below a class that tell views and sides apart.
+# Names of folders below a class that distinguish views and sides.
 _VIEWS = _SIDES | _word_set(
     """
     ap pa lateral lat frontal axial coronal sagittal cc mlo t1 t2 flair dwi adc male female
@@ -68,8 +68,8 @@ _VIEWS = _SIDES | _word_set(
     """
 )
 _FINDINGS = _word_set("positive negative pos neg benign malignant normal abnormal healthy")
-_PATIENT_DIGITS = 3  # of a number in a folder's name, from which it is a patient's and no grade
-_MANY = 10  # folders whose names have such numbers among other words, from which they are patients
+_PATIENT_DIGITS = 3  # fewest digits of a number in a folder's name that is a patient's and no grade
+_MANY = 10  # fewest folders with such numbers beside other words in their names that count as patients
 
 
 def explain_layout(raw: Path, files: Sequence[str], rows: Sequence[Row]) -> str:
@@ -142,7 +142,7 @@ def _explain_names(labels: Sequence[str]) -> list[str]:
 def _split_like(words: Mapping[str, Sequence[str]]) -> list[str]:
     """Returns the folders that are named as parts for training and test.
 
-    One is if nothing but empty words is left of its name; all that have such a word are if there are two kinds.
+    If words for both parts occur, all folders with one of them count, else those with only empty words beside it.
 
     >>> _split_like({"set_training_data": ["set", "training", "data"], "glioma": ["glioma"]})
     ['set_training_data']
@@ -159,7 +159,7 @@ def _split_like(words: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def _alike_but_for_a_number(words: Mapping[str, Sequence[str]]) -> list[str]:
-    """Returns the folders whose names differ by a number only; grades, stages and short codes such as G1 are none.
+    """Returns the folders whose names differ by a number only; grades, stages and short codes such as G1 do not count.
 
     All folders have to be alike, or two with a word such as 'part'.
 
@@ -214,8 +214,8 @@ class _Below(NamedTuple):
     """What lies below one class folder."""
 
     top: str  # path of the class folder, relative to the raw folder
-    subfolders: dict[str, set[str]]  # with the names of the folders in each
-    has_files: bool  # of its own
+    subfolders: dict[str, set[str]]  # names of the folders in each subfolder, by its name
+    has_files: bool  # whether files lie in the class folder itself
 
 
 def _explain_folders_below(
@@ -277,7 +277,7 @@ def _list_aside(below: Mapping[str, _Below]) -> str:
 def _first_fork(paths: Sequence[str]) -> tuple[str, list[str]] | None:
     """Returns the topmost folder that has several folders, and their names; None without one.
 
-    It may have fewer files of its own than folders, such as a text about the set.
+    It may have files of its own, such as a text about the set, if they are fewer than the folders.
 
     >>> _first_fork(["set/v2/a/1.png", "set/v2/b/2.png", "set/v2/README"])
     ('set/v2', ['a', 'b'])

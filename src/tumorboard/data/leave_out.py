@@ -20,9 +20,9 @@ def fold_by_value(
     """Gives each row the fold of its value in a column; rows of a given test set get none.
 
     Args:
-        manifest: before the split.
+        manifest: the Manifest before the split.
         pictures: name of each image's picture, by id.
-        attributes: of all images.
+        attributes: the attributes of all images.
         column: one of the attributes, as `split.leave_out`.
         folds: the folds that will be validated on.
 

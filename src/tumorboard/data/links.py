@@ -7,7 +7,7 @@ from tumorboard.base.data_params import Links
 from tumorboard.base.dvc_cache import dvc_cache_folders
 from tumorboard.base.errors import ImageError
 
-ALLOWED_BY = "data.links: anywhere in params.yaml allows it"  # ends the message about an outward link
+ALLOWED_BY = "data.links: anywhere in params.yaml allows it"  # end of the message about an outward link
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class LinkRule:
     """Which targets the links of one folder may have."""
 
     raw: Path  # the folder
-    root: Path  # the same, resolved
+    root: Path  # the folder, resolved
     links: Links  # as `data.links`
 
     def allows(self, target: Path) -> bool:

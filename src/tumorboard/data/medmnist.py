@@ -22,11 +22,11 @@ from tumorboard.base.errors import ImageError, InputError
 from tumorboard.base.files import replacing
 from tumorboard.base.tables import SPLITS
 
-PREFIX = "medmnist:"  # begins the name of a downloaded set, such as medmnist:bloodmnist_224
+PREFIX = "medmnist:"  # start of the name of a downloaded set, such as medmnist:bloodmnist_224
 
-MAX_PART_IMAGES = 10_000_000  # of a part; the largest MedMNIST set has 236,386
+MAX_PART_IMAGES = 10_000_000  # images of a part; the largest MedMNIST set has 236,386
 
-CHUNK_BYTES = 1 << 20  # read at once while a checksum is compared
+CHUNK_BYTES = 1 << 20  # bytes read at a time while a checksum is compared
 
 EXPECTED_ARRAYS = (
     "expected MedMNIST's arrays: train_images uint8[N, H, W] or uint8[N, H, W, 3], train_labels [N] or [N, 1] of whole "
@@ -41,7 +41,7 @@ def list_npz_images(file: Path) -> Iterator[tuple[str, str, str]]:
     array, so that one wrong byte makes all images of the file suspect.
 
     Args:
-        file: with the arrays train_images and train_labels, and optionally those of val and test.
+        file: the .npz file, with the arrays train_images and train_labels, and optionally those of val and test.
 
     Yields:
         Path, such as 'train/00012'; label; split. Labels are the class names of the medmnist package if it is installed
@@ -76,7 +76,7 @@ def read_npz_image(file: Path, path: str) -> bytes:
 
     Args:
         file: the .npz file.
-        path: of the image, as `list_npz_images` yields it.
+        path: path of the image, as `list_npz_images` yields it.
 
     Raises:
         ImageError: the file is damaged or has changed since it was listed.
@@ -101,10 +101,10 @@ def read_npz_image(file: Path, path: str) -> bytes:
 def download(name: str, target: Path) -> None:
     """Downloads a set with the medmnist package.
 
-    The package keeps a copy in ~/.medmnist, checks it by MD5, and does not download a set again that lies there.
+    The package keeps a copy in ~/.medmnist, checks it by MD5, and does not download a set again that is there.
 
     Args:
-        name: of the set, with the side of its images in pixels unless that is 28: 'bloodmnist', 'bloodmnist_224'.
+        name: name of the set, with the side of its images in pixels unless that is 28: 'bloodmnist', 'bloodmnist_224'.
         target: the .npz file to write.
 
     Raises:
@@ -196,7 +196,7 @@ def _open_images(file: str, name: str, _version: tuple[int, ...]) -> tuple[IO[by
 
     Args:
         file: the .npz file.
-        name: of the array.
+        name: name of the array.
         _version: inode, size and time of the file. A worker of a cluster outlives a run and may see another file of
             the same name.
 

@@ -56,7 +56,7 @@ def find_near_duplicates(ids: Sequence[str], read_crops: ReadCrops, audit: Audit
     cell: its time grows with the square of its size, its memory is bounded.
 
     Args:
-        ids: of the images, in any order.
+        ids: ids of the images, in any order.
         read_crops: returns the crops uint8[N, S, S, 3] of ids.
         audit: `near` (None: returns no pairs), `candidates`, and `mirror` (whether mirrored copies count).
 
@@ -85,7 +85,7 @@ def find_near_duplicates(ids: Sequence[str], read_crops: ReadCrops, audit: Audit
 
 
 def read_thumbnails(ids: Sequence[str], read_crops: ReadCrops) -> tuple[Thumbnails, Flags]:
-    """Returns thumbnails, each stretched to all 256 grey levels, and bool[N]: which are too faint."""
+    """Returns thumbnails, each stretched to all 256 grey levels, and bool[N], whether each is too faint."""
     thumbs = np.empty((len(ids), SIDE, SIDE), np.uint8)
     faint = np.empty(len(ids), bool)
     for start in tracked(range(0, len(ids), READ), "thumbnails", "batch"):
@@ -166,7 +166,7 @@ def _close_pairs(queries: Floats, held: Floats, threshold: float) -> tuple[Rows,
     parts, start = [(np.empty(0, np.int64), np.empty(0, np.float32))], 0
     for part in _tiles(queries, len(held)):
         cosine = (part @ held.T).ravel()
-        close = np.flatnonzero(cosine >= threshold)  # in one dimension, which takes a tenth of the time
+        close = np.flatnonzero(cosine >= threshold)  # the search in one dimension takes a tenth of the time
         parts.append((start * len(held) + close, cosine[close]))
         start += len(part)
     place, cosines = (np.concatenate(each) for each in zip(*parts, strict=True))
@@ -199,7 +199,7 @@ def _framing_windows(thumbs: Thumbnails) -> Windows:
 
 
 def _coarse_parts(thumbs: Thumbnails, window: Windows, mirrored: bool) -> Iterator[tuple[slice, Floats, Floats]]:
-    """Yields what `_coarse` returns, PART thumbnails at a time, after their rows."""
+    """Yields the rows of PART thumbnails at a time, with what `_coarse` returns for them."""
     for start in range(0, len(thumbs), PART):
         part = slice(start, start + PART)
         yield part, *_coarse(thumbs[part], window if len(window) == 1 else window[part], mirrored)
@@ -219,7 +219,7 @@ def _coarse(thumbs: Thumbnails, window: Windows, mirrored: bool) -> tuple[Floats
 def _averaging(low: Floats, high: Floats) -> Floats:
     """Returns matrices float32[W, COARSE, SIDE] that average pixels by area between two shares of the side.
 
-    What lies beyond the picture is black.
+    The area beyond the picture is black.
     """
     edges = (low[:, None] + np.arange(COARSE + 1, dtype=np.float32) / COARSE * (high - low)[:, None]) * SIDE
     pixels = np.arange(SIDE, dtype=np.float32)

@@ -18,8 +18,8 @@ _BLOCK = 1024  # pictures compared with all others at a time
 def nearest_pictures(ids: Sequence[str], others: Sequence[str], read_crops: ReadCrops) -> Nearest:
     """Returns the nearest of other pictures for each picture.
 
-    Every other picture is compared in eight positions: as it is and turned by one to three right angles, and so its
-    mirror image. The nearest has the largest Pearson correlation of grey thumbnails.
+    Every other picture is compared in eight positions: as it is and turned by one to three right angles, each mirrored
+    or not. The nearest one has the largest Pearson correlation of grey thumbnails.
 
     Args:
         ids: N ids.
@@ -28,7 +28,7 @@ def nearest_pictures(ids: Sequence[str], others: Sequence[str], read_crops: Read
 
     Returns:
         One row per id, in their order: id; nearest, an id of `others`, the first of equal ones; mirrored (bool) and
-        turns (0 to 3, by 90 degrees against the clock, of the mirror image if it is mirrored), its position;
+        turns (0 to 3, by 90 degrees counterclockwise, of the mirror image if it is mirrored), its position;
         correlation, float64; detail, float64, the correlation of the details after an alignment, by which the audit
         calls two pictures copies.
     """

@@ -21,7 +21,7 @@ CHUNK = 32  # files that a worker takes at a time
 
 
 class NewFile(NamedTuple):
-    """What was read and cropped of one image file."""
+    """The result of reading and cropping one image file."""
 
     sha256: str  # empty where the file cannot be read
     crop: Pixels | None  # uint8[S, S, 3], or None where there is a problem
@@ -30,18 +30,18 @@ class NewFile(NamedTuple):
 
 @dataclass(frozen=True)
 class Decoders:
-    """What decodes the files: this process, local processes or a cluster."""
+    """Where files are decoded: in this process, in local processes or on a cluster."""
 
     parallel_map: ParallelMap = map
-    elsewhere: bool = False  # on other machines, which may have another version and see other files
+    elsewhere: bool = False  # whether on other machines, which may have another version and see other files
 
 
 @contextmanager
 def open_decoders(files: int, workers: int, scheduler: str | None) -> Iterator[Decoders]:
-    """Opens what decodes files; see `open_workers`. Open it before torch is imported: forked processes have no torch.
+    """Opens Decoders, see `open_workers`. Call it before torch is imported, so that forked processes lack torch.
 
     Args:
-        files: how many there are; no process is started that would have none.
+        files: number of files; no process is started that would have none.
         workers: number of local processes at most.
         scheduler: address of a Dask scheduler, whose cluster is used instead of local processes.
 
@@ -75,10 +75,10 @@ def list_new_files(paths: Sequence[Path]) -> list[Path]:
 def crop_new_files(
     files: Sequence[Path], crop: Crop, frames: Frames, decoders: Decoders
 ) -> Iterator[tuple[Sequence[Path], list[NewFile]]]:
-    """Yields the next CHUNK files or fewer, and what was read and cropped of each, in the order of `files`.
+    """Yields the next CHUNK files or fewer, and the result of each, in the order of `files`.
 
     Args:
-        files: of the images.
+        files: the image files.
         crop: how they are cropped, and its limits.
         frames: the frame to use of an image with several, as `data.frames` in params.yaml.
         decoders: where the work is done.
@@ -118,7 +118,7 @@ def _check_seen(files: Sequence[Path], cropped: Sequence[NewFile], crop: Crop, f
 
 
 def read_and_crop(file: Path, crop: Crop, frames: Frames) -> NewFile:
-    """Reads and crops one file; what is wrong with it stands in the result."""
+    """Reads and crops one file; a problem with it is part of the result."""
     if not file.is_file():
         return NewFile("", None, "unreadable: not a regular file" if file.exists() else "broken or outward link")
     digest = ""

@@ -15,19 +15,19 @@ from tumorboard.data.chains import Floats, Rows
 from tumorboard.data.near_duplicates import EXHAUSTIVE, ReadCrops, read_thumbnails
 
 FOCUS = 1.0  # pixels of a thumbnail: standard deviation of the blur under which two foci look alike
-CORRELATION = 0.95  # of the shared parts' details, from which two pictures overlap
-UNIQUE = 0.2  # by which the correlation at the best shift exceeds that at every other one; a periodic texture fails
-FARTHEST = SIDE * 2 // 3  # pixels: largest shift that is looked at
+CORRELATION = 0.95  # lowest correlation of the shared parts' details at which two pictures overlap
+UNIQUE = 0.2  # least excess of the best shift's correlation over every other shift's; a periodic texture fails
+FARTHEST = SIDE * 2 // 3  # pixels: largest shift that is examined
 RADIUS = 6  # pixels: shifts that are nearer to the best one are not other shifts
-ROUNDING = 1.5 / SIDE  # by which a share may be smaller, as shifts are whole pixels
+ROUNDING = 1.5 / SIDE  # amount by which a share may be smaller, since shifts are whole pixels
 POINTS = 20  # points per picture that are compared with those of other pictures
 PATCH = 6  # pixels: a point's patch has a side of 2 * PATCH + 1
 FINE, WIDE = 1.5, 3.0  # pixels: standard deviations of the two blurs whose difference shows blobs
 DIMENSIONS = 24  # numbers per patch
 PROBES = 4  # cells of the inverted file that are searched per point
-ALIKE = 0.75  # cosine of two patches from which they may show one point
+ALIKE = 0.75  # lowest cosine of two patches that may show one point
 MATCHES = 8  # patches per cell that a point is matched with at most
-VOTES = 3  # matches with the same shift from which a pair is a candidate
+VOTES = 3  # fewest matches with the same shift that make a pair a candidate
 BIN = 4  # pixels: shifts in one bin count as the same
 SAMPLE = 8192  # patches, about, from which their principal components are computed
 BLOCK = 1024  # pictures whose points are matched at a time
@@ -57,7 +57,7 @@ def find_overlaps(ids: Sequence[str], read_crops: ReadCrops, share: float) -> Ov
     of similar objects at one place, such as neighboring slices of a scan, overlap by this rule.
 
     Args:
-        ids: of images, none of them copies of one another; in any order.
+        ids: ids of images, none of them copies of one another; in any order.
         read_crops: returns the crops uint8[N, S, S, 3] of ids.
         share: smallest share of the area that two pictures must have in common, in (0, 1).
 
@@ -81,12 +81,12 @@ def find_overlaps(ids: Sequence[str], read_crops: ReadCrops, share: float) -> Ov
 def overlap_correlation(thumbs: Thumbnails, first: Rows, second: Rows, share: float) -> Floats:
     """Returns the correlation float32[P] of what pairs of pictures share at their best shift, or -1.
 
-    It is -1 where the best shift is no single peak, or where the shared part has no detail.
+    The correlation is -1 where the best shift is no single peak, or where the shared part has no detail.
 
     Args:
         thumbs: grey thumbnails uint8[N, SIDE, SIDE].
         first: row of one picture of each pair, int64[P].
-        second: row of the other one, int64[P].
+        second: row of the other picture, int64[P].
         share: smallest share of the area that they must have in common.
     """
     surface = correlation_by_shift(_focused(thumbs[first]), _focused(thumbs[second]), FARTHEST)
@@ -149,7 +149,7 @@ def _candidates(thumbs: Thumbnails, keys: NDArray[np.uint64], share: float) -> t
 
 
 def _match(points: _Points, asking: Rows, centers: Floats, members: list[Rows]) -> tuple[Rows, Rows]:
-    """Returns the points that look like those `asking`, as rows of both; each has MATCHES per searched cell at most."""
+    """Returns the rows of points `asking` and of points alike, at most MATCHES for each per searched cell."""
     probes = min(PROBES, len(centers))
     cells = np.argpartition(-(points.descriptor[asking] @ centers.T), probes - 1)[:, :probes].ravel()
     by_cell = np.argsort(cells, kind="stable") // probes

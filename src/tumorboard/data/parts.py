@@ -10,7 +10,7 @@ from tumorboard.base.params import Split
 from tumorboard.base.tables import Manifest
 
 FEWEST_VALIDATION = 30  # images of a validation fold; with fewer, an accuracy is uncertain by 9 points or more
-FEWEST_VALIDATION_PER_CLASS = 5  # images
+FEWEST_VALIDATION_PER_CLASS = 5  # images of each class in a validation fold
 
 SHARE_COLUMNS = ("part", "label", "wanted", "got", "why")
 
@@ -51,12 +51,12 @@ def count_tree(manifest: Manifest) -> dict[str, Any]:
 def few_validation_warning(manifest: Manifest, folds: Sequence[int]) -> str:
     """Returns a sentence about the first fold that has too few validation images to choose by, else ''.
 
-    Too few are less than FEWEST_VALIDATION in all, or less than FEWEST_VALIDATION_PER_CLASS of a class, whether the
-    fold was given with the data or drawn. `check`, the stage split and the report use this one rule.
+    Too few means fewer than FEWEST_VALIDATION in all, or fewer than FEWEST_VALIDATION_PER_CLASS of a class, whether
+    the fold was given with the data or drawn. `check`, the stage split and the report use this one rule.
 
     Args:
-        manifest: after the split; without rows where the split failed, and then there is nothing to say.
-        folds: those that are trained.
+        manifest: the Manifest after the split; without rows where the split failed, for which '' is returned.
+        folds: the folds that are trained.
     """
     train = manifest[manifest["split"] == "train"]
     for fold in folds if len(train) else ():
@@ -65,7 +65,7 @@ def few_validation_warning(manifest: Manifest, folds: Sequence[int]) -> str:
         rarest = min(counts, key=lambda label: counts[label], default="")
         if len(rows) >= FEWEST_VALIDATION and counts[rarest] >= FEWEST_VALIDATION_PER_CLASS:
             continue
-        # Rows of no fold are there only where the validation set was given: drawn folds share out all of train.
+        # Rows without a fold exist only where the validation set was given: drawn folds share out all of train.
         cure = (
             "to merge the given validation set into training, write train instead of val in the table's column "
             "split, or move its files into the training folder; split.folds folds are then drawn"
@@ -88,7 +88,7 @@ def class_shares(manifest: Manifest, before: Manifest, split: Split) -> Shares:
     where the part was drawn, else missing.
 
     Args:
-        manifest: after the split.
+        manifest: the Manifest after the split.
         before: the Manifest before the split; the parts and folds in it are given and not drawn.
         split: the wanted sizes, and the tolerance.
 

@@ -25,16 +25,16 @@ REPEAT_EVERY = 100  # pictures; one of them repeats an earlier one byte for byte
 TABLE = "labels.csv"  # name of the label table
 SOUTH_EVERY = 3  # patients; one of them is of the site south
 ATYPICAL_EVERY = 7  # patients; one of them is atypical: in turn with mature blasts and with reactive normal cells
-ATYPICAL_MATURITY = 0.8  # of a patient with mature blasts; minus this with reactive normal cells
+ATYPICAL_MATURITY = 0.8  # mean maturity of a patient with mature blasts; its negative with reactive normal cells
 MATURITY_DEVIATION = 0.1  # standard deviation of the maturity in each kind of patients
 
 
 @dataclass(frozen=True)
 class Site:
-    """A hospital: how it stains, and its own microscopes."""
+    """A hospital: its staining, and its own microscopes."""
 
     stain: Field  # float64[3], mean strength of each stain
-    microscopes: tuple[int, ...]  # that its patients are distributed over
+    microscopes: tuple[int, ...]  # numbers of the microscopes that its patients are distributed over
 
 
 SITES = {
@@ -51,7 +51,7 @@ def draw_phantom(phantom: Phantom, seed: int) -> Iterator[tuple[str, bytes]]:
 
     Args:
         phantom: number of images and patients, and the side of the pictures.
-        seed: of the data set.
+        seed: the seed of the data set.
 
     Yields:
         Pairs of a path and the file's bytes: `phantom.images` JPEG files '<class>/<patient>_<number>.jpg', then the
@@ -94,9 +94,9 @@ def draw_picture(size: int, seed: int, patient: int, number: int) -> tuple[str, 
 
     Args:
         size: approximate side of the picture in pixels, without its border.
-        seed: of the data set.
-        patient: from 1.
-        number: of the picture among the patient's, from 1.
+        seed: the seed of the data set.
+        patient: number of the patient, from 1.
+        number: number of the picture among the patient's, from 1.
 
     Returns:
         The class, 'normal' or 'blast', and the bytes of the JPEG file.

@@ -1,4 +1,4 @@
-"""Checks of what the data and params.yaml say about parts and classes, before anything is split."""
+"""Checks the given parts and the positive class before anything is split."""
 
 from tumorboard.base.errors import InputError, clip, printable
 from tumorboard.base.tables import Manifest

@@ -54,13 +54,13 @@ class Prepared:
     label_conflicts: QuarantinedFiles  # the images that the audit quarantined
     left_out: LeftOutImages  # images that the split leaves out of given parts: path, reason
     manifest: Manifest  # after the split
-    shares: Shares  # of each class in each part
+    shares: Shares  # share of each class in each part
     shortcuts: ShortcutScores  # every probed fact of the files with its scores
-    test_shortcuts: TestShortcutScores  # the same on the test set; nothing else depends on its pictures
-    audit_metrics: dict[str, Any]  # of the audit and the probe, flat
-    split_metrics: dict[str, Any]  # of the split: counts and shares by part
+    test_shortcuts: TestShortcutScores  # scores on the test set; nothing else depends on its pictures
+    audit_metrics: dict[str, Any]  # metrics of the audit and the probe, flat
+    split_metrics: dict[str, Any]  # metrics of the split: counts and shares by part
     warnings: tuple[str, ...]  # sentences for the user, each with its step in front, such as "audit: ..."
-    error: InputError | None  # of the step that failed
+    error: InputError | None  # error of the step that failed
 
     def raise_error(self) -> None:
         """Raises the error of the step that failed, if any."""
@@ -82,12 +82,12 @@ def prepare_data(
     An InputError of a step ends the work and is returned as `Prepared.error`, beside everything known until then.
 
     Args:
-        manifest: of the cropped images, before the split.
+        manifest: the Manifest of the cropped images, before the split.
         images: one row per cropped image.
-        copies: of these images, from `find_copies`.
+        copies: the copies among these images, from `find_copies`.
         unusable: one row per file that crop quarantined.
         params: `audit`, `data.max_quarantined`, `split`, `folds` and `seed` count.
-        attributes: of the cropped images; None: the data has none. Only `split.leave_out` uses them.
+        attributes: attributes of the cropped images; None: the data has none. Only `split.leave_out` uses them.
     """
     prepared = _before_all_steps(manifest)
     attributes = manifest[["id"]] if attributes is None else attributes

@@ -1,7 +1,7 @@
 """Recognizes the tables of published sets beside their images, and proposes the lines for params.yaml to use them.
 
 The columns are recognized by what they contain (the names of files, 0 and 1, the names of parts) and by what they are
-called in HAM10000, ISIC, CheXpert, C-NMC, NIH ChestX-ray14, RSNA, PAD-UFES and alike.
+called in HAM10000, ISIC, CheXpert, C-NMC, NIH ChestX-ray14, RSNA, PAD-UFES and the like.
 """
 
 import posixpath
@@ -18,8 +18,8 @@ from tumorboard.data.label_table import SPLIT_NAMES, one_hot_value
 from tumorboard.data.table_text import SAVE_AS_CSV, WORKBOOKS, read_table_text
 from tumorboard.data.tables_beside import MAX_DEPTH, TABLE_ENDINGS, Table, find_tables
 
-MAX_CLASSES = 30  # in a proposal of classes
-FEWEST_PATIENTS = 3  # values of a column of patients; with fewer it may be the side of an eye, or case and control
+MAX_CLASSES = 30  # largest number of classes in a proposal
+FEWEST_PATIENTS = 3  # distinct values of a patient column; with fewer it may be the side of an eye, or case and control
 
 
 def _ranked(patterns: str) -> tuple[str, ...]:
@@ -35,7 +35,7 @@ _LABELS = _ranked(
 )
 _LABEL_WORDS = re.compile("label|class|diagn|target|finding|categor|pathol|grade|disease|malignan|cancer|tumou?r")
 _SPLITS = ("split", "set", "subset", "partition", "datasettype", "phase", "part")
-_UNCERTAIN = ("-1", "-1.0", "u")  # in CheXpert's tables
+_UNCERTAIN = ("-1", "-1.0", "u")  # cells for "uncertain" in CheXpert's tables
 _NO_FINDING = ("nofinding", "normal", "none", "healthy")
 _PATIENTS = _ranked(
     """
@@ -77,7 +77,7 @@ def describe_missing(raw: Path, files: Sequence[str], table: Path, data: Data) -
     Args:
         raw: the folder of the images.
         files: the POSIX paths of its files.
-        table: the one that is used.
+        table: the table that is used.
         data: the section `data` of params.yaml.
     """
     matched = next(find_tables(raw, files, table), None)
@@ -142,7 +142,7 @@ def _describe_other(raw: Path, other: Table, best: Table) -> list[str]:
 def propose_lines(raw: Path, table: Table) -> tuple[str, list[str]]:
     """Returns the lines for params.yaml by which a table can be used, and sentences about them.
 
-    The lines are '' if there are none; the first sentence says why.
+    The lines are '' if there are none; the first sentence then has the reason.
     """
     if table.prefix is None:
         return "", [f"by other folders than there are: {table.columns[table.path][0]!r} is {table.paths[0]!r} here"]

@@ -17,7 +17,7 @@ def check_quarantine_limit(quarantined: QuarantinedFiles, listed: int, max_quara
     Args:
         quarantined: in the stage crop the unusable files; in the stage split these and the label conflicts.
         listed: number of all images.
-        max_quarantined: allowed number of quarantined ones.
+        max_quarantined: allowed number of quarantined images.
 
     Raises:
         InputError: more are quarantined than allowed; the message lists the first ones.

@@ -9,7 +9,7 @@ import yaml
 
 from tumorboard.base.errors import InputError
 
-MAX_CLASSES = 30  # in lines for params.yaml
+MAX_CLASSES = 30  # largest number of classes in lines for params.yaml
 _SIGNS = r"[|;,+&/^\\]"
 _BRACKETS = " '\"[](){}"
 _JOINTS = (" ", "-", "_", " - ", " and ", "_and_")
@@ -18,8 +18,8 @@ _JOINTS = (" ", "-", "_", " - ", " and ", "_and_")
 def combined_labels(counts: Mapping[str, int]) -> list[str]:
     """Returns the labels that look like several findings: names joined by a sign or a word.
 
-    Names joined by | are several findings; names joined by ; , + & / ^ or a backslash are if each name recurs, perhaps
-    in brackets and quotes; names joined by one space, dash, underscore or "and" are if each is a label itself.
+    Names joined by | are several findings; names joined by ; , + & / ^ or a backslash are so if each name recurs,
+    perhaps in brackets and quotes; names joined by one space, dash, underscore or "and" if each is a label itself.
 
     Args:
         counts: number of images by label.

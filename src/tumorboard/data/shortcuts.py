@@ -32,12 +32,12 @@ EVERYTHING = "all of them"
 SCORES = ("accuracy", "majority", "skill")
 PROBE_COLUMNS = ("facts", "images", *SCORES, "p")
 TEST_COLUMNS = ("facts", "images", *SCORES)
-FOLDS = 5  # of the cross-validation
-TREES = 10  # of the random forest
+FOLDS = 5  # folds of the cross-validation
+TREES = 10  # trees of the random forest
 MAX_PROBED_IMAGES = 10_000  # images that are probed
 MAX_PERMUTED_IMAGES = 1_000  # images whose labels are permuted
-PERMUTATIONS = 99  # of the labels; fewer where it is clear before that no fact is significant
-MAX_P = 0.05  # of a shortcut: the chance that any fact of data without a shortcut does as well
+PERMUTATIONS = 99  # permutations of the labels; fewer where it is clear earlier that no fact is significant
+MAX_P = 0.05  # largest p of a shortcut: the chance that any fact of data without a shortcut does as well
 
 Features: TypeAlias = NDArray[np.float64]  # [N, D]
 Codes: TypeAlias = NDArray[np.int64]  # [N]
@@ -51,9 +51,9 @@ def probe_shortcuts(manifest: Manifest, images: Images, seed: int, threshold: fl
     Nothing depends on rows of the test set.
 
     Args:
-        manifest: after the split.
+        manifest: the Manifest after the split.
         images: one row per image with id, width, height, bytes, format, red, green, blue, border, as text or numbers.
-        seed: of the folds, forests and permutations, and of the draw where there are more than MAX_PROBED_IMAGES rows.
+        seed: the seed of folds, forests and permutations, and of the draw from more than MAX_PROBED_IMAGES rows.
         threshold: skill from which a fact is tested, as `audit.shortcut`.
 
     Returns:
@@ -80,12 +80,12 @@ def probe_shortcuts(manifest: Manifest, images: Images, seed: int, threshold: fl
 
 
 def probe_test_shortcuts(manifest: Manifest, images: Images, seed: int) -> TestShortcutScores:
-    """Scores the same forests on the rows of the test set, trained on the others.
+    """Scores forests as in `probe_shortcuts` on the rows of the test set, trained on the others.
 
     Args:
-        manifest: after the split.
+        manifest: the Manifest after the split.
         images: as for `probe_shortcuts`.
-        seed: of the forests and of the draws.
+        seed: the seed of the forests and of the draws.
 
     Returns:
         One row per fact; `images`: rows of the test set. NaN where there is no test set, or it has one class.
@@ -100,7 +100,7 @@ def probe_test_shortcuts(manifest: Manifest, images: Images, seed: int) -> TestS
 
 
 def _draw_rows(rows: Manifest, count: int, seed: int) -> Manifest:
-    """Returns `count` rows drawn by lot, or all of fewer, sorted by id."""
+    """Returns `count` rows drawn at random, or all rows if they are fewer, sorted by id."""
     rows = rows.sort_values("id", ignore_index=True)
     return rows.iloc[np.sort(order(seed, keys_of(rows["id"].tolist()), 0)[:count])].reset_index(drop=True)
 
@@ -206,14 +206,14 @@ def _permutation_p(
 
     In each permutation every group takes the labels of another one, and the best studentized skill of all facts is
     kept, so that the chance of any false alarm among the facts is at most MAX_P. The skills are those of single trees,
-    refitted to each permutation: predictions that are kept would know nothing of two neighbors that decide for each
-    other.
+    refitted to each permutation: predictions kept from the data would not show that two neighbors decide for
+    each other.
 
     Args:
-        features: of each fact.
-        rows: their labels and groups.
+        features: the features of each fact.
+        rows: the rows of `features`, with label and group.
         tested: bool[F], the facts that matter; it ends early when each of them is beyond MAX_P.
-        seed: of the folds and permutations.
+        seed: the seed of the folds and permutations.
 
     Returns:
         float64[F], p of each fact: the share of permutations, the data among them, whose best studentized skill is
@@ -284,7 +284,7 @@ def _studentized_skill(labels: Codes, predicted: Codes, groups: Codes) -> float:
     """
     weights = 1 / np.bincount(groups)[groups]
     of_class = np.bincount(labels, weights)
-    gains = (predicted == labels) - 1 / np.count_nonzero(of_class)  # over guessing
+    gains = (predicted == labels) - 1 / np.count_nonzero(of_class)  # gain over guessing
     parts = np.bincount(groups, weights * gains / of_class[labels])
     spread = float(np.sqrt((parts**2).sum()))
-    return float(parts.sum()) / spread if spread > 1e-9 else 0.0  # of parts that floats round
+    return float(parts.sum()) / spread if spread > 1e-9 else 0.0  # less is rounding

@@ -14,7 +14,7 @@ Plane: TypeAlias = NDArray[np.complex128]  # x + iy of each pixel from a center,
 
 
 class Cue(NamedTuple):
-    """The distribution of a feature by which hematologists tell the two classes apart."""
+    """The distribution of a feature by which hematologists distinguish the two classes."""
 
     normal: float  # mean in normal cells
     blast: float  # mean in blasts
@@ -27,8 +27,8 @@ class Cue(NamedTuple):
 CUES = {
     "nucleus_share": Cue(0.545, 0.665, 0.057),  # area of the nucleus divided by that of the cell
     "basophilia": Cue(0.35, 0.55, 0.107),  # optical density of the blue in the cytoplasm
-    "clump_size": Cue(0.095, 0.050, 0.017),  # of the chromatin: coarse in normal cells, fine in blasts
-    "clump_contrast": Cue(0.28, 0.24, 0.043),  # of the chromatin
+    "clump_size": Cue(0.095, 0.050, 0.017),  # size of the chromatin's clumps: coarse in normal cells, fine in blasts
+    "clump_contrast": Cue(0.28, 0.24, 0.043),  # contrast of the chromatin's clumps
     "indentation": Cue(0.06, 0.30, 0.10),  # depth of the cleft in the nucleus
     "nucleoli": Cue(0.3, 2.0, 0.64),  # number per nucleus
     "granules": Cue(6.0, 2.0, 1.8),  # number in the cytoplasm
@@ -48,7 +48,7 @@ CHROMATIN, BLUE, EOSIN = range(3)  # rows of STAINS
 
 @dataclass(frozen=True)
 class Microscope:
-    """What a microscope and its camera do to every picture."""
+    """The effect of a microscope and its camera on every picture."""
 
     light: Field  # float64[3], level of bare glass, 0 to 255
     magnification: float  # scale factor
@@ -69,7 +69,7 @@ class Patient:
     blast_share: float  # probability that a cell is a blast
     maturity: float  # share of the cues' difference by which the cells of both classes look more like normal ones
     red_cells: float  # density of the red cells, 0 to 1
-    pallor: float  # of the red cells' centers, 0 to 1
+    pallor: float  # pallor of the red cells' centers, 0 to 1
 
 
 def between(rng: Generator, low: float, high: float) -> float:
@@ -84,7 +84,7 @@ def draw_smear(shape: tuple[int, int], label: str, person: Patient, rng: Generat
         shape: height and width of the picture, pixels.
         label: class of the cell in the center, 'normal' or 'blast'.
         person: the patient.
-        rng: of the picture.
+        rng: the picture's random generator.
 
     Returns:
         float64[3, H, W], the amount of each stain; the rows are those of STAINS.
@@ -213,10 +213,10 @@ def _draw_nucleus(
 
     Args:
         plane: positions relative to the center of the nucleus.
-        radius: of the nucleus, pixels.
+        radius: radius of the nucleus, pixels.
         cell: radius of the cell, pixels.
-        cues: by name, as `_draw_cues` returns them.
-        rng: of the picture.
+        cues: value of each cue by name, as `_draw_cues` returns them.
+        rng: the picture's random generator.
 
     Returns:
         How much of each pixel is nucleus, 0 to 1, and the density of its chromatin.
@@ -252,7 +252,7 @@ def photograph(layers: Field, person: Patient, rng: Generator) -> NDArray[np.uin
     Args:
         layers: float64[3, H, W], the amount of each stain.
         person: the patient.
-        rng: of the picture.
+        rng: the picture's random generator.
 
     Returns:
         uint8[H + border, W + border, 3] in RGB, with a dark frame.

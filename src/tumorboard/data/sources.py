@@ -37,7 +37,7 @@ LAYOUT = (
     ".npz file"
 )
 
-_LOOK_FIRST_BYTES = 1 << 20  # of a file, from which its first bytes decide whether the others are read
+_LOOK_FIRST_BYTES = 1 << 20  # bytes of a file from which its first ones decide whether the rest is read
 
 _ABOUT_FILES = {
     **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".rar", ".7z"), "an archive: unpack it, and give the folder"),
@@ -119,12 +119,12 @@ def read_content(raw: Path, path: str, max_bytes: int | None = None, links: Link
 
     Args:
         raw: the folder or MedMNIST .npz file that was listed.
-        path: of the image, as listed.
+        path: path of the image, as listed.
         max_bytes: as `crop.max_bytes`; None: any number.
         links: as `data.links`.
 
     Raises:
-        ImageError: the file cannot be read, is a link to nothing or where `links` does not allow it, has more than
+        ImageError: the file cannot be read, is a broken link or one that `links` does not allow, has more than
             `max_bytes`, or is large and does not begin as an image.
     """
     if raw.is_file():
@@ -144,10 +144,10 @@ def read_content(raw: Path, path: str, max_bytes: int | None = None, links: Link
 
 
 def read_image_bytes(name: str | Path, max_bytes: int | None) -> bytes:
-    """Returns the bytes of an image file; of a large file the first ones are looked at before the rest is read.
+    """Returns the bytes of an image file; the first bytes of a large file are checked before the rest is read.
 
     Args:
-        name: of the file.
+        name: path of the file.
         max_bytes: as `crop.max_bytes`; None: any number.
 
     Raises:
@@ -233,7 +233,7 @@ def _list_folder(raw: Path, data: Data, table: Path | None) -> tuple[list[Row], 
 def _ignored_beside_table(
     table: Path, raw: Path, *, listed: set[str], files: list[str], ignored: dict[str, IgnoreReason]
 ) -> dict[str, IgnoreReason]:
-    """Returns what `ignored` has that no table lists, and the files that the table does not list."""
+    """Returns the entries of `ignored` that no table lists, and the files that the table does not list."""
     for file, folder in ((table, raw), (table.resolve(), raw.resolve())):
         if file.is_relative_to(folder):
             listed = listed | {file.relative_to(folder).as_posix()}

@@ -35,11 +35,11 @@ def split_manifest(
     its rows stay only in the part that ranks highest (test, then validation); `left_out` lists the others.
 
     Args:
-        manifest: of originals, with the given parts and folds.
+        manifest: a Manifest of originals, with the given parts and folds.
         pictures: name of each image's picture, by id.
         split: size of the test set, number of folds and their seed.
         folds: the folds that will be validated on; each must have rows.
-        seed: of the test set, and of the folds where `split.fold_seed` is None.
+        seed: the seed of the test set, and of the folds where `split.fold_seed` is None.
 
     Returns:
         The Manifest, sorted by id, and the counts for the metrics.
@@ -119,7 +119,7 @@ def merge_groups(rows: pd.DataFrame, through: Sequence[str]) -> pd.Series:
     A merged group has the smallest of the names.
 
     Args:
-        rows: with the column `group` and those of `through`.
+        rows: a table with the column `group` and the columns of `through`.
         through: columns whose shared values merge groups.
 
     >>> rows = pd.DataFrame({"group": ["p2", "p1", "p3"], "picture": ["x", "x", "y"]})
@@ -127,7 +127,7 @@ def merge_groups(rows: pd.DataFrame, through: Sequence[str]) -> pd.Series:
     ['p1', 'p1', 'p3']
     """
     names, groups = factorize(rows["group"])
-    # Nodes are the groups, in front, and behind them the values of each column; each row links its group to its values.
+    # Nodes are the groups, and after them the values of each column; each row links its group to its values.
     ends, nodes = [], len(names)
     for column in through:
         values, codes = factorize(rows[column])
@@ -145,10 +145,10 @@ def draw_test(rows: Manifest, share: float, keep: int, seed: int) -> set[str]:
     the closest part is returned.
 
     Args:
-        rows: from which groups are drawn.
+        rows: the rows from which groups are drawn.
         share: wanted share of each class, in (0, 1).
         keep: groups that each class keeps outside the test set.
-        seed: of the orders.
+        seed: the seed of the orders.
 
     Raises:
         InputError: a class has no group that fits into the test set.
@@ -207,10 +207,10 @@ def check_split(manifest: Manifest, images: Images, pairs: Pairs, *, copies: boo
     """Checks that train, test and the folds share no group and no source.
 
     Args:
-        manifest: after the split; altered copies may be among its rows.
+        manifest: the Manifest after the split; altered copies may be among its rows.
         images: one row per original, with `id` and `pixels`.
         pairs: near duplicates (first, second); a pair with an image that the Manifest lacks is ignored.
-        copies: whether they must share no file, no pixels and no pair either.
+        copies: whether parts must also share no file, no pixels and no pair.
 
     Raises:
         InputError: something is on two sides.
@@ -244,7 +244,7 @@ def _sides(manifest: Manifest) -> pd.Series:
 
 
 def _pictures_of(rows: Manifest, pictures: Pictures) -> pd.Series:
-    """Returns the name of each row's picture; an altered copy has that of its source."""
+    """Returns the name of each row's picture; an altered copy has its source's picture."""
     if unknown := [source for source in rows["source_id"] if source not in pictures.index]:
         raise InputError(f"the table of images has no row for {unknown[0]!r}")
     return pd.Series(pictures.reindex(rows["source_id"]).to_numpy(object), index=rows.index, dtype=object)
@@ -284,7 +284,7 @@ def _count_dropped(rows: JoinedRows, higher_part: pd.Series, same_picture: pd.Se
 def _check_enough_groups(
     whole: Manifest, rows: Manifest, classes: Sequence[str], split: Split, *, draws_test: bool, draws_folds: bool
 ) -> None:
-    """Raises InputError where a class has fewer groups in `rows`, those kept of `whole`, than the drawn parts need."""
+    """Raises InputError where a class has fewer groups in `rows`, kept from `whole`, than the drawn parts need."""
     free = rows[rows["split"].isin(("", "train"))]
     groups = {name: len(set(free["group"][free["label"] == name])) for name in classes}
     needed = (split.folds if draws_folds else 1) + draws_test

@@ -20,7 +20,7 @@ CropArray: TypeAlias = NDArray[np.uint8]  # one crop, uint8[S, S, 3]
 CropBatch: TypeAlias = NDArray[np.uint8]  # N crops, uint8[N, S, S, 3]
 Index: TypeAlias = pd.DataFrame  # one row per crop, sorted by id: id, shard, row in the shard
 
-RECORD = "crop.json"  # beside the shards: how the crops were made, see crop_record.py
+RECORD = "crop.json"  # file beside the shards that records how the crops were made, see crop_record.py
 
 Key = TypeVar("Key")  # identifies a crop for load_crops
 
@@ -33,7 +33,7 @@ def write_store(folder: Path | str, ids: Sequence[str], crops: Iterable[CropArra
     shard without crops has no file. An older store in the folder is replaced.
 
     Args:
-        folder: to write to.
+        folder: the folder to write to.
         ids: N unique ids.
         crops: N crops uint8[S, S, 3], in the order of the ids.
         shards: number of files to distribute the crops over.
@@ -84,7 +84,7 @@ def writing_store_in_parallel(
     With several processes the shards are written while the body of the `with` runs; its end waits for them.
 
     Args:
-        folder: to write to; workers on other machines must see it under the same name.
+        folder: the folder to write to; workers on other machines must see it under the same name.
         ids: N unique ids.
         keys: N keys, in the order of the ids.
         load_crops: yields one crop uint8[S, S, 3] per key; sent to the workers.
@@ -151,7 +151,7 @@ class CropStore:
     itself.
 
     Args:
-        folders: of the stores, which hold different ids and crops of one size.
+        folders: folders of the stores, which hold different ids and crops of one size.
 
     Raises:
         InputError: an id is unknown or in two stores, or a shard is missing, truncated or not what the index states.
@@ -269,7 +269,7 @@ def check_side(store: CropStore, side: int, where: str) -> None:
     """Raises InputError unless the crops have this side in pixels.
 
     Args:
-        store: not empty.
+        store: the crops, at least one.
         side: `crop.side` of params.yaml or of a model card.
         where: folder of the store, for the message.
     """

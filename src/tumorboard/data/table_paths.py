@@ -1,4 +1,4 @@
-"""Finds the files that the paths of a label table name, or says what is near."""
+"""Finds the files that the paths of a label table name, or suggests the nearest one."""
 
 import posixpath
 import re
@@ -21,7 +21,7 @@ class Places:
     Args:
         prefix: as `data.prefix`, '' for none.
         extension: as `data.extension`, '' for none.
-        rule: of the raw folder's links.
+        rule: where the raw folder's links may lead.
         files: all files of the raw folder; used for a prefix with `*`.
     """
 

@@ -11,10 +11,10 @@ from tumorboard.data.label_table import Row
 from tumorboard.data.table_text import read_table_text
 
 TABLE_ENDINGS = (".csv", ".tsv", ".tab", ".txt", "")
-MAX_TABLES = 20  # beside the images, that are looked at
-MAX_DEPTH = 2  # folders in which a table may lie, one in the other
-MAX_TABLE_BYTES = 1 << 28  # of a table that is looked at
-NAMED_SHARE = 0.5  # of a table's names or of the files: with more, the table names the files
+MAX_TABLES = 20  # tables beside the images that are read
+MAX_DEPTH = 2  # nested folders in which a table may lie
+MAX_TABLE_BYTES = 1 << 28  # bytes of the largest table that is read
+NAMED_SHARE = 0.5  # least share of a table's names, or of the files, that are found for the table to name the files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +24,7 @@ class Table:
     file: Path
     columns: Mapping[str, Sequence[str]]  # the cells of each column
     path: str  # the column that names the files
-    paths: Sequence[str]  # of the file of each row; '' where there is none
+    paths: Sequence[str]  # path of each row's file; '' where there is none
     prefix: str | None  # as `data.prefix`; None if no prefix leads to the files
     extension: str  # as `data.extension`
 
@@ -35,7 +35,7 @@ def find_tables(raw: Path, files: Sequence[str], table: Path | None = None) -> I
     Args:
         raw: the folder.
         files: the POSIX paths of its files.
-        table: the only table to look at; None: all.
+        table: the only table to read; None: all.
     """
     names = sorted(
         (
@@ -46,7 +46,7 @@ def find_tables(raw: Path, files: Sequence[str], table: Path | None = None) -> I
         key=lambda file: (file.count("/"), file),
     )
     for file in [raw / name for name in names[:MAX_TABLES]] if table is None else [table]:
-        others = [name for name in files if raw / name != file]  # with the tables, which name nothing
+        others = [name for name in files if raw / name != file]  # other tables among them match no cell
         try:
             columns = _read_columns(file)
         except InputError:
@@ -54,7 +54,7 @@ def find_tables(raw: Path, files: Sequence[str], table: Path | None = None) -> I
         beside = posixpath.dirname(file.relative_to(raw).as_posix()) if file.is_relative_to(raw) else ""
         others.sort(
             key=lambda name: not name.startswith(f"{beside}/")
-        )  # of files with one name, those beside the table
+        )  # among files of one name, those beside the table come first
         if (named := _find_paths(columns, others)) is not None:
             path, paths = named
             prefix, extension = _infer_places(columns[path], paths)
@@ -80,7 +80,7 @@ def _read_columns(file: Path) -> dict[str, list[str]]:
 def _find_paths(columns: Mapping[str, Sequence[str]], files: Sequence[str]) -> tuple[str, list[str]] | None:
     """Returns the column that names most files, and the file of each of its cells ('' where there is none).
 
-    None if no column names half of the files, or files in half of its different cells.
+    None if no column names half of the files, or has files in half of its different cells.
     """
     files_by_name: dict[str, list[str]] = {}
     for file in files:

@@ -11,11 +11,11 @@ from tumorboard.data.image_facts import ImageFacts, facts_of
 from tumorboard.data.sources import read_image_bytes
 from tumorboard.images.crop import crop_file
 
-MAX_FILES = 200  # that are decoded
+MAX_FILES = 200  # files that are decoded
 
 
 def describe_unlabeled(raw: Path, crop: Crop, frames: Frames) -> list[str]:
-    """Returns the warnings about ranges of grey and about decoders, for the first MAX_FILES images right in a folder.
+    """Returns warnings about ranges of grey and about decoders for the first MAX_FILES images directly in a folder.
 
     Args:
         raw: the folder.

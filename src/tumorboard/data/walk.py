@@ -20,7 +20,7 @@ _EMPTY_FOLDER: IgnoreReason = "empty folder"
 class Walk(NamedTuple):
     """The content of a folder and its subfolders; all paths are POSIX paths relative to the folder."""
 
-    files: list[str]  # sorted; with the outward links
+    files: list[str]  # sorted, the outward links included
     outward_links: set[str]  # links to folders outside, which are not followed
     ignored: dict[str, IgnoreReason]  # hidden and system files, and the topmost folders without any file
 

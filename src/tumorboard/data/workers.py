@@ -176,7 +176,7 @@ class _Pool:
                 "lower runtime.workers or crop.max_pixels"
             ) from None
         finally:
-            self._idle.put(child)  # one that has ended too: its next items end at once
+            self._idle.put(child)  # also a child that has ended, whose next items end at once
         if not succeeded:
             raise value
         return value  # type: ignore[no-any-return]
@@ -205,8 +205,8 @@ def open_client(scheduler: str, setting: str) -> Iterator[Any]:
     """Connects to a Dask cluster and yields distributed's Client.
 
     Args:
-        scheduler: its address (tcp://host:port).
-        setting: what names the scheduler, for errors: `runtime.scheduler` or an option.
+        scheduler: address of the cluster's scheduler (tcp://host:port).
+        setting: name of the setting that gives the address, for errors: `runtime.scheduler` or an option.
 
     Raises:
         InputError: it is no address, dask.distributed is not installed, no scheduler answers, or it has no workers.
@@ -239,9 +239,9 @@ def open_client(scheduler: str, setting: str) -> Iterator[Any]:
 
 @contextmanager
 def _connect(scheduler: str) -> Iterator[tuple[_Submit, int]]:
-    """Yields what submits an item to a cluster, and how many threads the cluster's workers have now."""
+    """Yields a function that submits an item to a cluster, and the present number of threads of its workers."""
     with open_client(scheduler, "runtime.scheduler (or --scheduler)") as client:
-        # Not pure: Dask would answer a run from the results that an earlier run left on the cluster.
+        # With pure=True Dask would answer a run from the results that an earlier run left on the cluster.
         yield partial(client.submit, pure=False), max(1, sum(client.nthreads().values()))
 
 

@@ -38,7 +38,7 @@ def crop_file(content: bytes, crop: Crop, frames: Frames) -> CroppedFile:
         frames: the frame to take of a file with several; None refuses such files.
 
     Raises:
-        ImageError: if the file cannot be used as an image; `reason` says why.
+        ImageError: if the file cannot be used as an image; `reason` is the cause.
     """
     picture, header = decode_for_crop(content, crop, frames)
     without_border, square = _cut_square(picture, crop)
@@ -61,8 +61,8 @@ def locate_square(picture: Pixels, header: Header, crop: Crop) -> Square:
 
     Args:
         picture: as `decode_for_crop` returns it, reduced by 1, 2, 4, 8 ...
-        header: likewise.
-        crop: section `crop` of params.yaml, with which it was decoded.
+        header: as `decode_for_crop` returns it.
+        crop: section `crop` of params.yaml, with which the picture was decoded.
     """
     rows, columns = slice(0, picture.shape[0]), slice(0, picture.shape[1])
     if crop.border:
@@ -185,7 +185,7 @@ def _center(height: int, width: int) -> tuple[int, int, int]:
 
 
 def _blur(image: Pixels, variance: float) -> Pixels:
-    """Blurs by a Gaussian of this variance in square pixels; three samples with that variance if it is narrow."""
+    """Blurs by a Gaussian of this variance in square pixels; a narrow one has three samples with that variance."""
     if variance <= 0.5:
         kernel, sigma = 3, math.sqrt(-0.5 / math.log(variance / 2 / (1 - variance)))
     else:

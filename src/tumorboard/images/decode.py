@@ -1,4 +1,4 @@
-"""Decodes image files of every supported format to upright 8-bit pixels, or says why a file cannot be used."""
+"""Decodes image files of every supported format to upright 8-bit pixels, or reports why a file cannot be used."""
 
 import math
 import re
@@ -24,11 +24,11 @@ from tumorboard.images.frames import check_frame_count, check_passed_frames
 from tumorboard.images.grey import GreyRange, Pixels, one_channel_if_grey, scale_grey, scale_visible_grey
 from tumorboard.images.header import Header, check_size, choose_frame
 
-_BAND_PIXELS = 1 << 20  # that Pillow converts at a time
+_BAND_PIXELS = 1 << 20  # pixels that Pillow converts at a time
 _JPEG_FORMATS = ("JPEG", "MPO")  # multi-picture files (MPO) hold JPEGs
 _SIGNATURE = re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|II\*\0|MM\0\*|RIFF....WEBP", re.DOTALL)
 _TIFF_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # bytes per value by the entry's type; others have 1
-_DAMAGE_ERRORS = (  # what Pillow's decoders raise on damaged bytes
+_DAMAGE_ERRORS = (  # errors that Pillow's decoders raise on damaged bytes
     OSError,
     EOFError,
     SyntaxError,
@@ -39,7 +39,7 @@ _DAMAGE_ERRORS = (  # what Pillow's decoders raise on damaged bytes
     struct.error,
     zlib.error,
 )
-_REDUCTIONS = (  # factor, and OpenCV's flag for it; its colored counterparts give BGR even where RGB is asked for
+_REDUCTIONS = (  # factor, and OpenCV's flag for it; the flags for color return BGR even where RGB is requested
     (8, cv2.IMREAD_REDUCED_GRAYSCALE_8),
     (4, cv2.IMREAD_REDUCED_GRAYSCALE_4),
     (2, cv2.IMREAD_REDUCED_GRAYSCALE_2),
@@ -53,7 +53,7 @@ def decode(content: bytes, crop: Crop, frames: Frames, least_side: float | None 
     """Decodes an image file to upright 8-bit pixels.
 
     Reads FORMATS, DICOM (with pydicom) and .npy arrays, numbers [H, W] or uint8[H, W, 3]. Limits of size, shape and
-    number of frames are checked by the header, before any pixel is decoded. The EXIF orientation is applied, and
+    number of frames are checked against the header, before any pixel is decoded. The EXIF orientation is applied, and
     transparent pixels are composited on `crop.background`. Grey of more than 8 bits is scaled over `crop.window`;
     without it over a DICOM header's window or stored bits; without these by its depth (`scale_grey`).
     docs/quarantine.md lists all formats and reasons.
@@ -70,8 +70,8 @@ def decode(content: bytes, crop: Crop, frames: Frames, least_side: float | None 
         whatever color type the file states, else uint8[H, W, 3] in RGB.
 
     Raises:
-        ImageError: if the file cannot be used as an image; `reason` says why. Damage inside a JPEG that ends properly
-            is detected only where libjpeg reports it, because JPEG has no checksum.
+        ImageError: if the file cannot be used as an image; `reason` is the cause. Damage inside a JPEG that ends
+            properly is detected only where libjpeg reports it, because JPEG has no checksum.
     """
     if not content:
         raise ImageError("empty", "the file has no bytes")
@@ -208,7 +208,7 @@ def _reduction(picture: Image.Image, least_side: float | None) -> int:
 
 
 def _decode_with_pillow(picture: Image.Image, crop: Crop) -> tuple[Pixels, GreyRange | None]:
-    """Decodes an opened picture upright; Pillow's error says why one cannot be decoded."""
+    """Decodes an opened picture upright; where that fails, Pillow's error has the cause."""
     picture.load()
     ImageOps.exif_transpose(picture, in_place=True)
     if picture.mode.startswith(("I", "F")):
@@ -246,7 +246,7 @@ def _explain_unopened(content: bytes) -> ImageError:
         return whole_slide()
     try:
         TiffImageFile(BytesIO(content))
-    except Exception as error:  # of many kinds: on damaged bytes, and because the file is no TIFF
+    except Exception as error:  # many kinds: for damaged bytes, and for a file that is no TIFF
         if str(error) == "unknown pixel mode":
             return ImageError(
                 "unsupported", "a TIFF with bits, channels or a photometric interpretation that Pillow lacks"
@@ -255,7 +255,7 @@ def _explain_unopened(content: bytes) -> ImageError:
 
 
 def _ends_early(content: bytes) -> bool:
-    """Returns whether a WebP is shorter than its RIFF header states, or a TIFF than its directory and what it names."""
+    """Returns whether a WebP is shorter than its RIFF header states, or a TIFF than its directory and its values."""
     if content.startswith(b"RIFF"):
         return len(content) < 8 + int.from_bytes(content[4:8], "little")
     if not content.startswith((b"II*\0", b"MM\0*")):

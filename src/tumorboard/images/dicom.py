@@ -1,4 +1,4 @@
-"""Reads DICOM files with pydicom (the extra `dicom`): the header, and one frame's values as they are to be seen."""
+"""Reads DICOM files with pydicom (the extra `dicom`): the header, and one frame's values as they are displayed."""
 
 from collections.abc import Callable
 from functools import partial
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 
-_BIT_RANGES = ("depth", "stored bits")  # kinds of a GreyRange; from 0 to 255 they leave 8 bits as they are
+_BIT_RANGES = ("depth", "stored bits")  # kinds of a GreyRange; over 0 to 255 they leave 8-bit values unchanged
 _GREY = ("MONOCHROME1", "MONOCHROME2")  # photometric interpretations
 
 
@@ -60,7 +60,7 @@ def open_dicom(content: bytes, max_bytes: int | None = None) -> Scan:
     try:
         dataset = open_dataset(content, max_bytes)
         if not dataset:
-            raise ImageError("truncated", "the DICOM file ends within its data set")  # which pydicom then drops
+            raise ImageError("truncated", "the DICOM file ends within its data set")  # pydicom then drops it
         if "Rows" not in dataset or "Columns" not in dataset:
             raise ImageError("not an image", "DICOM without rows and columns: a report, a directory, a cut header")
         if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
@@ -83,7 +83,7 @@ def open_dicom(content: bytes, max_bytes: int | None = None) -> Scan:
 
 
 def _count_frames(dataset: "Dataset") -> int:
-    """Returns the number of frames, and states it in a data set whose pixels are a multiple of what its header says."""
+    """Returns the number of frames; adds it to a data set that does not state it but holds several frames' pixels."""
     if dataset.get("NumberOfFrames"):
         return int(dataset.NumberOfFrames)
     values = int(dataset.Rows) * int(dataset.Columns) * int(dataset.get("SamplesPerPixel") or 1)
@@ -137,13 +137,13 @@ def decode_dicom(content: bytes, crop: Crop, frames: Frames) -> tuple[Pixels, Gr
 
 
 def choose_dicom_range(dataset: "Dataset", stored: Values, index: int, window: Window | None) -> tuple[Grey, GreyRange]:
-    """Returns the grey values of a frame as they are to be seen, and the range that becomes black to white.
+    """Returns the grey values of a frame as they are to be displayed, and the range that becomes black to white.
 
     Args:
         dataset: the data set of the frame.
         stored: the decompressed frame [H, W].
         index: number of the frame, counted from 0. An enhanced file states window and rescaling per frame.
-        window: in rescaled values; precedes the header's. None: the header's, else a range of the values.
+        window: the window in rescaled values, in place of the header's; None: the header's, else a range of the values.
 
     Source: DICOM PS3.3 C.11.1 (Modality LUT), C.11.2 (VOI LUT, window), C.7.6.16 (functional groups) and C.7.5.1.1.2
     (pixel padding).
@@ -173,7 +173,7 @@ def choose_dicom_range(dataset: "Dataset", stored: Values, index: int, window: W
 
 
 def _without_undeclared_padding(grey: Grey, extent: Extent) -> tuple[Grey, Extent]:
-    """Returns grey values and their extent without padding that the header does not declare; see the same in `grey`."""
+    """Returns grey values and their extent without padding that the header does not declare; see `images.grey`."""
     if grey.is_padding is not None or extent.low >= 0:
         return grey, extent
     trimmed = without_undeclared_padding(grey, extent)
@@ -183,7 +183,7 @@ def _without_undeclared_padding(grey: Grey, extent: Extent) -> tuple[Grey, Exten
 
 
 def _padding_test(dataset: "Dataset") -> Callable[[Values], NDArray[np.bool_]] | None:
-    """Returns the test for stored values that are padding by the header, None if it names no such value."""
+    """Returns the test for stored values that the header declares as padding; None if it declares none."""
     first = dataset.get("PixelPaddingValue")
     if first is None or first == "":
         return None
@@ -194,7 +194,7 @@ def _padding_test(dataset: "Dataset") -> Callable[[Values], NDArray[np.bool_]] |
 
 
 def _as_stored(value: int, dataset: "Dataset") -> int:
-    """Returns a padding value in the sign of the stored ones: files often state 63536 for -2000 and the reverse.
+    """Returns a padding value, signed if the stored values are: files often state 63536 for -2000 and the reverse.
 
     >>> from types import SimpleNamespace
     >>> _as_stored(63536, SimpleNamespace(PixelRepresentation=1, BitsAllocated=16))
@@ -208,7 +208,7 @@ def _as_stored(value: int, dataset: "Dataset") -> int:
 
 
 def _functional_group(dataset: "Dataset", index: int, macro: str) -> "Dataset":
-    """Returns a macro's item of an enhanced file, of the frame before the shared one; else the data set itself."""
+    """Returns a macro's item of an enhanced file, the frame's own, else the shared one, else the data set itself."""
     own = (dataset.get("PerFrameFunctionalGroupsSequence") or [])[index : index + 1]
     shared = (dataset.get("SharedFunctionalGroupsSequence") or [])[:1]
     items: list[Dataset] = [item for group in (*own, *shared) for item in group.get(macro) or []]
@@ -246,7 +246,7 @@ def _header_window(dataset: "Dataset") -> tuple[Callable[[Values], Values] | Non
 def _stored_range(dataset: "Dataset", rescaling: "Dataset", extent: Extent) -> Window | None:
     """Returns the rescaled range of BitsStored, or None where it is unknown, useless or exceeded by the values.
 
-    It is useless from 16 bits on, which many files with 12-bit data state.
+    It is useless from 16 bits on, since many files with 12-bit data state 16 bits.
     """
     from pydicom.pixels.processing import apply_modality_lut
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 INSTALL = "pip install 'tumorboard[dicom]'"
 
-_FIRST_GROUPS = (0x0002, 0x0008)  # of a file without preamble: the file meta information, or the data set itself
+_FIRST_GROUPS = (0x0002, 0x0008)  # groups that a file without preamble begins with: meta information, or data set
 _LAST_FIRST_ELEMENT = 0x0100  # the highest element of these groups that a data set may begin with
 _LAST_SECOND_GROUP = 0x0040  # the highest group of the second element
 _LARGEST_FIRST = 1024  # bytes that the value of a data set's first element may take
@@ -25,10 +25,10 @@ _VRS = frozenset(
 
 
 def is_dicom(content: bytes) -> bool:
-    """Returns whether the start of a file is that of DICOM.
+    """Returns whether a file begins as DICOM does.
 
-    That is "DICM" after a preamble of 128 bytes (PS3.10), or without a preamble an element of the first groups: a tag,
-    a value representation or none, and a short length; and then a tag that does not precede it.
+    It begins with "DICM" after a preamble of 128 bytes (PS3.10), or without a preamble with an element of the first
+    groups: a tag, a value representation or none, a short length, and after the value a tag that is not smaller.
     """
     if content[128:132] == b"DICM":
         return True
@@ -64,7 +64,7 @@ def open_dataset(content: bytes, max_bytes: int | None) -> "Dataset":
         max_bytes: the largest data set that a deflated file may hold, in bytes; None: any.
 
     Raises:
-        ImageError: "unsupported" without pydicom; "too many bytes" for a file that inflates to more.
+        ImageError: "unsupported" without pydicom; "too many bytes" for a file that inflates to more than `max_bytes`.
     """
     try:
         from pydicom import dcmread
@@ -83,7 +83,7 @@ def open_dataset(content: bytes, max_bytes: int | None) -> "Dataset":
 
 
 def _check_inflated_size(content: bytes, max_bytes: int) -> None:
-    """Raises ImageError if the deflated data set of a file is larger; inflates it in pieces and keeps none."""
+    """Raises ImageError if a file's deflated data set exceeds `max_bytes`; inflates it in pieces and keeps none."""
     end = _meta_end(content)
     if _DEFLATED not in content[:end]:
         return
@@ -93,7 +93,7 @@ def _check_inflated_size(content: bytes, max_bytes: int) -> None:
         try:
             size += len(inflater.decompress(pending, _INFLATE_BYTES))
         except zlib.error:
-            return  # dcmread reports it
+            return  # dcmread reports the error
         pending = inflater.unconsumed_tail
         if size > max_bytes:
             raise ImageError(
@@ -102,7 +102,7 @@ def _check_inflated_size(content: bytes, max_bytes: int) -> None:
 
 
 def _meta_end(content: bytes) -> int:
-    """Returns where the file meta information ends, by its group length (0002,0000), which comes first."""
+    """Returns where the file meta information ends, from its group length (0002,0000), which comes first."""
     start = 132 if content[128:132] == b"DICM" else 0
     if len(content) < start + 12:
         return len(content)
@@ -117,7 +117,7 @@ def _meta_end(content: bytes) -> int:
 
 
 def _find_syntax(dataset: "Dataset") -> str:
-    """Returns the transfer syntax of a data set without file meta information, by its encoding and its pixels."""
+    """Returns the transfer syntax of a data set without file meta information, from its encoding and its pixels."""
     from pydicom import uid
 
     if "PixelData" in dataset and bytes(dataset.PixelData[:4]) == _ITEM:
@@ -129,7 +129,7 @@ def _find_syntax(dataset: "Dataset") -> str:
 
 
 def _find_compression(value: bytes) -> str:
-    """Returns the transfer syntax of encapsulated pixels, by the mark with which their first frame begins."""
+    """Returns the transfer syntax of encapsulated pixels, from the mark with which their first frame begins."""
     from pydicom import uid
     from pydicom.encaps import generate_fragments
 

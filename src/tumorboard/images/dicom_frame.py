@@ -1,4 +1,4 @@
-"""Decompresses one frame of a DICOM file, or says which package could."""
+"""Decompresses one frame of a DICOM file, or names the package that could."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pydicom.uid import UID
 
 _WHOLE_DECODERS = ("pylibjpeg", "gdcm", "pyjpegls")  # pydicom's plugins that read every kind of their syntaxes
-_PILLOW_BITS = 8  # of a JPEG that Pillow can decode
+_PILLOW_BITS = 8  # bits per sample of a JPEG that Pillow can decode
 
 
 def read_stored_frame(dataset: "Dataset", index: int, *, width: int, height: int, crop: Crop) -> NDArray[Any]:
@@ -23,13 +23,13 @@ def read_stored_frame(dataset: "Dataset", index: int, *, width: int, height: int
     Args:
         dataset: a data set with pixel data.
         index: the frame, counted from 0.
-        width: of the frame in pixels, as the header states it.
-        height: the same.
+        width: width of the frame in pixels, as the header states it.
+        height: height of the frame in pixels, as the header states it.
         crop: the limits of size, which a compressed frame must keep too, whatever the header states.
 
     Raises:
         ImageError: "unsupported" if no installed decoder reads this compression; "truncated" or "corrupt" if the frame
-            is damaged; "too many pixels" if the compressed frame is larger than the header says and `crop` allows.
+            is damaged; "too many pixels" if the compressed frame is larger than the header states and `crop` allows.
     """
     from pydicom.pixels.utils import pixel_array
 
@@ -57,13 +57,13 @@ def is_compressed(syntax: "UID | None") -> bool:
 
 
 def _compressed_frame(dataset: "Dataset", index: int) -> bytes:
-    """Returns the bytes of a compressed frame, b"" if they cannot be told."""
+    """Returns the bytes of a compressed frame, b"" if they cannot be found."""
     from pydicom.encaps import get_frame
 
     try:
         frames = int(dataset.get("NumberOfFrames") or 1)
         return get_frame(dataset.PixelData, index, number_of_frames=frames)
-    except Exception:  # of many kinds on damaged bytes, which pixel_array then reports
+    except Exception:  # many kinds on damaged bytes, which pixel_array then reports
         return b""
 
 
@@ -78,7 +78,7 @@ def _coded_size(frame: bytes) -> tuple[int, int] | None:
     if not frame.startswith(b"\xff\xd8"):
         return None
     marker, _, width, height = frame_header(frame)
-    return (width, height) if marker and height else None  # a height of 0 follows later, in a DNL segment
+    return (width, height) if marker and height else None  # 0: the height follows later, in a DNL segment
 
 
 def _missing_decoder(dataset: "Dataset", frame: bytes, error: str) -> str:

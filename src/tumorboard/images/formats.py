@@ -1,4 +1,4 @@
-"""Recognizes a file's format by its first bytes: those that are read here, and others, with what would read them."""
+"""Recognizes a file's format by its first bytes: formats that are read here, and others with a program for them."""
 
 import re
 import zlib
@@ -8,7 +8,7 @@ from tumorboard.base.errors import ImageError
 from tumorboard.images.dicom_file import is_dicom
 
 FORMATS = ("JPEG", "PNG", "TIFF", "WEBP", "BMP", "GIF", "PPM")  # as Pillow names them
-HEAD_BYTES = 4096  # of a file that are enough to recognize its format
+HEAD_BYTES = 4096  # first bytes of a file, enough to recognize its format
 EXPECTED = f"expected one of {', '.join(FORMATS)}, DICOM, .npy"
 
 _READ = re.compile(
@@ -68,10 +68,10 @@ _OTHERS = (
     (rb"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "a file of an older Office", "save its pictures as PNG"),
     (rb"(?:<\?xml[^>]*>\s*)?(?:<!--.*-->\s*)?<svg", "an SVG drawing", "save it as PNG"),
 )
-_APERIO = b"Aperio"  # in the description of an SVS, which is a TIFF
-_DESCRIPTION = 270  # number of the tag
-_LAST_PLACE = 1 << 40  # in a file; systems refuse to go beyond some such number
-_DIRECTORY_ENTRIES = 100  # of a TIFF's directory, that are looked at; an SVS has about 20
+_APERIO = b"Aperio"  # mark in the description of an SVS, which is a TIFF
+_DESCRIPTION = 270  # number of the TIFF tag ImageDescription
+_LAST_PLACE = 1 << 40  # largest offset to seek to, in bytes; systems refuse much larger ones
+_DIRECTORY_ENTRIES = 100  # entries of a TIFF's directory that are read; an SVS has about 20
 
 
 def is_readable(head: bytes) -> bool:
@@ -121,7 +121,7 @@ def check_large_tiff(file: BinaryIO) -> None:
     Reads a few kilobytes, however large the file is and whatever it states.
 
     Args:
-        file: opened at its begin.
+        file: the open file, at its beginning.
     """
     head = file.read(16)
     order: Literal["little", "big"] = "big" if head.startswith(b"MM") else "little"

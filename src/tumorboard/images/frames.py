@@ -1,11 +1,11 @@
-"""Bounds the frames of a file: a small file may have millions, and an animation's are decoded one after another."""
+"""Limits the frames of a file: a small file may have millions, and an animation's are decoded one after another."""
 
 from PIL import Image
 
 from tumorboard.base.errors import ImageError
 
-MAX_FRAMES = 10_000  # of a file
-MAX_PASSED = 20  # times crop.max_pixels that are decoded before the chosen frame of an animation
+MAX_FRAMES = 10_000  # frames of a file
+MAX_PASSED = 20  # pixels decoded before the chosen frame of an animation, as a multiple of crop.max_pixels
 _ANIMATED = ("GIF", "PNG", "WEBP")  # each frame is a change of the one before it
 
 
@@ -13,7 +13,7 @@ def check_frame_count(picture: Image.Image, content: bytes) -> None:
     """Raises ImageError if a file has more than MAX_FRAMES frames, whose count alone would take minutes.
 
     Args:
-        picture: opened, of a format of FORMATS.
+        picture: the opened file, in a format of FORMATS.
         content: the bytes of its file.
     """
     if picture.format == "GIF":
@@ -30,9 +30,9 @@ def check_passed_frames(picture: Image.Image, frame: int, max_pixels: int) -> No
     """Raises ImageError if the frames before the chosen one have too many pixels to be decoded.
 
     Args:
-        picture: opened; only animated formats decode the frames before.
-        frame: index of the chosen one.
-        max_pixels: as `crop.max_pixels`.
+        picture: the opened file; only animated formats decode the frames before.
+        frame: index of the chosen frame.
+        max_pixels: `crop.max_pixels`.
     """
     passed = frame * picture.width * picture.height
     if picture.format in _ANIMATED and passed > MAX_PASSED * max_pixels:
@@ -44,7 +44,7 @@ def check_passed_frames(picture: Image.Image, frame: int, max_pixels: int) -> No
 
 
 def _has_page(picture: Image.Image, number: int) -> bool:
-    """Returns whether a TIFF has a page of a number from 0; goes back to the first one."""
+    """Returns whether a TIFF has the page `number`, counted from 0; returns to the first page."""
     try:
         for page in range(1, number + 1):  # after a seek beyond the end, Pillow counts wrongly
             picture.seek(page)
@@ -77,5 +77,5 @@ def _has_more_gif_frames(content: bytes, limit: int) -> bool:
 
 
 def _color_table_bytes(flags: bytes) -> int:
-    """Returns the length of the color table that a byte of flags announces."""
+    """Returns the length of the color table that a byte of flags states."""
     return 3 << (flags[0] & 7) + 1 if flags and flags[0] & 0x80 else 0

@@ -20,7 +20,7 @@ LEVELS = 100  # values that stand for the distribution of a file's grey values
 _BLOCK_BYTES = 1 << 19  # bytes of a picture that are compared at a time: they fit into a processor's cache
 _BLOCK_VALUES = 1 << 18  # grey values that are computed at a time, so that a large picture needs no second copy
 _SAMPLE_VALUES = 1 << 16  # grey values that the levels are computed from
-_PADDING_SHARE = 0.001  # of all pixels, from which a lowest value far below all others is padding
+_PADDING_SHARE = 0.001  # smallest share of the pixels at which a lowest value far below all others is padding
 
 
 class GreyRange(NamedTuple):
@@ -38,7 +38,7 @@ class Grey:
 
     stored: Values  # [H, W], of any type
     compute: Callable[[Values], Values] = lambda stored: stored  # values of a block, element by element
-    is_padding: Callable[[Values], NDArray[np.bool_]] | None = None  # of a block of stored values; None: no padding
+    is_padding: Callable[[Values], NDArray[np.bool_]] | None = None  # mask of stored values' padding; None: no padding
 
     def blocks(self) -> Iterator[tuple[slice, Values, NDArray[np.bool_] | None]]:
         """Yields blocks of rows: the rows, their values and which of these are padding (None: no value is)."""
@@ -117,11 +117,11 @@ def without_undeclared_padding(grey: Grey, extent: Extent) -> Extent:
 
 
 def choose_range(grey: Grey, window: Window | None) -> GreyRange:
-    """Returns the range over which a file's grey is scaled: the given window, else its depth.
+    """Returns the range over which a file's grey is scaled: the given window, else the range of its depth.
 
     Args:
         grey: the values.
-        window: of params.yaml, or None.
+        window: `crop.window` of params.yaml, if it is two numbers, or None.
 
     Raises:
         ImageError: "unsupported" if a value is NaN or infinite, or if there is no window and the values are floats,

@@ -14,7 +14,7 @@ class Header(NamedTuple):
     width: int  # pixels of the upright image
     height: int  # pixels of the upright image
     grey: GreyRange | None = None  # how grey of more than 8 bits was scaled; None: the file has 8 bits or colors
-    warning: str = ""  # of the decoder, about data that it passed over
+    warning: str = ""  # the decoder's warning about data that it passed over
 
 
 def check_size(width: int, height: int, crop: Crop) -> None:

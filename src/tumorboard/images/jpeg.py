@@ -9,16 +9,16 @@ from tumorboard.base.errors import ImageError
 _SEQUENTIAL = (0xC0, 0xC1)  # markers of frames with Huffman codes, whose only scan may hold everything
 _JFIF, _TABLES, _SCAN, _END = 0xE0, 0xC4, 0xDA, 0xD9  # markers of segments
 _START_OF_SCAN = 0xDAFF  # FF DA as a little-endian number
-_NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in coded data, which holds no other FF than FF00 and restarts
-MAX_SCANS = 100  # of a JPEG; encoders write 1 to 14
-MAX_SCANNED = 20  # times crop.max_pixels: pixels times scans
+_NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in coded data, where other FFs are FF00 and restarts
+MAX_SCANS = 100  # scans of a JPEG; encoders write 1 to 14
+MAX_SCANNED = 20  # pixels times scans, as a multiple of crop.max_pixels
 _LENGTH = 2  # bytes of a segment's length, which counts itself
 
 
 def header_proves_grey(content: bytes) -> bool:
     """Returns whether the Huffman tables of both chroma channels hold no symbol but 0.
 
-    That is so where a picture without color was saved in color with optimized tables: only "no difference" and "no
+    This holds where a picture without color was saved in color with optimized tables: only "no difference" and "no
     further coefficient" can be coded, so that the chroma is neutral everywhere. Decoding the brightness alone, which is
     faster, then gives the same picture. False means that the header proves nothing: the picture may still be grey.
 
@@ -56,7 +56,7 @@ def check_scans(content: bytes, pixels: int, max_pixels: int) -> None:
     Args:
         content: the bytes of the file.
         pixels: width times height.
-        max_pixels: as `crop.max_pixels`.
+        max_pixels: `crop.max_pixels`.
 
     Raises:
         ImageError: "unsupported" for more than MAX_SCANS scans, or for fewer with more than MAX_SCANNED times

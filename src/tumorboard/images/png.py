@@ -10,9 +10,9 @@ from PIL import Image, ImageOps
 
 from tumorboard.base.errors import ImageError
 
-EXCESS_BYTES = 1 << 16  # of data behind the last pixel that are passed over
-UNCHECKED_BYTES = 1 << 21  # of compressed pixels, which inflate to 2 GiB at most, within seconds
-_PIECE_BYTES = 1 << 20  # that are inflated at a time
+EXCESS_BYTES = 1 << 16  # bytes behind the last pixel that are passed over
+UNCHECKED_BYTES = 1 << 21  # bytes of compressed pixels that need no check: they inflate to 2 GiB at most, in seconds
+_PIECE_BYTES = 1 << 20  # bytes that are inflated at a time
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # samples per pixel by the header's color type
 _WHOLE = ((0, 0, 1, 1),)  # the only pass without interlacing: left, top, step to the right, step down
 _ADAM7 = (  # the passes of an interlaced file
@@ -60,10 +60,10 @@ def check_chunks(content: bytes) -> list[memoryview]:
 
 
 def check_rows(content: bytes, compressed: list[memoryview]) -> None:
-    """Checks that a PNG's compressed pixels are as many as its header says.
+    """Checks that a PNG has as many compressed pixels as its header states.
 
-    Pillow fills missing rows with black; OpenCV rejects such a file itself. Both go through all data behind the last
-    pixel, which may be gigabytes when inflated.
+    Pillow fills missing rows with black; OpenCV rejects such a file itself. Both libraries go through all data behind
+    the last pixel, which may be gigabytes when inflated.
 
     Args:
         content: the bytes of the file.
@@ -99,7 +99,7 @@ def check_excess(content: bytes, compressed: list[memoryview]) -> None:
 
 
 def _filtered_size(content: bytes) -> int:
-    """Returns how many bytes the filtered rows of a PNG have, by its header."""
+    """Returns the number of bytes of a PNG's filtered rows, from its header."""
     width, height, bits, color, _, _, is_interlaced = struct.unpack_from(">IIBBBBB", content, 16)
     size = 0
     for left, top, across, down in _ADAM7 if is_interlaced else _WHOLE:
@@ -131,7 +131,7 @@ def check_transparent_color(content: bytes, picture: Image.Image) -> None:
     Pillow would look for the 16-bit color among 8-bit pixels.
 
     Raises:
-        ImageError: "unsupported" if it does.
+        ImageError: "unsupported" if it names one.
     """
     if content[24] == 16 and picture.mode == "RGB" and "transparency" in picture.info:
         raise ImageError("unsupported", "a PNG of 16 bits per channel with a transparent color; save it with alpha")
