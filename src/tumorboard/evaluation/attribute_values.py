@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from tumorboard.base.errors import InputError, clip, printable
 from tumorboard.base.schema import nearest
 
-MAX_VALUES = 20  # values of one column that are scored one by one
-PARTS = 4  # into which more different numbers are divided
+MAX_VALUES = 20  # the most values of one column that are scored one by one
+PARTS = 4  # ranges that a column of more different numbers is divided into
 UNKNOWN = "unknown"  # value of an empty cell
 
 
@@ -22,9 +22,9 @@ def values_of_column(
 
     Args:
         attributes: one row per image: id, then one text column per attribute, '' where unknown.
-        column: one of these. More than MAX_VALUES different numbers are divided into PARTS ranges with about equally
-            many of the table's images each, so that a range does not depend on which images are scored.
-        ids: of N images.
+        column: name of an attribute. More than MAX_VALUES different numbers are divided into PARTS ranges with about
+            equally many of the table's images each, so that a range does not depend on which images are scored.
+        ids: ids of the N images.
 
     Returns:
         object[N], the value or range of each image, UNKNOWN where the cell is empty; and all values that occur in it:
@@ -57,7 +57,7 @@ def values_of_column(
 
 
 def _number(text: str) -> float:
-    """Returns a text as a number, nan where it is none or not finite."""
+    """Returns a text as a number; nan where it is no number or not finite."""
     try:
         number = float(text)
     except ValueError:
@@ -66,7 +66,7 @@ def _number(text: str) -> float:
 
 
 def _divide(texts: list[str], column: str) -> list[str]:
-    """Returns each text, or the range of its number where there are too many."""
+    """Returns each text, or the range of its number where the column has more than MAX_VALUES values."""
     known = [text for text in texts if text not in ("", UNKNOWN)]
     if len(set(known)) <= MAX_VALUES:
         return [text or UNKNOWN for text in texts]

@@ -1,8 +1,8 @@
 """The difference between two models' AUCs on the same images, by DeLong's method with clusters: interval and test.
 
-Each model's AUC has the interval of `intervals`, which follows the skew near 1, and the two are combined into one of
-the difference by their correlation between groups. The test is the inverse of this interval: its p is the least share
-of false alarms at which the interval does not contain 0, so that test and interval always agree.
+Each model's AUC has the interval of `intervals`, which follows the skew near 1, and the two are combined into the
+interval of the difference by their correlation between groups. The test is the inverse of this interval: its p is the
+least share of false alarms at which the interval does not contain 0, so that test and interval always agree.
 """
 
 import math
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from tumorboard.evaluation.clustered import Estimate, Rows, estimate_auc
 from tumorboard.evaluation.intervals import ROUNDING, one_sided, t_limits
 
-LEAST_P = 1e-9
+LEAST_P = 1e-9  # the smallest p that is returned
 STEPS = 40  # halvings of the range of log p
 
 
@@ -23,18 +23,18 @@ class AucDifference(NamedTuple):
     """What `auc_difference` returns; nan where an AUC is undefined."""
 
     difference: float  # the first AUC minus the second
-    low: float  # of the interval
-    high: float  # likewise
-    p: float  # two-sided
+    low: float  # lower end of the interval
+    high: float  # upper end of the interval
+    p: float  # two-sided p-value
 
 
 def auc_difference(first: Rows, second: Rows, confidence: float) -> AucDifference:
-    """Estimates the difference of two AUCs (of several classes: of their macro means) with its interval and p.
+    """Estimates the difference of two AUCs (with several classes, of two macro means) with its interval and p.
 
     Args:
         first: the first model's predictions.
-        second: the second model's, of the same images in the same order.
-        confidence: of the interval.
+        second: the second model's predictions for the same images in the same order.
+        confidence: confidence level of the interval.
 
     Source:
         Zou and Donner 2008 (MOVER) for the interval of a difference from two correlated intervals; Obuchowski 1997 and
@@ -65,7 +65,7 @@ def auc_difference(first: Rows, second: Rows, confidence: float) -> AucDifferenc
 
 
 def _correlation(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    """Returns the correlation of two AUCs from what the groups add to their variances; 0 where one has none."""
+    """Returns the correlation of two AUCs from what the groups add to their variances; 0 where one of them is 0."""
     variances = np.square(first).sum() * np.square(second).sum()
     return float((first * second).sum() / np.sqrt(variances)) if variances > 0 else 0.0
 
@@ -98,10 +98,10 @@ def _combine(one: float, other: float, correlation: float) -> float:
 
 
 def _least_p(excludes_0: Callable[[float], bool], alpha: float) -> float:
-    """Returns the least p at which the interval excludes 0; below alpha if and only if that of alpha does.
+    """Returns the least p at which the interval excludes 0; below alpha if and only if the interval at alpha does.
 
     Args:
-        excludes_0: of an interval with the confidence 1 - p.
+        excludes_0: whether the interval with the confidence 1 - p excludes 0, as a function of p.
         alpha: 1 minus the confidence of the interval that is shown.
     """
     low, high = (LEAST_P, alpha) if excludes_0(alpha) else (alpha, 1 - LEAST_P)

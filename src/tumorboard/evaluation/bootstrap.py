@@ -29,8 +29,8 @@ def resample_means(
         totals: float64[G], the sum over the images of each group.
         images: float64[G], the number of images of each group, at least 1.
         keys: uint64[G], the key of each group's name.
-        resamples: R.
-        seed: of the draws.
+        resamples: R, the number of resamples.
+        seed: seed of the draws.
 
     Source:
         Davison and Hinkley 1997, section 3.8.

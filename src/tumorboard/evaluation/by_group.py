@@ -1,4 +1,4 @@
-"""From predictions of images to predictions of groups, such as patients: one row per group."""
+"""Reduces predictions of images to predictions of groups, such as patients: one row per group."""
 
 from typing import Literal
 
@@ -31,8 +31,8 @@ def group_predictions(
         predictions: rows of images.
         how: 'mean': the mean of the probabilities of the group's images. 'worst': the probabilities of the image with
             the highest probability of the positive class.
-        positive: of two classes; 'worst' needs it.
-        unit: what a group is, for the messages; None: 'group'.
+        positive: the positive one of two classes; 'worst' needs it.
+        unit: the noun for a group, for the messages; None: 'group'.
 
     Returns:
         Predictions with the group's name as id and as group, sorted by it. A group with an image without a label has no

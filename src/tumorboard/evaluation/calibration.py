@@ -1,6 +1,7 @@
-"""Whether probabilities mean what they say: the tables and scores that show it.
+"""Reliability tables and calibration scores: how well stated probabilities agree with observed shares.
 
-A model that says 0.9 is calibrated if nine of ten such images are what it says. `temperature.py` mends probabilities.
+A model is calibrated if nine of ten images to which it gives a class with a probability of 0.9 are of this class.
+`temperature.py` calibrates probabilities.
 """
 
 import math
@@ -19,9 +20,9 @@ from tumorboard.evaluation.proportions import rate_by_group
 
 Reliability: TypeAlias = pd.DataFrame  # one row per bin: RELIABILITY_COLUMNS
 
-BINS = 10  # of a reliability table
-BIN_ROWS = 10  # images that a bin has at least
-SATURATED = np.finfo(np.float64).eps  # logits are of probabilities clipped to [eps, 1 - eps]
+BINS = 10  # the most bins of a reliability table
+BIN_ROWS = 10  # images per bin that limit the number of bins
+SATURATED = np.finfo(np.float64).eps  # logits are taken of probabilities clipped to [eps, 1 - eps]
 TOP_LABEL = "predicted class"  # value of `probability_of` for the probability of the most probable class
 RELIABILITY_COLUMNS = ("probability_of", "images", "groups", "probability", "observed", "observed_low", "observed_high")
 
@@ -39,12 +40,12 @@ def reliability_table(
     Args:
         predictions: rows that all have a label.
         positive: a class; its probability has bins of its own, besides that of the most probable class.
-        bins: the most bins.
-        confidence: of the intervals.
+        bins: largest number of bins.
+        confidence: confidence level of the intervals.
 
     Returns:
-        One row per bin, by rising probability. `probability_of`: TOP_LABEL, or `positive`; `images`, `groups`: how
-        many; `probability`: the mean; `observed`: the share of images that are of the predicted class, or `positive`;
+        One row per bin, by rising probability. `probability_of`: TOP_LABEL, or `positive`; `images`, `groups`: their
+        numbers; `probability`: mean; `observed`: the share of images that are of the predicted class, or `positive`;
         `observed_low`, `observed_high`: its interval by `rate_by_group`, nan where the bin has too few groups.
 
     Raises:
@@ -65,7 +66,7 @@ def reliability_table(
 
 
 def class_column(predictions: Predictions, name: str) -> int:
-    """Returns the position of a class among the classes; raises InputError that lists them where it is none."""
+    """Returns the position of a class among the classes; raises InputError, which lists them, where it is none."""
     classes = classes_of(predictions)
     if name not in classes:
         raise InputError(f"data.positive is '{name}', which is no class: choose one of {', '.join(classes)}")
@@ -93,7 +94,7 @@ def _reliability(
 
 
 def equal_bins(values: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
-    """Divides N values into bins of about equally many; equal values are in one bin.
+    """Divides N values into bins of about equal size; equal values are in one bin.
 
     Returns:
         int64[N], the number of each value's bin, rising with the value; with fewer than `bins` times BIN_ROWS values
@@ -104,7 +105,7 @@ def equal_bins(values: NDArray[np.float64], bins: int) -> NDArray[np.int64]:
     """
     usable = max(1, min(bins, len(values) // BIN_ROWS))
     _, distinct, counts = np.unique(values, return_inverse=True, return_counts=True)
-    middle_rank = np.cumsum(counts) - counts / 2  # of the rows of each distinct value
+    middle_rank = np.cumsum(counts) - counts / 2  # middle rank of the rows of each distinct value
     numbers: NDArray[np.int64] = (middle_rank * usable / len(values)).astype(np.int64)[distinct]
     return numbers
 
@@ -114,19 +115,19 @@ def calibration_scores(predictions: Predictions, *, positive: str | None = None)
 
     Slope and intercept recalibrate by logistic regression. With two classes the event is the class `positive` (by
     default the second) and x is the logit of its probability. With more classes the event is that the most probable
-    class is right, and x is the logit of the highest probability. Logits are of probabilities clipped to
+    class is right, and x is the logit of the highest probability. Logits are taken of probabilities clipped to
     [eps, 1 - eps].
 
     Args:
         predictions: rows that all have a label.
-        positive: of two classes.
+        positive: the positive one of two classes.
 
     Returns:
         - `brier`: as in `metrics.scores`, 0 to 2.
-        - `calibration_slope`: of the event's log-odds on x; 1 is right, below 1 the model is too sure. nan where x
-          separates event from no event, since no finite slope is the most likely one then.
-        - `calibration_intercept`: of the same with a slope of 1; 0 is right, above 0 the event happens more often than
-          stated ('calibration in the large'). nan where every row or none has the event.
+        - `calibration_slope`: slope of the event's log-odds on x; 1 is right, below 1 the model is too sure. nan where
+          x separates event from no event, since no finite slope is the most likely one then.
+        - `calibration_intercept`: intercept of this regression with a slope of 1; 0 is right, above 0 the event happens
+          more often than stated ('calibration in the large'). nan where every row or none has the event.
         - `ece`: the expected calibration error of the highest probability, over the bins of `reliability_table`. Chance
           alone puts it above 0 where bins have few images.
 
@@ -172,7 +173,6 @@ def _intercept(x: NDArray[np.float64], event: NDArray[np.bool_]) -> float:
     """Returns the intercept of the logistic regression of an event on x with a slope of 1."""
     if event.all() or not event.any():
         return math.nan
-    bound = (
-        float(np.abs(x).max()) + math.log(len(x)) + 1
-    )  # there the expected number of events is below 1, or misses it
+    # At -bound the expected number of events is below 1, at +bound the expected number of rows without an event.
+    bound = float(np.abs(x).max()) + math.log(len(x)) + 1
     return float(brentq(lambda intercept: float((expit(x + intercept) - event).sum()), -bound, bound))

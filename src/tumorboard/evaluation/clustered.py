@@ -1,7 +1,7 @@
 """Scores with their variance between groups: images of one patient are not independent.
 
 Every score here is a smooth function of means over images (of the cells of the confusion matrix, of squared errors, of
-the ranks of AUC). Its influence values say by how much each image moves it; their sums per group give the
+the ranks of AUC). Its influence values measure how far each image moves it; their sums per group give the
 cluster-robust ("sandwich") variance of any such score, without assumptions about how images of a group resemble each
 other.
 """
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tumorboard.evaluation.metrics import CLASS_SCORES, log_odds
 
-# proportion: of images; share: another score between 0 and 1; mean: of a loss per image, at least 0.
+# proportion: a share of images; share: another score between 0 and 1; mean: a mean loss per image, at least 0.
 Scale: TypeAlias = Literal["proportion", "share", "mean"]
 
 SCALES: dict[str, Scale] = {"precision": "proportion", "recall": "proportion", "specificity": "proportion"}
@@ -27,8 +27,8 @@ class Rows(NamedTuple):
 
     actual: NDArray[np.int64]  # [N], the label's class index
     probabilities: NDArray[np.float64]  # [N, K]
-    group: NDArray[np.int64]  # [N], 0 to G - 1; each group has an image
-    groups: int  # G
+    group: NDArray[np.int64]  # [N], number of the image's group, 0 to G - 1; each group has an image
+    groups: int  # G, the number of groups
 
 
 class Estimate(NamedTuple):
@@ -37,12 +37,12 @@ class Estimate(NamedTuple):
     score: str
     scale: Scale
     value: float
-    variance: float  # of the value, between groups; corrected for few groups
+    variance: float  # variance of the value between groups, corrected for few groups
     simple_variance: float  # the variance if all images were independent
-    images: int  # in the denominator; of the rarer class
-    groups: int  # with such an image
+    images: int  # images in the denominator; in an AUC or a mean over classes, images of the rarer class
+    groups: int  # groups with such an image
     effective_groups: float  # the number of equally large groups that would be as informative
-    weight: float = 0.0  # of AUC: that of one image of the rarer class in the score; else 0
+    weight: float = 0.0  # weight of one image of the rarer class in an AUC; 0 for other scores
 
 
 class _Part(NamedTuple):
@@ -63,7 +63,7 @@ def estimate_scores(rows: Rows, classes: Sequence[str], *, only: Collection[str]
     Args:
         rows: the predictions.
         classes: the K class names.
-        only: those of CLASS_SCORES that are estimated; empty: all scores.
+        only: names of the CLASS_SCORES that are estimated; empty: all scores.
 
     Yields:
         loss, brier (divided by `BRIER_RANGE`), accuracy and, for each class and as mean over the classes, CLASS_SCORES;
@@ -72,18 +72,18 @@ def estimate_scores(rows: Rows, classes: Sequence[str], *, only: Collection[str]
     Source:
         Obuchowski 1997 for AUC (DeLong, DeLong and Clarke-Pearson 1988 with clusters); Bell and McCaffrey 2002 for the
         correction of the variance (CR2 of a mean, whose degrees of freedom are `effective_groups` - 1 for independent
-        images); Satterthwaite 1946 and Welch 1947 for those of AUC, a sum of two means; Hong, Lim and Bae 2026 (arXiv
-        2606.03656) for confusion-matrix scores under one sandwich variance.
+        images); Satterthwaite 1946 and Welch 1947 for the degrees of freedom of AUC, a sum of two means; Hong, Lim and
+        Bae 2026 (arXiv 2606.03656) for confusion-matrix scores under one sandwich variance.
     """
     for score, scale, part in _named_parts(rows, classes, only):
         yield _estimate(score, scale, part, rows)
 
 
 def estimate_means(models: Sequence[Rows], classes: Sequence[str]) -> Iterator[tuple[Estimate, NDArray[np.float64]]]:
-    """Estimates the mean over M models of each score of `estimate_scores`; its variance is that between groups.
+    """Estimates the mean over M models of each score of `estimate_scores`, with its variance between groups.
 
     Args:
-        models: the predictions of each, of the same images in the same order.
+        models: each model's predictions for the same images in the same order.
         classes: the K class names.
 
     Yields:
@@ -92,7 +92,7 @@ def estimate_means(models: Sequence[Rows], classes: Sequence[str]) -> Iterator[t
     for parts in zip(*(_named_parts(rows, classes, ()) for rows in models), strict=True):
         score, scale, first = parts[0]
         mean = _scale(reduce(_sum, (part for _, _, part in parts)), 1 / len(parts))
-        # One misranked image may be so by every model: it has the weight in the mean that it has in one model's score.
+        # Every model may misrank the same image: it has the weight in the mean that it has in one model's score.
         mean = mean._replace(weight=first.weight)
         yield _estimate(score, scale, mean, models[0]), np.array([part.value for _, _, part in parts])
 
@@ -150,7 +150,7 @@ def image_losses(rows: Rows) -> NDArray[np.float64]:
 def image_briers(rows: Rows) -> NDArray[np.float64]:
     """Returns the squared error of each image, float64[N], summed over the classes and divided by `BRIER_RANGE`."""
     chosen = rows.probabilities[np.arange(len(rows.actual)), rows.actual]
-    # The sum over the classes of (p - y)² without the array y: that of the other classes' p², plus (1 - p)².
+    # The sum over the classes of (p - y)² without the array y: the sum of the other classes' p², plus (1 - p)².
     others = np.maximum(np.square(rows.probabilities).sum(1) - np.square(chosen), 0)
     briers: NDArray[np.float64] = (others + np.square(1 - chosen)) / BRIER_RANGE
     return briers
@@ -159,7 +159,7 @@ def image_briers(rows: Rows) -> NDArray[np.float64]:
 def _class_parts(
     rows: Rows, predicted: NDArray[np.int64], classes: Sequence[str], score: str
 ) -> Iterator[tuple[str, Scale, _Part]]:
-    """Yields one score of each class, and of the mean over the classes."""
+    """Yields one score of each class, then its mean over the classes."""
     total: _Part | None = None
     number = 0
     for part in _auc_parts(rows) if score == "auc" else _ratio_parts(rows, predicted, score):
@@ -179,7 +179,7 @@ def estimate_auc(rows: Rows) -> tuple[Estimate, NDArray[np.float64]]:
     """Returns the mean AUC of each class against the rest, and what each group adds to its variance.
 
     Returns:
-        The estimate, and float64[G], whose squares have the variance as their sum; zeros where the AUC is undefined.
+        The estimate, and float64[G], whose squares sum to the variance; zeros where the AUC is undefined.
     """
     parts = list(_auc_parts(rows))
     mean = _scale(reduce(_sum, parts), 1 / len(parts))
@@ -190,14 +190,14 @@ def estimate_auc(rows: Rows) -> tuple[Estimate, NDArray[np.float64]]:
 
 
 def _auc_parts(rows: Rows) -> Iterator[_Part]:
-    """Yields the AUC of each class against the rest; of two classes once."""
+    """Yields the AUC of each class against the rest; with two classes only one, which both have."""
     odds = log_odds(rows.probabilities)
     for column in range(1 if odds.shape[1] == 2 else odds.shape[1]):
         yield _auc(rows, rows.actual == column, odds[:, column])
 
 
 def _ratio_parts(rows: Rows, predicted: NDArray[np.int64], score: str) -> Iterator[_Part]:
-    """Yields another score of each class."""
+    """Yields precision, recall, specificity or F1 of each class."""
     for column in range(rows.probabilities.shape[1]):
         yield _ratio(rows, *_ratio_of(score, rows.actual == column, predicted == column))
 
@@ -229,7 +229,7 @@ def _ratio(rows: Rows, numerator: NDArray[np.generic], denominator: NDArray[np.g
 
 
 def _auc(rows: Rows, positive: NDArray[np.bool_], odds: NDArray[np.float64]) -> _Part:
-    """Returns the share of pairs of a positive and another image that `odds` ranks rightly, ties half."""
+    """Returns the share of pairs of a positive and another image that `odds` ranks correctly; ties count half."""
     count, others = np.count_nonzero(positive), np.count_nonzero(~positive)
     if count == 0 or others == 0:
         return _Part(np.nan, np.zeros(0), np.zeros(0), 0, 0, 0)
@@ -256,13 +256,13 @@ def _auc(rows: Rows, positive: NDArray[np.bool_], odds: NDArray[np.float64]) -> 
 def _degrees_of_two_means(held: NDArray[np.float64], variances: NDArray[np.float64]) -> float:
     """Returns the degrees of freedom of the sum of two means over groups, at least 1.
 
-    One mean has 1 / S - 1, where S is the sum of its groups' squared shares. Two means over different groups have those
-    of Welch, two over the same groups in equal shares those of one; S of two means is the sum of the products of their
-    groups' shares.
+    One mean has 1 / S - 1 degrees, where S is the sum of its groups' squared shares. Two means over different groups
+    have Welch's degrees, two means over the same groups in equal shares have the degrees of one; S of two means is the
+    sum of the products of their groups' shares.
 
     Args:
         held: float64[2, G], the share of each group in the denominator of each mean.
-        variances: float64[2], of the two means.
+        variances: float64[2], the variances of the two means.
 
     >>> apart = np.array([[0.5, 0.5, 0, 0, 0], [0, 0, 1 / 3, 1 / 3, 1 / 3]])  # 1 and 2 degrees of freedom
     >>> round(_degrees_of_two_means(apart, np.ones(2)), 6)  # (1 + 1)^2 / (1 / 1 + 1 / 2)
@@ -277,7 +277,7 @@ def _degrees_of_two_means(held: NDArray[np.float64], variances: NDArray[np.float
 
 
 def placements(positive: NDArray[np.bool_], odds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Computes the share of images of the other kind that each image is ranked rightly against, ties half.
+    """Computes the share of the other kind's images that each image is ranked correctly against; ties count half.
 
     Args:
         positive: bool[N], which images are of the class; both kinds occur.
@@ -291,7 +291,7 @@ def placements(positive: NDArray[np.bool_], odds: NDArray[np.float64]) -> NDArra
     """
     _, rank = np.unique(odds, return_inverse=True)
     own, other = np.bincount(rank, positive), np.bincount(rank, ~positive)
-    # Of the other kind: those ranked below a positive image, above another image; half of those at the same rank.
+    # Numbers of images of the other kind: below a positive image's rank, above another image's rank; ties count half.
     below, above = np.cumsum(other) - other / 2, own.sum() - np.cumsum(own) + own / 2
     place: NDArray[np.float64] = np.where(positive, (below / other.sum())[rank], (above / own.sum())[rank])
     return place

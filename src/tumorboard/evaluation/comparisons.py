@@ -22,7 +22,7 @@ Seeds: TypeAlias = pd.DataFrame  # one row per score: SEED_COLUMNS
 NAME_COLUMNS = ("first_name", "second_name")
 EXPLORATORY_COLUMNS = (*NAME_COLUMNS, *DIFFERENCE_COLUMNS[:-1], "p_holm", "verdict")
 SEED_COLUMNS = ("score", "models", "mean", "sd", "low", "high", "method")
-PRIMARY_SCORE = "accuracy"  # that of the one comparison that is no exploration
+PRIMARY_SCORE = "accuracy"  # score of the one comparison that is not exploratory
 # The scores of a panel's primary pair: all but the recalls of single classes.
 OF_PRIMARY = ("accuracy", "balanced_accuracy", "sensitivity", "specificity", "brier", "auc")
 
@@ -31,7 +31,7 @@ class PanelComparison(NamedTuple):
     """What `compare_panel` returns."""
 
     primary: Differences  # one row, with NAME_COLUMNS before the others
-    exploratory: pd.DataFrame  # EXPLORATORY_COLUMNS; its verdicts are those of p_holm
+    exploratory: pd.DataFrame  # EXPLORATORY_COLUMNS; its verdicts follow from p_holm
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -69,13 +69,13 @@ def compare_panel(
         primary: the two names of the primary comparison; None: the heading vote against the best member.
         heading: name of the vote that heads the report.
         best_member: name of the member with the least held-out loss; never chosen by the images compared here.
-        confidence: of the intervals, which are not corrected.
-        seed: of the drawn flips.
-        score: of the primary comparison.
-        scores: of the primary pair; one that there is not is left out; empty: all.
-        positive: of two classes.
-        unit: what a group is, in the singular, for the verdicts.
-        without_probabilities: names whose tables hold shares of votes; the rows of `brier` and `auc` say so.
+        confidence: confidence level of the intervals, which are not corrected.
+        seed: seed of the drawn flips.
+        score: score of the primary comparison.
+        scores: scores of the primary pair; other names have no effect; empty: all.
+        positive: the positive one of two classes.
+        unit: the noun for a group, in the singular, for the verdicts.
+        without_probabilities: names whose tables hold shares of votes; they are not compared in `brier` and `auc`.
 
     Raises:
         InputError: a name is not in the panel, the two names of the primary comparison are the same, or the tables are
@@ -104,15 +104,15 @@ def compare_pair(
     unit: str | None = None,
     without_probabilities: Collection[str] = (),
 ) -> PanelComparison:
-    """Compares two tables in PRIMARY_SCORE and, exploratory, in every other score: `compare_panel` of a panel of two.
+    """Compares two tables in PRIMARY_SCORE and, as exploration, in every other score, by `compare_panel` on both.
 
     Args:
         pair: the two Predictions by name, the first one first.
-        confidence: as for `compare_panel`, like all others.
-        seed: likewise.
-        positive: likewise.
-        unit: likewise.
-        without_probabilities: likewise.
+        confidence: confidence level of the intervals, which are not corrected.
+        seed: seed of the drawn flips.
+        positive: the positive one of two classes.
+        unit: the noun for a group, in the singular, for the verdicts.
+        without_probabilities: names whose tables hold shares of votes.
     """
     first, second = pair
     return compare_panel(
@@ -135,9 +135,9 @@ def _named_differences(
     """Compares two tables and adds NAME_COLUMNS.
 
     Args:
-        predictions: as for `compare_panel`.
-        names: of the two.
-        settled: `compare` with all but the tables and their names.
+        predictions: Predictions of the same images by name.
+        names: names of the two tables.
+        settled: `compare` with all arguments set but the tables, their names and `probabilities`.
         without: names whose tables hold shares of votes.
     """
     first, second = names
@@ -160,7 +160,7 @@ def _chosen_pair(
 
 
 def _correct(exploratory: Differences, alpha: float) -> pd.DataFrame:
-    """Adds p_holm to comparisons and makes their verdicts those of p_holm: EXPLORATORY_COLUMNS."""
+    """Adds p_holm to comparisons and sets their verdicts by it; returns EXPLORATORY_COLUMNS."""
     exploratory = exploratory.assign(p_holm=holm(exploratory["p"].tolist()))
     exploratory["verdict"] = [
         row["verdict"]
@@ -176,14 +176,14 @@ def across_seeds(models: Members, *, confidence: float = 0.95, unit: str | None 
 
     Args:
         models: Predictions of the same images by the name of a model; two or more.
-        confidence: of the interval.
-        unit: what a group is, in the singular, for messages.
+        confidence: confidence level of the interval.
+        unit: the noun for a group, in the singular, for messages.
 
     Returns:
-        One row per score: accuracy, balanced_accuracy, recall_<class>, brier, auc. `models`: how many; `mean` and `sd`
-        over them; `low`, `high` and `method`: the interval of the recipe's expected score, as in `intervals`; nan and
-        the reason where there is none. Its variance is that of the mean between groups plus that between seeds (sd^2 /
-        models), with the degrees of freedom of Welch and Satterthwaite.
+        One row per score: accuracy, balanced_accuracy, recall_<class>, brier, auc. `models`: their number; `mean` and
+        `sd` over them; `low`, `high` and `method`: the interval of the recipe's expected score, as in `intervals`; nan
+        and the reason where there is none. Its variance is the mean's variance between groups plus its variance between
+        seeds (sd^2 / models), with the degrees of freedom of Welch and Satterthwaite.
 
     Raises:
         InputError: there are fewer than two models, or the tables are not of the same images.
@@ -214,9 +214,9 @@ def _seed_row(
     """Returns a row of SEED_COLUMNS.
 
     Args:
-        estimate: of the mean over models.
-        values: float64[M], of each model.
-        confidence: of the interval.
+        estimate: the mean over models.
+        values: float64[M], the score of each model.
+        confidence: confidence level of the interval.
         unit: the noun for a group; None: 'group'.
     """
     between = float(values.var(ddof=1)) / len(values)
@@ -228,15 +228,15 @@ def _seed_row(
 
 
 def _with_spread(estimate: Estimate, between: float, models: int) -> Estimate:
-    """Adds the variance between seeds to that of a mean over models between groups.
+    """Adds the variance between seeds to a mean over models, which has its variance between groups.
 
-    Images that were independent would have the variance between seeds as well. A proportion's simple variance is that
-    of single decisions, which the mean of several models undercuts.
+    Independent images would have the variance between seeds as well. A proportion's simple variance is the variance of
+    single decisions, which the mean of several models undercuts.
 
     Args:
-        estimate: of the mean.
+        estimate: the mean over models.
         between: the variance of the mean between seeds.
-        models: how many.
+        models: number of models.
     """
     within, degrees = estimate.variance, max(1.0, estimate.effective_groups - 1)
     total = within + between

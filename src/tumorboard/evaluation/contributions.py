@@ -1,4 +1,4 @@
-"""Scores as sums of one contribution per group, which is what tests and intervals by patient need."""
+"""Divides scores into one contribution per group, as tests and intervals by patient need them."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
@@ -13,7 +13,7 @@ from tumorboard.evaluation.metrics import log_odds
 
 Floats = NDArray[np.float64]
 
-SCORES_OF_LOSS = ("brier", "loss")  # less is better
+SCORES_OF_LOSS = ("brier", "loss")  # scores of which less is better
 
 
 class Contribution(NamedTuple):
@@ -21,13 +21,13 @@ class Contribution(NamedTuple):
 
     first: Floats  # its sum is the first model's score
     second: Floats  # its sum is the second model's score
-    weights: Floats  # what each would add to a score of 1; its sum is 1
-    fewest: int  # groups of the rarest class, where the score is one of several classes; else of all
-    largest: float = 1.0  # possible difference
+    weights: Floats  # what each group would add to a score of 1; its sum is 1
+    fewest: int  # number of groups with the rarest class where the score is a mean over classes, else of all groups
+    largest: float = 1.0  # largest possible difference
 
     @property
     def difference(self) -> Floats:
-        """What each group adds to the difference; but for AUC, exchanging the two models there flips its sign."""
+        """What each group adds to the difference; exchanging the models in a group flips its sign, except for AUC."""
         return self.first - self.second
 
 
@@ -47,17 +47,17 @@ def paired_contributions(
         actual: int64[N], class indices.
         group: int64[N], the index of each row's group: 0 to G - 1, each with a row.
         first: float64[N, K], probabilities of the first model.
-        second: float64[N, K], probabilities of the second.
-        classes: the K names.
-        positive: of two classes; the recalls are then called sensitivity and specificity.
-        only: the scores that are divided; one that there is not is left out; empty: all.
+        second: float64[N, K], probabilities of the second model.
+        classes: the K class names.
+        positive: the positive one of two classes; the recalls are then called sensitivity and specificity.
+        only: names of the scores that are divided; other names have no effect; empty: all.
 
     Returns:
         The contributions by score: accuracy, balanced_accuracy, recall_<class> or sensitivity and specificity, brier,
-        auc. Those of an undefined score are nan.
+        auc. The contributions to an undefined score are nan.
 
     Raises:
-        InputError: `positive` is none of two classes.
+        InputError: `positive` is not one of two classes.
     """
     if positive is not None and (len(classes) != 2 or positive not in classes):
         raise InputError(f"data.positive is '{positive}', expected one of two classes; there are {', '.join(classes)}")
@@ -80,17 +80,17 @@ class _Groups(NamedTuple):
     """Sums over the groups of N rows."""
 
     group: NDArray[np.int64]  # [N], the index of each row's group
-    groups: int  # how many
+    groups: int  # G, the number of groups
     actual: NDArray[np.int64]  # [N], class indices
-    classes: int
+    classes: int  # K, the number of classes
 
     @property
     def every(self) -> Floats:
-        """The weights of the rows in the mean over all."""
+        """The weights of the rows in the mean over all rows."""
         return np.full(len(self.actual), 1 / len(self.actual))
 
     def mean_of_class(self, k: int) -> Floats:
-        """Returns the weights of the rows in a mean over the images of a class; nan where it has none."""
+        """Returns the weights of the rows in the mean over a class's images; nan where it has none."""
         of_class = self.actual == k
         return of_class / of_class.sum() if of_class.any() else np.full(len(of_class), np.nan)
 
@@ -101,7 +101,7 @@ class _Groups(NamedTuple):
 
     @property
     def fewest(self) -> int:
-        """The number of groups with images of the class that has the fewest."""
+        """The number of groups with images of the class that has the fewest groups."""
         return min(len(np.unique(self.group[self.actual == k])) for k in range(self.classes))
 
     def total(self, values: Floats) -> Floats:

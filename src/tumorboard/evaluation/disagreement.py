@@ -13,20 +13,20 @@ from tumorboard.base.tables import Predictions, classes_of, probabilities_of
 Agreement: TypeAlias = pd.DataFrame  # one row per pair of members: first, second, agreement, kappa
 Splits: TypeAlias = pd.DataFrame  # one row per image that splits the panel; `find_splits` states the columns
 
-DECIDED = "decided "  # begins the column of a member's class
-PROBABILITY = "probability "  # begins the column of its probability
+DECIDED = "decided "  # prefix of the column of a member's predicted class
+PROBABILITY = "probability "  # prefix of the column of this class's probability
 
 
 def pairwise_agreement(members: Mapping[str, Predictions]) -> Agreement:
     """Compares the members' decisions, each the more probable class, pair by pair.
 
     Args:
-        members: at least one row; all have the same rows in the same order.
+        members: Predictions by member, with at least one row; all have the same rows in the same order.
 
     Returns:
         One row per pair: `first`, `second`, `agreement` (the share of images with the same decision) and `kappa`, the
-        agreement beyond what the two members' shares of decisions would give by chance (0) to full agreement (1); nan
-        where both always decide for one class, the same.
+        agreement beyond chance: 0 for what the two members' shares of decisions would give by chance, 1 for full
+        agreement; nan where both always decide for the same class.
 
     Source:
         Cohen 1960.
@@ -57,7 +57,7 @@ def find_splits(members: Mapping[str, Predictions]) -> Splits:
     """Lists the images on which members decide differently, those that split the panel most first.
 
     Args:
-        members: all have the same rows in the same order.
+        members: Predictions by member; all have the same rows in the same order.
 
     Returns:
         One row per image: `rank` from 1, `id`, `label`, `entropy` of the members' decisions (0: all agree; it is

@@ -11,10 +11,10 @@ from tumorboard.base.randomness import keys_of, uniforms
 
 Counts = NDArray[np.float64]  # [G, K], images per group and class
 
-PERMUTATIONS = 1999  # so that the smallest p is 1 in 2,000
+PERMUTATIONS = 1999  # number of permutations; the smallest p is 1 in 2,000
 CHUNK_CELLS = 2_000_000  # permutations times groups in memory at a time: 16 MB per array of float64
-MIN_GROUPS = 3  # on either side
-MANY_GROUPS = 200  # on either side: from here on the statistic is compared with the normal distribution
+MIN_GROUPS = 3  # the fewest groups on either side that are tested
+MANY_GROUPS = 200  # groups on either side from which the statistic is compared with the normal distribution
 ROUNDING = 1e-9  # statistics that differ by less are equal
 
 
@@ -22,9 +22,9 @@ class Gap(NamedTuple):
     """The difference between the images inside a subset and those outside it."""
 
     gap: float  # share of right images inside minus outside, at equal shares of classes; nan: no class in common
-    low: float  # of its interval
-    high: float  # likewise
-    p: float  # two-sided
+    low: float  # lower end of the interval
+    high: float  # upper end of the interval
+    p: float  # two-sided p-value
 
 
 class Blocks(NamedTuple):
@@ -34,7 +34,7 @@ class Blocks(NamedTuple):
     its images in `a` and none in `b`.
     """
 
-    names: list[str]  # of the G groups, sorted
+    names: list[str]  # names of the G groups, sorted
     mixed: NDArray[np.bool_]  # [G], whether the group has images on both sides
     inside: NDArray[np.bool_]  # [G], whether block `a` is inside
     images_a: Counts
@@ -91,10 +91,10 @@ def compare_sides(blocks: Blocks, *, confidence: float, seed: int, stream: str) 
     halves, so it is compared with itself. The statistic is the difference over its standard error.
 
     Args:
-        blocks: of the images.
-        confidence: of the interval.
-        seed: of the permutations, which depend on the groups' names and not on the order of rows.
-        stream: a text; each has permutations of its own.
+        blocks: the images by group, class and side.
+        confidence: confidence level of the interval.
+        seed: seed of the permutations, which depend on the groups' names and not on the order of rows.
+        stream: name of the test; each name has permutations of its own.
 
     Returns:
         The difference with its interval (t with one degree of freedom less than the smaller side has groups) and its p.
@@ -126,7 +126,7 @@ def _permutation_p(blocks: Blocks, statistic: float, seed: int, stream: str) -> 
 
 
 def _exchange(blocks: Blocks, draws: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns for uniform draws [R, G] whether block `a` of each group is inside, 0 or 1."""
+    """Returns whether block `a` of each group is inside, 0 or 1 [R, G], by uniform draws [R, G]."""
     exchanged = (draws < 0.5).astype(np.float64)
     single = np.flatnonzero(~blocks.mixed)
     rank = draws[:, single].argsort(axis=1).argsort(axis=1)

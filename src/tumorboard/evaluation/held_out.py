@@ -48,8 +48,8 @@ class HeldOut:
     """The outputs of one training for its N validation rows: one set per part, and one for all rows."""
 
     parts: NDArray[np.int64]  # [N], the part of each row: 0 to P - 1
-    logits: NDArray[np.float32]  # [P + 1, N, K]; at p of the epoch chosen without part p, at P of the one chosen by all
-    epochs: NDArray[np.int64]  # [P + 1], these epochs, from 1
+    logits: NDArray[np.float32]  # [P + 1, N, K]; index p: epoch chosen without part p; index P: epoch chosen by all
+    epochs: NDArray[np.int64]  # [P + 1], numbers of these epochs, from 1
     scores: NDArray[np.float64]  # [P + 1], the validation score by which each was chosen; nan: undefined so far
 
     @property
@@ -65,13 +65,13 @@ class HeldOut:
     def choose(
         self, logits: NDArray[np.float32], epoch: int, better: Sequence[bool], scores: Sequence[float]
     ) -> "HeldOut":
-        """Returns a copy in which a new epoch takes the place of the chosen one where `better` says so.
+        """Returns a copy in which a new epoch takes the place of the chosen one where `better` is true.
 
         Args:
-            logits: float32[N, K] of the new epoch.
-            epoch: its number.
-            better: for each of the P + 1 choices.
-            scores: of the new epoch, likewise.
+            logits: float32[N, K], the new epoch's logits.
+            epoch: the new epoch's number.
+            better: for each of the P + 1 choices, whether the new epoch is chosen.
+            scores: for each of the P + 1 choices, the new epoch's validation score.
         """
         chosen = np.array(better)
         return replace(
@@ -95,7 +95,7 @@ def start_held_out(groups: Sequence[str], classes: int) -> HeldOut:
 
 
 def write_held_out(held_out: HeldOut, path: Path) -> None:
-    """Writes the outputs as safetensors; equal ones give equal bytes."""
+    """Writes the outputs as safetensors; equal outputs give equal bytes."""
     write_arrays(held_out, path)
 
 
@@ -103,12 +103,12 @@ def read_held_out(path: Path, rows: int, classes: int) -> HeldOut:
     """Reads what `write_held_out` wrote.
 
     Args:
-        path: of the file.
-        rows: the number of validation rows that it must have.
-        classes: the number of classes that it must have.
+        path: the file.
+        rows: the number of validation rows that the file must have.
+        classes: the number of classes that the file must have.
 
     Raises:
-        InputError: the file is missing, damaged or of other rows.
+        InputError: the file is missing, damaged or for other rows.
     """
     held_out = read_arrays(HeldOut, path)
     choices = int(held_out.parts.max(initial=0)) + 2

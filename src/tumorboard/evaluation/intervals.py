@@ -1,10 +1,10 @@
-"""Intervals of scores that hold where images of one patient are not independent, and say so where none can.
+"""Intervals of scores where images of one patient are not independent, or the reason why there is none.
 
 Proportions have the Korn-Graubard interval: Clopper-Pearson's with the number of independent images that would have the
 same variance. The other scores have a logit-t interval with the variance between groups. Brier score and loss have the
-outer ends of that (for the loss on the scale of its logarithm) and of the bootstrap-t. Without a mistake, or with
-mistakes only, the interval has one side: the score at which G groups without a mistake have a chance of 1 - confidence.
-The lower end of an AUC allows for the misranked image that the sample happens not to have.
+outer ends of this interval (for the loss on the scale of its logarithm) and of the bootstrap-t interval. Without a
+mistake, or with mistakes only, the interval has one side: the score at which G groups without a mistake have a chance
+of 1 - confidence. The lower end of an AUC allows for the misranked image that the sample happens not to have.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,14 +20,14 @@ from tumorboard.evaluation.bootstrap import Means, resample_means
 from tumorboard.evaluation.clustered import BRIER_RANGE, Estimate, Rows, estimate_scores, image_briers, image_losses
 from tumorboard.evaluation.metrics import labels_and_probabilities
 
-MIN_GROUPS = 10  # with fewer groups of a class no method keeps what it promises (docs/intervals.md)
+MIN_GROUPS = 10  # groups of a class; with fewer no method has its nominal coverage (docs/intervals.md)
 CONCENTRATED = 1 / 3  # a group with this share of the images is named in a warning
 # The bootstrap moves an end at most this many times as far out: with 15 groups single resamples almost without errors
 # would else make the mean width six times as large, for no more coverage.
 MOST_WIDENING = 1.5
 MANY_POINTS = 3  # percentage points from which a precision is stated without decimals
-UNSEEN = 0.5  # share of the other images that an image which is ranked by chance is ranked wrongly against
-LEAST = 1e-3  # AUC that is not lowered further
+UNSEEN = 0.5  # share of the other images against which an image ranked by chance is misranked
+LEAST = 1e-3  # `t_limits` lowers no AUC below this one
 # A score that differs by less from 0 or 1 differs by rounding only.
 ROUNDING = 1e-12
 
@@ -51,9 +51,9 @@ def intervals(
     """Computes every score with its interval.
 
     Args:
-        predictions: N rows that all have a label; `group` says which of them belong together.
-        confidence: of the intervals, in (0, 1).
-        seed: of the bootstrap; the resamples depend on it and on the names of the groups, not on the order of the rows.
+        predictions: N rows that all have a label; rows with the same `group` belong together.
+        confidence: confidence level of the intervals, in (0, 1).
+        seed: seed of the bootstrap; the resamples depend on it and on the groups' names, not on the order of the rows.
         bootstrap: the number of resamples; 0: Brier score and loss have the t interval alone.
         unit: the noun for a group, such as 'patient'; None: 'group'.
 
@@ -117,15 +117,15 @@ def interval_with_bootstrap(
     resamples: int,
     unit: str | None,
 ) -> Interval:
-    """Returns the interval of one estimate of `estimate_scores(rows, ...)`; of Brier score and loss with bootstrap.
+    """Returns the interval of one estimate of `estimate_scores(rows, ...)`; Brier score and loss use the bootstrap too.
 
     Args:
         estimate: the score.
         rows: the predictions.
         keys: uint64[G], the key of each group's name.
-        confidence: of the interval.
-        seed: of the resamples.
-        resamples: their number; 0: no bootstrap.
+        confidence: confidence level of the interval.
+        seed: seed of the resamples.
+        resamples: number of resamples; 0: no bootstrap.
         unit: the noun for a group; None: 'group'.
     """
     interval = interval_of(estimate, confidence, unit)
@@ -164,7 +164,7 @@ def one_sided(estimate: Estimate, confidence: float) -> tuple[float, float]:
 def _korn_graubard(estimate: Estimate, confidence: float) -> Interval:
     """Returns Clopper-Pearson's interval for the effective number of images, which never exceeds their number."""
     tail, value, images = (1 - confidence) / 2, estimate.value, estimate.images
-    # simple_variance is value (1 - value) / images; as the other variance it takes images - 1 for the estimated mean.
+    # simple_variance is value (1 - value) / images; it gets images - 1, as the other has, for the estimated mean.
     design_effect = estimate.variance / estimate.simple_variance * (images - 1) / images
     effective = images * (_t(tail, images - 1) / _t(tail, _degrees(estimate))) ** 2 / max(design_effect, ROUNDING)
     effective = min(effective, images)
@@ -179,13 +179,13 @@ def t_limits(
 ) -> tuple[float, float]:
     """Returns the ends of a t interval on the scale of the logit or logarithm.
 
-    The lower end of an AUC is that around the AUC which one more image of the rarer class would leave if it were ranked
-    by chance, where that is lower. The weight of one image is the inverse of the effective number of images, since a
-    further image of a known group is less than a whole one.
+    An AUC is lowered to the AUC with one more image of the rarer class, ranked by chance; the lower end around it
+    replaces the lower end around the estimate where it is lower. The weight of one image is the inverse of the
+    effective number of images, since a further image of a known group counts less than a whole one.
 
     Args:
         estimate: the score, not 0 or 1.
-        confidence: of the interval.
+        confidence: confidence level of the interval.
         scale: 'logit-t' or 'log-t'.
         floor: whether the interval is no narrower than for independent images.
     """
@@ -212,7 +212,7 @@ def _t(tail: float, degrees: float) -> float:
 
 
 def _widen_by_bootstrap(interval: Interval, estimate: Estimate, means: Means, confidence: float) -> Interval:
-    """Moves each end out to that of the bootstrap-t interval, which follows the skew of the errors.
+    """Moves each end out to the end of the bootstrap-t interval, which follows the skew of the errors.
 
     Source: Davison and Hinkley 1997, section 5.2.2.
     """
@@ -233,12 +233,12 @@ def _widen_by_bootstrap(interval: Interval, estimate: Estimate, means: Means, co
 
 
 def precision_statement(result: Mapping[str, float | str | None], groups: int, unit: str | None = None) -> str:
-    """Says in one sentence how exact a run's accuracy is.
+    """Returns a sentence on how exact a run's accuracy is.
 
     Two models that are scored on the same images are compared more exactly than this; two runs on other images less.
 
     Args:
-        result: of `intervals`.
+        result: the scores and intervals that `intervals` returns.
         groups: the number of groups of the scored images.
         unit: the noun for a group; None: 'group'.
 
@@ -268,7 +268,7 @@ def concentration_warning(predictions: Predictions, unit: str | None = None) -> 
 
 
 _Function = Callable[[Any], Any]
-# By method the function, its inverse and its slope.
+# The scale of each method: a function, its inverse and its slope.
 _SCALES: dict[str, tuple[_Function, _Function, _Function]] = {
     "log-t": (np.log, np.exp, lambda value: 1 / value),
     "logit-t": (logit, expit, lambda value: 1 / (value * (1 - value))),

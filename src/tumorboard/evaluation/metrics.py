@@ -5,7 +5,7 @@ class that is never predicted (scikit-learn's zero_division=nan), the AUC of ima
 undefined if it is undefined for one of them: a mean over fewer classes would flatter a model that never predicts the
 hard class.
 
-Scores and curves are numpy's here, equal to scikit-learn's to the bit: a training computes scores after each epoch, and
+Scores and curves are computed by numpy, equal to scikit-learn's to the bit: a training computes scores every epoch, and
 importing scikit-learn takes as long as importing pandas twice; a report of many classes computes thousands of curves.
 """
 
@@ -128,7 +128,7 @@ def log_odds(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
     """Computes by how much each class is more probable than all others together: log p_k - log(sum of the others).
 
     AUC and curves rank by it and not by p_k: a confident network's p_k is rounded to exactly 1 for many images, while
-    the small probabilities of the other classes still tell these apart. With two classes one column is the negative of
+    the small probabilities of the other classes still distinguish these. With two classes one column is the negative of
     the other, so both classes have the same AUC.
 
     Args:
@@ -200,7 +200,7 @@ def _bends(hits: NDArray[np.float64], misses: NDArray[np.float64]) -> NDArray[np
 
 
 def _ranks(odds: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Returns the place int64[N] of each row's log-odds among their distinct values; scikit-learn takes no infinity."""
+    """Returns the rank int64[N] of each row's log-odds among their distinct values; scikit-learn takes no infinity."""
     return np.unique(odds, return_inverse=True)[1]
 
 

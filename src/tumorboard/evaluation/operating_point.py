@@ -1,6 +1,6 @@
-"""From a ranking to a decision: the threshold of the positive class, what it does to images, and what it is worth.
+"""Decisions by a threshold of the positive class: the choice of the threshold, its scores and its net benefit.
 
-All functions are for two classes of which one, the positive one, is to be detected (`data.positive` in params.yaml).
+All functions are for two classes, of which the positive one (`data.positive` in params.yaml) is to be detected.
 """
 
 import math
@@ -48,7 +48,7 @@ def choose_threshold(predictions: Predictions, positive: str, rule: Threshold) -
 
     Args:
         predictions: rows that the threshold is not scored on.
-        positive: of two classes.
+        positive: the positive one of two classes.
         rule: `evaluate.threshold` of params.yaml. None: 0.5. 'youden': the largest sensitivity + specificity - 1.
             AtSensitivity: the highest threshold that reaches the sensitivity. AtSpecificity: the lowest that reaches
             the specificity. Both are always reached, if need be by calling all images the same. AtCost: the least
@@ -58,7 +58,7 @@ def choose_threshold(predictions: Predictions, positive: str, rule: Threshold) -
         The threshold; `decide` applies it.
 
     Raises:
-        InputError: a class that the rule counts has no image, or as `positive_and_probability`.
+        InputError: a class that the rule counts has no image, or the reasons of `positive_and_probability`.
 
     Source:
         Youden 1950.
@@ -82,7 +82,7 @@ def threshold_by_rule(is_positive: NDArray[np.bool_], probability: NDArray[np.fl
 
     Args:
         is_positive: bool[N]; the classes that the rule counts have rows.
-        probability: float64[N], of the positive class.
+        probability: float64[N], probability of the positive class.
         rule: `evaluate.threshold` of params.yaml.
     """
     if rule is None:
@@ -123,7 +123,7 @@ def _candidates(
     """Returns all thresholds that decide differently, rising, with their true and false positives, each [D + 1]."""
     values, index = np.unique(probability, return_inverse=True)
     middles = (values[:-1] + values[1:]) / 2
-    # Between two neighboring float64 there is none: the upper one itself separates them, since `decide` includes it.
+    # Two adjacent float64 have no number between them: the upper one itself separates them, since `decide` includes it.
     middles = np.where(middles > values[:-1], middles, values[1:])
     above_all = (values[-1] + 1) / 2
     end = above_all if above_all > values[-1] else np.nextafter(values[-1], 2)
@@ -136,8 +136,8 @@ def decide(probabilities: NDArray[np.float64], threshold: float | NDArray[np.flo
     """Returns which images are called positive, bool[N]: those whose probability is at least the threshold.
 
     Args:
-        probabilities: float64[N], of the positive class.
-        threshold: one for all, or float64[N].
+        probabilities: float64[N], probability of the positive class.
+        threshold: one threshold for all images, or float64[N].
     """
     decided: NDArray[np.bool_] = np.asarray(probabilities) >= threshold
     return decided
@@ -155,22 +155,21 @@ def operating_scores(
 
     Args:
         predictions: N rows that all have a label and that did not choose the threshold.
-        positive: of two classes.
-        threshold: one for all rows, or float64[N], such as one per part of a cross-fitting.
-        confidence: of the intervals.
+        positive: the positive one of two classes.
+        threshold: one threshold for all rows, or float64[N], such as one per part of a cross-fitting.
+        confidence: confidence level of the intervals.
         unit: the noun for a group, such as 'patient'; None: 'group'.
 
     Returns:
         - `sensitivity`, `specificity`, `ppv`, `npv` and `decided_accuracy`, the share of right decisions; None where
-          there is nothing to divide by: for each also
-          `<score>_low` and `<score>_high`, its interval by group, None where there is none; `<score>_method`, the
-          method or why there is no interval; `<score>_images`, the denominator, and `<score>_groups`, the number of
-          groups that these images are of.
+          there is nothing to divide by. Each also has `<score>_low` and `<score>_high`, its interval by group, None
+          where there is none; `<score>_method`, the method or why there is no interval; `<score>_images`, the
+          denominator, and `<score>_groups`, the number of groups of these images.
         - `true_positives`, `false_negatives`, `false_positives`, `true_negatives`: numbers of images.
-        - `threshold`: None where the rows have different ones.
+        - `threshold`: the threshold; None where the rows have different ones.
 
     Raises:
-        InputError: as `positive_and_probability`.
+        InputError: the reasons of `positive_and_probability`.
     """
     is_positive, probability = positive_and_probability(predictions, positive)
     called = decide(probability, threshold)
@@ -202,14 +201,14 @@ def decision_curve(predictions: Predictions, positive: str) -> DecisionCurve:
     """Computes the net benefit of deciding by the model, against treating all and treating none.
 
     At the threshold probability t a person weighs one false alarm as t / (1 - t) of one detected case. The net benefit
-    is (true positives - false positives * t / (1 - t)) / images, in detected cases per image. It asks for calibrated
+    is (true positives - false positives * t / (1 - t)) / images, in detected cases per image. It needs calibrated
     probabilities: the model calls positive what has a probability of at least t.
 
     Returns:
         One row per threshold 0.01, 0.02 to 0.99: `threshold`, `model`, `all`, `none` (0 throughout).
 
     Raises:
-        InputError: as `positive_and_probability`.
+        InputError: the reasons of `positive_and_probability`.
 
     Source:
         Vickers and Elkin 2006.

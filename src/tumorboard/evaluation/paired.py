@@ -35,13 +35,13 @@ from tumorboard.evaluation.summary import OF_PROBABILITIES
 
 Differences: TypeAlias = pd.DataFrame  # one row per score: DIFFERENCE_COLUMNS
 
-# The two values; first minus second, with the ends of its interval; the two-sided p; and one of the verdicts below, or
-# 'too few patients (4)', then without interval and p.
+# The two models' values; first minus second, with the ends of its interval; the two-sided p; and one of the verdicts
+# below, or 'too few patients (4)', where interval and p are missing.
 DIFFERENCE_COLUMNS = ("score", "first", "second", "difference", "low", "high", "p", "verdict")
-PERMUTATIONS = 9999  # so that the smallest p is 1 in 10,000
-MIN_GROUPS_PER_CLASS = 3  # a score over several classes needs as many groups of each
+PERMUTATIONS = 9999  # number of flips; the smallest p is 1 in 10,000
+MIN_GROUPS_PER_CLASS = 3  # the fewest groups of each class for a score over several classes
 NOISE, FIRST, SECOND = "within noise", "first is ahead", "second is ahead"  # for brier less is better
-UNDEFINED = "undefined"  # a class has no image
+UNDEFINED = "undefined"  # verdict where a class has no image
 SHARES = "not compared: a hard vote has shares of votes, no probabilities"
 
 
@@ -61,17 +61,17 @@ def compare(
     """Tests the differences between two models' scores on the same images.
 
     Args:
-        first: rows that all have a label; `group` says which of them belong together.
-        second: of the same images, in any order.
-        confidence: of the intervals; 1 minus it is the share of false alarms.
-        seed: of the drawn flips (`flip_signs`).
-        permutations: flips to draw where there are too many to take all.
-        positive: of two classes; the recalls are then called sensitivity and specificity.
-        unit: what a group is, in the singular, for verdicts and messages; None: 'group'.
-        names: of the two tables, for messages.
+        first: the first model's rows, which all have a label; rows with the same `group` belong together.
+        second: the second model's rows for the same images, in any order.
+        confidence: confidence level of the intervals; 1 minus it is the share of false alarms.
+        seed: seed of the drawn flips (`flip_signs`).
+        permutations: number of flips to draw where there are too many to take all.
+        positive: the positive one of two classes; the recalls are then called sensitivity and specificity.
+        unit: the noun for a group, in the singular, for verdicts and messages; None: 'group'.
+        names: names of the two tables, for messages.
         probabilities: whether both tables hold probabilities; where one has a hard vote's shares, scores of
             probabilities are not compared.
-        only: the scores that are compared; one that there is not is left out; empty: all.
+        only: names of the scores that are compared; other names have no effect; empty: all.
 
     Returns:
         One row per score, by the more probable class: accuracy, balanced_accuracy, recall_<class> of each class (or
@@ -79,7 +79,7 @@ def compare(
 
     Raises:
         InputError: the tables are not of the same images with the same labels, groups and classes; there are no rows,
-            or one has no label; `positive` is none of two classes.
+            or one has no label; `positive` is not one of two classes.
     """
     unit = unit or "group"
     first, second = align(first, second, names=names, unit=unit)
@@ -104,7 +104,7 @@ def compare(
 def _test(
     score: str, part: Contribution, sides: tuple[Rows, Rows], flip: Callable[..., Flipped], confidence: float
 ) -> Flipped:
-    """Returns the test of the difference in one score; for all but the AUC it is `flip`."""
+    """Returns the test of the difference in one score: `_compare_auc` for the AUC, `flip` for all others."""
     flipped = _compare_auc(*sides, confidence=confidence) if score == "auc" else flip(part.difference, part.weights)
     if np.array_equal(sides[0].probabilities, sides[1].probabilities):  # one model twice: nothing is estimated
         return flipped._replace(low=0.0, high=0.0)
@@ -112,7 +112,7 @@ def _test(
 
 
 def _compare_auc(first: Rows, second: Rows, *, confidence: float) -> Flipped:
-    """Returns the difference of two AUCs; without interval and p where no other score of so few groups has them."""
+    """Returns the difference of two AUCs; interval and p are nan where so few groups give no other score any."""
     result = auc_difference(first, second, confidence)
     if first.groups < fewest_groups(confidence):
         result = result._replace(low=np.nan, high=np.nan, p=np.nan)
@@ -151,10 +151,10 @@ def align(
     """Returns two tables of the same images sorted by id, with the classes in the order of the first.
 
     Args:
-        first: Predictions.
-        second: likewise.
-        names: of the two tables, for messages.
-        unit: what a group is, for messages.
+        first: the first model's Predictions.
+        second: the second model's Predictions.
+        names: names of the two tables, for messages.
+        unit: the noun for a group, for messages.
 
     Raises:
         InputError: names the first difference in ids, labels, groups or classes, and how many there are.

@@ -14,17 +14,17 @@ from tumorboard.evaluation.sign_flip import flip_signs
 Map: TypeAlias = NDArray[np.float32]  # [S, S], 0 to 1
 Box: TypeAlias = tuple[float, float, float, float]  # left, top, right, bottom in pixels of the map
 
-CENTER = "center"  # the baseline that always looks at the middle of the picture
-WARM = 0.5  # of a map's maximum: the level from which a place belongs to the map's box
-PRIOR_SPREAD = 0.25  # of the side: standard deviation of the baseline's map
+CENTER = "center"  # name of the baseline, which always points at the middle of the picture
+WARM = 0.5  # share of a map's maximum from which a place belongs to the map's box
+PRIOR_SPREAD = 0.25  # standard deviation of the baseline's map, as a share of its side
 POINTING, OVERLAP = "pointing", "iou"
 
 
 class PlaceScores(NamedTuple):
-    """What one map says of the place of an image's boxes."""
+    """The scores of one map against its image's boxes."""
 
-    pointing: bool  # its maximum is in a box
-    iou: float  # of its own box with the box that fits best, 0 to 1
+    pointing: bool  # whether the map's maximum is in a box
+    iou: float  # intersection over union of the map's box and the box that fits best, 0 to 1
 
 
 def score_map(values: Map, boxes: Sequence[Box]) -> PlaceScores:
@@ -41,7 +41,7 @@ def score_map(values: Map, boxes: Sequence[Box]) -> PlaceScores:
     """
     if values.max() <= 0:
         return PlaceScores(False, 0.0)
-    y, x = np.argwhere(values == values.max()).mean(0) + 0.5  # of equal maxima the middle
+    y, x = np.argwhere(values == values.max()).mean(0) + 0.5  # the middle of equal maxima
     inside = any(left <= x <= right and top <= y <= bottom for left, top, right, bottom in boxes)
     own = box_of_map(values)
     return PlaceScores(inside, max(overlap(own, box) for box in boxes))
@@ -92,20 +92,20 @@ def judge_places(
     flips: int,
     unit: str | None,
 ) -> dict[str, dict[str, Any]]:
-    """Returns the scores of maps over N images, with intervals that count groups, and what they are ahead of CENTER.
+    """Returns the scores of maps over N images, with intervals that count groups, and their gain over CENTER.
 
     Args:
-        scores: by name of the map, N each; CENTER is one of them.
-        groups: the N groups of the images.
-        confidence: of the intervals.
-        seed: of the test's draws.
-        flips: of the test's draws, at most.
+        scores: the N images' scores by name of the map; CENTER is one of the names.
+        groups: the name of each of the N images' groups.
+        confidence: confidence level of the intervals.
+        seed: seed of the test's draws.
+        flips: the most draws of the test.
         unit: the noun for a group, such as 'patient'; None: 'group'.
 
     Returns:
         By name: `pointing`, the share of images whose maximum is in a box, and `iou`, the mean; each with `_low`,
-        `_high` and `_method`; but for CENTER also the difference from it as `<score>_gain`, `_gain_low`, `_gain_high`
-        and `_gain_p`.
+        `_high` and `_method`; all names but CENTER also have the difference from CENTER as `<score>_gain`, `_gain_low`,
+        `_gain_high` and `_gain_p`.
     """
     names = np.array(groups, dtype=object)
     columns = {name: np.array(rows, dtype=np.float64).reshape(-1, 2) for name, rows in scores.items()}
@@ -134,7 +134,7 @@ def _gain(
     seed: int,
     flips: int,
 ) -> dict[str, float | None]:
-    """Returns the entries of a mean difference float64[N] of images, tested by flips of whole groups."""
+    """Returns the entries of the mean of N images' gains float64[N], tested by flips of whole groups."""
     names, codes = np.unique(groups, return_inverse=True)
     sums, images = np.bincount(codes, gain), np.bincount(codes)
     test = flip_signs(

@@ -13,11 +13,11 @@ class Rate(NamedTuple):
     """A proportion with its interval."""
 
     rate: float  # nan where there are no images
-    low: float  # nan where there is no interval
-    high: float  # likewise
+    low: float  # lower end of the interval; nan where there is none
+    high: float  # upper end of the interval; nan where there is none
     method: str  # the method's name; without an interval the reason
     images: int  # the denominator
-    groups: int  # that these images are of
+    groups: int  # number of groups of these images
 
 
 def rate_by_group(
@@ -28,7 +28,7 @@ def rate_by_group(
     Args:
         hits: bool[N], the event of each image.
         groups: object[N], the name of each image's group.
-        confidence: of the interval.
+        confidence: confidence level of the interval.
         unit: the noun for a group; None: 'group'.
 
     >>> groups = np.repeat([f"p{number}" for number in range(20)], 5).astype(object)
@@ -47,7 +47,7 @@ def rate_by_group(
     else:
         rate, held = float(hits.mean()), trials / images
         residuals = (np.bincount(index, weights=hits) - rate * trials) / images
-        # As in `clustered`: the more of the images a group holds, the closer the rate is to its own.
+        # The correction of `clustered`: the more of the images a group holds, the closer the rate is to its own.
         corrected = np.square(residuals) / np.maximum(1 - held, np.finfo(np.float64).eps)
         estimate = Estimate(
             score="rate",

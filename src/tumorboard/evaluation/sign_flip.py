@@ -2,7 +2,7 @@
 
 Where two models are equally good, they could have changed places in any patient. The difference of a score is a sum of
 one contribution per patient, and changing places there flips the sign of that contribution. The test compares the
-difference with those of all flips; the interval has the differences that the test does not reject.
+difference with the sums of all flips; the interval has the differences that the test does not reject.
 
 Example:
     >>> names = ["P01", "P02", "P03", "P04", "P05", "P06", "P07"]
@@ -22,7 +22,7 @@ from scipy.special import betaincinv
 from tumorboard.base.randomness import keys_of, uniforms
 
 STREAM = 1 << 20  # the first counter of the draws, apart from those of other uses of the same seed and names
-MANY_GROUPS = 1000  # more groups are flipped in as many sets of groups
+MANY_GROUPS = 1000  # more groups are merged into as many sets, which are flipped
 CHUNK_CELLS = 4_000_000  # flips times groups in memory at a time: 32 MB of float64
 ROUNDING = 1e-12  # differences that differ by less are equal but for rounding
 
@@ -31,10 +31,10 @@ class Flipped(NamedTuple):
     """What `flip_signs` returns."""
 
     difference: float  # the sum of the contributions
-    low: float  # of the interval; nan where there are too few groups
-    high: float  # likewise
-    p: float  # two-sided; nan where there are too few groups
-    groups: int  # that have a weight
+    low: float  # lower end of the interval; nan where there are too few groups
+    high: float  # upper end of the interval; nan where there are too few groups
+    p: float  # two-sided p-value; nan where there are too few groups
+    groups: int  # number of groups that have a weight
 
 
 def flip_signs(
@@ -55,13 +55,13 @@ def flip_signs(
     what the groups that did not differ leave open (`_limits_of_few`).
 
     Args:
-        contributions: float64[G].
+        contributions: float64[G], what each group adds to the difference.
         weights: float64[G], the part of a difference that each group would have by its number of images; not negative,
             with the sum 1. Groups without a weight are left out.
-        groups: the G names, by which flips are drawn.
-        confidence: of the interval.
-        seed: of the drawn flips.
-        permutations: flips to draw.
+        groups: the G group names, by which flips are drawn.
+        confidence: confidence level of the interval.
+        seed: seed of the drawn flips.
+        permutations: number of flips to draw.
 
     Returns:
         The test, without interval and p where no flip of so few groups can have a p below 1 - confidence.
@@ -97,8 +97,8 @@ def _mid_p(difference: float, sums: NDArray[np.float64], total: int) -> float:
 
     Args:
         difference: the observed sum.
-        sums: float64[F], those of the flips besides the observed one.
-        total: flips, the observed one included.
+        sums: float64[F], the sums of the flips besides the observed one.
+        total: number of flips, the observed one included.
     """
     if abs(difference) <= ROUNDING:
         return 1.0
@@ -108,9 +108,9 @@ def _mid_p(difference: float, sums: NDArray[np.float64], total: int) -> float:
 
 
 def fewest_groups(confidence: float) -> int:
-    """Returns the least number of groups of which a flip can have a p below 1 - confidence.
+    """Returns the least number of groups for which a flip can have a p below 1 - confidence.
 
-    >>> fewest_groups(0.95), fewest_groups(0.9)  # of 2^5 flips one in 32, of 2^4 one in 16
+    >>> fewest_groups(0.95), fewest_groups(0.9)  # one of 2^5 = 32 flips, one of 2^4 = 16
     (6, 5)
     """
     return next(count for count in range(1, 64) if (1 - confidence) * 2.0 ** (count - 1) - 1e-9 > 1)
@@ -122,10 +122,10 @@ def _inverse(
     """Returns the ends of the interval: the `needed`-th lowest and highest difference in halves of the groups.
 
     Args:
-        difference: of all groups.
-        sums: float64[F], of the contributions with the signs of each flip.
-        shares: float64[F], of the weights, likewise.
-        needed: number of flips.
+        difference: the difference over all groups.
+        sums: float64[F], sums of the contributions with the signs of each flip.
+        shares: float64[F], sums of the weights with the signs of each flip.
+        needed: rank of either end, from 1.
     """
     with np.errstate(divide="ignore", invalid="ignore"):  # the halves of a flip that leaves all or none as they are
         halves = np.stack([(difference - sums) / (1 - shares), (difference + sums) / (1 + shares)])

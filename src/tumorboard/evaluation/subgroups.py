@@ -28,9 +28,9 @@ NO_GAP = Gap(np.nan, np.nan, np.nan, np.nan)
 class _Value(NamedTuple):
     column: str
     value: str
-    rows: NDArray[np.bool_]  # [N], which images have it
+    rows: NDArray[np.bool_]  # [N], which images have the value
     blocks: Blocks | None  # None: no image has another value
-    second: bool  # whether it is the second of two values, whose test is that of the first one
+    second: bool  # whether it is the second of two values, which share one test
 
 
 def subgroup_scores(
@@ -47,19 +47,18 @@ def subgroup_scores(
     Args:
         predictions: N rows that all have a label.
         attributes: one row per image: id, then one text column per attribute, '' where unknown.
-        columns: those to score by. Empty cells are a value of their own, 'unknown'. A column with many different
-            numbers is divided into ranges (`values_of_column`).
-        confidence: of the intervals; 1 minus it is the share of false alarms in the whole table.
-        seed: of the permutations.
-        unit: what a group is, for the verdict; None: 'group'.
+        columns: names of the attributes to score by. Empty cells are a value of their own, 'unknown'. A column with
+            many different numbers is divided into ranges (`values_of_column`).
+        confidence: confidence level of the intervals; 1 minus it is the share of false alarms in the whole table.
+        seed: seed of the permutations.
+        unit: the noun for a group, for the verdict; None: 'group'.
 
     Returns:
-        One row per column and value. `images`, `groups`: how many; the scores with their intervals as in
-        `intervals`, nan where there is none; `gap`: the share of
-        right images minus that of the column's other values, at equal shares of classes, with its interval; `p`: of the
-        gap (`gap_test`); `p_holm`: p after Holm's correction for all tests of the table (of a column with two values
-        there is one test). `verdict`: BELOW or ABOVE where p_holm is below 1 - confidence, NOISE where it is not, else
-        the reason why there is no test.
+        One row per column and value. `images`, `groups`: their numbers; the scores with their intervals as in
+        `intervals`, nan where there is none; `gap`: the share of right images minus the share among the column's other
+        values, at equal shares of classes, with its interval; `p`: the p-value of the gap (`gap_test`); `p_holm`: p
+        after Holm's correction for all tests of the table (a column with two values has one test). `verdict`: BELOW or
+        ABOVE where p_holm is below 1 - confidence, NOISE where it is not, else the reason why there is no test.
 
     Raises:
         InputError: a column is missing or has too many values, or an image is not in `attributes`.
@@ -121,14 +120,14 @@ def _refusal(value: _Value, least: float, unit: str) -> str:
     """Returns why a value cannot be tested, or '' where it can.
 
     Args:
-        value: with its images.
-        least: the p that the first step of Holm's correction asks for.
-        unit: what a group is.
+        value: the value with its images.
+        least: the p that the first step of Holm's correction requires.
+        unit: the noun for a group.
     """
     if value.blocks is None:
         return "the only value"
     fewest = min(value.blocks.sides)
-    # Exchanging sides of equal size gives the same |statistic|, so the least p is that of two arrangements.
+    # Exchanging sides of equal size gives the same |statistic|, so the least p is 2 / arrangements.
     if fewest < MIN_GROUPS or least * value.blocks.arrangements < 2:
         return f"too few {unit}s to compare ({fewest})"
     return ""
@@ -149,7 +148,7 @@ def correct_by_holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def p_text(p: float) -> str:
-    """Returns a p-value as a text says it.
+    """Returns a p-value as text.
 
     >>> p_text(0.0004), p_text(0.0341)
     ('p < 0.001', 'p 0.034')

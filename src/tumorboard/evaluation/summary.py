@@ -20,7 +20,7 @@ from tumorboard.evaluation.operating_point import operating_scores
 # Scores over all classes. Macro means of precision, recall and specificity are left out: the mean recall is the
 # balanced accuracy, and the others would pose as the precision and specificity of a decision.
 SUMMARY_SCORES = ("loss", "brier", "accuracy", "balanced_accuracy", "f1", "auc")
-OF_PROBABILITIES = ("loss", "brier", "auc")  # scores that a share of votes does not have
+OF_PROBABILITIES = ("loss", "brier", "auc")  # scores that need probabilities, not shares of votes
 OPERATING_SCORES = ("decided_accuracy", "sensitivity", "specificity", "ppv", "npv")
 DECISIONS = ("true_positives", "false_negatives", "false_positives", "true_negatives")  # numbers of images
 CALIBRATION_SCORES = ("calibration_slope", "calibration_intercept")
@@ -31,9 +31,9 @@ class Judging:
     """How predictions are scored."""
 
     evaluate: Evaluate  # confidence, bootstrap, by_patient
-    seed: int  # of the bootstrap
-    unit: str | None = None  # what a group is; None: nobody said
-    positive: str | None = None  # of two classes
+    seed: int  # seed of the bootstrap
+    unit: str | None = None  # the noun for a group; None: not stated
+    positive: str | None = None  # the positive one of two classes
 
 
 def judging_of(params: Params) -> Judging:
@@ -52,16 +52,16 @@ def summarize(
 
     Args:
         predictions: N rows that all have a label.
-        judging: how.
+        judging: how they are scored.
         probabilities: whether the table holds probabilities; a hard vote's shares are none.
         thresholds: float64[N], the lowest probability of the positive class that decides for it; nan: the more probable
             class. None: the table is not decided by a threshold and has no OPERATING_SCORES.
 
     Returns:
-        Flat but for the last two: `images` and `groups`; SUMMARY_SCORES, by the more probable class, but those of
-        probabilities where there are none; with a positive class and thresholds OPERATING_SCORES, by the thresholds.
-        Each of these scores has `<score>_low` and `<score>_high`; where these are None, `<score>_method` says why.
-        CALIBRATION_SCORES of probabilities. `decisions`: DECISIONS, where there are OPERATING_SCORES. `by_group`: the
+        A dict, flat but for its last two keys: `images` and `groups`; SUMMARY_SCORES by the more probable class, shares
+        without OF_PROBABILITIES; with a positive class and thresholds also OPERATING_SCORES, by the thresholds.
+        Each of these scores has `<score>_low` and `<score>_high`; where these are None, `<score>_method` is the reason.
+        CALIBRATION_SCORES, for probabilities. `decisions`: DECISIONS, where there are OPERATING_SCORES. `by_group`: the
         scores of one row per group, where its images can be taken together, else the `reason` why they cannot.
     """
     flat: dict[str, Any] = {"images": len(predictions), "groups": int(predictions["group"].nunique())}
@@ -106,7 +106,7 @@ def _operating(
 
 
 def _by_group(predictions: Predictions, judging: Judging, probabilities: bool) -> dict[str, Any]:
-    """Returns the scores of groups, or under `reason` why there are none."""
+    """Returns the scores of groups, or as `reason` why there are none."""
     if predictions["group"].nunique() == len(predictions):
         return {"reason": f"each image is its own {judging.unit or 'group'}"}
     try:

@@ -1,4 +1,4 @@
-"""Images whose label may be wrong: those of which a model that never saw them is sure that they are another class."""
+"""Finds images whose label may be wrong: a model that was not trained on them is sure of another class."""
 
 import warnings
 from typing import TypeAlias
@@ -17,17 +17,17 @@ SUSPECT_COLUMNS = ("rank", "id", "group", "label", "suggested", "p_label", "p_su
 def find_suspects(predictions: Predictions) -> Suspects:
     """Finds images whose label may be wrong, by confident learning.
 
-    How many images of class a carry the label b is estimated from the images of which the model is at least as sure as
-    it is of class a on average; as many are listed. The list is for a person to look at: it also has difficult images,
-    the more the weaker the model, and a mistake that the model makes too is not on it.
+    The number of images of class a that have the label b is estimated from the images for which the model is at least
+    as sure of class a as it is on average; as many are listed. The list is for a person to look at: it also has
+    difficult images, the more the weaker the model, and a mistake that the model makes too is not on it.
 
     Args:
         predictions: rows that all have a label, each predicted by a model that was not trained on it (validation rows).
 
     Returns:
         One row per suspect, the likeliest mistake first: `rank` from 1, `id`, `group`, `label`, `suggested` (the most
-        probable class), `p_label`, `p_suggested` (the probabilities of these two). Without rows where the labels are of
-        one class only.
+        probable class), `p_label`, `p_suggested` (the probabilities of these two). No rows where the labels are of one
+        class only.
 
     Raises:
         InputError: there are no rows, or one has no label.
@@ -46,7 +46,7 @@ def find_suspects(predictions: Predictions) -> Suspects:
     present = np.unique(actual)
     shares = np.maximum(probabilities[:, present], np.finfo(np.float64).tiny)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of classes with few images
+        warnings.simplefilter("ignore")  # cleanlab warns of classes with few images
         listed = find_label_issues(
             np.searchsorted(present, actual),
             shares / shares.sum(1, keepdims=True),

@@ -1,7 +1,7 @@
 """One temperature by which the probabilities of a model become surer or less sure.
 
-A model that says 0.9 is calibrated if nine of ten such images are what it says. A temperature above 1 makes it less
-sure, one below 1 surer; the order of the classes within an image stays.
+A model is calibrated if nine of ten images to which it gives a class with a probability of 0.9 are of this class. A
+temperature above 1 makes it less sure, one below 1 surer; the order of the classes within an image stays.
 """
 
 import math

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-CONFIDENCE = 0.95  # with which at most the stated share of new images exceeds the limit
+CONFIDENCE = 0.95  # chance that at most the stated share of new images exceeds the limit
 
 
 def tolerance_limit(values: NDArray[np.float64], groups: NDArray[np.int64], *, share: float) -> float:
@@ -16,12 +16,12 @@ def tolerance_limit(values: NDArray[np.float64], groups: NDArray[np.int64], *, s
     Args:
         values: float64[N], at least one.
         groups: int64[N], the number of each image's group.
-        share: of the new images, above 0 and below 1.
+        share: share of the new images, above 0 and below 1.
 
     Source:
-        Wilks 1941; Hahn and Meeker 1991. The effective number is that of Korn and Graubard 1998.
+        Wilks 1941; Hahn and Meeker 1991. Korn and Graubard 1998 for the effective number.
 
-    >>> tolerance_limit(np.arange(93.0), np.arange(93), share=0.05)  # of 93 images the second largest value
+    >>> tolerance_limit(np.arange(93.0), np.arange(93), share=0.05)  # the second largest of 93 values
     91.0
     >>> tolerance_limit(np.arange(92.0), np.arange(92), share=0.05)
     91.0
@@ -47,5 +47,5 @@ def _effective_number(exceeds: NDArray[np.bool_], groups: NDArray[np.int64]) -> 
         return float(count)
     excess = np.bincount(index, exceeds - share)
     variance = float((excess**2).sum()) * count / (count - 1) / number**2
-    independent = share * (1 - share) / (number - 1)  # the variance that it would have if no two images were alike
+    independent = share * (1 - share) / (number - 1)  # the mean's variance if no two images were alike
     return number * min(1.0, independent / variance) if variance > 0 else float(number)

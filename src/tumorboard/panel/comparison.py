@@ -32,12 +32,12 @@ ScoreTree: TypeAlias = dict[str, Any]
 class MemberOutputs(NamedTuple):
     """What one model of one fold predicted."""
 
-    validation: Predictions  # of the fold's validation rows, uncalibrated
-    held_out: HeldOut  # the same rows in the same order, by part
-    test: Predictions  # of the test rows, uncalibrated; no rows where the test part is not scored
+    validation: Predictions  # predictions of the fold's validation rows, uncalibrated
+    held_out: HeldOut  # outputs for the same rows in the same order, by part
+    test: Predictions  # predictions of the test rows, uncalibrated; no rows where they are not scored
 
 
-MemberFolds: TypeAlias = Mapping[str, Mapping[int, MemberOutputs]]  # by model and fold
+MemberFolds: TypeAlias = Mapping[str, Mapping[int, MemberOutputs]]  # each model's outputs by fold
 
 
 def read_outputs(
@@ -48,9 +48,9 @@ def read_outputs(
     """Reads what each model of each fold predicted.
 
     Args:
-        validation: by model and fold, the file of its Predictions for validation images.
-        held_out: likewise, of its outputs by part for the same images.
-        test: likewise, of its Predictions for test images.
+        validation: files of the Predictions for validation images, by model and fold.
+        held_out: files of the outputs by part for the same images, by model and fold.
+        test: files of the Predictions for test images, by model and fold.
 
     Raises:
         InputError: a file is missing or damaged.
@@ -66,17 +66,17 @@ def read_outputs(
 class PartResults(NamedTuple):
     """The panel's predictions for one part of the data."""
 
-    members: dict[str, Predictions]  # by model, its folds joined, calibrated
-    votes: dict[str, Predictions]  # by vote, and as HEADING and UNCALIBRATED the vote that heads the report
-    thresholds: Array  # [N], of the positive class in the heading vote; nan: the most probable class decides
-    raw_members: dict[str, Predictions]  # by model, its folds joined, uncalibrated
+    members: dict[str, Predictions]  # predictions by model, its folds joined, calibrated
+    votes: dict[str, Predictions]  # predictions by vote; HEADING and UNCALIBRATED: of the vote that heads the report
+    thresholds: Array  # [N], threshold of the positive class in the heading vote; nan: the most probable class decides
+    raw_members: dict[str, Predictions]  # predictions by model, its folds joined, uncalibrated
 
 
 class PanelResults(NamedTuple):
     """What `judge_panel` returns."""
 
-    fit: Fit  # on all validation rows, for test rows and new images
-    validation: PartResults  # each row without any fit to its own label
+    fit: Fit  # fit to all validation rows, for test rows and new images
+    validation: PartResults  # predictions of each row without any fit to its own label
     test: PartResults
     validation_scores: ScoreTree
     test_scores: ScoreTree  # empty where there are no test rows
@@ -88,7 +88,7 @@ def judge_panel(
     """Fits a panel to its validation rows, applies it, and scores members and votes.
 
     Args:
-        outputs: by model and fold; all models have the same folds.
+        outputs: each model's outputs by fold; all models have the same folds.
         fitting: what is fitted.
         judging: how predictions are scored.
         attributes: one row per image: id, then one text column per attribute; None: `fitting` names no column.
@@ -200,11 +200,11 @@ def calibrate_predictions(predictions: Predictions, temperature: float) -> Predi
 
 
 def vote_on(members: Mapping[str, Predictions], fit: Fit, cells: Cells | None = None) -> dict[str, Predictions]:
-    """Returns the table of each vote, and as HEADING that of the vote that heads the report.
+    """Returns the table of each vote; HEADING is the table of the vote that heads the report.
 
     Args:
-        members: calibrated, by model in the order of `fit.temperatures`; same rows, same order.
-        fit: of the panel.
+        members: calibrated predictions by model, in the order of `fit.temperatures`; same rows, same order.
+        fit: the panel's fitted numbers.
         cells: object[N, J], the columns that the vote 'stacking' uses; None without any.
     """
     rows, stacked = next(iter(members.values())), stack(members, fit)
@@ -221,20 +221,20 @@ def score_part(part: PartResults, folds: list[PartResults], vote: str, judging: 
     """Scores members and votes on one part of the data, joined and per fold.
 
     Args:
-        part: of all folds together.
-        folds: of each fold on its own, where only its models vote; empty where there is one fold only.
-        vote: that heads the report.
+        part: predictions of all folds together.
+        folds: predictions of each fold on its own, where only its models vote; empty where there is one fold only.
+        vote: the vote that heads the report.
         judging: how predictions are scored.
 
     Returns:
         - `members`, `votes`: the scores by name, as `summarize` returns them. The hard vote has no scores of
-          probabilities. The heading vote has those of its threshold.
-        - `uncalibrated`: by model the calibration scores of its probabilities before its temperature.
+          probabilities. The heading vote has the scores of its threshold.
+        - `uncalibrated`: the calibration scores of each model's probabilities before its temperature.
         - `folds`: `members` and `votes` again, with the mean and the standard deviation (n - 1) of the folds' scores,
-          `<score>_mean` and `<score>_sd`, of the votes that were fitted in each fold.
+          `<score>_mean` and `<score>_sd`, for the votes that were fitted in each fold.
     """
 
-    shares = {"hard", HEADING, UNCALIBRATED} if vote == "hard" else {"hard"}  # of votes, which are no probabilities
+    shares = {"hard", HEADING, UNCALIBRATED} if vote == "hard" else {"hard"}  # shares of votes are no probabilities
 
     def scores_of(kind: str, name: str) -> dict[str, Any]:
         thresholds = part.thresholds if kind == "votes" and name == HEADING else None
@@ -269,13 +269,13 @@ def headline(tree: ScoreTree, fit: Fit) -> dict[str, Any]:
 
 
 def headline_of_test(results: PanelResults) -> dict[str, Any]:
-    """Returns the same of the test images, each name with the prefix 'test_'; {} where they are not scored."""
+    """Returns `headline` of the test images, each name with the prefix 'test_'; {} where they are not scored."""
     flat = headline(results.test_scores, results.fit) if results.test_scores else {}
     return {f"test_{name}": value for name, value in flat.items()}
 
 
 def best_member(validation_scores: Mapping[str, Any]) -> str:
-    """Returns the member with the least validation loss; the first of equals."""
+    """Returns the member with the least validation loss; the first at a tie."""
     members = validation_scores["members"]
     best: str = min(members, key=lambda model: members[model]["loss"])
     return best

@@ -22,7 +22,7 @@ class Deciding:
     positive: str | None  # the class that `fit.threshold` belongs to; only the vote `fit.vote` uses it
     abstain: float  # an image whose decided class has a lower probability is left undecided
     unlike: float | None = None  # score from which an image is called unlike; None: it is not scored
-    cells: CellsByFile | None = None  # of each image in the columns that the vote 'stacking' needs
+    cells: CellsByFile | None = None  # each image's cells in the columns that the vote 'stacking' needs
 
     @property
     def columns(self) -> list[str]:

@@ -24,11 +24,11 @@ from tumorboard.panel.unlike import UnlikeStatistics
 class Evaluation(NamedTuple):
     """What `evaluate_model` returns."""
 
-    validation: Predictions  # of the fold's validation rows, uncalibrated
-    test: Predictions  # of the test rows, uncalibrated; no rows where the test part is not to be scored
-    images_per_second: float  # of the test rows' prediction; differs from run to run
+    validation: Predictions  # predictions of the fold's validation rows, uncalibrated
+    test: Predictions  # predictions of the test rows, uncalibrated; no rows where they are not to be scored
+    images_per_second: float  # speed of predicting the test rows; differs from run to run
     card: ModelCard
-    unlike: UnlikeStatistics  # of the training images
+    unlike: UnlikeStatistics  # statistics of the training images
 
 
 def evaluate_model(
@@ -44,17 +44,17 @@ def evaluate_model(
 ) -> Evaluation:
     """Returns a trained model's predictions for the validation images of its fold and for the test images.
 
-    A validation image has the output of the epoch that was chosen without it, a test image that of the kept epoch.
-    Inference is in float32.
+    A validation image has the output of the epoch that was chosen without it, a test image has the output of the kept
+    epoch. Inference is in float32.
 
     Args:
         weights: the model file.
         held_out: the training's outputs for the validation images.
         model: the name of the model that the file must hold.
         fold: the fold that the file must hold.
-        manifest: after the split; the model must have been trained on it.
-        crops: holds the test images.
-        runtime: chooses the device.
+        manifest: the manifest after the split; the model must have been trained on it.
+        crops: crops of the training, validation and test images.
+        runtime: device and threads.
         test: whether the test images are predicted.
 
     Raises:

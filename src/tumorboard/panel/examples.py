@@ -9,23 +9,23 @@ from tumorboard.base.tables import Predictions, classes_of, probabilities_of
 
 Examples: TypeAlias = pd.DataFrame  # one row per image: EXAMPLES
 
-EXAMPLES = ("kind", "id", "label", "decided", "probability")  # the last two of the vote: its most probable class
+EXAMPLES = ("kind", "id", "label", "decided", "probability")  # the last two: the vote's class and its probability
 MISTAKE, UNCERTAIN, TYPICAL = "mistake", "uncertain", "typical"
-MOST = 8  # images per kind; of the typical ones at least one per class, of twelve classes at most
+MOST = 8  # images per kind; at least one typical image per class, for at most twelve classes
 PER_GROUP = 2  # images per kind (and class) of one group, so that no single patient fills the page
-_MOST_CLASSES = 12
+_MOST_CLASSES = 12  # classes that have typical images
 
 
 def choose_examples(predictions: Predictions) -> Examples:
     """Returns the images to show: the most confident mistakes, the least certain images, typical right ones by class.
 
-    Of one group two images per kind, and of the typical ones per class, are shown at most. An image is decided for its
-    most probable class. A typical image is one whose probability is nearest to the median of its class's rightly
-    decided images. An image may be there as a mistake and as an uncertain one. Equal probabilities are ordered by id,
-    so that the choice does not depend on the order of the rows.
+    At most two images of one group are shown per kind, and per class among the typical ones. An image is decided for
+    its most probable class. A typical image is one whose probability is nearest to the median of its class's rightly
+    decided images. An image may be both a mistake and an uncertain one. Equal probabilities are ordered by id, so that
+    the choice does not depend on the order of the rows.
 
     Args:
-        predictions: of the vote; each row has a label and a group.
+        predictions: the vote's predictions; each row has a label and a group.
 
     Returns:
         EXAMPLES, mistakes first: the surest mistake, the least certain image and each class's most typical one lead.
@@ -55,7 +55,7 @@ def choose_examples(predictions: Predictions) -> Examples:
 
 
 def _first(rows: pd.DataFrame, most: int) -> pd.DataFrame:
-    """Returns the first rows, PER_GROUP of one group at most."""
+    """Returns the first rows, at most PER_GROUP of one group."""
     return rows.groupby("group", sort=False).head(PER_GROUP).head(most)
 
 

@@ -24,11 +24,11 @@ def explain_crops(panel: Panel, crops: CropBatch, targets: Sequence[int], decidi
         panel: a model's map is the mean over its folds. A model without any map, such as `linear`, is left out.
         crops: uint8[N, S, S, 3].
         targets: N class indices.
-        deciding: the panel's map is the mean of the models' maps by their weights in its vote: those of the weighted
-            vote, the member of the single vote, else equal ones.
+        deciding: the panel's map is the mean of the models' maps by their weights in its vote: the weights of the
+            weighted vote, 1 for the member of the single vote, else equal weights.
 
     Returns:
-        By model, then as VOTE.
+        The maps by model, then the panel's as VOTE.
 
     Raises:
         InputError: no model that the vote counts has a map.
@@ -45,13 +45,13 @@ def explain_crops(panel: Panel, crops: CropBatch, targets: Sequence[int], decidi
 
 
 def check_maps(panel: Panel, deciding: Deciding) -> None:
-    """Checks by a black crop that `explain_crops` can map any; raises its InputError."""
+    """Checks with a black crop that `explain_crops` can map crops; raises its InputError."""
     side = panel.card.crop.side
     explain_crops(panel, np.zeros((1, side, side, 3), np.uint8), [0], deciding)
 
 
 def member_maps(panel: Panel, crops: CropBatch, targets: Sequence[int]) -> tuple[dict[str, Maps], dict[str, str]]:
-    """Returns the maps of crops by model, as `explain_crops` has them, and why a model has none."""
+    """Returns the maps of crops by model, as `explain_crops` returns them, and why a model has none."""
     maps: dict[str, Maps] = {}
     obstacles: dict[str, str] = {}
     for name, folds in panel.models.items():
@@ -66,7 +66,7 @@ def vote_maps(maps: Mapping[str, Maps], deciding: Deciding, models: Sequence[str
     """Returns the mean of the models' maps by their weights in the vote; None where it counts no model with a map.
 
     Args:
-        maps: by model.
+        maps: the maps by model.
         deciding: the vote and its weights.
         models: names of all models of the panel.
     """
@@ -90,10 +90,10 @@ def explain_examples(
 
     Args:
         panel: the trained models.
-        predictions: of the vote that heads the report, for the part; may have no rows.
+        predictions: the part's predictions by the vote that heads the report; may have no rows.
         content: what was fitted for the panel, with the vote that heads the report and its weights.
-        crops: of the images.
-        manifest: of the split; has the fold of each validation image.
+        crops: crops of the images.
+        manifest: the manifest after the split, with the fold of each validation image.
 
     Raises:
         InputError: the crops are not what the models were trained on.
@@ -114,21 +114,21 @@ def explain_by_fold(
     crops: CropStore,
     manifest: Manifest,
 ) -> tuple[dict[str, Maps], Maps | None]:
-    """Returns the maps of N images for one class each, by model and of the vote; None where the vote has none.
+    """Returns the maps of N images for one class each, by model, and the vote's maps; None where it has none.
 
     Args:
         panel: the trained models.
-        ids: of the images; a validation image is explained by the models of its own fold, a test image by all.
-        classes: names.
+        ids: the images' ids; a validation image is explained by the models of its own fold, a test image by all.
+        classes: the class to explain for each image.
         content: what was fitted for the panel.
-        crops: of the images.
-        manifest: of the split.
+        crops: crops of the images.
+        manifest: the manifest after the split.
     """
     held_out = manifest[manifest["fold"].notna()]
     fold_of = dict(zip(held_out["id"], held_out["fold"].astype(int), strict=True))
     folds = [fold_of.get(name) for name in ids]
     side, members = panel.card.crop.side, dict[str, Maps]()
-    # Without any image there is one empty batch, which says which models have maps.
+    # Without any image there is one empty batch, which shows which models have maps.
     for fold in dict.fromkeys(folds) if folds else (None,):
         chosen = [row for row, one in enumerate(folds) if one == fold]
         targets = [panel.card.classes.index(classes[row]) for row in chosen]
@@ -140,7 +140,7 @@ def explain_by_fold(
 
 
 def _of_fold(panel: Panel, fold: int | None) -> Panel:
-    """Returns the models of one fold; all of them where there is none, as for a test image."""
+    """Returns the models of one fold; all models where the fold is None, as for a test image."""
     if fold is None:
         return panel
     return Panel({name: [one for one in folds if one.card.fold == fold] for name, folds in panel.models.items()})
@@ -153,7 +153,7 @@ def _map_of(trained: PanelModel, crops: CropBatch, targets: Sequence[int]) -> Ma
 
 
 def _shares(models: Sequence[str], deciding: Deciding) -> Mapping[str, float]:
-    """Returns what each model's map counts in the panel's."""
+    """Returns the weight of each model's map in the panel's map."""
     if deciding.vote == "weighted":
         return {model: deciding.fit.weights.get(model, 0.0) for model in models}
     if deciding.vote == "single":

@@ -14,11 +14,11 @@ from tumorboard.panel.heat_maps import read_named_arrays
 
 
 class FirstLayer(NamedTuple):
-    """Filters of a network's first layer, those first that training changed most."""
+    """Filters of a network's first layer, the ones that training changed most first."""
 
     after: NDArray[np.float32]  # [C, h, w, 3]
-    before: NDArray[np.float32]  # the same filters; without rows where the initial weights are not to be had
-    change: NDArray[np.float32]  # [1]: norm of the whole layer's change over that of its initial weights; else nan
+    before: NDArray[np.float32]  # the same filters before training; no rows where the initial weights are missing
+    change: NDArray[np.float32]  # [1], norm of the whole layer's change over the norm of its initial weights, or nan
 
 
 def write_filters(layers: Mapping[str, FirstLayer], file: Path) -> None:
@@ -29,7 +29,7 @@ def write_filters(layers: Mapping[str, FirstLayer], file: Path) -> None:
 
 
 def read_filters(file: Path, models: tuple[str, ...]) -> dict[str, FirstLayer]:
-    """Reads what `write_filters` wrote, in the order of these models; those without a layer are not there.
+    """Reads what `write_filters` wrote, in the order of these models; models without a layer are left out.
 
     Raises:
         InputError: the file is missing or damaged.

@@ -15,7 +15,7 @@ SHOWN = 16  # filters per model
 
 
 def first_layers(panel: Panel) -> dict[str, FirstLayer]:
-    """Returns the first layer of each model, of its first fold; a model whose first layer sees no color is left out."""
+    """Returns the first layer of each model's first fold; a model whose first layer sees no color is left out."""
     first = {name: folds[0] for name, folds in panel.models.items()}
     layers = {name: first_layer(one) for name, one in first.items() if isinstance(one, TrainedModel)}
     return {name: layer for name, layer in layers.items() if layer is not None}
@@ -27,7 +27,7 @@ def first_layer(trained: TrainedModel) -> FirstLayer | None:
     The initial weights are built again as the training built them, from the recipe's seed or from its pre-trained file.
 
     Returns:
-        SHOWN filters at most. None where the first layer does not look at the pixels in red, green and blue.
+        At most SHOWN filters. None where the first layer does not look at the pixels in red, green and blue.
     """
     card = trained.card
     after = _filters(trained.network, card.crop.side)

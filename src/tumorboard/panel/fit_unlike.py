@@ -19,32 +19,32 @@ from tumorboard.models.registry import Classifier
 from tumorboard.panel.unlike import SHRINKAGE, Array, UnlikeStatistics, image_statistics, log_distances
 
 MAX_IMAGES = 1000  # training images, and held-out images, that are embedded per model file
-MAX_FEATURES = 8_000_000  # numbers in memory; of networks with more than 8,000 features fewer images are embedded
+MAX_FEATURES = 8_000_000  # numbers in memory; for networks with more than 8,000 features fewer images are embedded
 MIN_IMAGES = 200  # training images that are embedded however many features there are
 MAX_COMPONENTS = 64  # principal directions of the features that are kept
 MAX_STORED = 500_000  # numbers of these directions in the file: 2 MB
-SMALLEST_DEVIATION = 0.01  # of an image statistic: a grey data set must not call the tint of a JPEG file unlike
-SMALLEST_SPREAD = 0.01  # of the held-out log distances
+SMALLEST_DEVIATION = 0.01  # least deviation of a statistic: a grey data set must not call a JPEG file's tint unlike
+SMALLEST_SPREAD = 0.01  # least spread of the held-out log distances
 UPPER = 0.95  # quantile of the held-out log distances that gets the score 1
 BATCH = 32  # images per forward pass
-STREAM = "unlike//"  # in front of the ids, so that no other draw has these keys
+STREAM = "unlike//"  # prefix of the ids, so that no other draw has these keys
 
 
 def fit_unlike(
     network: Classifier, card: ModelCard, *, train: Manifest, held_out: Manifest, crops: CropStore
 ) -> UnlikeStatistics:
-    """Describes the training images of a model, so that unlike ones can be told.
+    """Describes the training images of a model, so that unlike images can be recognized.
 
     At most MAX_IMAGES of each table are embedded; which ones depends on their ids alone.
 
     Args:
-        network: on its device.
-        card: its `recipe.channels_last` counts.
+        network: the trained network, on its device.
+        card: the model's card, whose `recipe.channels_last` is used.
         train: rows of the images that the network was trained on.
         held_out: the validation rows of its fold, with their groups; at least one.
-        crops: holds the images of both.
+        crops: crops of the images of both tables.
     """
-    from tumorboard.data.grouping import factorize  # as for scipy below
+    from tumorboard.data.grouping import factorize  # prediction imports this module, and needs no scipy
 
     held_out = _draw(held_out, MAX_IMAGES)
     first = _embed(network, card, crops[held_out["id"].tolist()[:1]])[0]
@@ -117,7 +117,7 @@ def _embed_stored(
 
 def _principal_directions(features: NDArray[np.float32]) -> tuple[Array, Array, Array, float]:
     """Returns mean [F], directions [C, F], variances [C] and the mean squared rest of features [N, F]."""
-    mean = features.mean(0, dtype=np.float64).astype(np.float32).astype(np.float64)  # as it is stored
+    mean = features.mean(0, dtype=np.float64).astype(np.float32).astype(np.float64)  # rounded as it is stored
     centered = features - mean
     number, width = centered.shape
     count = max(1, min(MAX_COMPONENTS, MAX_STORED // width, number - 1, width))
@@ -131,7 +131,7 @@ def _principal_directions(features: NDArray[np.float32]) -> tuple[Array, Array, 
     directions = (vectors.T @ centered if wide else vectors.T)[usable]
     directions = directions / np.linalg.norm(directions, axis=1, keepdims=True)
     largest = directions[np.arange(len(directions)), np.abs(directions).argmax(1)]
-    directions = directions * np.sign(largest)[:, None]  # else the sign would be the library's whim
+    directions = directions * np.sign(largest)[:, None]  # else the sign would depend on the library
     variances = values[usable] / number
     rest = float((centered**2).sum() / number - variances.sum())
     return (

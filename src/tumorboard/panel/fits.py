@@ -40,8 +40,8 @@ class Fitting:
     vote: str  # `ensemble.vote`: a key of VOTES, or 'auto'
     calibrate: bool  # whether temperatures are fitted; else all are 1
     positive: int | None  # column of the class that is to be detected, of two
-    rule: Threshold  # by which its threshold is chosen; None: the more probable class decides
-    stacking_columns: Sequence[str] = ()  # of the data's table, which the vote `stacking` uses
+    rule: Threshold  # rule that chooses its threshold; None: the more probable class decides
+    stacking_columns: Sequence[str] = ()  # columns of the data's table that the vote `stacking` uses
     stacks: bool = True  # whether the vote `stacking` is fitted where the rows allow it
 
 
@@ -49,8 +49,8 @@ def fitting_of(params: Params, classes: Sequence[str]) -> Fitting:
     """Returns what is fitted in a study.
 
     Args:
-        params: of the study.
-        classes: names, in the order of the probabilities.
+        params: the study's parameters.
+        classes: the class names, in the order of the probabilities.
 
     Raises:
         InputError: `data.positive` is not one of two classes.
@@ -82,7 +82,7 @@ def fit_panel(
         members: float64[M, N, K], the members' probabilities, uncalibrated.
         actual: int64[N], the labels.
         parts: int64[N]; the candidates of 'auto', and the penalties of the vote 'stacking', are compared by fits that
-            leave out a part at a time.
+            leave out one part at a time.
         cells: object[N, J], the columns that the vote 'stacking' uses; None without any.
 
     Raises:
@@ -155,8 +155,8 @@ def _compare(
     """Compares votes, and penalties of the vote 'stacking', on rows that their fits left out.
 
     Returns:
-        By vote the mean cross-entropy, empty unless the vote is 'auto' and there are rows that are left out; the
-        penalty with the least one, None where 'stacking' is not fitted. The loss of 'stacking' is that of this penalty.
+        The mean cross-entropy by vote, empty unless the vote is 'auto' and there are rows that are left out; and the
+        penalty of 'stacking' with the least cross-entropy, which is its loss, None where 'stacking' is not fitted.
     """
     penalties: Sequence[float] = () if _why_not_stacked(fitting, actual, parts) else PENALTIES
     votes = [vote for vote in PROBABILISTIC if vote != STACKING] if fitting.vote == "auto" else []
@@ -189,7 +189,7 @@ def choose_vote(losses: Mapping[str, float]) -> str:
     """Returns the vote of AUTOMATIC that 'auto' takes: the simplest one whose loss is within TIE of their least loss.
 
     Args:
-        losses: by vote, the mean held-out cross-entropy; 'stacking' is missing where it was not fitted. Empty: 'soft'
+        losses: the mean held-out cross-entropy by vote; 'stacking' is missing where it was not fitted. Empty: 'soft'
             is returned.
 
     >>> choose_vote({"single": 0.2, "soft": 0.3104, "product": 0.31, "weighted": 0.3096})
@@ -206,14 +206,14 @@ def choose_vote(losses: Mapping[str, float]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class CrossFit:
-    """What `cross_fit` returns: probabilities of N validation rows, none of which its own label had a part in."""
+    """What `cross_fit` returns: probabilities of N validation rows, none of them fitted to its own label."""
 
     members: Array  # [M, N, K], calibrated
     votes: Mapping[str, Array]  # [N, K] by vote; 'stacking' only where it was fitted for all parts
-    heading: Array  # [N, K], of the vote that was chosen without the row
+    heading: Array  # [N, K], probabilities of the vote that was chosen without the row
     uncalibrated: Array  # [N, K], the same vote without any temperature
-    thresholds: Array  # [N], of the positive class in `heading`; nan without a rule
-    final: Fit  # on all rows
+    thresholds: Array  # [N], threshold of the positive class in `heading`; nan without a rule
+    final: Fit  # the fit to all rows
 
 
 def cross_fit(
@@ -223,10 +223,10 @@ def cross_fit(
 
     Args:
         fitting: what is fitted.
-        versions: float64[P + 1, M, N, K], the members' probabilities: at p those of the epochs that were chosen without
-            part p, at P those of the epochs that all rows chose.
+        versions: float64[P + 1, M, N, K], the members' probabilities; index p: from the epochs that were chosen without
+            part p; index P: from the epochs that all rows chose.
         actual: int64[N], the labels.
-        parts: int64[N], 0 to P - 1.
+        parts: int64[N], the part of each row, 0 to P - 1.
         cells: object[N, J], the columns that the vote 'stacking' uses; None without any.
 
     Raises:
@@ -249,7 +249,7 @@ def cross_fit(
         heading[inside] = apply_vote(fit, fit.vote, calibrated[:, inside], own)
         uncalibrated[inside] = vote_uncalibrated(fit, versions[part][:, inside], own)
         thresholds[inside] = np.nan if fit.threshold is None else fit.threshold
-    # What was not held out for every row is not applied to new images either.
+    # A stacking vote that was not held out for every row is not applied to new images either.
     final = fit_panel(replace(fitting, stacks=STACKING in votes), versions[-1], actual, parts, cells=cells)
     return CrossFit(
         members=calibrated,

@@ -16,13 +16,13 @@ class Fit:
     """The fitted numbers of a panel."""
 
     vote: str  # the vote that heads the report, a key of VOTES
-    temperatures: Mapping[str, float]  # by model
-    weights: Mapping[str, float]  # of the weighted vote, by model
-    vote_temperatures: Mapping[str, float]  # by vote in TEMPERED
-    losses: Mapping[str, float] = field(default_factory=dict)  # by vote, held out: what 'auto' compared
-    threshold: float | None = None  # of the heading vote
+    temperatures: Mapping[str, float]  # temperature of each model
+    weights: Mapping[str, float]  # weight of each model in the weighted vote
+    vote_temperatures: Mapping[str, float]  # temperature of each vote in TEMPERED
+    losses: Mapping[str, float] = field(default_factory=dict)  # held-out loss of each vote, in nats; 'auto' compares it
+    threshold: float | None = None  # the heading vote's threshold of the positive class, if any
     single: str | None = None  # the model that votes alone in the vote 'single'
-    stacking: Stacking | None = None  # of the vote 'stacking'; None: not fitted
+    stacking: Stacking | None = None  # regression of the vote 'stacking'; None: not fitted
 
     @property
     def votes(self) -> tuple[str, ...]:

@@ -19,10 +19,10 @@ from tumorboard.panel.examples import EXAMPLES, Examples
 Maps: TypeAlias = NDArray[np.float32]  # [N, S, S], 0 to 1
 
 VOTE = "vote"  # the name of the panel's map, beside those of its models
-STRENGTH = 0.65  # of the colors over the picture, at most
-_WARMEST = 0.82  # of the color scale; beyond are colors that a bright picture hides
-LEVELS = 255  # of a map in a file, beside 0
-_MEMBER = "member/"  # in front of a model's name, so that none is taken for the vote
+STRENGTH = 0.65  # the largest opacity of the colors over the picture
+_WARMEST = 0.82  # upper end on the color scale; a bright picture hides the colors beyond
+LEVELS = 255  # levels of a map in a file, besides 0
+_MEMBER = "member/"  # prefix of a model's name, so that no model is taken for the vote
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class ExplainedExamples:
     """Images of one part of the data, and where the panel sees the evidence for the class that it decided for."""
 
     examples: Examples  # N rows
-    members: Mapping[str, Maps]  # by model; a model without any map, such as `linear`, is not there
+    members: Mapping[str, Maps]  # maps by model; a model without any map, such as `linear`, is left out
     vote: Maps | None  # None: no model that the vote counts has a map
 
 

@@ -13,7 +13,7 @@ class Look(NamedTuple):
     """One set of weights whose test scores were computed."""
 
     test: str  # digest of the test part: ids, labels and files
-    model: str  # its name
+    model: str  # name of the model
     fold: int
     weights: str  # SHA-256 of the model file
 
@@ -29,9 +29,9 @@ def record_look(ledger: Path, manifest: Manifest, model: str, fold: int, weights
 
     Args:
         ledger: a file with one JSON object per line; created if missing. Several processes may append at once.
-        manifest: after the split.
+        manifest: the manifest after the split.
         model: the name of the model.
-        fold: of the model.
+        fold: the model's fold.
         weights: the model file.
     """
     look = Look(digest_of_test_part(manifest), model, fold, sha256(weights.read_bytes()).hexdigest())

@@ -33,17 +33,17 @@ def score_lesions(
 
     Args:
         panel: the trained models.
-        predictions: of the vote that heads the report, for the part; may have no rows.
+        predictions: the part's predictions by the vote that heads the report; may have no rows.
         placed: boxes by image, in pixels of its crop; none where all lie outside of the crop.
         content: what was fitted for the panel.
-        crops: of the images.
-        manifest: of the split.
+        crops: crops of the images.
+        manifest: the manifest after the split.
         judging: confidence of the intervals, seed and the noun for a group.
 
     Returns:
-        `images`, `groups` and `boxes` that are scored, `outside`: images whose boxes all lie outside of the square that
-        models see, and `maps`: for each model with a map, the vote and CENTER what `judge_places` has. Empty where no
-        image of the part has a box.
+        `images`, `groups` and `boxes`: numbers of those that are scored; `outside`: number of images whose boxes all
+        lie outside of the square that models see; `maps`: what `judge_places` returns for each model with a map, the
+        vote and CENTER. Empty where no image of the part has a box.
     """
     own = predictions[predictions["id"].isin(list(placed))]
     rows = own[[bool(placed[name]) for name in own["id"]]]

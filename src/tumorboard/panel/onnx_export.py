@@ -19,13 +19,13 @@ from tumorboard.models.views import views_of
 from tumorboard.panel.onnx_model import INPUT, OPSET, OUTPUTS, OnnxCard, OnnxModel, open_session
 from tumorboard.panel.trained_model import TrainedModel
 
-LARGEST_DIFFERENCE = 1e-4  # of a probability from torch's
-LARGEST_FILE = 2_000_000_000  # bytes that a file of protobuf can have
+LARGEST_DIFFERENCE = 1e-4  # the largest accepted difference of a probability from torch's
+LARGEST_FILE = 2_000_000_000  # bytes that a protobuf file can have
 EXAMPLES = 2  # crops with which the network is traced; a size of 1 would be taken as fixed
 
 
 class _WholeModel(nn.Module):
-    """From crops to logits and features: normalization, network and views of test-time augmentation in one graph."""
+    """Maps crops to logits and features: normalization, network and views of test-time augmentation in one graph."""
 
     def __init__(self, trained: TrainedModel) -> None:
         super().__init__()
@@ -50,8 +50,8 @@ def export_onnx(trained: TrainedModel, path: Path) -> None:
     `features`, float32[N, F], what the head reads of the unaltered crops. N is free. Equal models give equal bytes.
 
     Args:
-        trained: on the CPU.
-        path: of the file.
+        trained: the model, on the CPU.
+        path: the ONNX file.
 
     Raises:
         InputError: the network cannot be written as ONNX, or is too large; names the model file.
@@ -90,7 +90,7 @@ def largest_difference(trained: TrainedModel, path: Path, crops: Pixels) -> floa
 
     Args:
         trained: the model.
-        path: of its ONNX file.
+        path: the model's ONNX file.
         crops: uint8[N, S, S, 3].
 
     Raises:
@@ -110,7 +110,7 @@ def largest_difference(trained: TrainedModel, path: Path, crops: Pixels) -> floa
 
 
 def _drop_traces(proto: Any) -> None:
-    """Removes what the exporter notes of the source code: it names folders of this machine."""
+    """Removes the exporter's notes on the source code, which name folders of this machine."""
     graphs = [proto.graph, *proto.functions]
     for holder in (proto, *graphs):
         del holder.metadata_props[:]

@@ -19,7 +19,7 @@ from tumorboard.panel.unlike import UnlikeStatistics, load_unlike
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-OPSET = 18  # of the files that `tumorboard export --onnx` writes
+OPSET = 18  # operator set of the files that `tumorboard export --onnx` writes
 INPUT = "crops"  # uint8[N, S, S, 3]
 OUTPUTS = ("logits", "features")  # float32[N, K], float32[N, F]
 
@@ -57,8 +57,8 @@ def load_onnx(package: Package, packed: PackedModel, folder: Path) -> OnnxModel:
     """Loads one model of a package.
 
     Raises:
-        InputError: the package has no ONNX file of it, onnxruntime is missing or refuses the file, or the file is of
-            another network.
+        InputError: the package has no ONNX file of the model, onnxruntime is missing or refuses the file, or the file
+            is of another network.
     """
     if packed.onnx is None:
         raise InputError(

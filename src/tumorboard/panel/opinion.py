@@ -1,4 +1,4 @@
-"""What a panel says of one image file: the crop that it sees, each member's vote, the decision, the evidence for it."""
+"""A panel's opinion on one image file: the crop that it sees, each member's vote, the decision, the evidence for it."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from tumorboard.panel.predict import Decisions, classify_crops, join_decisions
 
 @dataclass(frozen=True)
 class Opinion:
-    """What a panel says of one image file."""
+    """A panel's opinion on one image file."""
 
-    decisions: Decisions  # the row that `predict_images` has for this file
-    members: Mapping[str, NDArray[np.float64]]  # [K] per model, calibrated; none where the file cannot be used
+    decisions: Decisions  # the row that `predict_images` returns for this file
+    members: Mapping[str, NDArray[np.float64]]  # [K] per model, calibrated; empty where the file cannot be used
     crop: Pixels | None  # uint8[S, S, 3], what the models see; None where the file cannot be used
 
 
@@ -36,15 +36,15 @@ def classify_file(
     frames: Frames,
     known: Mapping[str, str],
 ) -> Opinion:
-    """Predicts the class of one image file as `predict_images` does, and keeps what leads to it.
+    """Predicts the class of one image file as `predict_images` does, and keeps the votes and the crop.
 
     Args:
         panel: the models.
-        file: of the image.
-        name: stands in the column `path`.
+        file: the image file.
+        name: the text in the column `path`.
         deciding: vote, temperatures, weights, threshold.
         crop: how the file is cropped, and its limits.
-        frames: the frame to use of an image with several.
+        frames: which frame of an image with several is used.
         known: the split of each file of the panel's own data, by the file's SHA-256.
 
     Raises:
@@ -66,14 +66,14 @@ def explain_file(
 
     Args:
         panel: the models.
-        file: of the image.
+        file: the image file.
         label: the class.
-        deciding: weighs the models' maps for the panel's.
+        deciding: the vote, whose weights average the models' maps into the panel's map.
         crop: how the file is cropped, and its limits.
-        frames: the frame to use of an image with several.
+        frames: which frame of an image with several is used.
 
     Returns:
-        uint8[S, S, 3] by model, and as VOTE; what has no map is left out.
+        uint8[S, S, 3] by model, and the panel's as VOTE; a model or vote without a map is left out.
 
     Raises:
         InputError: there is no such class, the file cannot be used, or there are no maps at all.

@@ -27,7 +27,7 @@ from tumorboard.panel.panel_file import PanelFile, parse_panel
 PANEL = "panel.json"
 PREPROCESSING = "preprocessing.json"
 KNOWN = "known.csv"
-_HEADER = "sha256,split"  # of KNOWN
+_HEADER = "sha256,split"  # header line of KNOWN
 
 Model = TypeVar("Model", bound=BaseModel)
 # Loads one model of an open package; the folder is for temporary files.
@@ -51,7 +51,7 @@ class ModelFiles(NamedTuple):
     fold: int
     weights: Path
     unlike: Path
-    card: str  # JSON
+    card: str  # the card as JSON
     onnx: Path | None
 
 
@@ -73,13 +73,13 @@ def package_entries(
     known: Mapping[str, str],
     texts: Mapping[str, str],
 ) -> tuple[dict[str, bytes | Path], list[PackedModel]]:
-    """Returns the entries of a package and the names of each model's.
+    """Returns the entries of a package and the names of each model's entries.
 
     Args:
-        models: in the order of the panel.
-        panel: models/panel.json of the study.
-        preprocessing: of the study.
-        known: split by SHA-256.
+        models: the files of each model, in the order of the panel.
+        panel: the study's models/panel.json.
+        preprocessing: the study's preprocessing.
+        known: split of each image file of the study, by the file's SHA-256.
         texts: further entries by name.
     """
     table = pd.DataFrame(sorted(known.items()), columns=_HEADER.split(","), dtype=object)
@@ -106,8 +106,8 @@ def load_package(path: Path, load: LoadPacked) -> PackedPanel:
     """Loads a package.
 
     Args:
-        path: of the package.
-        load: loads one model, by torch or by onnxruntime.
+        path: the package.
+        load: loads one model, with torch or onnxruntime.
 
     Raises:
         InputError: the package or an entry of it is missing, damaged, altered, or does not belong to the others.

@@ -1,8 +1,8 @@
 """The file of a package: a zip with a manifest that has the size and the SHA-256 of every entry. Reading runs no code.
 
 Entries are stored as they are, without compression, in a fixed order and with a fixed date: equal contents give equal
-bytes, and no entry can be larger than the file. A package's manifest alone says which entries there are; no name in the
-zip becomes a path.
+bytes, and no entry can be larger than the file. A package's manifest alone lists its entries; no name in the zip
+becomes a path.
 """
 
 import hashlib
@@ -19,18 +19,18 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tumorboard.base.errors import InputError, clip, printable
 from tumorboard.base.files import replacing
 
-FORMAT = 1  # of the package; a reader refuses a higher one
+FORMAT = 1  # version of the package's format; a reader refuses a higher one
 KIND = "tumorboard panel"
 MANIFEST = "manifest.json"
 MAX_MANIFEST = 10_000_000  # bytes; a panel of 10,000 model files has less
-_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest that a zip can hold
+_DATE = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can hold
 _CHUNK = 1 << 20  # bytes that are read at a time
 
 Name = Annotated[str, Field(min_length=1, max_length=300)]
 
 
 class Entry(BaseModel):
-    """What the manifest says of an entry."""
+    """The manifest's record of an entry."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -56,8 +56,8 @@ class Manifest(BaseModel):
 
     kind: Literal["tumorboard panel"]
     format: int
-    version: str  # of the package tumorboard that wrote it
-    models: Annotated[tuple[PackedModel, ...], Field(min_length=1)]  # in the order of the panel
+    version: str  # version of tumorboard that wrote the package
+    models: Annotated[tuple[PackedModel, ...], Field(min_length=1)]  # each model's entries, in the order of the panel
     entries: dict[Name, Entry]
 
 
@@ -67,10 +67,10 @@ def write_package(
     """Writes a package, atomically; equal contents give equal bytes.
 
     Args:
-        path: of the package.
+        path: the package.
         entries: content by name, as bytes or as the file that has it.
-        models: names among the entries.
-        version: of the package tumorboard.
+        models: the names of each model's entries.
+        version: the version of tumorboard.
 
     Returns:
         The SHA-256 of the package, hexadecimal.
@@ -110,12 +110,12 @@ def _describe(content: bytes | Path) -> Entry:
 
 
 class Package:
-    """An open package. An entry is compared with the manifest while it is read, so that nobody gets an altered one.
+    """An open package. An entry is compared with the manifest while it is read, so that no altered one is used.
 
     Args:
-        path: is named in messages.
+        path: the package, named in messages.
         file: the open zip, which has the entries that the manifest lists.
-        manifest: of the package.
+        manifest: the package's manifest.
     """
 
     def __init__(self, path: Path, file: zipfile.ZipFile, manifest: Manifest) -> None:
@@ -129,7 +129,7 @@ class Package:
         return f"{self.path}: {printable(clip(name))}"
 
     def parts(self, name: str) -> Iterator[bytes]:
-        """Yields the content of an entry in parts; it is to be used when all have come.
+        """Yields the content of an entry in parts; use it only after the last part.
 
         Raises:
             InputError: the entry cannot be read or, after the last part, was altered.
@@ -156,7 +156,7 @@ class Package:
     @contextmanager
     def extracted(self, name: str, folder: Path) -> Iterator[Path]:
         """Yields a file in a folder with the content of an entry; an InputError on the file names the entry."""
-        file = folder / "entry"  # not the entry's name, which is somebody else's
+        file = folder / "entry"  # not the entry's name, which is untrusted
         file.unlink(missing_ok=True)
         with file.open("wb") as target:
             target.writelines(self.parts(name))
@@ -166,10 +166,10 @@ class Package:
             raise InputError(str(error).replace(str(file), self.where(name))) from None
 
     def check_unread(self) -> None:
-        """Reads the entries that nobody has read, except networks: those for torch or those for onnxruntime, as it is.
+        """Reads the entries that were not read, except networks: those for torch or for onnxruntime remain unread.
 
         Raises:
-            InputError: one was altered.
+            InputError: an entry was altered.
         """
         networks = {name for packed in self.manifest.models for name in (packed.weights, packed.onnx)}
         for name in sorted(self._unread - networks):

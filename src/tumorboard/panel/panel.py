@@ -1,4 +1,4 @@
-"""The panel: trained models that belong together, and what prediction asks of each. This module needs no torch."""
+"""The panel: trained models that belong together, and what prediction needs of each. This module needs no torch."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,15 +14,15 @@ from tumorboard.images.grey import Pixels
 from tumorboard.panel.unlike import UnlikeStatistics
 
 CHUNK = 32  # crops that a model classifies at a time
-_WHOLE_CHUNK_SIDE = 512  # pixels; of larger crops fewer are classified at a time, so that memory stays bounded
+_WHOLE_CHUNK_SIDE = 512  # pixels; fewer crops of a larger side are classified at a time, so that memory stays bounded
 
 
 class Card(Protocol):
-    """What a panel asks of the card of a model; `models.model_file.ModelCard` has more."""
+    """What a panel needs of a model's card; `models.model_file.ModelCard` has more."""
 
     @property
     def name(self) -> str:
-        """Of the model."""
+        """The model's name."""
 
     @property
     def fold(self) -> int:
@@ -30,7 +30,7 @@ class Card(Protocol):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """In the order of the logits."""
+        """The class names, in the order of the logits."""
 
     @property
     def crop(self) -> Crop:
@@ -42,11 +42,11 @@ class Card(Protocol):
 
     @property
     def intended_use(self) -> str:
-        """A sentence."""
+        """A sentence on the use that the model is made for."""
 
 
 class ModelOutputs(NamedTuple):
-    """What one model file says about N crops."""
+    """One model file's outputs for N crops."""
 
     logits: NDArray[np.float32]  # [N, K], the mean over the views of test-time augmentation
     features: NDArray[np.float32]  # [N, F], what the head reads of the unaltered crops
@@ -57,7 +57,7 @@ class PanelModel(Protocol):
 
     @property
     def file(self) -> Path:
-        """Is named in messages."""
+        """The file, named in messages."""
 
     @property
     def card(self) -> Card:

@@ -25,13 +25,13 @@ class PanelFile(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     format: Literal[1]
-    classes: tuple[str, ...]  # in the order of the probabilities
+    classes: tuple[str, ...]  # class names, in the order of the probabilities
     manifest: str  # digest of the images that the models were trained and validated on
     positive: str | None  # the class that the threshold belongs to
     vote: str  # the vote that heads the report
-    temperatures: dict[str, Temperature]  # by model
-    weights: dict[str, Weight]  # of the weighted vote, by model
-    vote_temperatures: dict[str, Temperature]  # by vote
+    temperatures: dict[str, Temperature]  # temperature of each model
+    weights: dict[str, Weight]  # weight of each model in the weighted vote
+    vote_temperatures: dict[str, Temperature]  # temperature of each vote
     losses: dict[str, float]  # held-out cross-entropy by vote, where the vote was chosen by it
     unlike: float | None  # score from which an image is called unlike the training images
     threshold: float | None  # lowest probability of `positive` that decides for it; None: the most probable class
@@ -51,9 +51,9 @@ def write_panel(
     """Writes the file of a panel.
 
     Args:
-        path: of the file.
+        path: the file.
         fit: the fitted numbers.
-        classes: in the order of the probabilities.
+        classes: the class names, in the order of the probabilities.
         manifest: digest of the images that the models were trained and validated on.
         positive: the class that the threshold belongs to.
         unlike: the score from which an image is called unlike the training images.
@@ -68,9 +68,9 @@ def read_panel(path: Path, models: Sequence[str], *, classes: Sequence[str], man
     """Reads the file of a panel and checks that it belongs to the models.
 
     Args:
-        path: of the file.
+        path: the file.
         models: names of the members.
-        classes: of the models.
+        classes: the models' class names.
         manifest: digest in the models' cards.
 
     Raises:

@@ -26,7 +26,7 @@ NewFiles: TypeAlias = pd.DataFrame  # one row per image file: path, known, probl
 Probabilities: TypeAlias = NDArray[np.float64]  # [N, K]
 
 HERE = Decoders()  # this process decodes
-SHOWN_PROBLEMS = 10  # files that `summarize_decisions` lists at most
+SHOWN_PROBLEMS = 10  # the most files that `summarize_decisions` lists
 
 
 def check_writable(out: Path) -> None:
@@ -61,19 +61,19 @@ def predict_images(
 
     Args:
         panel: a model's probabilities are the mean over its folds, each after the model's temperature.
-        files: of the images.
+        files: the image files.
         deciding: vote, temperatures, weights, threshold.
-        frames: the frame to use of an image with several, as `data.frames` in params.yaml.
+        frames: which frame of an image with several is used, as `data.frames` in params.yaml.
         known: the split of each file of the panel's own data, by the file's SHA-256.
         decoders: where the files are decoded and cropped.
-        limits: its max_bytes and max_pixels hold beside those of the models, whose file may be somebody else's.
+        limits: its max_bytes and max_pixels apply beside those of the models, whose files may be untrusted.
 
     Returns:
         One row per file, in the order of `files`, with the columns
 
-        - `path`: as given.
+        - `path`: the file as given.
         - `decided`: the predicted class; empty where its probability is below `deciding.abstain`.
-        - `probability`: of that class, from the vote; where none is decided, of the one that would have been.
+        - `probability`: the vote's probability of that class, or of the class that `deciding.abstain` left undecided.
         - `agreeing`: how many models predict that class by themselves, as in '3 of 4'.
         - `p_<class>`: the probability of each class, from the vote.
         - `threshold`: the probability of `deciding.positive` from which this class is decided; missing where the vote
@@ -129,9 +129,9 @@ def _crop_and_classify(
 
 
 class Outputs(NamedTuple):
-    """What the models of a panel say about N images."""
+    """The outputs of a panel's models for N images."""
 
-    members: Probabilities  # [M, N, K], calibrated
+    members: Probabilities  # [M, N, K], calibrated probabilities
     unlike: NDArray[np.float64]  # [N], the panel's score; nan where it is not wanted
 
 
@@ -172,7 +172,7 @@ def join_decisions(
 
     Args:
         rows: path, known and problem of each file.
-        outputs: of the files without a problem, in their order.
+        outputs: outputs for the files without a problem, in their order.
         deciding: vote and threshold.
         classes: names of the K classes.
     """
@@ -226,7 +226,7 @@ def summarize_decisions(decisions: Decisions, panel: Panel, deciding: Deciding) 
     Args:
         decisions: as `predict_images` returns them.
         panel: the panel that made them.
-        deciding: how they were made.
+        deciding: the vote and the threshold that made them.
     """
     predicted = decisions[decisions["problem"] == ""]
     counts = predicted["decided"].value_counts().to_dict()

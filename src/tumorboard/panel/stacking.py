@@ -39,9 +39,9 @@ class Column:
     """How the cells of one column of the data's table become numbers."""
 
     name: str
-    values: tuple[str, ...]  # of a column of texts: those of the fit's rows, each with an indicator; else empty
-    mean: Number | None  # of a column of numbers; None: a column of texts
-    scale: Annotated[Number, Field(gt=0)] | None  # their standard deviation; None: a column of texts
+    values: tuple[str, ...]  # texts in the fit's rows, each with an indicator; empty for a column of numbers
+    mean: Number | None  # mean of a column of numbers; None: a column of texts
+    scale: Annotated[Number, Field(gt=0)] | None  # standard deviation of the numbers; None: a column of texts
 
     @property
     def width(self) -> int:
@@ -53,7 +53,7 @@ class Column:
 class Stacking:
     """The numbers of a multinomial logistic regression with K classes."""
 
-    coefficients: tuple[tuple[Number, ...], ...]  # [K, F]: of F features, M members by K classes, then the columns
+    coefficients: tuple[tuple[Number, ...], ...]  # [K, F]; features: M members by K classes, then the columns
     intercepts: tuple[Number, ...]  # [K]
     penalty: float  # C of the fit
     columns: tuple[Column, ...] = ()
@@ -64,7 +64,7 @@ def why_not_stacked(actual: NDArray[np.int64], parts: NDArray[np.int64], classes
 
     Args:
         actual: int64[N], the labels.
-        parts: int64[N].
+        parts: int64[N], the part of each row.
         classes: names of the K classes.
 
     >>> why_not_stacked(np.array([0] * 12 + [1] * 3), np.arange(15) % 5, ["well", "ill"])
@@ -96,8 +96,8 @@ def fit_stacking(
         members: float64[M, N, K], the members' probabilities, calibrated.
         actual: int64[N], the labels; each of the K classes occurs.
         penalty: C, the inverse strength of the L2 penalty on the coefficients.
-        names: of the columns of `cells`.
-        cells: object[N, J]; None without columns.
+        names: names of the columns of `cells`.
+        cells: object[N, J], the text of each row in each column; None without columns.
 
     Source:
         Wolpert 1992, Stacked generalization; Ting and Witten 1999. scikit-learn's `LogisticRegression`.
@@ -111,7 +111,7 @@ def fit_stacking(
         regression = LogisticRegression(C=penalty, solver=solver, tol=1e-6, max_iter=1000)
         regression.fit(_features(members, columns, cells), actual)
     coefficients, intercepts = regression.coef_, regression.intercept_
-    if members.shape[2] == 2:  # of two classes scikit-learn has the second's numbers alone
+    if members.shape[2] == 2:  # with two classes scikit-learn has the second's numbers alone
         coefficients = np.concatenate([np.zeros_like(coefficients), coefficients])
         intercepts = np.concatenate([np.zeros_like(intercepts), intercepts])
     return Stacking(
@@ -159,7 +159,7 @@ def describe_column(name: str, cells: NDArray[np.object_]) -> Column:
 
 
 def number_of(cell: str) -> float:
-    """Returns a cell as a number, nan where it is none or not finite."""
+    """Returns a cell as a number; nan where it is no number or not finite."""
     try:
         number = float(cell)
     except ValueError:
@@ -168,7 +168,7 @@ def number_of(cell: str) -> float:
 
 
 def _encode(column: Column, cells: NDArray[np.object_]) -> Array:
-    """Returns float64[N, width]. A text that the fit's rows do not have is all zeros, a number that is none missing."""
+    """Returns float64[N, width]; a text that the fit's rows lack is all zeros, a cell that is no number is missing."""
     block = np.zeros((len(cells), column.width))
     missing = np.array([cell in MISSING for cell in cells], dtype=bool)
     if column.mean is not None and column.scale is not None:

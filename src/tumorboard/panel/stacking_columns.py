@@ -1,4 +1,4 @@
-"""The cells that the vote `stacking` uses beside the members' probabilities: of the data's table, or of new images."""
+"""The cells that the vote `stacking` uses with the members' probabilities: from the data's table, or for new images."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ from tumorboard.data.table_text import read_table_text
 from tumorboard.evaluation.attribute_values import MAX_VALUES
 from tumorboard.panel.stacking import MISSING, Cells, Column, number_of
 
-CellsByFile: TypeAlias = Mapping[Path, Sequence[str]]  # by absolute path: the text in each column
+CellsByFile: TypeAlias = Mapping[Path, Sequence[str]]  # the text in each column, by absolute path
 
 
 def cells_of(attributes: pd.DataFrame, columns: Sequence[str], ids: Sequence[str]) -> Cells:
@@ -23,7 +23,7 @@ def cells_of(attributes: pd.DataFrame, columns: Sequence[str], ids: Sequence[str
     Args:
         attributes: one row per image: id, then one text column per attribute.
         columns: J names, `ensemble.stacking_columns` in params.yaml.
-        ids: of N images.
+        ids: ids of the N images.
 
     Returns:
         object[N, J].
@@ -56,11 +56,11 @@ def cells_of(attributes: pd.DataFrame, columns: Sequence[str], ids: Sequence[str
 
 
 def read_cells(table: Path, columns: Sequence[Column], files: Sequence[Path]) -> CellsByFile:
-    """Reads the cells of new images from a table of the user's.
+    """Reads the cells of new images from the user's table.
 
     Args:
         table: CSV with a column `path`, relative to the current folder or to the table's, and the needed columns.
-        columns: those that the vote needs.
+        columns: the columns that the vote needs.
         files: the images; each must have one row. Other rows are left out.
 
     Raises:

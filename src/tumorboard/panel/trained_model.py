@@ -37,13 +37,13 @@ class TrainedModel(NamedTuple):
     file: Path
     network: Classifier
     card: ModelCard
-    unlike: UnlikeStatistics | None = None  # of its training images; None: not loaded
+    unlike: UnlikeStatistics | None = None  # statistics of its training images; None: not loaded
 
     def outputs(self, crops: Pixels) -> ModelOutputs:
         """Returns logits and features of crops uint8[N, S, S, 3], fewer at a time where the memory of a GPU runs out.
 
         Raises:
-            torch.OutOfMemoryError: it does not suffice for one.
+            torch.OutOfMemoryError: the memory does not suffice for one crop.
         """
         parts: list[ModelOutputs] = []
         start, size = 0, len(chunks_of(crops)[0])
@@ -68,14 +68,14 @@ class TrainedModel(NamedTuple):
                 device=self.network.mean.device,
                 tta=recipe.tta,
             )
-        return ModelOutputs(logits, features[0])  # of the first view, which is the unaltered one
+        return ModelOutputs(logits, features[0])  # features of the first view, which is the unaltered one
 
 
 def load_panel(files: Iterable[Path], device: str, *, unlike: Path | None = None) -> Panel:
     """Loads the models of a panel, in the order of their files.
 
     Args:
-        files: of the models, as `save_model` writes them.
+        files: the model files, as `save_model` writes them.
         device: 'cpu' or 'cuda'.
         unlike: folder with the statistics of each model's training images, <model>/<fold>.safetensors; None: they are
             not loaded.
@@ -88,7 +88,7 @@ def load_panel(files: Iterable[Path], device: str, *, unlike: Path | None = None
 
 
 def load_trained(file: Path, device: str, unlike: Path | None) -> TrainedModel:
-    """Loads one model; arguments as of `load_panel`."""
+    """Loads one model; the arguments are those of `load_panel`."""
     network, card = load_model(file, device)
     statistics = load_unlike(unlike / card.name / f"{card.fold}.safetensors") if unlike else None
     return TrainedModel(file, network, card, statistics)
@@ -98,9 +98,9 @@ def load_packed(package: Package, packed: PackedModel, folder: Path, *, device: 
     """Loads one model of a package.
 
     Args:
-        package: open.
-        packed: names of its entries.
-        folder: for temporary files.
+        package: the open package.
+        packed: names of the model's entries.
+        folder: a folder for temporary files.
         device: 'cpu' or 'cuda'.
 
     Raises:
@@ -115,7 +115,7 @@ def load_packed(package: Package, packed: PackedModel, folder: Path, *, device: 
 
 
 def _check_card(file: Path, package: Package, packed: PackedModel) -> None:
-    """Raises InputError where the card beside a model file is another one, or names code; a damaged file has none."""
+    """Raises InputError where the card beside a model file is not its own or names code; a damaged file has none."""
     text = card_text(file)
     if text is None:
         return

@@ -27,7 +27,7 @@ from tumorboard.evaluation.tolerance import tolerance_limit
 Array: TypeAlias = NDArray[np.float64]
 
 SHRINKAGE = 0.01  # share of the mean variance that is added to each variance
-STATISTICS = 15  # of an image
+STATISTICS = 15  # numbers that `image_statistics` returns per image
 SIDE = 128  # pixels; larger crops are thinned to less than twice this side
 
 
@@ -42,16 +42,16 @@ class UnlikeStatistics:
     image_mean: NDArray[np.float64]  # [T]
     image_precision: NDArray[np.float64]  # [T, T], inverse of the covariance
     center: NDArray[np.float64]  # [2], median held-out log distance of features and of image statistics
-    spread: NDArray[np.float64]  # [2], from there to the quantile UPPER
+    spread: NDArray[np.float64]  # [2], distance from the median to the quantile UPPER
     held_out: NDArray[np.float64]  # [M], the scores of the held-out images
-    held_out_groups: NDArray[np.int64]  # [M], numbers of their groups
+    held_out_groups: NDArray[np.int64]  # [M], number of each image's group
 
 
 def unlike_scores(statistics: UnlikeStatistics, features: NDArray[np.float32], crops: CropBatch) -> Array:
     """Returns the score float64[N] of images by one model file.
 
     Args:
-        statistics: of the model file.
+        statistics: the model file's statistics.
         features: float32[N, F], what the network's head reads of these images; `collected_features` collects it.
         crops: uint8[N, S, S, 3].
     """
@@ -60,11 +60,11 @@ def unlike_scores(statistics: UnlikeStatistics, features: NDArray[np.float32], c
 
 
 def image_statistics(crops: CropBatch) -> Array:
-    """Returns statistics float64[N, 15] of crops uint8[N, S, S, 3], of values from 0 to 1.
+    """Returns statistics float64[N, 15] of crops uint8[N, S, S, 3], whose values are scaled to 0 to 1.
 
     Mean and deviation of each channel; logarithms of the mean gradient and of the mean Laplacian; mean and deviation of
     the brightness along the edge of the crop; mean brightness of its middle half; mean saturation; the 5, 50 and 95 %
-    quantiles of the brightness. Of crops of twice SIDE and more, only every second row and column counts, and so on.
+    quantiles of the brightness. In crops of twice SIDE and more, only every second row and column counts, and so on.
     """
     return np.array([_statistics_of(crop) for crop in crops], dtype=np.float64).reshape(len(crops), STATISTICS)
 
@@ -104,10 +104,10 @@ def panel_threshold(by_fold: Mapping[int, Sequence[UnlikeStatistics]], share: fl
 
     Args:
         by_fold: the statistics of all models of each fold.
-        share: `evaluate.unlike`.
+        share: the share of new images that may exceed the score, `evaluate.unlike`.
 
     Raises:
-        InputError: where the models of a fold have other held-out images.
+        InputError: where the models of a fold differ in their held-out images.
     """
     scores: list[Array] = []
     groups: list[NDArray[np.int64]] = []
@@ -120,7 +120,7 @@ def panel_threshold(by_fold: Mapping[int, Sequence[UnlikeStatistics]], share: fl
 
 
 def save_unlike(statistics: UnlikeStatistics, path: Path) -> None:
-    """Writes statistics as safetensors; equal ones give equal bytes."""
+    """Writes statistics as safetensors; equal statistics give equal bytes."""
     write_arrays(statistics, path)
 
 
@@ -128,11 +128,11 @@ def load_unlike(path: Path, features: int | None = None) -> UnlikeStatistics:
     """Reads what `save_unlike` wrote.
 
     Args:
-        path: of the file.
+        path: the file.
         features: width F that the network's features have; None: any.
 
     Raises:
-        InputError: the file is missing, damaged or of another network.
+        InputError: the file is missing, damaged or for another network.
     """
     statistics = read_arrays(UnlikeStatistics, path)
     width, count = len(statistics.feature_mean), len(statistics.variances)

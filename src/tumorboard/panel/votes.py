@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from tumorboard.evaluation.temperature import softmax
 
 Array: TypeAlias = NDArray[np.float64]
-# From the members' probabilities [M, N, K] and weights [M] to the panel's [N, K]; each row sums to 1.
+# Computes the panel's probabilities [N, K] from the members' [M, N, K] and weights [M]; each row sums to 1.
 Pool: TypeAlias = Callable[[Array, Array], Array]
 
 LARGEST_GAP = 1e-4  # nats by which the loss of fitted weights may exceed the least possible loss
@@ -32,7 +32,7 @@ EM_STEPS = 20_000  # the most steps of expectation-maximization
 
 
 def single_vote(members: Array, weights: Array) -> Array:
-    """Returns the probabilities of the member with the largest weight, the first of equals."""
+    """Returns the probabilities of the member with the largest weight; the first at a tie."""
     alone: Array = members[weights.argmax()]
     return alone
 
@@ -72,7 +72,7 @@ def weighted_vote(members: Array, weights: Array) -> Array:
     return mean
 
 
-# By the value of `ensemble.vote` in params.yaml.
+# Votes by the value of `ensemble.vote` in params.yaml.
 POOLS: dict[str, Pool] = {
     "single": single_vote,
     "hard": hard_vote,
@@ -84,9 +84,9 @@ STACKING = "stacking"  # the vote that is a regression of its own, see panel/sta
 VOTES = (*POOLS, STACKING)
 # The votes whose results are probabilities.
 PROBABILISTIC = ("single", "soft", "product", "weighted", STACKING)
-# Those among which `ensemble.vote: auto` chooses, the simplest first. A weighted vote can be a single member's.
+# The votes among which `ensemble.vote: auto` chooses, the simplest first. A weighted vote can be a single member's.
 AUTOMATIC = ("soft", "product", "weighted", STACKING)
-# Those that get a temperature. A single member has its own, and a regression is calibrated by its fit.
+# The votes that get a temperature. A single member has its own, and a regression is calibrated by its fit.
 TEMPERED = ("soft", "product", "weighted")
 
 
