@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import softmax
 
 from benchmarks import argument_parser, machine
-from tumorboard.evaluation.temperature import softmax
 from tumorboard.panel.fits import Fitting, choose_vote, fit_panel
 from tumorboard.panel.fitted import apply_vote, calibrate_members
 from tumorboard.panel.votes import STACKING
@@ -60,7 +60,7 @@ def draw_panel(
     outputs = np.array(SKILLS[kind])[:, None, None] * np.eye(classes)[actual] + 0.6 * shared + 0.8 * own
     if kind == LEANING:
         outputs += leaning
-    return Panel(softmax(1.5 * outputs), actual, owner)
+    return Panel(softmax(1.5 * outputs, axis=-1), actual, owner)
 
 
 def losses(kind: str, *, patients: int, classes: int, seed: int) -> tuple[float, float, bool]:
@@ -84,7 +84,7 @@ def losses(kind: str, *, patients: int, classes: int, seed: int) -> tuple[float,
 def main() -> None:
     """Prints the table."""
     parser = argument_parser(__doc__)
-    parser.add_argument("--repetitions", type=int, default=40)
+    parser.add_argument("--repetitions", type=int, default=40, help="panels per row (default: %(default)s)")
     options = parser.parse_args()
     print("| members | patients | classes | without | with stacking | difference (standard error) | stacking taken |")
     print("|---|---|---|---|---|---|---|")
