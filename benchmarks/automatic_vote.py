@@ -18,7 +18,9 @@ from tumorboard.panel.fits import Fitting, choose_vote, fit_panel
 from tumorboard.panel.fitted import apply_vote, calibrate_members
 from tumorboard.panel.votes import STACKING
 
-MEMBERS, IMAGES, PARTS = 4, 16, 5
+MEMBERS = 4
+IMAGES = 16  # images per patient to which a panel is fitted
+PARTS = 5
 # What each member's output moves toward the right class, in standard deviations of its own error.
 SKILLS = {
     "equally good": (1.6, 1.6, 1.6, 1.6),

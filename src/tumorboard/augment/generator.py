@@ -28,7 +28,9 @@ _CRITICS_RATE = 0.5  # the critic's learning rate as a share of `lr`
 _RECONSTRUCTION = 10.0  # weight of the reconstruction's loss, next to the critic's
 _SCALES = 3  # scales at which the reconstruction is compared: full, half and quarter side
 _NOISE_ON_CODES = 0.1  # standard deviation of noise on codes, so that nearby codes draw similar images
-_BRIGHTNESS, _SHIFT = 0.25, 1 / 16  # largest alterations before the critic: level (white is 1), share of the side
+# Largest alterations of images before the critic sees them.
+_BRIGHTNESS = 0.25  # level; white is 1
+_SHIFT = 1 / 16  # share of the side
 _AVERAGE = 0.995  # weight of the past in the moving averages of the weights
 _BETAS = (0.5, 0.99)  # Adam's decay rates of the two moments
 _BATCH = 64  # images drawn at once

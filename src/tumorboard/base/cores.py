@@ -10,7 +10,8 @@ from pathlib import Path
 # How often OpenMP's threads (libgomp) look for new work before they sleep, where others want the cores. Its default,
 # 300,000, keeps a core busy for milliseconds in which the thread that they wait for may need it.
 FEW_SPINS = 1000
-_LOOKS, _SECONDS_BETWEEN = 5, 0.002  # samples of the number of running processes; seconds from one to the next
+_LOOKS = 5  # samples of the number of running processes
+_SECONDS_BETWEEN = 0.002  # seconds from one sample to the next
 
 
 def available_cores(groups: Path = Path("/sys/fs/cgroup")) -> int:

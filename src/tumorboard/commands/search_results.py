@@ -15,7 +15,9 @@ from tumorboard.commands.search_study import TrialRecord
 
 SHOWN = 10  # trials in the printed table
 TRIALS_PER_KEY = 3  # fewest trials per searched key for which importances are shown
-FOLDS, TREES, REPEATS = 5, 40, 10  # folds; trees per forest; other values per unseen trial and key
+FOLDS = 5
+TREES = 40  # trees per forest
+REPEATS = 10  # other values per unseen trial and key
 EDGE = 0.05  # share of a range that counts as its end
 
 

@@ -23,7 +23,9 @@ from tumorboard.data.split import PART_RANK, merge_groups
 TOLERANCE = 0.05  # largest difference of a class's share of the images from before
 ATTEMPTS = 100  # permutations that are tried to stay within TOLERANCE; the closest one is kept
 STREAM = "control//"  # prefix of the names, so that no other draw has these keys
-GIVING, TAKING = 2**32, 2**33  # added to the counter of the pictures' draws
+# Added to the counter of the pictures' draws.
+GIVING = 2**32
+TAKING = 2**33
 
 Codes = NDArray[np.int64]
 

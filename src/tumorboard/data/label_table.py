@@ -17,7 +17,8 @@ from tumorboard.data.table_text import read_table_text
 
 LABEL_COLUMNS = ("path", "label", "group", "split", "fold")
 # Cells of one-hot columns, beside the numbers 1 and 0.
-_YES, _NO = ("true", "yes", "y", "x"), ("false", "no", "n", "")
+_YES = ("true", "yes", "y", "x")
+_NO = ("false", "no", "n", "")
 
 # Accepted names of a part, in a table's column `split` or as a folder's name, and the split that each one means.
 SPLIT_NAMES = {

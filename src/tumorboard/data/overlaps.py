@@ -22,7 +22,9 @@ RADIUS = 6  # pixels: shifts that are nearer to the best one are not other shift
 ROUNDING = 1.5 / SIDE  # amount by which a share may be smaller, since shifts are whole pixels
 POINTS = 20  # points per picture that are compared with those of other pictures
 PATCH = 6  # pixels: a point's patch has a side of 2 * PATCH + 1
-FINE, WIDE = 1.5, 3.0  # pixels: standard deviations of the two blurs whose difference shows blobs
+# Standard deviations of the two blurs whose difference shows blobs.
+FINE = 1.5  # pixels
+WIDE = 3.0  # pixels
 DIMENSIONS = 24  # numbers per patch
 PROBES = 4  # cells of the inverted file that are searched per point
 ALIKE = 0.75  # lowest cosine of two patches that may show one point

@@ -15,10 +15,10 @@ import yaml
 from tumorboard.base.data_params import Data
 from tumorboard.base.errors import printable
 from tumorboard.data.label_table import SPLIT_NAMES, one_hot_value
+from tumorboard.data.several_findings import MAX_CLASSES
 from tumorboard.data.table_text import SAVE_AS_CSV, WORKBOOKS, read_table_text
 from tumorboard.data.tables_beside import MAX_DEPTH, TABLE_ENDINGS, Table, find_tables
 
-MAX_CLASSES = 30  # largest number of classes in a proposal
 FEWEST_PATIENTS = 3  # distinct values of a patient column; with fewer it may be the side of an eye, or case and control
 
 

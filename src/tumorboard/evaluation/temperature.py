@@ -14,7 +14,8 @@ from tumorboard.base.errors import InputError
 
 Probabilities: TypeAlias = NDArray[np.float64]
 
-COLDEST, HOTTEST = 0.05, 20.0  # bounds of a temperature
+COLDEST = 0.05  # least temperature of a fit
+HOTTEST = 20.0  # largest temperature of a fit
 # Standard deviation of log T in the prior: two of three models need a factor between 1/2 and 2. It decides where the
 # rows cannot: twenty images without a mistake would ask for a temperature of 0.
 PRIOR_SPREAD = math.log(2)

@@ -16,7 +16,8 @@ _READ = re.compile(
     re.DOTALL,
 )
 
-_SLICES, _PICTURES = "save slices as PNG or .npy", "save the pictures as PNG or .npy"
+_SLICES = "save slices as PNG or .npy"
+_PICTURES = "save the pictures as PNG or .npy"
 # Images that are not read here: their first bytes, what they are, and what reads them.
 _IMAGES = (
     (

@@ -7,7 +7,11 @@ import numpy as np
 from tumorboard.base.errors import ImageError
 
 _SEQUENTIAL = (0xC0, 0xC1)  # markers of frames with Huffman codes, whose only scan may hold everything
-_JFIF, _TABLES, _SCAN, _END = 0xE0, 0xC4, 0xDA, 0xD9  # markers of segments
+# Markers of segments.
+_JFIF = 0xE0
+_TABLES = 0xC4
+_SCAN = 0xDA
+_END = 0xD9
 _START_OF_SCAN = 0xDAFF  # FF DA as a little-endian number
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in coded data, where other FFs are FF00 and restarts
 MAX_SCANS = 100  # scans of a JPEG; encoders write 1 to 14

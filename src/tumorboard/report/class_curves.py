@@ -21,13 +21,16 @@ from tumorboard.report.lettering import distinct
 from tumorboard.report.style import STYLE, VOTE_COLOR, WIDTH, add_legend, grid_of, line_style
 
 _MOST_COLUMNS = 5
-_TICKS, _FEW_TICKS = (0, 0.2, 0.4, 0.6, 0.8, 1), (0, 0.5, 1)  # the few ones for many panels
+_TICKS = (0, 0.2, 0.4, 0.6, 0.8, 1)
+_FEW_TICKS = (0, 0.5, 1)  # for many panels
 _MANY = 20  # panels, from which a figure has many
 _ROOM = 0.02  # space around a panel, whose sides are 1 long
 _MOST_SIDE = 4.2  # inches; the longest side of a panel
 _GAP = 0.22  # inches between two panels side by side
 _TITLE = 0.3  # inches above each panel
-_LEFT, _BELOW, _RIGHT = 0.65, 0.62, 0.12  # inches around the panels; left of and below them are numbers and a name
+_LEFT = 0.65  # inches left of the panels, for numbers and a name
+_BELOW = 0.62  # inches below the panels, for the same
+_RIGHT = 0.12  # inches right of the panels
 _MARKERS = 7  # markers per curve
 
 
