@@ -158,6 +158,24 @@ def test_the_choice_for_a_part_is_nested_and_does_not_see_the_part(monkeypatch):
     assert seen == [*expected, everything, *(everything - one for one in of_part)]
 
 
+def test_a_hard_vote_has_no_threshold_which_would_overrule_a_majority():
+    actual, (members,) = panel(4)
+    parts = np.arange(ROWS) % 5
+    thresholds = {
+        vote: fit_panel(fitting(vote=vote, positive=1, rule="youden"), members, actual, parts).threshold
+        for vote in VOTES
+    }
+    assert [vote for vote, threshold in thresholds.items() if threshold is None] == ["hard"]
+
+
+def test_stacking_is_the_same_without_temperatures_of_which_it_has_none():
+    actual, versions = panel(14, rows=120, versions=1)
+    parts = np.arange(120) % 3
+    result = cross_fit(fitting(vote="stacking"), np.repeat(versions, 4, 0), actual, parts)
+    assert set(result.final.temperatures.values()) != {1.0}, "members are calibrated before the regression"
+    assert (result.uncalibrated == result.heading).all()
+
+
 def test_the_heading_is_the_vote_that_was_asked_for_and_losses_are_of_auto_alone():
     actual, versions = panel(13, versions=1)
     for vote in VOTES:

@@ -2,6 +2,7 @@ import base64
 import dataclasses
 import io
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -18,7 +19,8 @@ from tumorboard.evaluation.calibration import calibration_scores
 from tumorboard.evaluation.metrics import scores
 from tumorboard.panel.comparison import HEADING
 from tumorboard.panel.votes import POOLS
-from tumorboard.report.page import render_page, summarize_scores
+from tumorboard.report.explained import Sheet
+from tumorboard.report.page import p_text, render_page, summarize_scores
 from tumorboard.report.results import read_results
 
 PICTURES = ["scores", "curves", "data", "duplicates", "suspects", "confusion_normalised", "confusion", "roc"]
@@ -56,7 +58,7 @@ def test_headline_is_the_heading_vote_on_the_test_set(run, page):
 def test_summary_lists_the_scores_with_the_heading_vote_last(run, results):
     headline = json.loads((run / "metrics" / "ensemble.json").read_text())
     *lines, last = summarize_scores(results).splitlines()
-    assert last == "Choose by these. The report has the test scores."
+    assert last == "Choose by these. The soft vote heads the report, which has the test scores."
     assert re.fullmatch(r"\d+ validation images of \d+ patients:", lines[0])
     names = [re.split(r"\s{2,}", line.strip())[0] for line in lines[1:]]
     assert names == ["linear", "cnn", *(f"{vote} vote" for vote in POOLS if vote != "soft"), "soft vote"]
@@ -176,10 +178,41 @@ def test_the_losses_of_an_automatic_choice_name_the_votes_that_were_no_choices(r
     """The vote of `results` was named in params.yaml."""
     losses = {"single": 0.1, "soft": 0.2}
     chosen = dataclasses.replace(results, fit=dataclasses.replace(results.fit, losses=losses))
-    sentence = "Losses by which the vote was chosen: single 0.1000, soft 0.2000; single was not among the choices"
+    sentence = "others than in the table): single 0.1000, soft 0.2000; single was not among the choices"
     assert sentence in text_of(render(chosen))
     assert "of losses less than 0.001 apart the simpler vote's is taken." in text_of(render(chosen))
     assert "Losses by which" not in text_of(render(dataclasses.replace(chosen, fit=results.fit)))
+
+
+def test_a_stacking_vote_has_no_temperature_and_no_scores_before_it(results):
+    stacked = dataclasses.replace(results, fit=dataclasses.replace(results.fit, vote="stacking"))
+    section = render(stacked).split("Do the probabilities mean what they say?")[1]
+    row = next(line for line in section.splitlines() if line.startswith("<tr><td>stacking vote</td>"))
+    cells = re.findall(r'<td class="n">(.*?)</td>', row)
+    assert [bool(cell) for cell in cells] == [False, False, True, False, True, False, True]
+    assert "The stacking vote's regression is fitted to calibrated members" in text_of(section)
+
+
+@pytest.mark.parametrize(
+    ("vote", "words"),
+    [
+        ("weighted", "the mean of the members' maps by their weights."),
+        ("single", "that of cnn."),
+        ("stacking", "the plain mean of the members' maps."),
+        ("hard", "the plain mean of the members' maps."),
+    ],
+)
+def test_the_map_of_the_vote_is_described_for_each_vote(results, vote, words):
+    shown = dataclasses.replace(results, fit=dataclasses.replace(results.fit, vote=vote, single="cnn"))
+    sheet = Sheet(part="of no section", title="", picture=b"", examples=None)
+    explained = dataclasses.replace(NOTHING_EXPLAINED, sheets=[sheet], with_map=["cnn"])
+    pictures = dict.fromkeys(PICTURES, b"picture")
+    page = text_of(render_page(shown, conclusions_of(shown), pictures, pictures, explained=explained))
+    assert f"The map of the vote is {words}" in page
+
+
+def test_small_p_values_are_not_zero():
+    assert [p_text(p) for p in (0.0009, 0.001, 0.25, math.nan)] == ["< 0.001", "0.001", "0.250", ""]
 
 
 def test_calibration_rows_are_before_and_after_the_temperature(run, results, page):

@@ -35,7 +35,7 @@ def test_the_scores_are_printed(run):
     headline = json.loads((run / "metrics" / "ensemble.json").read_text())
     assert lines[0] == "54 validation images of 18 patients:"
     assert lines[-2].startswith(f"  soft vote      accuracy {100 * headline['accuracy']:.1f} % (")
-    assert lines[-1] == "Choose by these. The report has the test scores."
+    assert lines[-1] == "Choose by these. The soft vote heads the report, which has the test scores."
 
 
 def test_what_dvc_plots_shows_no_test_image(run):

@@ -98,7 +98,9 @@ def fit_panel(
         stacking = fit_stacking(calibrated, actual, penalty, names=fitting.stacking_columns, cells=cells)
         fit = replace(fit, stacking=stacking)
     vote = choose_vote(losses) if fitting.vote == "auto" else fitting.vote
-    threshold = _fit_threshold(fitting, apply_vote(fit, vote, calibrated, cells), actual)
+    threshold = None
+    if vote in PROBABILISTIC:  # a share of votes says how many members agree, and a threshold would overrule them
+        threshold = _fit_threshold(fitting, apply_vote(fit, vote, calibrated, cells), actual)
     return replace(fit, vote=vote, losses=losses, threshold=threshold)
 
 

@@ -53,7 +53,12 @@ def apply_vote(fit: Fit, vote: str, calibrated: Array, cells: Cells | None = Non
 
 
 def vote_uncalibrated(fit: Fit, members: Array, cells: Cells | None = None) -> Array:
-    """Returns the heading vote of the members' uncalibrated probabilities float64[M, N, K]."""
+    """Returns the heading vote without any temperature, by the members' uncalibrated probabilities float64[M, N, K].
+
+    The vote 'stacking' is returned as it is: its regression is fitted to calibrated members, and has no temperature.
+    """
+    if fit.vote == STACKING:
+        members = calibrate_members(fit, members)
     return _pool(fit, fit.vote, members, cells)
 
 

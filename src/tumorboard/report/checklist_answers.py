@@ -4,6 +4,7 @@ from tumorboard.base.errors import counted
 from tumorboard.base.tables import classes_of
 from tumorboard.evaluation.subgroups import ABOVE, BELOW, NOISE
 from tumorboard.evaluation.summary import OF_PROBABILITIES, SUMMARY_SCORES
+from tumorboard.panel.votes import STACKING
 from tumorboard.report.checklist_data import NOT_KNOWN, balancing, partitions
 from tumorboard.report.conclusions import Conclusions, sentence_of
 from tumorboard.report.front import front_page, interval_text, percent
@@ -75,6 +76,10 @@ def ensembling(results: Results, _: Conclusions) -> str:
     text = f"One model, {next(iter(fit.temperatures))}, under the name of the {name_of_vote(fit.vote)}"
     if len(fit.temperatures) > 1:
         text = f"The {name_of_vote(fit.vote)} of {len(fit.temperatures)} models"
+    if fit.vote == STACKING and fit.stacking and fit.stacking.columns:
+        names = " and ".join(column.name for column in fit.stacking.columns)
+        models = counted(len(fit.temperatures), "model")
+        text = f"The {name_of_vote(fit.vote)} of {models} and the columns {names} of the data's table"
     if fit.vote == "single":
         text += f" ({fit.single} alone)"
     if fit.vote == "weighted":

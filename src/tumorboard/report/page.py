@@ -1,6 +1,7 @@
 """Renders the report of a run as one self-contained HTML page, and its scores as text."""
 
 import base64
+import math
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +17,7 @@ from tumorboard.evaluation.metrics import scores
 from tumorboard.evaluation.paired import SHARES
 from tumorboard.panel.comparison import UNCALIBRATED
 from tumorboard.panel.fits import TIE
+from tumorboard.panel.votes import STACKING
 from tumorboard.report.checklist import fill_in
 from tumorboard.report.conclusions import Conclusions, verdict_text
 from tumorboard.report.decisions import BY_CLASS, decisions_of, rule_of
@@ -94,6 +96,7 @@ def _environment(results: Results) -> jinja2.Environment:
     environment.filters |= {
         "percent": percent,
         "number": _number,
+        "p_value": p_text,
         "interval": interval_text,
         "ends": _ends,
         "signed": lambda value: "undefined" if pd.isna(value) else f"{value:+z.4f}",
@@ -145,25 +148,32 @@ def summarize_scores(results: Results) -> str:
     if rule:
         right = percent(part.headline["decided_accuracy"]).replace("\N{NO-BREAK SPACE}", " ")
         lines.append(f"Accuracies are {BY_CLASS}; {rule}, {right} of the heading vote's decisions are right.")
-    if results.test is not None:
-        lines.append("Choose by these. The report has the test scores.")
+    has_test = "" if results.test is None else ", which has the test scores"
+    lines.append(f"Choose by these. The {name_of_vote(part.vote)} heads the report{has_test}.")
     return "\n".join(lines)
 
 
 def _calibration_rows(part: Part, results: Results) -> list[dict[str, Any]]:
-    """Returns one row per member and, with probabilities, the heading vote: temperature, scores before and after."""
-    fit, rows = results.fit, []
+    """Returns one row per member and, with probabilities, the heading vote: temperature, scores before and after.
+
+    The vote 'stacking' has neither a temperature nor scores before it: its regression is fitted to calibrated members.
+    """
+    fit = results.fit
+    rows: list[tuple[str, float | None, Mapping[str, Any], Mapping[str, Any]]] = []
     for model, scores_after in part.scores["members"].items():
         rows.append((model, fit.temperatures[model], part.scores["uncalibrated"][model], scores_after))
     if part.has_probabilities:
-        temperature = fit.vote_temperatures.get(fit.vote, 1.0)
-        rows.append((name_of_vote(fit.vote), temperature, part.scores["votes"][UNCALIBRATED], part.headline))
+        if fit.vote == STACKING:
+            rows.append((name_of_vote(fit.vote), None, {}, part.headline))
+        else:
+            temperature = fit.vote_temperatures.get(fit.vote, 1.0)
+            rows.append((name_of_vote(fit.vote), temperature, part.scores["votes"][UNCALIBRATED], part.headline))
     keys = ("calibration_slope", "calibration_intercept", "brier")
     return [
         {
             "name": name,
             "temperature": temperature,
-            "before": {key: before.get(key) for key in keys},
+            "before": before and {key: before.get(key) for key in keys},
             "after": {key: after.get(key) for key in keys},
         }
         for name, temperature, before, after in rows
@@ -210,6 +220,15 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _number(value: float | None, digits: int) -> str:
     """Returns a number with its digits; nan and None as 'undefined'."""
     return "undefined" if value is None or not np.isfinite(value) else f"{value:,.{digits}f}"
+
+
+def p_text(p: float) -> str:
+    """Returns a p-value with three digits; '' for nan.
+
+    >>> p_text(0.0412), p_text(0.0002), p_text(math.nan)
+    ('0.041', '< 0.001', '')
+    """
+    return "" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _version(name: str) -> str:

@@ -204,8 +204,11 @@ def reliability_diagram(table: Reliability, vote: str) -> Figure:
     models = [model for model in dict.fromkeys(table["model"]) if model != vote]
     styles = dict(zip(models, map(line_style, range(len(models))), strict=True))
     uncalibrated = f"{vote}, uncalibrated"
-    if (table["model"] == vote).any():  # a hard vote has no probabilities
-        styles |= {uncalibrated: {"color": OTHER_VOTE_COLOR, "linestyle": "--"}, vote: {"color": VOTE_COLOR}}
+    models_drawn = set(table["model"])
+    if uncalibrated in models_drawn:
+        styles |= {uncalibrated: {"color": OTHER_VOTE_COLOR, "linestyle": "--"}}
+    if vote in models_drawn:  # a hard vote has no probabilities
+        styles |= {vote: {"color": VOTE_COLOR}}
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linewidth=1, zorder=0)
     for model, style in styles.items():
         line = table[table["model"] == model]

@@ -80,9 +80,15 @@ class Part:
 
     @property
     def calibrated_and_not(self) -> dict[str, Predictions]:
-        """The vote that heads the report without temperatures and, last, with them; empty for a hard vote."""
+        """The vote that heads the report without temperatures and, last, with them; empty for a hard vote.
+
+        The vote 'stacking' has no temperatures to leave out.
+        """
+        if not self.has_probabilities:
+            return {}
         name = name_of_vote(self.vote)
-        return {f"{name}, uncalibrated": self.votes[UNCALIBRATED], name: self.heading} if self.has_probabilities else {}
+        without = {} if self.vote == STACKING else {f"{name}, uncalibrated": self.votes[UNCALIBRATED]}
+        return without | {name: self.heading}
 
     @property
     def listed_votes(self) -> dict[str, Mapping[str, Any]]:
