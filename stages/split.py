@@ -6,6 +6,7 @@ from tumorboard.base.files import read_table, write_json, write_table
 from tumorboard.base.params import Params
 from tumorboard.base.stage import Input, Output, run_stage
 from tumorboard.base.tables import read_manifest
+from tumorboard.data.attributes import check_names
 from tumorboard.data.audit import find_copies
 from tumorboard.data.parts import count_table
 from tumorboard.data.prepare import prepare_data
@@ -26,10 +27,12 @@ def main(
         audit_metrics: JSON file for the counts of the audit and the skills of the shortcut probe.
         test_metrics: JSON file for the skills of the shortcut probe on the test set.
     """
+    attributes = read_table(crop / "attributes.csv")
+    # The ensemble is the first to use these columns: a misspelled name is refused before all trainings.
+    check_names(attributes, params.ensemble.stacking_columns, "params.yaml: ensemble.stacking_columns")
     manifest, images = read_manifest(crop / "manifest.csv"), read_table(crop / "images.csv")
     copies = find_copies(manifest, images, CropStore(crop / "store").read_once, params.audit)
     unusable = read_table(crop / "quarantined.csv")
-    attributes = read_table(crop / "attributes.csv")
     prepared = prepare_data(manifest, images, copies, unusable=unusable, params=params, attributes=attributes)
     for warning in prepared.warnings:
         print(warning, file=sys.stderr)

@@ -133,6 +133,14 @@ def test_the_crop_stage_depends_on_every_entry_of_the_data_that_decides_about_cr
     assert sorted(kept) == sorted(Data.model_fields.keys() - {"unit", "positive", "boxes"})
 
 
+def test_a_changed_list_of_stacking_columns_is_checked_before_the_trainings() -> None:
+    """The split checks it; its outputs stay the same, so that nothing is trained again."""
+    lists = {name for name, stage in STAGES.items() if "ensemble.stacking_columns" in stage.get("params", [])}
+    assert lists == {"split"}
+    assert "ensemble" in STAGES["ensemble"]["params"]
+    assert "data/split/manifest.csv" in STAGES["train"]["deps"]
+
+
 def test_a_preset_reaches_every_stage_that_reads_what_it_fills() -> None:
     """A stage lists `preset`, or depends on an output that has what it became."""
     filled = {key.rsplit(".", depth)[0] for key in PRESETS["general"].settings for depth in range(key.count(".") + 1)}

@@ -1,4 +1,6 @@
+import copy
 import difflib
+import re
 from pathlib import Path
 
 import pytest
@@ -6,7 +8,18 @@ import yaml
 
 from tests.base.real_params import REAL, load
 from tumorboard.base.errors import InputError
-from tumorboard.base.params import DVC_IGNORED_KEYS, Recipe, load_params
+from tumorboard.base.params import (
+    DVC_IGNORED_KEYS,
+    AtCost,
+    AtSensitivity,
+    AtSpecificity,
+    Cost,
+    Params,
+    Recipe,
+    Threshold,
+    load_params,
+)
+from tumorboard.base.presets import fill_empty
 from tumorboard.base.recipe import resolve_recipe
 from tumorboard.base.schema import parse
 
@@ -38,6 +51,26 @@ from tumorboard.base.schema import parse
         ("[linear, cnn", "[cnn, cnn", "models lists an entry twice"),
         ("folds: [0]", "folds: [5]", "folds lists 5, but split.folds makes 0 to 4"),
         ("  window:     ", "  window: [5, 5]", "crop.window: the lower end 5.0 must be below the upper end 5.0"),
+        (
+            "  cnn3: {architecture: cnn3}",
+            "  cn: {lr: 0.5}",
+            "yaml: recipes.cn: there is no such recipe, and an own one needs an architecture; did you mean cnn?",
+        ),
+        (
+            "  cnn3: {architecture: cnn3}",
+            "  xyzw: {lr: 0.5}",
+            "yaml: recipes.xyzw: there is no such recipe, and an own one needs an architecture, such as resnet18",
+        ),
+        (
+            "  cnn: {architecture: cnn}",
+            "  cnn: {architecture: }",
+            "yaml: recipes.cnn.architecture is empty: name one, such as resnet18",
+        ),
+        (
+            "  cnn: {architecture: cnn}",
+            "  cnn: {lr: 0.5}",
+            "yaml: recipes.cnn: there is no such recipe, and an own one needs an architecture; did you mean cnn3?",
+        ),
         ("  - 0\n  - 0\n  - 0", "  - 0\n  - 0\n  - 256", "crop.background.2: is 256"),
         ("  frames:     ", "  frames: last", "data.frames: is 'last': input should be 'first' or 'middle'"),
         ("raw: data/phantom ", "raw: medmnist:bloodmnist ", "the list medmnist must have bloodmnist, to be downloaded"),
@@ -52,6 +85,94 @@ def test_a_wrong_key_or_value_is_named(tmp_path: Path, right: str, wrong: str, m
         load(tmp_path, REAL.replace(right, wrong, 1))
     assert message in str(raised.value)
     assert "params.yaml" in str(raised.value)
+
+
+FORMS = (
+    "expected youden, {sensitivity: 0.95}, {specificity: 0.95}, {cost: {false_negative: 10, false_positive: 1}} "
+    "or an empty value"
+)
+
+
+@pytest.mark.parametrize(
+    ("lines", "fault"),
+    [
+        ("recipes: {cn: {lr: 0.5}}", "recipes.cn: there is no such recipe, and an own one needs an architecture; did "),
+        ("train:", "train: is empty: give it keys, or delete the line"),
+        ("evaluate: {confidence: 1}", "evaluate.confidence: is 1, expected a number above 0 and below 1"),
+        ("evaluate: {primary: [vote]}", "evaluate.primary: is ['vote'], expected two names, such as [vote, cnn]"),
+        ("evaluate: {threshold: best}", f"evaluate.threshold: is 'best', {FORMS}"),
+        ("evaluate: {threshold: 0.5}", f"evaluate.threshold: is 0.5, {FORMS}"),
+        ("evaluate: {threshold: [youden]}", f"evaluate.threshold: is ['youden'], {FORMS}"),
+        ("evaluate: {threshold: {}}", f"evaluate.threshold: is {{}}, {FORMS}"),
+        ("evaluate: {threshold: {sensitivty: 0.9}}", f"evaluate.threshold: is {{'sensitivty': 0.9}}, {FORMS}"),
+        (
+            "evaluate: {threshold: {sensitivity: 0.9, specificity: 0.8}}",
+            f"evaluate.threshold: is {{'sensitivity': 0.9, 'specificity': 0.8}}, {FORMS}",
+        ),
+        (
+            "evaluate: {threshold: {sensitivity: 95}}",
+            "evaluate.threshold.sensitivity: is 95, expected a number above 0 and below 1",
+        ),
+        (
+            "evaluate: {threshold: {specificity: x}}",
+            "evaluate.threshold.specificity: is 'x', expected a number above 0 and below 1",
+        ),
+        ("evaluate: {threshold: {cost: {false_negative: 1}}}", "evaluate.threshold.cost.false_positive: missing"),
+        (
+            "evaluate: {threshold: {cost: {false_negative: 1, false_positive: 1, false_positiv: 1}}}",
+            "evaluate.threshold.cost.false_positiv: unknown key; did you mean false_positive?",
+        ),
+        ("crop: {window: {low: 1}}", "crop.window: is {'low': 1}: input should be a valid list or input should be "),
+        ("train: {class_weights: [1, -1]}", "train.class_weights.1: is -1: input should be greater than 0"),
+    ],
+)
+def test_a_short_file_has_one_message_for_one_fault(tmp_path: Path, lines: str, fault: str) -> None:
+    with pytest.raises(InputError) as raised:
+        load(tmp_path, f"tumorboard: 0.0.1\n{lines}\n")
+    assert str(raised.value).removeprefix(f"{tmp_path}/params.yaml: ").startswith(fault)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "threshold"),
+    [
+        ("youden", "youden"),
+        ("", None),
+        ("{sensitivity: 0.95}", AtSensitivity(sensitivity=0.95)),
+        ("{specificity: 0.9}", AtSpecificity(specificity=0.9)),
+        ("{cost: {false_negative: 10, false_positive: 1}}", AtCost(cost=Cost(false_negative=10.0, false_positive=1.0))),
+    ],
+)
+def test_each_form_of_a_threshold_is_read_and_read_again(tmp_path: Path, text: str, threshold: Threshold) -> None:
+    evaluate = load(tmp_path, f"tumorboard: 0.0.1\nevaluate:\n  threshold: {text}\n").evaluate
+    assert evaluate.threshold == threshold
+    assert type(evaluate)(**dict(evaluate)) == evaluate  # by instances
+    assert parse(type(evaluate), evaluate.model_dump(), "here") == evaluate
+
+
+def test_a_short_file_may_add_a_recipe_and_change_one_of_the_package(tmp_path: Path) -> None:
+    params = load(tmp_path, "tumorboard: 0.0.1\nrecipes: {cnn: {lr: 0.5}, mine: {architecture: cnn, lr: 0.25}}\n")
+    assert resolve_recipe(params, "cnn").lr == 0.5
+    assert (resolve_recipe(params, "mine").architecture, resolve_recipe(params, "mine").lr) == ("cnn", 0.25)
+
+
+@pytest.mark.parametrize("value", ["zz", 0.123, [], ["zz", {}], {}, {"zz": {"zz": None}}, [[None]]])
+def test_no_message_has_a_name_of_python(value: object) -> None:
+    """A wrong value at any key is reported by words of params.yaml: pydantic names the members of a union by types."""
+    plain = yaml.safe_load(REAL)
+    paths = [(name,) for name in plain]
+    paths += [(name, key) for name, section in plain.items() if isinstance(section, dict) for key in section]
+    for *above, last in paths:
+        tree = copy.deepcopy(plain)
+        node = tree[above[0]] if above else tree
+        node[last] = value
+        try:
+            parse(Params, fill_empty(tree), "here")
+        except InputError as error:
+            for line in str(error).splitlines():
+                assert not re.search(r"literal\[|tuple|function-|constrained|instance of|dictionary|after val", line), (
+                    line
+                )
 
 
 def test_all_wrong_values_are_in_one_message(tmp_path: Path) -> None:

@@ -138,7 +138,7 @@ def test_a_recipe_overrides_the_preset(tmp_path: Path) -> None:
         # A key that presets do not set is an error where it is empty, as it was.
         ({"crop.border_threshold": None}, "crop.border_threshold: is None: input should be a valid integer"),
         ({"train.augment.noise": None}, "train.augment.noise: is None"),
-        ({"train.augment": None}, "train.augment: is None"),
+        ({"train.augment": None}, "train.augment: is empty: give it keys, or delete the line"),
         ({"crop": 5}, "crop: is 5"),
         ({"crop.side": "big"}, "crop.side: is 'big': input should be a valid integer"),
     ],

@@ -99,9 +99,3 @@ def balanced(params: Params, strategy: str, entries: dict[str, object], of_the_m
 
 def test_every_strategy_that_params_admit_is_known() -> None:
     assert set(STRATEGIES) == set(Balance.model_fields["strategy"].annotation.__args__)  # type: ignore[union-attr]
-
-
-def test_a_model_without_architecture(tmp_path: Path) -> None:
-    params = load(tmp_path, REAL.replace("architecture: cnn}", "lr: 0.1}"))
-    with pytest.raises(InputError, match=r"recipes\.cnn\.architecture is missing"):
-        resolve_recipe(params, "cnn")

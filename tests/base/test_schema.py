@@ -8,7 +8,7 @@ from dvc.utils.serialize import parse_yaml
 from pydantic import Field
 
 from tumorboard.base.errors import InputError
-from tumorboard.base.schema import Section, nearest, parse, read_yaml
+from tumorboard.base.schema import Section, expecting, nearest, parse, read_yaml
 
 
 class Inner(Section):
@@ -24,6 +24,20 @@ class Outer(Section):
     name: Literal["one", "two"] | None
     inner: Inner
     others: dict[str, Inner]
+
+
+class Weight(Section):
+    weight: Inner
+
+
+class Choices(Section):
+    """Unions, for which pydantic reports the faults of every member under a name of its own."""
+
+    pair: tuple[int, int] | Literal["all"] | None = None
+    form: Weight | Listed | Literal["none"] = "none"
+    sized: tuple[int, int, int] = (1, 2, 3)
+    named: Annotated[tuple[str, str], expecting("two names, such as [a, b]")] | None = None
+    by_name: dict[Annotated[str, Field(pattern="^[a-z]+$")], Inner] = Field(default_factory=dict)
 
 
 RIGHT = {"name": "one", "inner": {"share": 1, "sizes": [1, 2]}, "others": {}}
@@ -58,6 +72,54 @@ def test_a_fault_is_named_by_its_key(changes: dict[str, object], fault: str) -> 
     with pytest.raises(InputError) as raised:
         parse(Outer, RIGHT | changes, "here")
     assert fault in str(raised.value).splitlines()
+
+
+@pytest.mark.parametrize(
+    ("given", "faults"),
+    [
+        # The value has the type of no member: the types of all are listed once, under the key itself.
+        ({"pair": "al"}, ["pair: is 'al': input should be a valid list or input should be 'all'"]),
+        ({"pair": {"a": "b: c"}}, ["pair: is {'a': 'b: c'}: input should be a valid list or input should be 'all'"]),
+        ({"form": 3}, ["form: is 3: input should be a mapping of keys or input should be 'none'"]),
+        # The value has the type of one member: only that one's faults are described, at their own place.
+        ({"pair": [1, "2"]}, ["pair.1: is '2': input should be a valid integer"]),
+        ({"pair": [1]}, ["pair: is [1]: list should have 2 items"]),
+        ({"form": {"few": [1, "2"]}}, ["form.few.1: is '2': input should be a valid integer"]),
+        ({"form": {"few": [1]}}, ["form.few: is [1]: list should have at least 2 items, not 1"]),
+        ({"form": {"few": [1, 2], "fewer": 1}}, ["form.fewer: unknown key; did you mean few?"]),
+        # Lists of the wrong length.
+        ({"sized": []}, ["sized: is []: list should have 3 items"]),
+        ({"sized": [1, 2]}, ["sized: is [1, 2]: list should have 3 items"]),
+        ({"sized": [1, 2, 3, 4]}, ["sized: is [1, 2, 3, 4]: list should have at most 3 items, not 4"]),
+        # One message for any fault of a value that says what it expects.
+        ({"named": ["a"]}, ["named: is ['a'], expected two names, such as [a, b]"]),
+        ({"named": ["a", 3]}, ["named: is ['a', 3], expected two names, such as [a, b]"]),
+        ({"named": "a"}, ["named: is 'a', expected two names, such as [a, b]"]),
+        # Mappings.
+        ({"by_name": None}, ["by_name: is empty: give it keys, or delete the line"]),
+        ({"by_name": [1]}, ["by_name: is [1]: input should be a mapping of keys"]),
+        ({"by_name": {"a": None}}, ["by_name.a: is empty: give it keys, or delete the line"]),
+        (
+            {"by_name": {"A": {"share": 1, "sizes": []}}},
+            ["by_name.A: is 'A': string should match pattern '^[a-z]+$'"],
+        ),
+    ],
+)
+def test_no_name_of_pydantic_is_in_a_message(given: dict[str, object], faults: list[str]) -> None:
+    with pytest.raises(InputError) as raised:
+        parse(Choices, given, "here")
+    assert str(raised.value).splitlines() == [f"here: {fault}" for fault in faults]
+
+
+def test_a_hint_below_a_union_is_of_the_member_that_has_the_key() -> None:
+    with pytest.raises(InputError) as raised:
+        parse(Choices, {"form": {"weight": {"share": 1, "sizes": [], "size": 1}}}, "here")
+    assert "here: form.weight.size: unknown key; did you mean sizes?" in str(raised.value).splitlines()
+
+
+def test_what_a_value_expects_leaves_right_values_as_they_are() -> None:
+    assert parse(Choices, {"named": ["a", "b"]}, "here").named == ("a", "b")
+    assert parse(Choices, {"named": None}, "here").named is None
 
 
 def test_a_list_is_called_so_and_its_wrong_items_are_not_counted_as_missing() -> None:

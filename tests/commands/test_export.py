@@ -31,6 +31,7 @@ from tumorboard.models.study_code import study_digest
 from tumorboard.panel import onnx_export
 from tumorboard.panel.fitted import Fit
 from tumorboard.panel.panel_file import write_panel
+from tumorboard.panel.stacking import Column, Stacking
 from tumorboard.panel.trained_model import TrainedModel
 from tumorboard.panel.unlike import save_unlike
 from tumorboard.panel.votes import VOTES
@@ -234,6 +235,34 @@ def test_onnx_files_are_checked_on_the_folds_validation_images(monkeypatch: pyte
     shutil.rmtree(STORE)
     assert run("export", "../panel.zip", "--onnx", "--force").exit_code == 0
     assert [len(crops) for crops in compared] == [2, 2, 32, 32]
+
+
+def test_a_vote_with_columns_is_exported_with_a_command_that_works(
+    study: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The printed command and that of the README, in a folder that is no study."""
+    columns = (Column("age", (), 50.0, 10.0), Column("sex", ("F", "M"), None, None))
+    stacking = Stacking(coefficients=((0.0,) * 11,) * 3, intercepts=(0.0, 0.0, 0.0), penalty=1.0, columns=columns)
+    by_model = {"temperatures": {"cnn3": 2.0, "cnn": 0.5}, "weights": {"cnn3": 0.3, "cnn": 0.7}}
+    fit = Fit(**(FIT.to_json() | by_model | {"vote": "stacking", "stacking": stacking}))
+    write_panel(PANEL, fit, classes=CLASSES, manifest=DIGEST, positive=None)
+    done = run("export", "../elsewhere/panel.zip")
+    assert done.exit_code == 0, done.output
+    *_, command, table = done.stdout.splitlines()
+    assert command == "Use it anywhere: tumorboard predict --panel panel.zip IMAGES --columns TABLE.csv"
+    assert table == ("TABLE.csv needs one row per image and the columns path, age, sex: the stacking vote uses them")
+    (study / "new/large.png").unlink()
+    rows = [f"{number}.png,60,{'female' if number else 'F'}" for number in range(4)]
+    (study / "new/TABLE.csv").write_text("\n".join(["path,age,sex", *rows]), encoding="utf-8")
+    monkeypatch.chdir(study.parent / "elsewhere")
+    with zipfile.ZipFile("panel.zip") as file:
+        assert " --columns TABLE.csv --out new.csv" in file.read("README.md").decode()
+        assert "The vote uses age (a number; mean 50, " in file.read("MODEL_CARD.md").decode()
+    images = [str(study / f"new/{number}.png") for number in range(4)]
+    words = command.partition("tumorboard ")[2].replace("TABLE.csv", str(study / "new/TABLE.csv")).split(" ")
+    done = run(*[image for word in words for image in (images if word == "IMAGES" else [word])])
+    assert done.exit_code == 0, done.output
+    assert done.stderr.startswith(f"--columns: sex of 3 images, the first {images[1]}: 'female' is none of F, M, the")
 
 
 def fails(message: str, *words: str) -> None:

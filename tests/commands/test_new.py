@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from tests.warm_python import search_path, spawn_warm_children
@@ -18,8 +19,8 @@ from tumorboard.base.errors import InputError
 from tumorboard.base.params import load_params
 from tumorboard.base.presets import PRESETS
 from tumorboard.commands.app import app
-from tumorboard.commands.new import check_positive
-from tumorboard.commands.new_files import pipeline_text
+from tumorboard.commands.new import check_positive, print_assumptions
+from tumorboard.commands.new_files import StudyFacts, pipeline_text
 from tumorboard.commands.new_folder import check_can_be_made
 from tumorboard.commands.new_panel import panel_of
 from tumorboard.commands.stage import write_lists, write_resolved
@@ -224,6 +225,44 @@ def test_lines_of_a_file_stand_in_params(folder: Path, raw: Path) -> None:
     assert (params.crop.window, params.evaluate.test, params.evaluate.subgroups) == ((0, 80), False, ())
 
 
+def test_columns_that_the_table_has_are_accepted(folder: Path, raw: Path) -> None:
+    rows = [f"{file.relative_to(raw).as_posix()},{file.parent.name},f\n" for file in raw.rglob("*.png")]
+    (raw / "sexes.csv").write_text("path,label,Sex\n" + "".join(rows), encoding="utf-8")
+    lines = "data: {table: sexes.csv}\nevaluate: {subgroups: [Sex]}\nensemble: {stacking_columns: [Sex]}\n"
+    (folder / "columns.yaml").write_text(lines, encoding="utf-8")
+    done = new(folder / "columns", "--data", raw, "--params", folder / "columns.yaml")
+    assert done.exit_code == 0, done.output
+    params = load_params(folder / "columns/params.yaml")
+    assert (params.evaluate.subgroups, params.ensemble.stacking_columns) == (("Sex",), ("Sex",))
+
+
+@pytest.mark.parametrize(
+    ("crop", "assumed"),
+    [
+        ("{side: 32, border: false}", []),
+        ("{border: false}", ["crop.side     160"]),
+        ("{side: 32, border: , window: [0, 80]}", ["crop.border   true"]),
+    ],
+)
+def test_values_of_a_file_are_not_called_assumed(crop: str, assumed: list[str]) -> None:
+    facts = StudyFacts(
+        name="x",
+        data=Path("raw"),
+        table=None,
+        group_pattern=None,
+        guess=None,
+        unit=None,
+        positive=None,
+        preset="general",
+        models=["cnn"],
+        lines=yaml.safe_load(f"crop: {crop}"),
+    )
+    console = Console(record=True, width=200)
+    print_assumptions(facts, Account(classes={"a": 1}), console)
+    lines = [line.strip() for line in console.export_text().splitlines()]
+    assert [line.split(": ")[0] for line in lines if line.startswith("crop.")] == assumed
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
@@ -233,6 +272,16 @@ def test_lines_of_a_file_stand_in_params(folder: Path, raw: Path) -> None:
         ("data: {raw: /etc}", "data.raw is /etc, but --data is "),
         ("evaluate: {subgroups: [sex]}", "evaluate.subgroups: the data has no column 'sex' beside path, label"),
         ("data: {table: sexes.csv}\nevaluate: {subgroups: [Sex, Sec]}", "no column 'Sec'; did you mean Sex?"),
+        (
+            "data: {table: sexes.csv}\nensemble: {stacking_columns: [Sex, Sec]}",
+            "wrong.yaml: ensemble.stacking_columns: the data has no column 'Sec'; did you mean Sex?",
+        ),
+        (
+            "data: {table: sexes.csv}\nsplit: {leave_out: Sec}",
+            "wrong.yaml: split.leave_out: the data has no column 'Sec'; did you mean Sex?",
+        ),
+        ("recipes: {cn: {lr: 0.5}}", "wrong.yaml: recipes.cn: there is no such recipe, and an own one needs an "),
+        ("crop:", "wrong.yaml: crop: is empty: give it keys, or delete the line"),
     ],
 )
 def test_a_wrong_line_is_named(lines: str, message: str, folder: Path, raw: Path) -> None:

@@ -346,6 +346,35 @@ def test_a_panel_that_votes_by_columns_takes_them_from_a_table(files: list[Path]
     table = pd.read_csv("table.csv").set_index("path")
     decided = [table.loc[str(path.relative_to(tmp_path)), "decided"] for path in paths]
     assert decided == [CLASSES[1] if number % 2 else CLASSES[2] for number in range(len(paths))]
+    assert "--columns: " not in done.stderr
+    Path("table.csv").unlink()
+    Path("ages.csv").write_text("\n".join(["path,age", *rows]).replace(",70", ",4000"), encoding="utf-8")
+    done = run("--columns", "ages.csv")
+    assert done.exit_code == 0, done.stderr
+    assert done.stderr.splitlines()[0] == (
+        "--columns: age of 5 images, the first new/deeper/01, é.png: 4000 is more than 6 standard deviations from the "
+        "mean of the training table's numbers that the vote was fitted on (mean 50, standard deviation 10); it is used "
+        "as it is"
+    )
+
+
+@pytest.mark.parametrize("options", [["--submission", "id,a"], ["--like", "sample.csv"]])
+def test_the_hard_vote_has_no_probabilities_for_a_competition(
+    files: list[Path], monkeypatch: pytest.MonkeyPatch, options: list[str]
+) -> None:
+    names = sorted(path.stem for path in Path("new/deeper").iterdir())
+    Path("sample.csv").write_text("\n".join(["id,a", *(f'"{name}",0' for name in names)]), encoding="utf-8")
+    command = ["predict", "new/deeper", *named(files), "--out", "new.csv"]
+    with monkeypatch.context() as patch:
+        patch.setattr(PanelSource, "predict", lambda *_: pytest.fail("it was classified"))
+        done = CliRunner().invoke(app, [*command, *options, "--vote", "hard"])
+    assert (done.exit_code, done.stdout) == (1, ""), done.output
+    assert done.stderr.startswith("predict: the competition's column 'a' is to hold probabilities, but the hard vote")
+    assert not Path("new.csv").exists()
+    done = CliRunner().invoke(app, [*command, *options, "--vote", "soft"])
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(app, [*command, "--submission", "id,label", "--vote", "hard", "--force"])
+    assert done.exit_code == 0, done.output
 
 
 def test_an_output_that_cannot_be_written_is_refused_before_anything_is_classified(

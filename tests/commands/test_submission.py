@@ -14,6 +14,7 @@ from tumorboard.commands.predict import describe_rows
 from tumorboard.commands.submission import (
     Column,
     Form,
+    check_probabilities,
     fill_columns,
     infer_columns,
     open_form,
@@ -22,6 +23,7 @@ from tumorboard.commands.submission import (
     six_digits,
 )
 from tumorboard.panel.deciding import Deciding, unfitted
+from tumorboard.panel.votes import VOTES
 
 CLASSES = ("MEL", "NV")
 
@@ -86,6 +88,22 @@ def test_a_template_that_cannot_be_filled_is_refused(template: str, message: str
 
 def test_a_class_that_has_the_name_of_a_keyword_is_reached_by_its_column() -> None:
     assert contents(parse_template("id,x=p_label", ("label", "other"), None)) == {"id": "id", "x": "p_label"}
+
+
+@pytest.mark.parametrize("template", ["id,probability,label", "id,probability=NV", "id,classes", "id,probability=p_NV"])
+def test_a_share_of_votes_is_no_probability(template: str) -> None:
+    columns = parse_template(template, CLASSES, "NV")
+    header = "MEL" if template == "id,classes" else "probability"
+    with pytest.raises(InputError) as raised:
+        check_probabilities(columns, "hard")
+    assert str(raised.value) == (
+        f"the competition's column '{header}' is to hold probabilities, but the hard vote has shares of votes and no "
+        "probabilities: choose a vote that has them, --vote single, soft, product, weighted or stacking; or ask for "
+        "labels alone, --submission 'id,label'"
+    )
+    for vote in sorted({*VOTES} - {"hard"}):
+        check_probabilities(columns, vote)
+    check_probabilities(parse_template("id,file,path,label", CLASSES, None), "hard")
 
 
 # ----- Samples --------------------------------------------------------------------------------------------------------
@@ -249,12 +267,16 @@ def test_patients_come_from_the_studys_pattern_another_pattern_or_a_table(tmp_pa
 @pytest.mark.parametrize(
     ("source", "text", "message"),
     [
-        ("study", "", "params.yaml has no data.group_pattern"),
+        ("study", "", "--patients study: params.yaml has no data.group_pattern: name a regular expression whose"),
         (r"(Q\d+)", "", r"--patients: '(Q\d+)' matches no group in the path"),
         (r"(Q\d+)", "", "correct the pattern, or leave the option out if every image is its own group"),
         ("P07", "", "--patients: 'P07' has no group"),
         ("t.csv", "path,patient\nP07_1.png,x\n", "t.csv: has no column 'group': it has path, patient"),
-        ("t.csv", "path,group\nP07_2.png,x\n", "has no row for"),
+        (
+            "t.csv",
+            "path,group\nP07_2.png,x\n",
+            "add it, with a path relative to the current folder or to the table's",
+        ),
         ("t.csv", "path,group\nP07_1.png,\n", "line 2: has no group"),
         ("t.csv", "path,group\nP07_1.png,x\nP07_1.png,y\n", "line 3: a second group for P07_1.png"),
         ("none.csv", "", "none.csv: cannot be read"),
@@ -268,13 +290,28 @@ def test_patients_that_are_not_known_are_refused(tmp_path: Path, source: str, te
     assert message in str(raised.value)
 
 
+@pytest.mark.parametrize("pattern", [None, r"(P\d+)_"])
+def test_in_a_folder_that_is_no_study_there_is_no_pattern_of_a_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pattern: str | None
+) -> None:
+    """The package's defaults, whatever they are, are no study's."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as raised:
+        patients_of("study", [Path("P07_1.png")], pattern)
+    assert str(raised.value) == (
+        f"--patients study: {tmp_path} is no study: it has no params.yaml whose data.group_pattern could be used: name "
+        "a regular expression whose first parentheses match the patient in the path, as in --patients '(p\\d+)_', or "
+        "a table with the columns path and group, --patients table.csv"
+    )
+
+
 def test_patients_are_the_rows_of_a_competitions_file() -> None:
     joined = join_patients(decisions(("p1_a.png", 0.9), ("p1_b.png", 0.2)), ["p1.x", "p1.x"], deciding())
     form = open_form("patient=id,label", None, names=["p1.x"], patients=True, classes=CLASSES, positive=None)
     assert form is not None
     assert fill_columns(joined, form.columns).to_numpy().tolist() == [["p1.x", "NV"]]
     assert describe_rows(joined, ["p1.x", "p1.x"], form)[0].startswith(
-        "1 patients of 2 files: the mean of each patient"
+        "1 patient of 2 files: the mean of what the vote gives"
     )
 
 

@@ -10,7 +10,7 @@ from tumorboard.base.data_params import Columns
 from tumorboard.base.errors import InputError
 from tumorboard.base.files import read_table
 from tumorboard.base.params import Params
-from tumorboard.data.attributes import MAX_ATTRIBUTES, attribute_table, choose_columns, unkept_warnings
+from tumorboard.data.attributes import MAX_ATTRIBUTES, attribute_table, check_names, choose_columns, unkept_warnings
 from tumorboard.data.label_warnings import describe_listing
 from tumorboard.data.sources import list_images
 
@@ -26,6 +26,22 @@ def make(raw: Path, header: str, *cells: str, encoding: str = "utf-8", errors: s
 
 def attributes(raw: Path, **data: object) -> pd.DataFrame:
     return attribute_table(list_images(raw, data_section(**data))[0])
+
+
+def test_a_name_that_is_no_column_is_refused_with_the_known_ones() -> None:
+    table = pd.DataFrame(columns=["id", "age", "sex", "site"])
+    check_names(table, ["site", "age"], "here")
+    check_names(table, [], "here")
+    for name, end in (
+        ("agee", "'agee'; did you mean age?"),
+        ("weight", "'weight'; known: age, sex, site"),
+        ("id", "'id'; known: age, sex, site"),  # the path of the image, no attribute
+    ):
+        with pytest.raises(InputError) as raised:
+            check_names(table, ["sex", name], "p.yaml: key")
+        assert str(raised.value) == f"p.yaml: key: the data has no column {end}"
+    with pytest.raises(InputError, match=r"no column 'sex' beside path, label, group, split and fold: delete the name"):
+        check_names(table[["id"]], ["sex"], "p.yaml: key")
 
 
 def test_every_further_column_is_kept_as_it_is_written(tmp_path: Path) -> None:

@@ -88,9 +88,7 @@ def test_a_fold_without_a_value_is_refused_with_the_values() -> None:
 
 
 def test_an_unknown_column_is_refused_with_the_nearest() -> None:
-    with pytest.raises(
-        InputError, match=r"'sites', which the data's table does not have; it has 'sex', 'site'; did you"
-    ):
+    with pytest.raises(InputError, match=r"split\.leave_out: the data has no column 'sites'; did you mean site\?$"):
         divide(manifest_of(), column="sites")
 
 

@@ -1,13 +1,14 @@
 """Cells of the vote stacking: the data's table by id, and a user's table by path; what is wrong is named."""
 
 import re
+from pathlib import Path
 
 import pandas as pd
 import pytest
 
 from tumorboard.base.errors import InputError
-from tumorboard.panel.stacking import Column
-from tumorboard.panel.stacking_columns import cells_of, read_cells
+from tumorboard.panel.stacking import Column, Stacking
+from tumorboard.panel.stacking_columns import cells_of, columns_of_vote, read_cells, unusual_cells
 
 AGE, SEX = Column("age", (), 50.0, 10.0), Column("sex", ("f", "m"), None, None)
 
@@ -23,11 +24,11 @@ def test_cells_are_in_the_order_of_the_ids_and_of_the_columns():
 
 
 def test_a_column_that_is_not_there_is_named_with_those_that_are():
-    with pytest.raises(InputError, match=r"stacking_columns names 'agee', .*; did you mean age\?: it has age, sex$"):
+    with pytest.raises(InputError, match=r"^params\.yaml: ensemble\.stacking_columns: .* 'agee'; did you mean age\?$"):
         cells_of(table(age="1", sex="f"), ["sex", "agee"], ["x"])
-    with pytest.raises(InputError, match="it has no columns beyond path, label, group, split and fold"):
+    with pytest.raises(InputError, match="no column 'age' beside path, label, group, split and fold: delete the name"):
         cells_of(table(), ["age"], ["x"])
-    with pytest.raises(InputError, match="names 'id'"):
+    with pytest.raises(InputError, match="no column 'id'"):
         cells_of(table(age="1"), ["id"], ["x"])
 
 
@@ -72,7 +73,7 @@ def test_paths_are_relative_to_the_current_folder_or_to_the_tables(tmp_path, ima
     [
         ("file,age\nnew/1.png,4\n", ": has no column 'path': it has file, age"),
         ("path,sex\nnew/1.png,f\n", ": has no column 'age': it has path, sex"),
-        ("path,age\nnew/1.png,4\n", ": has no row for .*2.png: add it; a cell may be empty"),
+        ("path,age\nnew/1.png,4\n", ": has no row for .*2.png: add it, with a path relative to the current folder or"),
         ("path,age\n3.png,4\n", ": has no row for .*1.png and 1 more images: add it"),
         ("path,age\nnew/1.png,4\nnew/1.png,5\n", ": line 3: a second row for new/1.png"),
         ("path,age\nnew/1.png,4\nnew/2.png,old\n", ": line 3: age is old, expected a number or nothing"),
@@ -88,3 +89,49 @@ def test_a_table_that_lacks_something_is_one_message(tmp_path, images, text, mes
 def test_a_text_that_the_fit_did_not_see_is_no_mistake(tmp_path, images):
     file = write(tmp_path, "path,sex\nnew/1.png,diverse\nnew/2.png,f\n")
     assert read_cells(file, [SEX], images)[images[0]] == ["diverse"]
+
+
+FILES = [Path("new/1.png"), Path("new/2.png"), Path("new/3.png"), Path("new/4.png")]
+
+
+def unusual(column, *cells):
+    """The sentences on one column, whose cells are those of the first files."""
+    files = FILES[: len(cells)]
+    by_file = {file.absolute(): [cell] for file, cell in zip(files, cells, strict=True)}
+    return unusual_cells([column], by_file, files)
+
+
+def test_texts_that_the_fit_lacks_are_counted_and_the_first_is_named():
+    assert unusual(SEX, "f", "m", "", "unknown") == []
+    assert unusual(SEX, "m", "female", "f", "M") == [
+        "sex of 2 images, the first new/2.png: 'female' is none of f, m, the values of the training table that the "
+        "vote was fitted on; it counts as none of them"
+    ]
+    empty = unusual(Column("site", (), None, None), "", "north")
+    assert empty == [
+        "site of 1 image, the first new/2.png: 'north' has no effect, since no image that the vote was fitted on had "
+        "a value"
+    ]
+
+
+def test_numbers_beyond_six_standard_deviations_are_counted_and_the_first_is_named():
+    """The mean is 50 and the standard deviation 10: usual are -10 to 110."""
+    assert unusual(AGE, "110", "-10", "", "unknown") == []
+    assert unusual(AGE, "40", "-10.5", "110", "4000") == [
+        "age of 2 images, the first new/2.png: -10.5 is more than 6 standard deviations from the mean of the training "
+        "table's numbers that the vote was fitted on (mean 50, standard deviation 10); it is used as it is"
+    ]
+
+
+def test_each_column_has_its_own_cells_and_its_own_sentence():
+    cells = {FILES[0].absolute(): ["4000", "f"], FILES[1].absolute(): ["40", "female"]}
+    first, second = unusual_cells([AGE, SEX], cells, FILES[:2])
+    assert first.startswith("age of 1 image, the first new/1.png: 4000 ")
+    assert second.startswith("sex of 1 image, the first new/2.png: 'female' ")
+
+
+def test_the_stacking_vote_alone_uses_columns():
+    stacking = Stacking(coefficients=((0.0,) * 9,) * 2, intercepts=(0.0, 0.0), penalty=1.0, columns=(AGE, SEX))
+    assert columns_of_vote("stacking", stacking) == (AGE, SEX)
+    assert columns_of_vote("soft", stacking) == ()
+    assert columns_of_vote("soft", None) == ()

@@ -90,6 +90,19 @@ def test_files_and_label_conflicts_count_together_against_the_limit(params: Para
         run(two, crop, "regroup")
 
 
+def test_a_misspelled_stacking_column_is_refused_before_any_training(params: Params, crop: Path) -> None:
+    attributes = read_manifest(crop / "manifest.csv")[["id"]].assign(age="40", sex="f")
+    write_table(attributes, crop / "attributes.csv")
+    right, wrong = (
+        params.model_copy(update={"ensemble": params.ensemble.model_copy(update={"stacking_columns": names})})
+        for names in (("sex", "age"), ("sex", "agee"))
+    )
+    with pytest.raises(InputError, match=r"^params\.yaml: ensemble\.stacking_columns: .* 'agee'; did you mean age\?$"):
+        run(wrong, crop, "report")
+    assert not (crop.parent / "split").exists()
+    assert len(run(right, crop, "report")[0]) == 24
+
+
 def test_refuse_writes_nothing(params: Params, crop: Path) -> None:
     with pytest.raises(InputError, match="'000' is 'a', '022' is 'a'"):
         run(params, crop, "refuse")

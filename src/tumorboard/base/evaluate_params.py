@@ -1,12 +1,14 @@
 """The sections `evaluate` and `ensemble` of params.yaml: how predictions are judged, and how the members vote."""
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
-from tumorboard.base.schema import Section
+from tumorboard.base.schema import EXPECTED, Section, expecting
 
-OpenShare = Annotated[float, Field(gt=0, lt=1)]
+Pair = Annotated[tuple[str, str], expecting("two names, such as [vote, cnn]")]
+OpenShare = Annotated[float, Field(gt=0, lt=1), expecting("a number above 0 and below 1")]
 
 
 class Cost(Section):
@@ -34,14 +36,37 @@ class AtCost(Section):
     cost: Cost
 
 
-Threshold = Literal["youden"] | AtSensitivity | AtSpecificity | AtCost | None
+def _form_of(threshold: Any) -> str | None:
+    """Returns which form a value of `evaluate.threshold` has; None: no known one."""
+    if threshold == "youden":
+        return "word"
+    keys = list(threshold) if isinstance(threshold, Mapping) else list(getattr(threshold, "model_fields_set", ()))
+    known = len(keys) == 1 and keys[0] in ("sensitivity", "specificity", "cost")
+    return f"at {keys[0]}" if known else None
+
+
+Threshold = (
+    Annotated[
+        Annotated[Literal["youden"], Tag("word")]
+        | Annotated[AtSensitivity, Tag("at sensitivity")]
+        | Annotated[AtSpecificity, Tag("at specificity")]
+        | Annotated[AtCost, Tag("at cost")],
+        Discriminator(
+            _form_of,
+            custom_error_type=EXPECTED,
+            custom_error_message="youden, {sensitivity: 0.95}, {specificity: 0.95}, "
+            "{cost: {false_negative: 10, false_positive: 1}} or an empty value",
+        ),
+    ]
+    | None
+)
 
 
 class Evaluate(Section):
     test: bool  # whether the test part is scored
     confidence: OpenShare
     bootstrap: Annotated[int, Field(ge=0)]
-    primary: tuple[str, str] | None  # names of the two members or votes that are compared
+    primary: Pair | None  # names of the two members or votes that are compared
     threshold: Threshold
     by_patient: Literal["mean", "worst"]
     subgroups: tuple[str, ...]  # columns of the data's table

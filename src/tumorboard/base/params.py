@@ -1,5 +1,6 @@
 """The parameters of a study: params.yaml as frozen, typed and checked sections, without defaults in code."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args
 
@@ -214,6 +215,25 @@ def _optional(section: type[Section], name: str, **nested: Any) -> Any:
 Overrides = _optional(Recipe, "Overrides", augment=_optional(Augment, "AugmentOverrides"))
 
 
+def _check_architectures(recipes: Mapping[str, Any]) -> None:
+    """Raises ValueError for a recipe without an architecture, such as one under a misspelled name.
+
+    Args:
+        recipes: the entries by name, completed by those of the package.
+    """
+    complete = [name for name, entry in recipes.items() if entry.architecture is not None]
+    for name, entry in recipes.items():
+        if entry.architecture is not None:
+            continue
+        if "architecture" in entry.model_fields_set:
+            raise ValueError(f"recipes.{name}.architecture is empty: name one, such as resnet18")
+        near = nearest(name, complete)
+        raise ValueError(
+            f"recipes.{name}: there is no such recipe, and an own one needs an architecture"
+            f"{near if near.endswith('?') else ', such as resnet18'}"
+        )
+
+
 class Params(Section):
     """All of params.yaml, with the preset's values for the keys that are empty there."""
 
@@ -258,6 +278,7 @@ class Params(Section):
                 raise ValueError(
                     f"evaluate.primary names '{name}', which is no member or vote; there are {', '.join(comparable)}"
                 )
+        _check_architectures(self.recipes)
         for model in self.models:
             if model not in self.recipes:
                 near = nearest(model, self.recipes)

@@ -29,7 +29,7 @@ def resolve_recipe(params: Params, model: str) -> Recipe:
             value of `train`. A given `focal_alpha` takes the place of the class weights of the strategy 'focal'.
 
     Raises:
-        InputError: there is no such entry, it names no architecture, or the strategy contradicts another value.
+        InputError: there is no such entry, or the strategy contradicts another value.
 
     >>> from tumorboard.base.params import find_params, load_params
     >>> params = load_params(find_params())
@@ -43,8 +43,6 @@ def resolve_recipe(params: Params, model: str) -> Recipe:
     if model not in params.recipes:
         raise InputError(f"model '{model}' has no entry under recipes{nearest(model, params.recipes)}")
     own: dict[str, Any] = params.recipes[model].model_dump(exclude_none=True)  # type: ignore[attr-defined]
-    if "architecture" not in own:
-        raise InputError(f"recipes.{model}.architecture is missing: name one, such as resnet18")
     recipe = {"seed": params.seed} | dict(params.train) | own
     recipe["augment"] = params.train.augment.model_dump() | own.get("augment", {})
     return parse(Recipe, recipe | _strategy_entries(params, model, own=own, recipe=recipe), f"recipes.{model}")

@@ -3,18 +3,22 @@
 import copy
 import difflib
 import functools
+import math
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic_core import PydanticCustomError
 
 from tumorboard.base.errors import InputError
 
 S = TypeVar("S", bound="Section")
 
+EXPECTED = "expected"  # type of pydantic's error whose message is what was expected instead of the value
 MAX_YAML_BYTES = 2_000_000  # bytes of the largest file that is read
 MAX_YAML_VALUES = 100_000  # keys, scalars, lists and mappings of a file; values behind an alias count each time
 
@@ -53,59 +57,136 @@ def parse(section: type[S], tree: Mapping[str, Any], where: str) -> S:
         raise InputError("\n".join(f"{where}: {line}" for line in _describe_errors(error, section, tree))) from None
 
 
+def expecting(text: str) -> WrapValidator:
+    """Returns a validator that replaces all faults of a value by one message: what is expected there.
+
+    Args:
+        text: end of the message, behind "is VALUE, expected".
+
+    >>> from typing import Annotated
+    >>> class Pair(Section):
+    ...     names: Annotated[tuple[str, str], expecting("two names")]
+    >>> parse(Pair, {"names": ["cnn"]}, "params.yaml")
+    Traceback (most recent call last):
+    tumorboard.base.errors.InputError: params.yaml: names: is ['cnn'], expected two names
+    """
+
+    def check(value: Any, inner: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return inner(value)
+        except ValidationError:
+            raise PydanticCustomError(EXPECTED, "{text}", {"text": text}) from None
+
+    return WrapValidator(check)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where an error of pydantic lies in the checked values."""
+
+    path: tuple[str, ...]  # keys and indices, without the names that pydantic adds for members of a union
+    value: Any  # the value there; None for a missing key
+    union: tuple[str, ...] | None  # path of the value for which pydantic tried the members of a union
+    member: int | str | None  # pydantic's name of the member of the union
+    inside: bool  # whether the error lies inside the member, which thus has the value's type
+
+
 def _describe_errors(error: ValidationError, section: type[Section], tree: Any) -> list[str]:
-    """Returns one line per wrong key; pydantic's errors for the members of a union are joined by 'or'."""
-    expected: dict[str, list[str]] = {}
-    for problem in error.errors():
-        key, value = _locate(problem["loc"], tree)
-        if problem["type"] == "too_short" and len(value) >= problem["ctx"]["min_length"]:
+    """Returns one line per wrong key.
+
+    Where a value has the type of one member of a union, only the faults of that member are described; else the types of
+    all members are joined by 'or'.
+    """
+    problems = _without_unfit_members([(problem, _locate(problem, tree)) for problem in error.errors()])
+    expected: dict[tuple[str, ...], list[tuple[str, str]]] = {}
+    for problem, place in problems:
+        if problem["type"] == "too_short" and len(place.value) >= problem["ctx"]["min_length"]:
             continue  # pydantic counts only the valid items of a list; each invalid one has its own line
-        if problem["type"] == "extra_forbidden":
-            hint = "unknown key" + nearest(str(problem["loc"][-1]), _keys_at(section, problem["loc"][:-1]))
-        elif problem["type"] == "missing":
-            hint = "missing"
-        elif problem["type"] == "value_error":
-            hint = str(problem["ctx"]["error"])
-        else:
-            message = f"{problem['msg'][:1].lower()}{problem['msg'][1:]}".replace("tuple", "list")
-            hint = f"is {value!r}: {message}"
-        expected.setdefault(key, []).append(hint)
-    return [f"{key}: {_join(texts)}" if key else _join(texts) for key, texts in expected.items()]
+        if problem["type"] == "missing" and isinstance(problem["loc"][-1], int):
+            expected.pop(place.path, None)  # of the items that a list lacks, the last one tells its length
+        expected.setdefault(place.path, []).append(_hint(problem, place, section))
+    lines = {".".join(path): _join(hints) for path, hints in expected.items()}
+    return [f"{key}: {text}" if key else text for key, text in lines.items()]
 
 
-def _join(texts: list[str]) -> str:
-    first, *others = dict.fromkeys(texts)
-    return " or ".join([first, *(text.split(": ", 1)[-1] for text in others)])
+def _without_unfit_members(problems: list[tuple[Any, _Place]]) -> list[tuple[Any, _Place]]:
+    """Leaves out the errors of members of a union that have another type than the value, or fewer of its keys."""
+    misfits: dict[tuple[str, ...], dict[int | str | None, float]] = {}  # by union and member
+    for problem, place in problems:
+        if place.union is not None:
+            by_member = misfits.setdefault(place.union, {})
+            misfit = problem["type"] in ("missing", "extra_forbidden") if place.inside else math.inf
+            by_member[place.member] = by_member.get(place.member, 0) + misfit
+    return [
+        (problem, place)
+        for problem, place in problems
+        if place.union is None or misfits[place.union][place.member] == min(misfits[place.union].values())
+    ]
 
 
-def _locate(loc: tuple[int | str, ...], tree: Any) -> tuple[str, Any]:
-    """Returns an error's key, without the names that pydantic adds for members of a union, and the value there."""
+def _hint(problem: Any, place: _Place, section: type[Section]) -> tuple[str, str]:
+    """Returns the beginning of an error's message, which is the value or '', and the rest."""
+    kind, given = problem["type"], f"is {place.value!r}"
+    if kind == "extra_forbidden":
+        return "", "unknown key" + nearest(str(problem["loc"][-1]), _keys_at(section, problem["loc"][:-1]))
+    if kind == "missing" and isinstance(problem["loc"][-1], int):  # an item that a list lacks
+        return f"{given}: ", f"list should have {problem['loc'][-1] + 1} items"
+    if kind == "missing":
+        return "", "missing"
+    if kind == "value_error":
+        return "", str(problem["ctx"]["error"])
+    if kind == EXPECTED:
+        return f"{given}, ", f"expected {problem['msg']}"
+    if kind in ("model_type", "dict_type"):
+        if place.value is None:
+            return "", "is empty: give it keys, or delete the line"
+        return f"{given}: ", "input should be a mapping of keys"
+    message = f"{problem['msg'][:1].lower()}{problem['msg'][1:]}".replace("tuple", "list")
+    return f"{given}: ", message.replace(" after validation", "")
+
+
+def _join(hints: list[tuple[str, str]]) -> str:
+    (beginning, first), *others = hints
+    texts = {beginning + first: None} | {text: None for _, text in others if text != first}
+    return " or ".join(texts)
+
+
+def _locate(problem: Any, tree: Any) -> _Place:
+    """Returns the place of an error of pydantic."""
     path: list[str] = []
-    for step in loc:
-        if isinstance(tree, Mapping):
+    union, member, inside = None, None, problem["type"] == "value_error"
+    for number, step in enumerate(problem["loc"], start=1):
+        if step in (tree if isinstance(tree, Mapping) else range(len(tree)) if isinstance(tree, (list, tuple)) else ()):
             path.append(str(step))
-            if step not in tree:
-                return ".".join(path), None
-        elif isinstance(tree, (list, tuple)) and isinstance(step, int) and step < len(tree):
-            path.append(str(step))
+            tree = tree[step]
+        elif problem["type"] == "missing" and number == len(problem["loc"]):
+            if isinstance(step, str):
+                path.append(step)
+                tree = None
+        elif step == "[key]":  # a key of a mapping is wrong, not what is below it
+            tree = path[-1]
         else:
-            break
-        tree = tree[step]
-    return ".".join(path), tree
+            union, member = tuple(path), step
+            continue
+        inside = inside or union is not None
+    return _Place(tuple(path), tree, union, member, inside)
 
 
-def _keys_at(section: Any, loc: tuple[int | str, ...]) -> Iterable[str]:
+def _keys_at(section: type[Section], loc: tuple[int | str, ...]) -> Iterable[str]:
+    """Returns the known keys at a place; where a union has several sections, the keys of those that fit the place."""
+    sections = [section]
     for step in loc:
-        if isinstance(section, type) and issubclass(section, Section) and step in section.model_fields:
-            section = _section_of(section.model_fields[str(step)].annotation)
-    return section.model_fields if isinstance(section, type) and issubclass(section, Section) else ()
+        if any(step in each.model_fields for each in sections):
+            fields = [each.model_fields[str(step)] for each in sections if step in each.model_fields]
+            sections = [inner for field in fields for inner in _sections_of(field.annotation)]
+    return {key for each in sections for key in each.model_fields}
 
 
-def _section_of(annotation: Any) -> Any:
-    """Returns the Section inside an annotation such as dict[str, Section] or Section | None."""
+def _sections_of(annotation: Any) -> list[type[Section]]:
+    """Returns the sections inside an annotation such as dict[str, Section] or Section | None."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
-        return annotation
-    return next((inner for part in getattr(annotation, "__args__", ()) if (inner := _section_of(part))), None)
+        return [annotation]
+    return [inner for part in getattr(annotation, "__args__", ()) for inner in _sections_of(part)]
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

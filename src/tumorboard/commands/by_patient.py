@@ -23,17 +23,17 @@ def patients_of(source: str, files: Sequence[Path], pattern: str | None) -> list
         source: 'study'; a CSV with the columns path and group; or a regular expression, whose first parentheses match
             the patient in the path.
         files: the files that are predicted.
-        pattern: `data.group_pattern` of the study, if it has one.
+        pattern: `data.group_pattern` of the study in the current folder, if it has one.
 
     Raises:
         InputError: there is no pattern, it does not match a path, or the table lacks a file.
     """
     if source.lower().endswith((".csv", ".tsv")) or Path(source or ".").is_file():
         return _read_groups(Path(source), files)
-    if source == STUDY and pattern is None:
+    if source == STUDY and (pattern is None or not Path("params.yaml").is_file()):
         raise InputError(
-            "--patients study: params.yaml has no data.group_pattern: name a pattern, as in --patients '(p\\d+)_', or "
-            "a table with the columns path and group, --patients table.csv"
+            f"--patients study: {_lacking()}: name a regular expression whose first parentheses match the patient in "
+            "the path, as in --patients '(p\\d+)_', or a table with the columns path and group, --patients table.csv"
         )
     if not source:
         raise InputError("--patients is empty: name a pattern, a table, or study")
@@ -42,6 +42,13 @@ def patients_of(source: str, files: Sequence[Path], pattern: str | None) -> list
         return extract_groups([file.as_posix() for file in files], wanted)
     except InputError as error:
         raise InputError(about_option(str(error), "--patients")) from None
+
+
+def _lacking() -> str:
+    """Returns what the current folder lacks, so that 'study' names no pattern."""
+    if Path("params.yaml").is_file():
+        return "params.yaml has no data.group_pattern"
+    return f"{printable(str(Path.cwd()))} is no study: it has no params.yaml whose data.group_pattern could be used"
 
 
 def _read_groups(table: Path, files: Sequence[Path]) -> list[str]:
@@ -62,7 +69,10 @@ def _read_groups(table: Path, files: Sequence[Path]) -> list[str]:
                 raise InputError(f"{table}: line {line}: a second group for {printable(clip(path))}")
     if missing := [file for file in files if file.absolute() not in groups]:
         others = f" and {len(missing) - 1} more files" if len(missing) > 1 else ""
-        raise InputError(f"{table}: has no row for {printable(str(missing[0]))}{others}: add it")
+        raise InputError(
+            f"{table}: has no row for {printable(str(missing[0]))}{others}: add it, with a path relative to the "
+            "current folder or to the table's"
+        )
     return [groups[file.absolute()] for file in files]
 
 

@@ -26,6 +26,7 @@ from tumorboard.panel.package_file import write_package
 from tumorboard.panel.panel import Panel, join_models
 from tumorboard.panel.panel_file import PanelFile, read_panel
 from tumorboard.panel.predict import limited
+from tumorboard.panel.stacking_columns import columns_of_vote
 from tumorboard.panel.trained_model import TrainedModel, card_text, load_trained
 from tumorboard.report.model_card import Member, read_run, render_cards
 from tumorboard.report.package_readme import render_readme
@@ -77,7 +78,26 @@ def export(
     typer.echo(
         f"{printable(str(out))}: {len(trained)} model files, {out.stat().st_size / 1e6:.1f} MB, SHA-256 {digest}"
     )
-    typer.echo(f"Use it anywhere: tumorboard predict --panel {printable(out.name)} IMAGES")
+    for line in usage(out.name, content):
+        typer.echo(line)
+
+
+def usage(package: str, content: PanelFile) -> list[str]:
+    """Returns lines on how a package is used.
+
+    Args:
+        package: name of its file.
+        content: content of models/panel.json.
+    """
+    command = f"Use it anywhere: tumorboard predict --panel {printable(package)} IMAGES"
+    columns = columns_of_vote(content.vote, content.stacking)
+    if not columns:
+        return [command]
+    names = ", ".join(printable(column.name) for column in columns)
+    return [
+        f"{command} --columns TABLE.csv",
+        f"TABLE.csv needs one row per image and the columns path, {names}: the {content.vote} vote uses them",
+    ]
 
 
 def check_split() -> None:

@@ -15,7 +15,7 @@ from tumorboard.base.errors import InputError, printable
 from tumorboard.base.package_files import package_file
 from tumorboard.base.params import Params
 from tumorboard.base.presets import PRESETS, check_preset, explain_preset, fill_empty
-from tumorboard.base.schema import nearest, parse, read_yaml
+from tumorboard.base.schema import parse, read_yaml
 from tumorboard.base.short_params import DEFAULTS_OF, complete_values
 from tumorboard.base.versioning import run_git
 from tumorboard.commands.check import name_pattern_option, print_account
@@ -26,7 +26,7 @@ from tumorboard.commands.new_folder import check_can_be_made, check_empty
 from tumorboard.commands.new_panel import panel_of
 from tumorboard.commands.preset import as_yaml
 from tumorboard.commands.project_checks import check_identity
-from tumorboard.data.attributes import attribute_table
+from tumorboard.data.attributes import attribute_table, check_names
 from tumorboard.data.check import OF_ONE_FOLDER, Account, check_folder
 from tumorboard.data.guess_groups import Guess, guess_groups
 from tumorboard.data.sources import list_images
@@ -95,7 +95,7 @@ def new(
     positive = positive or given.get("positive")
     pattern = group_pattern or given.get("group_pattern")
     params = params_of(params_with(own, preset, lines), data, table, pattern)
-    check_subgroups(own, params, data, lines)
+    check_columns(own, params, data, lines)
     copy = plan_copy(data, folder, params.data.table) if add else None
     survey = survey_data(data, params, positive, ask=lambda guess: wants(guess, yes, console))
     name_pattern_option(survey.account, group_pattern)
@@ -211,9 +211,10 @@ def print_assumptions(facts: StudyFacts, account: Account, console: Console) -> 
             "as the table or the files have them" if account.groups < images else "one per image: no patients are known"
         )
         groups = f"{account.groups}, {given}"
-    crop = {row.key: row for row in explain_preset(facts.preset) if row.key.startswith("crop.")}
-    own_models = "models" in facts.lines
+    own_models, own_crop = "models" in facts.lines, facts.lines.get("crop", {})
     models = [] if own_models else [("models", f"{', '.join(facts.models)}: {panel_of(facts.preset).reason}")]
+    crop = [row for row in explain_preset(facts.preset) if row.key.startswith("crop.")]
+    assumed = [row for row in crop if own_crop.get(row.key.removeprefix("crop.")) is None]
     rows = [
         ("classes", f"{', '.join(map(printable, account.classes))}, from {facts.table or 'the data itself'}"),
         ("groups", groups),
@@ -221,7 +222,7 @@ def print_assumptions(facts: StudyFacts, account: Account, console: Console) -> 
         ("data.positive", facts.positive or "empty: no class is to be detected (--positive)"),
         ("preset", f"{facts.preset}: {PRESETS[facts.preset].pictures}"),
         *models,
-        *((key, f"{as_yaml(row.value)}: {row.reason}") for key, row in crop.items()),
+        *((row.key, f"{as_yaml(row.value)}: {row.reason}") for row in assumed),
     ]
     console.print()
     console.print(Text("Assumed; params.yaml changes it:", style="bold"))
@@ -261,19 +262,30 @@ def check_raw(raw: object, data: Path, lines: Path | None) -> None:
         )
 
 
-def check_subgroups(own: Mapping[str, Any], params: Params, data: Path, lines: Path | None) -> None:
-    """Raises InputError where the lines of a file name a column that the data's table does not have."""
-    if not own.get("evaluate", {}).get("subgroups"):
-        return  # the package's subgroups are those of its own data set
+def check_columns(own: Mapping[str, Any], params: Params, data: Path, lines: Path | None) -> None:
+    """Raises InputError where the lines of a file name a column that the data's table does not have.
+
+    Args:
+        own: entries of the file; only names that it gives are checked, since the package's are those of its own data.
+        params: the study's parameters.
+        data: the folder or file of the images.
+        lines: the file, for the message.
+    """
+    named = {
+        ("evaluate", "subgroups"): params.evaluate.subgroups,
+        ("ensemble", "stacking_columns"): params.ensemble.stacking_columns,
+        ("split", "leave_out"): (params.split.leave_out,),
+    }
+    given = {f"{section}.{key}": names for (section, key), names in named.items() if own.get(section, {}).get(key)}
+    if not given:
+        return
     try:
         listed, _ = list_images(data, params.data)
     except InputError:
         return  # the account of the data reports the fault
-    columns = [name for name in attribute_table(listed).columns if name != "id"]
-    for name in params.evaluate.subgroups:
-        if name not in columns:
-            known = nearest(name, columns) or " beside path, label, group, split and fold"
-            raise InputError(f"{lines}: evaluate.subgroups: the data has no column '{name}'{known}")
+    attributes = attribute_table(listed)
+    for key, names in given.items():
+        check_names(attributes, [name for name in names if name is not None], f"{lines}: {key}")
 
 
 def check_git() -> None:

@@ -209,5 +209,5 @@ A study by tumorboard on the images of `{data}`. For research, not for diagnosis
     dvc repro                     # crop, split, train, vote, report: report/index.html
     git add -A && git commit -m "First run"
     dvc exp run -S '++train.lr=0.01'      # another value, compared by validation scores: dvc exp show
-    tumorboard predict new/ --out new.csv # the panel on new images
+    tumorboard predict new/ --out ../new.csv  # the panel on new images
 """

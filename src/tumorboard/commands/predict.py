@@ -7,19 +7,19 @@ from typing import Annotated
 
 import typer
 
-from tumorboard.base.errors import InputError, printable
+from tumorboard.base.errors import InputError, counted, printable
 from tumorboard.base.files import replacing, safe_cell, table_bytes
 from tumorboard.base.params import find_params, load_params
 from tumorboard.commands.by_patient import join_patients, patients_of
 from tumorboard.commands.errors import reports_user_errors
 from tumorboard.commands.panel_source import PanelSource, check_study, open_source
-from tumorboard.commands.submission import NAMES, Form, fill_columns, open_form, six_digits
+from tumorboard.commands.submission import NAMES, Form, check_probabilities, fill_columns, open_form, six_digits
 from tumorboard.commands.target_file import check_target
 from tumorboard.data.new_files import list_new_files, open_decoders
 from tumorboard.data.workers import worker_count
 from tumorboard.panel.deciding import Deciding
 from tumorboard.panel.predict import Decisions, summarize_decisions
-from tumorboard.panel.stacking_columns import read_cells
+from tumorboard.panel.stacking_columns import columns_of_vote, read_cells, unusual_cells
 from tumorboard.panel.votes import VOTES
 
 app = typer.Typer(add_completion=False)
@@ -46,7 +46,8 @@ Explain = Annotated[
 Columns = Annotated[
     Path | None,
     typer.Option(
-        metavar="CSV", help="Table with path and the columns of ensemble.stacking_columns, for the stacking vote."
+        metavar="CSV",
+        help="Table with path (relative to the current folder or the table's) and the columns of the stacking vote.",
     ),
 ]
 Submission = Annotated[
@@ -128,7 +129,8 @@ def predict(
         table = source.predict(files, decoders)
     rows = table if groups is None else join_patients(table, groups, source.deciding)
     _write(shown_bytes(rows, groups, form), out)
-    for line in [*describe_rows(rows, groups, form), *summarize_decisions(table, source.panel, source.deciding)]:
+    notes = [*describe_rows(rows, groups, form), *describe_columns(source.deciding, files)]
+    for line in [*notes, *summarize_decisions(table, source.panel, source.deciding)]:
         typer.echo(line, err=True)
     if explain:
         draw_explanations(source, table, explain, in_order=form is None and groups is None)
@@ -165,9 +167,9 @@ def form_of(
         groups: patient of each file; None: a row is a file.
 
     Raises:
-        InputError: as in `open_form`.
+        InputError: as in `open_form`, or the vote has no probabilities where a column asks for them.
     """
-    return open_form(
+    form = open_form(
         submission,
         like,
         names=list(dict.fromkeys(groups or map(str, files))),
@@ -175,6 +177,9 @@ def form_of(
         classes=source.panel.card.classes,
         positive=source.deciding.positive,
     )
+    if form is not None:
+        check_probabilities(form.columns, source.deciding.vote)
+    return form
 
 
 def check_explained(source: PanelSource) -> None:
@@ -226,9 +231,8 @@ def describe_rows(rows: Decisions, groups: Sequence[str] | None, form: Form | No
     """Returns lines on the meaning of a row, and on incomplete rows of a competition's file."""
     lines = []
     if groups is not None:
-        lines.append(
-            f"{len(rows)} patients of {len(groups)} files: the mean of each patient's calibrated probabilities"
-        )
+        patients = counted(len(rows), "patient")
+        lines.append(f"{patients} of {len(groups)} files: the mean of what the vote gives to each patient's files")
     if form is not None:
         contents = ["patient" if groups and column.content in NAMES else column.content for column in form.columns]
         headers = [column.header for column in form.columns]
@@ -239,6 +243,14 @@ def describe_rows(rows: Decisions, groups: Sequence[str] | None, form: Form | No
         if undecided and any(column.content == "label" for column in form.columns):
             lines.append(f"rows that are undecided (evaluate.abstain) and have no label: {undecided}")
     return lines
+
+
+def describe_columns(deciding: Deciding, files: Sequence[Path]) -> list[str]:
+    """Returns a line per column of --columns in which images have values unlike those that the vote was fitted on."""
+    if deciding.cells is None:
+        return []
+    columns = columns_of_vote(deciding.vote, deciding.fit.stacking)
+    return [f"--columns: {sentence}" for sentence in unusual_cells(columns, deciding.cells, files)]
 
 
 def check_new_folder(folder: Path) -> None:

@@ -12,6 +12,7 @@ from tumorboard.base.errors import InputError, clip, printable
 from tumorboard.base.schema import nearest
 from tumorboard.data.table_text import read_table_text
 from tumorboard.panel.predict import Decisions
+from tumorboard.panel.votes import PROBABILISTIC
 
 NAMES = ("id", "file", "path")  # a row's name: the file's name without extension, with it, or the path as given
 CLASSES = "classes"  # stands for one column per class in a template
@@ -191,6 +192,26 @@ def open_form(
     empty = pd.DataFrame({"path": list(names), "decided": ""} | {f"p_{name}": np.nan for name in classes})
     fill_columns(empty, columns, sample)  # reports a mistake before any image is classified
     return Form(columns, sample)
+
+
+def check_probabilities(columns: Sequence[Column], vote: str) -> None:
+    """Checks that a vote has the probabilities that columns are to hold.
+
+    Args:
+        columns: the columns of a competition's file.
+        vote: a name in VOTES.
+
+    Raises:
+        InputError: a column is to hold probabilities, and the vote has none.
+    """
+    asked = [column.header for column in columns if column.content.startswith("p_")]
+    if asked and vote not in PROBABILISTIC:
+        others = f"{', '.join(PROBABILISTIC[:-1])} or {PROBABILISTIC[-1]}"
+        raise InputError(
+            f"the competition's column '{printable(clip(asked[0]))}' is to hold probabilities, but the {vote} vote has "
+            f"shares of votes and no probabilities: choose a vote that has them, --vote {others}; or ask for labels "
+            "alone, --submission 'id,label'"
+        )
 
 
 def name_of_rows(sample: Sample, names: Sequence[str]) -> str:

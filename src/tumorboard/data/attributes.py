@@ -6,6 +6,9 @@ from typing import NamedTuple, TypeAlias
 
 import pandas as pd
 
+from tumorboard.base.errors import InputError
+from tumorboard.base.schema import nearest
+
 MAX_ATTRIBUTES = 100  # columns that are kept; a table of measurements may have thousands
 PREFIX = "attribute "  # prefix of their names in the listed images, so that none has the name of another column
 SHOWN = 4  # names in a message
@@ -61,6 +64,26 @@ def attribute_table(images: pd.DataFrame) -> Attributes:
     """Returns the attributes of listed images under their own names; the path is the id."""
     kept = {name: name.removeprefix(PREFIX) for name in images.columns if name.startswith(PREFIX)}
     return images[["path", *kept]].rename(columns={"path": "id", **kept})
+
+
+def check_names(attributes: Attributes, names: Sequence[str], where: str) -> None:
+    """Raises InputError for a name that is no column of the attributes.
+
+    Args:
+        attributes: the attributes of the images.
+        names: the names that a key of params.yaml lists.
+        where: file and key, for the message.
+
+    >>> check_names(pd.DataFrame(columns=["id", "age", "sex"]), ["agee"], "params.yaml: ensemble.stacking_columns")
+    Traceback (most recent call last):
+    tumorboard.base.errors.InputError: params.yaml: ensemble.stacking_columns: the data has no column 'agee'; \
+did you mean age?
+    """
+    columns = [column for column in attributes.columns if column != "id"]
+    for name in names:
+        if name not in columns:
+            known = nearest(name, columns) or " beside path, label, group, split and fold: delete the name"
+            raise InputError(f"{where}: the data has no column {name!r}{known}")
 
 
 def unkept_warnings(kept: KeptColumns) -> list[str]:

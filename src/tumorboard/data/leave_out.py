@@ -5,9 +5,8 @@ from collections.abc import Sequence
 import pandas as pd
 
 from tumorboard.base.errors import InputError, counted
-from tumorboard.base.schema import nearest
 from tumorboard.base.tables import Manifest
-from tumorboard.data.attributes import Attributes
+from tumorboard.data.attributes import Attributes, check_names
 from tumorboard.data.audit import Pictures
 from tumorboard.data.split import merge_groups
 
@@ -66,13 +65,7 @@ def fold_by_value(
 
 def _texts_of(manifest: Manifest, attributes: Attributes, column: str) -> "pd.Series[str]":
     """Returns the text of each row of a Manifest in a column of the attributes; raises InputError if there is none."""
-    available = [name for name in attributes.columns if name != "id"]
-    if column not in available:
-        listed = ", ".join(map(repr, available[:SHOWN])) or "no column beside path, label, group, split and fold"
-        raise InputError(
-            f"split.leave_out is {column!r}, which the data's table does not have; it has {listed}"
-            f"{nearest(column, available)}"
-        )
+    check_names(attributes, [column], "params.yaml: split.leave_out")
     texts = attributes.set_index("id")[column].reindex(manifest["id"])
     return pd.Series(texts.fillna("").to_numpy(object), index=manifest.index, dtype=object)
 

@@ -7,14 +7,26 @@ from typing import TypeAlias
 import numpy as np
 import pandas as pd
 
-from tumorboard.base.errors import InputError, clip, printable
-from tumorboard.base.schema import nearest
-from tumorboard.data.attributes import plain_text
+from tumorboard.base.errors import InputError, clip, counted, printable
+from tumorboard.data.attributes import check_names, plain_text
 from tumorboard.data.table_text import read_table_text
 from tumorboard.evaluation.attribute_values import MAX_VALUES
-from tumorboard.panel.stacking import MISSING, Cells, Column, number_of
+from tumorboard.panel.stacking import MISSING, Cells, Column, Stacking, number_of
+from tumorboard.panel.votes import STACKING
 
 CellsByFile: TypeAlias = Mapping[Path, Sequence[str]]  # the text in each column, by absolute path
+
+FAR = 6  # standard deviations from the mean of the fit's rows beyond which a number is unusual
+
+
+def columns_of_vote(vote: str, stacking: Stacking | None) -> tuple[Column, ...]:
+    """Returns the columns of the data's table that a vote uses; () for a vote that uses the images alone.
+
+    Args:
+        vote: a name in VOTES.
+        stacking: the regression of the vote 'stacking', if it was fitted.
+    """
+    return stacking.columns if vote == STACKING and stacking is not None else ()
 
 
 def cells_of(attributes: pd.DataFrame, columns: Sequence[str], ids: Sequence[str]) -> Cells:
@@ -34,14 +46,8 @@ def cells_of(attributes: pd.DataFrame, columns: Sequence[str], ids: Sequence[str
     >>> cells_of(pd.DataFrame({"id": ["a", "b"], "sex": ["f", "m"], "age": ["40", ""]}), ["age", "sex"], ["b"]).tolist()
     [['', 'm']]
     """
-    available = [name for name in attributes.columns if name != "id"]
+    check_names(attributes, columns, "params.yaml: ensemble.stacking_columns")
     for column in columns:
-        if column not in available:
-            listed = ", ".join(available) or "no columns beyond path, label, group, split and fold"
-            raise InputError(
-                f"ensemble.stacking_columns names '{column}', which the data's table does not have"
-                f"{nearest(column, available)}: it has {listed}"
-            )
         known = {str(cell).strip() for cell in attributes[column]} - MISSING
         if len(known) > MAX_VALUES and (words := sorted(text for text in known if np.isnan(number_of(text)))):
             raise InputError(
@@ -59,7 +65,7 @@ def read_cells(table: Path, columns: Sequence[Column], files: Sequence[Path]) ->
     """Reads the cells of new images from the user's table.
 
     Args:
-        table: CSV with a column `path`, relative to the current folder or to the table's, and the needed columns.
+        table: CSV with the needed columns and `path`: absolute, or relative to the current folder or to the table's.
         columns: the columns that the vote needs.
         files: the images; each must have one row. Other rows are left out.
 
@@ -85,8 +91,63 @@ def read_cells(table: Path, columns: Sequence[Column], files: Sequence[Path]) ->
         cells[file] = [_check_cell(plain_text(row[one.name]), one, f"{table}: line {line}") for one in columns]
     if missing := [file for file in files if file.absolute() not in cells]:
         others = f" and {len(missing) - 1} more images" if len(missing) > 1 else ""
-        raise InputError(f"{table}: has no row for {printable(str(missing[0]))}{others}: add it; a cell may be empty")
+        raise InputError(
+            f"{table}: has no row for {printable(str(missing[0]))}{others}: add it, with a path relative to the "
+            "current folder or to the table's; other cells may be empty"
+        )
     return cells
+
+
+def unusual_cells(columns: Sequence[Column], cells: CellsByFile, files: Sequence[Path]) -> list[str]:
+    """Returns a sentence per column in which new images have values unlike those that the vote was fitted on.
+
+    These are texts that the fit's rows lack, and numbers more than FAR standard deviations from their mean.
+
+    Args:
+        columns: the J columns that the vote uses.
+        cells: the J cells of each image.
+        files: the images, in the order of the table.
+
+    >>> sex = Column("sex", ("F", "M"), None, None)
+    >>> unusual_cells([sex], {Path("/1.png"): ["F"], Path("/2.png"): ["female"]}, [Path("/1.png"), Path("/2.png")])[0]
+    "sex of 1 image, the first /2.png: 'female' is none of F, M, the values of the training table that the vote was \
+fitted on; it counts as none of them"
+    """
+    sentences = []
+    for place, column in enumerate(columns):
+        by_file = {file: cells[file.absolute()][place] for file in files}
+        unusual = [(file, cell) for file, cell in by_file.items() if _is_unusual(cell, column)]
+        if unusual:
+            file, cell = unusual[0]
+            sentences.append(
+                f"{printable(column.name)} of {counted(len(unusual), 'image')}, the first {printable(str(file))}: "
+                + _why_unusual(cell, column)
+            )
+    return sentences
+
+
+def _is_unusual(cell: str, column: Column) -> bool:
+    if cell in MISSING:
+        return False
+    if column.mean is not None and column.scale is not None:
+        return abs(number_of(cell) - column.mean) > FAR * column.scale
+    return cell not in column.values
+
+
+def _why_unusual(cell: str, column: Column) -> str:
+    if column.mean is not None:
+        return (
+            f"{printable(clip(cell))} is more than {FAR} standard deviations from the mean of the training table's "
+            f"numbers that the vote was fitted on (mean {column.mean:.6g}, standard deviation {column.scale:.6g}); it "
+            "is used as it is"
+        )
+    if not column.values:
+        return f"'{printable(clip(cell))}' has no effect, since no image that the vote was fitted on had a value"
+    known = printable(clip(", ".join(column.values), 300))
+    return (
+        f"'{printable(clip(cell))}' is none of {known}, the values of the training table that the vote was fitted on; "
+        "it counts as none of them"
+    )
 
 
 def _check_cell(cell: str, column: Column, where: str) -> str:

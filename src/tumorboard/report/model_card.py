@@ -16,6 +16,8 @@ from tumorboard.base.files import read_json
 from tumorboard.base.params import Params
 from tumorboard.panel.comparison import HEADING
 from tumorboard.panel.panel_file import PanelFile
+from tumorboard.panel.stacking import Column
+from tumorboard.panel.stacking_columns import columns_of_vote
 from tumorboard.report.front import interval_text, percent
 
 NOT_SCORED = "The test part was not scored (`evaluate.test: false`)."
@@ -128,7 +130,9 @@ def panel_facts(run: Run) -> dict[str, Any]:
     """Returns the values that the template of the panel's card shows."""
     content, params = run.content, run.params
     weights = ", ".join(f"{plain(model)} {weight:.2f}" for model, weight in content.weights.items())
-    details = {"weighted": weights, "single": plain(content.single)}
+    columns = ", ".join(plain(column.name) for column in columns_of_vote(content.vote, content.stacking))
+    stacking = f"a regression on the members' probabilities and on {columns}" if columns else ""
+    details = {"weighted": weights, "single": plain(content.single), "stacking": stacking}
     return {
         "study": run.study,
         "version": run.version,
@@ -212,10 +216,35 @@ def _probabilities(content: PanelFile) -> str:
 def _factors(run: Run) -> str:
     one = run.params.data.unit or "group"
     text = f"Images of one {one} are correlated: parts and intervals go by {one}."
+    columns = columns_of_vote(run.content.vote, run.content.stacking)
+    used = f" {_inputs(columns)}" if columns else ""
     return (
-        f"{text} How the panel does by age, sex, device or site is in the study's report where the data has such "
-        "columns; nothing about them is assumed here."
+        f"{text}{used} How the panel does by age, sex, device or site is in the study's report where the data has such "
+        f"columns; nothing {'else ' if columns else ''}about them is assumed here."
     )
+
+
+def _inputs(columns: Sequence[Column]) -> str:
+    """Returns which columns of the data's table a vote uses, and how."""
+    return (
+        f"The vote uses {', '.join(map(column_words, columns))} of each image: its probabilities and decisions depend "
+        "on them; the members use the image alone. An empty cell or `unknown` is a missing value: it counts as the "
+        "mean, or as none of the texts, and has a coefficient of its own, fitted on the images without the value (0 "
+        "where there were none). A text that is not listed counts as none of those listed."
+    )
+
+
+def column_words(column: Column) -> str:
+    """Returns a column and its values as Markdown.
+
+    >>> column_words(Column("age", (), 50.0, 10.0)), column_words(Column("sex", ("F", "M"), None, None))
+    ('age (a number; mean 50, standard deviation 10 in the fit)', 'sex (a text: F, M)')
+    """
+    if column.mean is not None:
+        values = f"a number; mean {column.mean:.6g}, standard deviation {column.scale:.6g} in the fit"
+    else:
+        values = f"a text: {', '.join(map(plain, column.values)) or 'no value in the fit'}"
+    return f"{plain(column.name)} ({values})"
 
 
 def _counts(run: Run) -> list[dict[str, Any]]:
