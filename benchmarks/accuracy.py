@@ -66,6 +66,9 @@ AGAINST: dict[str, Against] = {
         ("--preset", "mri", "--side", "64", "--folds", "0"),
         raw="brain_mri",
     ),
+    "others_brain_160": Against(
+        "the same at the side of the preset mri", ("--preset", "mri", "--side", "160", "--folds", "0"), raw="brain_mri"
+    ),
     "others_bccd": Against("blood cells: the same", ("--group-pattern", r"(BloodImage_\d+)", *CELLS), raw="bccd_cells"),
     "others_phantom": Against("the phantom: the same", CELLS),
 }
