@@ -1,23 +1,42 @@
-"""The README of a new study: its commands leave nothing in the study that git would take."""
+"""The files of a new study: its README's commands leave nothing that git would take, and folders are no templates."""
 
 import re
+import shutil
 from pathlib import Path
 
+import pytest
+
+from tumorboard.base.package_files import package_file
+from tumorboard.commands import new_files
 from tumorboard.commands.new_files import StudyFacts, study_files
+
+FACTS = StudyFacts(
+    name="cells",
+    data=Path("../images"),
+    table=None,
+    group_pattern=None,
+    guess=None,
+    unit=None,
+    positive=None,
+    preset="none",
+    models=["cnn"],
+)
 
 
 def test_the_readme_of_a_study_writes_tables_outside_of_it() -> None:
-    facts = StudyFacts(
-        name="cells",
-        data=Path("../images"),
-        table=None,
-        group_pattern=None,
-        guess=None,
-        unit=None,
-        positive=None,
-        preset="none",
-        models=["cnn"],
-    )
-    readme = study_files(facts)["README.md"].decode()
+    readme = study_files(FACTS)["README.md"].decode()
     outputs = re.findall(r"--out (\S+)", readme)
     assert outputs == ["../new.csv"]
+
+
+def test_a_folder_that_python_left_beside_the_templates_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = study_files(FACTS)
+    plots = tmp_path / "plots"
+    shutil.copytree(package_file(".dvc/plots"), plots, ignore=shutil.ignore_patterns("__pycache__"))
+    (plots / "__pycache__").mkdir()
+    monkeypatch.setattr(new_files, "package_file", lambda name: plots if name == ".dvc/plots" else package_file(name))
+    files = study_files(FACTS)
+    assert files == expected
+    assert ".dvc/plots/class_line.json" in files

@@ -49,7 +49,9 @@ def study_files(facts: StudyFacts) -> dict[str, bytes]:
     files[".gitignore"] = files[".gitignore"].replace(b"/data/phantom/\n", pictures)
     templates = package_file(_PLOTS)
     files |= {
-        f"{_PLOTS}/{file.name}": file.read_bytes() for file in sorted(templates.iterdir()) if file.suffix != ".py"
+        f"{_PLOTS}/{file.name}": file.read_bytes()
+        for file in sorted(templates.iterdir())
+        if file.is_file() and file.suffix != ".py"  # Python may have left its __pycache__ there
     }
     files[".dvc/config"] = _DVC_CONFIG
     files[".dvc/.gitignore"] = b"/config.local\n/tmp\n/cache\n"
