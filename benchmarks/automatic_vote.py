@@ -78,9 +78,11 @@ def losses(kind: str, *, patients: int, classes: int, seed: int) -> tuple[float,
     without = choose_vote({vote: loss for vote, loss in fit.losses.items() if vote != STACKING})
     calibrated = calibrate_members(fit, others.members)
     rows = np.arange(len(others.actual))
-    by_vote = {vote: apply_vote(fit, vote, calibrated)[rows, others.actual] for vote in {without, fit.vote}}
-    found = {vote: float(-np.log(np.maximum(of_label, 1e-12)).mean()) for vote, of_label in by_vote.items()}
-    return found[without], found[fit.vote], fit.vote == STACKING
+    loss_of_vote = {
+        vote: float(-np.log(np.maximum(apply_vote(fit, vote, calibrated)[rows, others.actual], 1e-12)).mean())
+        for vote in {without, fit.vote}
+    }
+    return loss_of_vote[without], loss_of_vote[fit.vote], fit.vote == STACKING
 
 
 def main() -> None:
@@ -93,10 +95,10 @@ def main() -> None:
     for kind in SKILLS:
         for patients in (12, 30, 100):
             for classes in (2, 4):
-                found = [
+                panels = [
                     losses(kind, patients=patients, classes=classes, seed=seed) for seed in range(options.repetitions)
                 ]
-                without, present, taken = np.array(found, dtype=float).T
+                without, present, taken = np.array(panels, dtype=float).T
                 gain = present - without
                 error = gain.std(ddof=1) / np.sqrt(len(gain))
                 print(

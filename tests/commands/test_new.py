@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,13 +15,14 @@ from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
+from tests.commands.study_facts import FACTS
 from tests.warm_python import search_path, spawn_warm_children
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import load_params
 from tumorboard.base.presets import PRESETS
 from tumorboard.commands.app import app
 from tumorboard.commands.new import check_positive, print_assumptions
-from tumorboard.commands.new_files import StudyFacts, pipeline_text
+from tumorboard.commands.new_files import pipeline_text
 from tumorboard.commands.new_folder import check_can_be_made
 from tumorboard.commands.new_panel import panel_of
 from tumorboard.commands.stage import write_lists, write_resolved
@@ -245,18 +247,7 @@ def test_columns_that_the_table_has_are_accepted(folder: Path, raw: Path) -> Non
     ],
 )
 def test_values_of_a_file_are_not_called_assumed(crop: str, assumed: list[str]) -> None:
-    facts = StudyFacts(
-        name="x",
-        data=Path("raw"),
-        table=None,
-        group_pattern=None,
-        guess=None,
-        unit=None,
-        positive=None,
-        preset="general",
-        models=["cnn"],
-        lines=yaml.safe_load(f"crop: {crop}"),
-    )
+    facts = replace(FACTS, lines=yaml.safe_load(f"crop: {crop}"))
     console = Console(record=True, width=200)
     print_assumptions(facts, Account(classes={"a": 1}), console)
     lines = [line.strip() for line in console.export_text().splitlines()]

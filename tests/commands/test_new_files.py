@@ -6,21 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands.study_facts import FACTS
 from tumorboard.base.package_files import package_file
 from tumorboard.commands import new_files
-from tumorboard.commands.new_files import StudyFacts, study_files
-
-FACTS = StudyFacts(
-    name="cells",
-    data=Path("../images"),
-    table=None,
-    group_pattern=None,
-    guess=None,
-    unit=None,
-    positive=None,
-    preset="none",
-    models=["cnn"],
-)
+from tumorboard.commands.new_files import study_files
 
 
 def test_the_readme_of_a_study_writes_tables_outside_of_it() -> None:

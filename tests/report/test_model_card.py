@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from tests.report.test_package_readme import panel
+from tests.report.stacked_panel import panel
 from tumorboard.base.params import Params
 from tumorboard.panel.stacking import Column
 from tumorboard.report.model_card import Run, column_words, render_cards

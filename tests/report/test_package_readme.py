@@ -5,40 +5,14 @@ import re
 import numpy as np
 import pytest
 
+from tests.report.stacked_panel import COEFFICIENTS, STACKING, panel
 from tumorboard.base.params import Params
 from tumorboard.images.grey import scale_grey
 from tumorboard.panel.package import Preprocessing
 from tumorboard.panel.panel_file import PanelFile
-from tumorboard.panel.stacking import Column, Stacking, apply_stacking
+from tumorboard.panel.stacking import apply_stacking
 from tumorboard.panel.votes import hard_vote
 from tumorboard.report.package_readme import crop_steps, render_readme, stacking_features, vote_step
-
-AGE, SEX = Column("age", (), 50.0, 8.0), Column("sex", ("F", "M"), None, None)
-COEFFICIENTS = np.array([[0.0] * 9, [0.5, -0.5, 1.0, -1.0, 0.25, 2.0, -1.0, 1.0, 3.0]])
-STACKING = Stacking(
-    coefficients=tuple(map(tuple, COEFFICIENTS.tolist())), intercepts=(0.0, -0.125), penalty=1.0, columns=(AGE, SEX)
-)
-
-
-def panel(vote: str, columns: bool = True) -> PanelFile:
-    stacking = STACKING
-    if not columns:
-        stacking = Stacking(coefficients=((0.0,) * 4,) * 2, intercepts=(0.0, 0.0), penalty=1.0)
-    return PanelFile(
-        format=1,
-        classes=("well", "ill_"),
-        manifest="0",
-        positive=None,
-        vote=vote,
-        temperatures={"net": 2.0, "cnn": 0.5},
-        weights={"net": 0.3, "cnn": 0.7},
-        vote_temperatures={},
-        losses={},
-        unlike=None,
-        threshold=None,
-        single="cnn",
-        stacking=stacking,
-    )
 
 
 def readme(params: Params, content: PanelFile) -> str:

@@ -103,7 +103,7 @@ def _describe_errors(error: ValidationError, section: type[Section], tree: Any) 
         if problem["type"] == "too_short" and len(place.value) >= problem["ctx"]["min_length"]:
             continue  # pydantic counts only the valid items of a list; each invalid one has its own line
         if problem["type"] == "missing" and isinstance(problem["loc"][-1], int):
-            expected.pop(place.path, None)  # of the items that a list lacks, the last one tells its length
+            expected.pop(place.path, None)  # the last item that a list lacks is the one that its length needs
         expected.setdefault(place.path, []).append(_hint(problem, place, section))
     lines = {".".join(path): _join(hints) for path, hints in expected.items()}
     return [f"{key}: {text}" if key else text for key, text in lines.items()]

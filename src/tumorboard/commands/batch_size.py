@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import typer
 
-from tumorboard.base.errors import InputError
+from tumorboard.base.errors import InputError, counted
 from tumorboard.base.params import Runtime, load_params
 from tumorboard.commands.errors import reports_user_errors
 from tumorboard.commands.prepared_job import FoldOption, ModelArgument, prepare_alone, read_prepared_job
@@ -184,7 +184,7 @@ def estimate_from_peaks(peak: Callable[[int], int], fewest: int, most: int, limi
 
 
 def _too_little(fewest: int) -> str:
-    return f"too little memory for a step with {fewest} image{'s' * (fewest > 1)}"
+    return f"too little memory for a step with {counted(fewest, 'image')}"
 
 
 def _peak_bytes(step: Callable[[int], None], images: int) -> int:

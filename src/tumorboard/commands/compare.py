@@ -21,6 +21,7 @@ from tumorboard.base.versioning import run_git
 from tumorboard.commands.errors import reports_user_errors
 from tumorboard.evaluation.comparisons import PanelComparison, compare_pair
 from tumorboard.evaluation.paired import DIFFERENCE_COLUMNS, FIRST, NOISE, SECOND, SHARES
+from tumorboard.evaluation.subgroups import p_text
 
 WORKSPACE = "workspace"  # DVC's name for the files in the project's folder
 HEADING = "heading"  # the vote that heads the report
@@ -310,7 +311,6 @@ def _table_of(rows: list[dict[Hashable, Any]], p_column: str, width: int, settin
             values = ["", "", ""]
         value = row[p_column]
         interval = "" if math.isnan(value) else f"{row['low']:+z.3f} to {row['high']:+z.3f}"
-        p = "" if math.isnan(value) else "< 0.001" if value < 0.001 else f"{value:.3f}"
-        cells = [printable(str(row["score"])), *values, interval, p]
+        cells = [printable(str(row["score"])), *values, interval, p_text(value)]
         table.add_row(*map(Text, cells), Text(verdict, style=COLORS.get(row["verdict"], "yellow")))
     return table

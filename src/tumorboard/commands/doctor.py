@@ -10,7 +10,7 @@ from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
 from tumorboard.base.disk import check_disk
-from tumorboard.base.errors import printable
+from tumorboard.base.errors import counted, printable
 from tumorboard.base.findings import Finding
 from tumorboard.commands.errors import reports_user_errors
 from tumorboard.commands.machine_checks import check_code, check_links, check_processor, check_torch
@@ -114,4 +114,4 @@ def print_findings(findings: list[Finding], fixed: list[str]) -> None:
     problems = sum(finding.level == "problem" for finding in findings)
     fixable = sum(finding.fix is not None for finding in findings)
     hint = f"; `tumorboard doctor --fix` mends {fixable} of them" if fixable else ""
-    typer.echo(f"\n{problems or 'no'} problem{'' if problems == 1 else 's'}{hint}")
+    typer.echo(f"\n{counted(problems, 'problem') if problems else 'no problems'}{hint}")

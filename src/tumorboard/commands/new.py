@@ -110,7 +110,6 @@ def new(
         unit=unit or given.get("unit") or survey.unit,
         positive=positive,
         preset=preset,
-        models=panel_of(preset).models,
         lines=own,
     )
     print_assumptions(facts, survey.account, console)
@@ -211,8 +210,8 @@ def print_assumptions(facts: StudyFacts, account: Account, console: Console) -> 
             "as the table or the files have them" if account.groups < images else "one per image: no patients are known"
         )
         groups = f"{account.groups}, {given}"
-    own_models, own_crop = "models" in facts.lines, facts.lines.get("crop", {})
-    models = [] if own_models else [("models", f"{', '.join(facts.models)}: {panel_of(facts.preset).reason}")]
+    panel, own_crop = panel_of(facts.preset), facts.lines.get("crop", {})
+    models = [] if "models" in facts.lines else [("models", f"{', '.join(panel.models)}: {panel.reason}")]
     crop = [row for row in explain_preset(facts.preset) if row.key.startswith("crop.")]
     assumed = [row for row in crop if own_crop.get(row.key.removeprefix("crop.")) is None]
     rows = [

@@ -4,7 +4,7 @@ import json
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from tumorboard.base.package_files import package_file
 from tumorboard.base.short_params import DEFAULTS_OF
 from tumorboard.base.study import package_version
 from tumorboard.commands.new_data import Copy, copy_data
+from tumorboard.commands.new_panel import panel_of
 from tumorboard.data.guess_groups import Guess
 
 RESOLVED = "resolved.yaml"  # the complete parameters of a study, which its stages read
@@ -38,7 +39,6 @@ class StudyFacts:
     unit: str | None  # what a group is
     positive: str | None
     preset: str
-    models: Sequence[str]  # models of the panel, where `lines` has none
     lines: Mapping[str, Any] = field(default_factory=dict)  # further values of params.yaml, by section
 
 
@@ -104,7 +104,7 @@ def _in_cache(output: Any) -> Any:
 def params_text(facts: StudyFacts) -> str:
     """Returns the params.yaml of a study: the values that differ from the package's defaults, each line explained."""
     own = {key: value for key, value in facts.lines.items() if key not in (DEFAULTS_OF, "preset")}
-    first = {"study": facts.name, "models": list(facts.models), "folds": [0], "medmnist": []}
+    first = {"study": facts.name, "models": list(panel_of(facts.preset).models), "folds": [0], "medmnist": []}
     first |= {key: own.pop(key) for key in first if key in own}
     data = {key: value for key, value in own.pop("data", {}).items() if key not in _TEMPLATE}
     evaluate = {"subgroups": [], "test": True} | own.pop("evaluate", {})

@@ -49,7 +49,7 @@ def fold_by_value(
     values = sorted(set(texts))
     if len(values) < 2:
         raise InputError(
-            f"split.leave_out: the column {column!r} has only {len(values)} value{'s' * (len(values) != 1)}"
+            f"split.leave_out: the column {column!r} has only {counted(len(values), 'value')}"
             f"{''.join(f', {value!r}' for value in values)}, but two are needed"
         )
     for fold in folds:

@@ -307,7 +307,7 @@ def _check_enough_groups(
         "files, or as copies; where that names no patients, the pattern '(?s)(.*)' makes each image its own group"
     )
     raise InputError(
-        f"class {few[0]!r} has {count} group{'s' if count > 1 else ''} of images to train on, fewer than the {needed} "
+        f"class {few[0]!r} has {counted(int(count), 'group')} of images to train on, fewer than the {needed} "
         f"that {' and '.join(uses)} need: {', '.join([*cures, 'or add images'])}{grouped if len(own) > count else ''}"
     )
 

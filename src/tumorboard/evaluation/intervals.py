@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import betaincinv, expit, logit, stdtrit
 
+from tumorboard.base.errors import counted
 from tumorboard.base.randomness import keys_of
 from tumorboard.base.tables import Predictions, classes_of
 from tumorboard.evaluation.bootstrap import Means, resample_means
@@ -246,12 +247,12 @@ def precision_statement(result: Mapping[str, float | str | None], groups: int, u
     '15 patients: this run can tell differences of about 8 points'
     """
     noun, (low, high) = unit or "group", (result["accuracy_low"], result["accuracy_high"])
-    counted = f"{groups} {noun}{'' if groups == 1 else 's'}"
+    number = counted(groups, noun)
     if not isinstance(low, float) or not isinstance(high, float):
-        return f"{counted}: too few to tell any difference"
+        return f"{number}: too few to tell any difference"
     points = (high - low) / 2 * 100
     size = f"{points:.1f}" if points < MANY_POINTS else f"{points:.0f}"
-    return f"{counted}: this run can tell differences of about {size} points"
+    return f"{number}: this run can tell differences of about {size} points"
 
 
 def concentration_warning(predictions: Predictions, unit: str | None = None) -> str:

@@ -1,5 +1,6 @@
 """Scores by the values of the user's own columns, such as sex or site, and a test of each value against the others."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -148,12 +149,12 @@ def correct_by_holm(p: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def p_text(p: float) -> str:
-    """Returns a p-value as text.
+    """Returns a p-value with three digits; '' for nan.
 
-    >>> p_text(0.0004), p_text(0.0341)
-    ('p < 0.001', 'p 0.034')
+    >>> p_text(0.0341), p_text(0.0004), p_text(math.nan)
+    ('0.034', '< 0.001', '')
     """
-    return "p < 0.001" if p < 0.001 else f"p {p:.3f}"
+    return "" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def subgroups_warnings(subgroups: Subgroups) -> list[str]:
@@ -161,6 +162,6 @@ def subgroups_warnings(subgroups: Subgroups) -> list[str]:
     return [
         f"{row['column']} {row['value']}: {row['accuracy']:.1%} of {row['images']:,} images are right, "
         f"{-100 * row['gap']:.1f} points below the other values at equal shares of classes "
-        f"({p_text(row['p_holm'])} after Holm's correction)"
+        f"(p {p_text(row['p_holm'])} after Holm's correction)"
         for row in subgroups[subgroups["verdict"] == BELOW].to_dict("records")
     ]

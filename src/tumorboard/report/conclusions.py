@@ -120,7 +120,7 @@ def sentence_of(row: Mapping[Any, Any], rule: str = "") -> str:
         rule: the rule by which images are decided; '' leaves it out of the sentence.
     """
     points = [100 * row[key] for key in ("difference", "low", "high")]
-    ends = "" if pd.isna(points[1]) else f" ({points[1]:+.1f} to {points[2]:+.1f}, {p_text(row['p'])})"
+    ends = "" if pd.isna(points[1]) else f" ({points[1]:+.1f} to {points[2]:+.1f}, p {p_text(row['p'])})"
     return (
         f"{_with_article(row['first_name'])} against {row['second_name']}, on the same images: {points[0]:+.1f} points "
         f"of {row['score'].replace('_', ' ')}{rule and f' {rule}'}{ends}: {verdict_text(row)}."

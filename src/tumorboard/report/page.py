@@ -1,7 +1,6 @@
 """Renders the report of a run as one self-contained HTML page, and its scores as text."""
 
 import base64
-import math
 import platform
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +14,7 @@ from tumorboard.data.parts import few_validation_warning
 from tumorboard.evaluation.comparisons import PanelComparison
 from tumorboard.evaluation.metrics import scores
 from tumorboard.evaluation.paired import SHARES
+from tumorboard.evaluation.subgroups import p_text
 from tumorboard.panel.comparison import UNCALIBRATED
 from tumorboard.panel.fits import TIE
 from tumorboard.panel.votes import STACKING
@@ -220,15 +220,6 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def _number(value: float | None, digits: int) -> str:
     """Returns a number with its digits; nan and None as 'undefined'."""
     return "undefined" if value is None or not np.isfinite(value) else f"{value:,.{digits}f}"
-
-
-def p_text(p: float) -> str:
-    """Returns a p-value with three digits; '' for nan.
-
-    >>> p_text(0.0412), p_text(0.0002), p_text(math.nan)
-    ('0.041', '< 0.001', '')
-    """
-    return "" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _version(name: str) -> str:
