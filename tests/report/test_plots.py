@@ -176,6 +176,13 @@ def test_reliability_has_the_vote_in_black_with_its_intervals_and_dashed_before_
     assert names == ["m", "vote, uncalibrated", "soft vote"]
 
 
+def test_a_vote_without_temperatures_has_no_uncalibrated_line():
+    table = reliability([("m", 0.6, 0.5, 0.4, 0.6), ("stacking vote", 0.8, 0.75, 0.7, 0.85)])
+    figure = plots.reliability_diagram(table, "stacking vote")
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["m", "stacking vote"]
+    assert "--" not in [line.get_linestyle() for line in figure.axes[0].get_lines()]
+
+
 def test_all_that_the_reliability_diagram_draws_is_inside_its_axes():
     axes = plots.reliability_diagram(reliability([("soft vote", 0.55, 0.1, 0.0, 0.4)]), "soft vote").axes[0]
     assert axes.get_ylim()[0] < 0.1

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 from pathlib import Path
 
@@ -82,6 +83,8 @@ def test_each_part_has_the_predictions_of_members_and_of_the_heading_vote(run, r
             part.calibrated_and_not["soft vote, uncalibrated"],
             read_predictions(run / folder / "votes/uncalibrated.csv"),
         )
+        assert list(dataclasses.replace(part, vote="stacking").calibrated_and_not) == ["stacking vote"]
+        assert dataclasses.replace(part, vote="hard").calibrated_and_not == {}
         assert list(part.listed_votes) == list(POOLS)
         assert part.headline is part.scores["votes"]["heading"]
     assert results.shown is results.test
