@@ -10,11 +10,14 @@ neither DVC nor an installed package: PYTHONPATH=src is enough. The images are t
 - options: averages of weights, mixup with cutmix, clipping, accumulation and the smallest recipe train and repeat
 - killed: a training that is killed after its first checkpoint and resumed gives the bytes of the uninterrupted one
 - torchrun: one process under torchrun (NCCL on a GPU) gives the bytes of the plain training
+- graphs: trainings with CUDA graphs (`runtime.cuda_graphs`) give the bytes of those without, per network; their speeds
 - devices: probabilities on the CPU and on the GPU agree within --tolerance, for the weights trained on the GPU
 - batch-size: measures how many images one step can have
 """
 
 import argparse
+import contextlib
+import io
 import json
 import signal
 import subprocess
@@ -39,7 +42,7 @@ from tumorboard.base.recipe import resolve_recipe
 from tumorboard.commands.batch_size import measure_capacity
 from tumorboard.models.inference import crop_logits, softmax
 from tumorboard.models.model_file import load_model
-from tumorboard.training.job import Job, read_job
+from tumorboard.training.job import Epoch, Job, read_job
 from tumorboard.training.loop import train_model
 
 PLAIN: dict[str, Any] = {"deterministic": True, "precision": "bf16", "early_stopping": 0}
@@ -173,6 +176,26 @@ def torchrun(ground: Ground) -> Iterator[tuple[str, bool, str]]:
     yield "one process under torchrun: equal", first == second, "nccl" if ground.is_cuda else "gloo"
 
 
+def graphs(ground: Ground) -> Iterator[tuple[str, bool, str]]:
+    """Trains with passes that are captured as CUDA graphs and without; each shape comes often enough for a capture."""
+    if not ground.is_cuda:
+        return
+    for model in ("cnn", "resnet18", "googlenet", "efficientnet_lite0"):
+        for precision in ("bf16", "fp16", "off"):
+            digests, speeds, printed = [], [], io.StringIO()
+            for cuda_graphs in (False, True):
+                runtime = ground.params.runtime.model_copy(update={"cuda_graphs": cuda_graphs})
+                job = ground.job(model, ground.folder / f"out/graphs{cuda_graphs}", precision=precision, epochs=4)
+                epochs: list[Epoch] = []
+                with contextlib.redirect_stdout(printed):
+                    train_model(job, runtime, epochs.append)
+                digests.append(sha256(job.weights.read_bytes()).hexdigest())
+                speeds.append(epochs[-1].images_per_second)
+            failed = [line for line in printed.getvalue().splitlines() if "kernel by kernel" in line]
+            remark = failed[0] if failed else f"{speeds[0]:.0f} to {speeds[1]:.0f} images/s"
+            yield f"{model}, {precision}: equal with CUDA graphs", not failed and digests[0] == digests[1], remark
+
+
 def devices(ground: Ground) -> Iterator[tuple[str, bool, str]]:
     """Predicts the validation images on both devices."""
     if not ground.is_cuda:
@@ -204,6 +227,7 @@ CHECKS: dict[str, Check] = {
     "options": options,
     "killed": killed,
     "torchrun": torchrun,
+    "graphs": graphs,
     "devices": devices,
     "batch-size": capacity,
 }

@@ -1,10 +1,11 @@
 """Measures how fast an epoch of this project's trainer is, relative to other loops.
 
 All loops train the same model on the same images, with the same batch size, augmentation and optimizer. Each loop has
-its own process, which waits while the others run. Each repetition times one epoch of every loop, in a random order, and
-ratios are taken within a repetition. The loops are:
+its own process, which waits while the others run. Each repetition times one epoch of every loop, in a random order,
+prints them, and ratios are taken within a repetition. The loops are:
 
 - trainer: this project's, with packed crops, augmentation and steps
+- graphed: the trainer with CUDA graphs (`runtime.cuda_graphs`), on a GPU
 - resident: the trainer's step on one batch that stays in memory without augmentation, so without an input pipeline
 - plain: a loop over ImageFolder, PIL and a DataLoader with processes, in mixed precision and channels_last
 - student: the same loop in float32 and without channels_last, as most scripts are written
@@ -15,6 +16,7 @@ Example:
 """
 
 import argparse
+import math
 import random
 import tempfile
 import threading
@@ -53,7 +55,16 @@ MakeLoop: TypeAlias = Callable[[Job, DataLoader[Any], torch.device], RunEpoch]
 
 def trainer(job: Job, _: DataLoader[Any], device: torch.device) -> RunEpoch:
     """Makes an epoch of this project's trainer."""
-    setup, state = start_training(job, device)
+    return epoch_of(*start_training(job, device))
+
+
+def graphed(job: Job, _: DataLoader[Any], device: torch.device) -> RunEpoch:
+    """Makes an epoch of the trainer with passes that are captured as CUDA graphs."""
+    return epoch_of(*start_training(job, device, cuda_graphs=True))
+
+
+def epoch_of(setup: Setup, state: State) -> RunEpoch:
+    """Returns an epoch of the trainer without its validation and checkpoints."""
     return lambda: train_epoch(setup, state, 0, Checkpoints(setup.group, folder=None, key="", seconds=0.0))
 
 
@@ -74,11 +85,11 @@ def resident(job: Job, _: DataLoader[Any], device: torch.device) -> RunEpoch:
     return run_epoch
 
 
-def start_training(job: Job, device: torch.device) -> tuple[Setup, State]:
+def start_training(job: Job, device: torch.device, *, cuda_graphs: bool = False) -> tuple[Setup, State]:
     """Returns a training in this process before its first step, with the same settings as `launch`."""
     if device.type == "cpu":
         keep_freed_memory()
-    return set_up(Group(0, 1, device), job, mean_std_of(job))
+    return set_up(Group(0, 1, device), job, mean_std_of(job), cuda_graphs=cuda_graphs)
 
 
 def plain(job: Job, loader: DataLoader[Any], device: torch.device) -> RunEpoch:
@@ -165,6 +176,7 @@ def lightning(job: Job, loader: DataLoader[Any], device: torch.device) -> RunEpo
 
 LOOPS: dict[str, MakeLoop] = {
     "trainer": trainer,
+    "graphed": graphed,
     "resident": resident,
     "plain": plain,
     "student": student,
@@ -184,8 +196,12 @@ def serve_epochs(pipe: Connection, name: str, data: Path, job: Job, workers: int
         pipe.send(time.perf_counter() - start)
 
 
-def time_loops(names: Sequence[str], data: Path, job: Job, *, workers: int, repetitions: int) -> dict[str, list[float]]:
+def time_loops(
+    names: Sequence[str], data: Path, job: Job, *, workers: int, repetitions: int, minutes: float
+) -> dict[str, list[float]]:
     """Returns the seconds of one epoch per loop and repetition; the first repetition warms up and does not count.
+
+    A line per repetition is printed as soon as it has ended.
 
     Args:
         names: names in LOOPS.
@@ -193,7 +209,9 @@ def time_loops(names: Sequence[str], data: Path, job: Job, *, workers: int, repe
         job: what is trained.
         workers: processes of each DataLoader; 0: none.
         repetitions: number of epochs timed per loop.
+        minutes: time from the call on after which no further repetition is begun, but for the first that counts.
     """
+    start = time.perf_counter()
     spawn = get_context("spawn")
     pipes: dict[str, Connection] = {}
     seconds: dict[str, list[float]] = {name: [] for name in names}
@@ -203,11 +221,22 @@ def time_loops(names: Sequence[str], data: Path, job: Job, *, workers: int, repe
             spawn.Process(target=serve_epochs, args=(child_end, name, data, job, workers)).start()
             child_end.close()  # recv then raises EOFError if the process dies, instead of waiting forever
         for repetition in range(1 + repetitions):
+            if repetition > 1 and time.perf_counter() - start > 60 * minutes:
+                print(
+                    f"stopped after {repetition - 1} of {repetitions} repetitions (--minutes {minutes:g})", flush=True
+                )
+                break
+            taken = {}
             for name in random.sample(list(names), len(names)):
                 pipes[name].send(True)
-                taken = pipes[name].recv()
+                taken[name] = pipes[name].recv()
                 if repetition:
-                    seconds[name].append(taken)
+                    seconds[name].append(taken[name])
+                else:
+                    print(f"{time.perf_counter() - start:6.1f} s  {name} is warm", flush=True)
+            if repetition:
+                line = ", ".join(f"{name} {len(job.rows) / taken[name]:.0f}" for name in names)
+                print(f"{time.perf_counter() - start:6.1f} s  repetition {repetition}: {line} images/s", flush=True)
     finally:
         for pipe in pipes.values():
             with suppress(OSError):
@@ -231,9 +260,17 @@ def parse_arguments() -> argparse.Namespace:
         default="bf16",
         help="of all loops but student (default: %(default)s)",
     )
-    installed = [name for name in LOOPS if name != "lightning" or find_spec("lightning")]
+    cuda = torch.cuda.is_available()
+    missing = {"lightning": not find_spec("lightning"), "graphed": not cuda}
+    possible = [name for name in LOOPS if not missing.get(name)]
     parser.add_argument(
-        "--loops", nargs="+", choices=list(LOOPS), default=installed, help="loops to time (default: all installed ones)"
+        "--loops", nargs="+", choices=list(LOOPS), default=possible, help="loops to time (default: all that can run)"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        default=2.5 if cuda else math.inf,
+        help="begin no further repetition after this time (default: 2.5 on a GPU, else no limit)",
     )
     parser.add_argument(
         "--deterministic",
@@ -254,7 +291,14 @@ def main() -> None:
         job = make_job(
             options.data, options.images, side=options.side, recipe=recipe, crop=params.crop, folder=Path(folder)
         )
-        seconds = time_loops(options.loops, options.data, job, workers=options.workers, repetitions=options.repetitions)
+        seconds = time_loops(
+            options.loops,
+            options.data,
+            job,
+            workers=options.workers,
+            repetitions=options.repetitions,
+            minutes=options.minutes,
+        )
     cuda = [torch.cuda.get_device_name()] if torch.cuda.is_available() else []
     print(machine(), f"torch {torch.__version__}", *cuda, sep=", ")
     print(

@@ -8,7 +8,15 @@ from scipy.stats import binomtest, kstest, uniform
 from torch import Tensor
 from torchvision.transforms.v2 import functional as reference
 
-from tumorboard.augment.alterations import Alterations, _mean_grey, _resample, augment_images, draw_alterations
+from tumorboard.augment.alterations import (
+    Alterations,
+    _mean_grey,
+    _resample,
+    _source_matrices,
+    augment_images,
+    draw_alterations,
+    draw_numbers,
+)
 from tumorboard.base.params import Augment
 from tumorboard.base.randomness import keys_of, order
 
@@ -27,6 +35,10 @@ def augment(**changes: object) -> Augment:
 
 def pictures(count: int, side: int) -> Tensor:
     return torch.randint(0, 256, (count, 3, side, side), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+
+def matrix(drawn: Alterations) -> Tensor:
+    return torch.from_numpy(_source_matrices(drawn).astype(np.float32))
 
 
 def test_neutral_settings_leave_the_pixels() -> None:
@@ -104,9 +116,9 @@ def test_a_shift_of_half_a_pixel_weighs_four_neighbors() -> None:
     )
     row = torch.tensor([0.0, 10, 20, 200, 255, 90, 30, 0])
     image = row.expand(1, 3, 8, 8).contiguous()
-    halves = _resample(image, drawn, "border", "bilinear")[0, 0, 0]
+    halves = _resample(image, matrix(drawn), "border", "bilinear")[0, 0, 0]
     assert halves[1:].tolist() == pytest.approx(((row[:-1] + row[1:]) / 2).tolist(), abs=1e-3)
-    cubic = _resample(image, drawn, "border", "bicubic")[0, 0, 0]
+    cubic = _resample(image, matrix(drawn), "border", "bicubic")[0, 0, 0]
     inner = (19 * (row[1:-2] + row[2:-1]) - 3 * (row[:-3] + row[3:])) / 32
     assert inner.min() < 0 or inner.max() > 255  # the kernel overshoots the range, which is clipped
     assert cubic[2:-1].tolist() == pytest.approx(inner.clamp(0, 255).tolist(), abs=1e-3)
@@ -123,7 +135,7 @@ def test_crop_is_torchvisions_resized_crop(interpolation: str) -> None:
     # Half of 64 pixels, its center 8 pixels right of the middle and 16 above it.
     mode = reference.InterpolationMode(interpolation)
     expected = reference.resized_crop(image, 0, 24, 32, 32, [64, 64], mode, antialias=False).clamp(0, 255)
-    result = _resample(image, drawn, "zeros", interpolation)
+    result = _resample(image, matrix(drawn), "zeros", interpolation)
     torch.testing.assert_close(result[..., 4:-4, 4:-4], expected[..., 4:-4, 4:-4], atol=0.01, rtol=0)
 
 
@@ -312,3 +324,15 @@ def test_draws_are_uncorrelated_with_one_another_and_with_the_order() -> None:
     columns = [place, *drawn[:5], *drawn.shift.T, drawn.brightness, drawn.contrast, drawn.saturation, drawn.sigma > 0]
     related = np.corrcoef([np.asarray(column, dtype=float) for column in columns]) - np.eye(len(columns))
     assert np.abs(related).max() < 0.09
+
+
+def test_alterations_drawn_before_are_those_drawn_by_the_images_themselves() -> None:
+    images, settings = pictures(7, 24), augment(**EVERYTHING)
+    drawn = draw_numbers(settings, 5, KEYS[:7], 3)
+    assert drawn.numbers.dtype == torch.float32
+    assert drawn.numbers.shape == (7, 9)
+    assert torch.equal(drawn.part(slice(2, 4)).numbers, draw_numbers(settings, 5, KEYS[2:4], 3).numbers)
+    given = augment_images(images, settings, seed=5, keys=KEYS[:7], counter=3, drawn=drawn)
+    assert torch.equal(given, augment_images(images, settings, seed=5, keys=KEYS[:7], counter=3))
+    other = draw_numbers(settings, 6, KEYS[:7], 3)
+    assert not torch.equal(given, augment_images(images, settings, seed=5, keys=KEYS[:7], counter=3, drawn=other))

@@ -1,6 +1,8 @@
 """Alters whole batches of images at random on their device, each image by random numbers of its own."""
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +16,7 @@ from tumorboard.base.randomness import uniforms
 _PADDING = {"reflect": "reflection", "border": "border", "black": "zeros"}  # grid_sample's names for `fill`
 _GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # weights of red, green and blue, as torchvision has them
 _CACHED_PIXELS = 200_000  # pixels of a slice of a batch that fits into a CPU core's cache
+_BRIGHTNESS, _CONTRAST, _SATURATION = 6, 7, 8  # columns of `Drawn.numbers`
 
 
 class Alterations(NamedTuple):
@@ -30,6 +33,25 @@ class Alterations(NamedTuple):
     contrast: NDArray[np.float64]  # factor
     saturation: NDArray[np.float64]  # factor
     sigma: NDArray[np.float64]  # standard deviation of the blur in pixels; 0 for none
+
+
+class Drawn(NamedTuple):
+    """Alterations of N images, with the numbers that a device needs to carry them out."""
+
+    alterations: Alterations
+    numbers: Tensor  # float32[N, 9]: matrix [2, 3] of the resampling, then factors of brightness, contrast, saturation
+
+    def part(self, rows: slice) -> "Drawn":
+        """Returns the alterations of some of the images."""
+        return Drawn(Alterations._make(values[rows] for values in self.alterations), self.numbers[rows])
+
+
+def draw_numbers(augment: Augment, seed: int, keys: NDArray[np.uint64], counter: int | NDArray[np.int64]) -> Drawn:
+    """Draws alterations like `draw_alterations`; the numbers are in the CPU's memory."""
+    drawn = draw_alterations(augment, seed, keys, counter)
+    factors = [factor[:, None] for factor in (drawn.brightness, drawn.contrast, drawn.saturation)]
+    numbers = np.concatenate([_source_matrices(drawn).reshape(-1, 6), *factors], axis=1)
+    return Drawn(drawn, torch.from_numpy(numbers.astype(np.float32)))
 
 
 def draw_alterations(
@@ -65,7 +87,13 @@ def draw_alterations(
 
 @torch.no_grad()
 def augment_images(
-    images: Tensor, augment: Augment, *, seed: int, keys: NDArray[np.uint64], counter: int | NDArray[np.int64]
+    images: Tensor,
+    augment: Augment,
+    *,
+    seed: int,
+    keys: NDArray[np.uint64],
+    counter: int | NDArray[np.int64],
+    drawn: Drawn | None = None,
 ) -> Tensor:
     """Returns randomly altered images; the input stays as it is.
 
@@ -79,6 +107,7 @@ def augment_images(
         seed: the seed of the whole run.
         keys: uint64[N], one per image.
         counter: epoch or copy number, one for all images or int64[N].
+        drawn: what `draw_numbers` returned for the same arguments, its numbers on any device; None: drawn here.
 
     Returns:
         float32[N, 3, S, S] from 0 to 255, contiguous, on the device of the images.
@@ -87,48 +116,56 @@ def augment_images(
         brightness, contrast, saturation: torchvision's adjust_*. Bicubic resampling: Keys 1981 with a = -0.75.
     """
     counters = np.broadcast_to(np.asarray(counter, dtype=np.int64), keys.shape)
+    drawn = drawn or draw_numbers(augment, seed, keys, counters)
+    drawn = drawn._replace(numbers=drawn.numbers.to(images.device, non_blocking=True))
     result = torch.empty(images.shape, dtype=torch.float32, device=images.device)
     count = max(1, len(images) if images.is_cuda else _CACHED_PIXELS // images.shape[-1] ** 2)
     for start in range(0, len(images), count):
         part = slice(start, start + count)
-        result[part] = _alter(images[part], augment, seed=seed, keys=keys[part], counters=counters[part])
+        noise = partial(_noise, seed=seed, keys=keys[part], counters=counters[part])
+        result[part] = _alter(images[part], augment, drawn.part(part), noise)
     return result
 
 
-def per_image(values: NDArray[Any], like: Tensor) -> Tensor:
-    """Returns one number per image, [N], as a tensor [N, 1, 1, 1] on the device of `like`, to combine with a batch."""
-    return torch.from_numpy(np.ascontiguousarray(values)).to(like.device, non_blocking=True).view(-1, 1, 1, 1)
-
-
-def _alter(
-    images: Tensor, augment: Augment, *, seed: int, keys: NDArray[np.uint64], counters: NDArray[np.int64]
-) -> Tensor:
-    drawn = draw_alterations(augment, seed, keys, counters)
+def _alter(images: Tensor, augment: Augment, drawn: Drawn, noise: Callable[[Tensor], Tensor]) -> Tensor:
+    alterations, numbers = drawn
     images = images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
     if augment.rotate or augment.shift or augment.crop < 1 or augment.zoom != (1, 1):
-        images = _resample(images, drawn, _PADDING[augment.fill], augment.interpolation)
+        matrices = numbers[:, :_BRIGHTNESS].reshape(-1, 2, 3)
+        images = _resample(images, matrices, _PADDING[augment.fill], augment.interpolation)
     else:
-        images = _flip(_flip(images, drawn.hflip, -1), drawn.vflip, -2)
+        images = _flip(_flip(images, alterations.hflip, -1), alterations.vflip, -2)
     if augment.brightness:
-        images.mul_(per_image(drawn.brightness.astype(np.float32), images)).clamp_(0, 255)
+        images.mul_(_factor(numbers, _BRIGHTNESS)).clamp_(0, 255)
     if augment.contrast:
-        _blend(images, _mean_grey(images), drawn.contrast)
+        _blend(images, _mean_grey(images), _factor(numbers, _CONTRAST))
     if augment.saturation:
-        _blend(images, _grey(images), drawn.saturation)
+        _blend(images, _grey(images), _factor(numbers, _SATURATION))
     if augment.blur:
-        images = _gaussian_blur(images, drawn.sigma, augment.blur_sigma[1])
+        images = _gaussian_blur(images, alterations.sigma, augment.blur_sigma[1])
     if augment.noise:
-        images.add_(_noise(images, seed, keys, counters), alpha=augment.noise).clamp_(0, 255)
+        images.add_(noise(images), alpha=augment.noise).clamp_(0, 255)
     return images
+
+
+def _factor(numbers: Tensor, column: int) -> Tensor:
+    """Returns one column of numbers per image as [N, 1, 1, 1]."""
+    return numbers[:, column].view(-1, 1, 1, 1)
 
 
 def _interpolate(ends: tuple[float, float], share: NDArray[np.float64]) -> NDArray[np.float64]:
     return ends[0] + share * (ends[1] - ends[0])
 
 
-def _resample(images: Tensor, drawn: Alterations, padding: str, interpolation: str) -> Tensor:
-    """Returns the images cropped, rotated, zoomed, shifted and flipped, by one interpolation per pixel."""
-    matrix = torch.from_numpy(_source_matrices(drawn).astype(np.float32)).to(images.device)
+def _resample(images: Tensor, matrix: Tensor, padding: str, interpolation: str) -> Tensor:
+    """Returns the images cropped, rotated, zoomed, shifted and flipped, by one interpolation per pixel.
+
+    Args:
+        images: float32[N, 3, S, S].
+        matrix: float32[N, 2, 3] of `_source_matrices`.
+        padding: what lies beyond the edge, as grid_sample names it.
+        interpolation: as grid_sample names it.
+    """
     side = images.shape[-1]
     places = (torch.arange(side, device=images.device, dtype=torch.float32) * 2 + 1) / side - 1
     # A sum of one part per column and one per row: F.affine_grid's batched matrix product may round differently for
@@ -171,10 +208,9 @@ def _mean_grey(images: Tensor) -> Tensor:
     return grey.sum((1, 2, 3), keepdim=True, dtype=torch.float64).div_(256 * grey[0].numel()).float()
 
 
-def _blend(images: Tensor, other: Tensor, factor: NDArray[np.float64]) -> None:
-    """Replaces the images by factor * images + (1 - factor) * other, in place."""
-    weight = per_image(factor.astype(np.float32), images)
-    images.mul_(weight).add_(other * (1 - weight)).clamp_(0, 255)
+def _blend(images: Tensor, other: Tensor, factor: Tensor) -> None:
+    """Replaces the images by factor * images + (1 - factor) * other, in place; `factor` is [N, 1, 1, 1]."""
+    images.mul_(factor).add_(other * (1 - factor)).clamp_(0, 255)
 
 
 def _gaussian_blur(images: Tensor, sigma: NDArray[np.float64], largest: float) -> Tensor:
@@ -184,11 +220,12 @@ def _gaussian_blur(images: Tensor, sigma: NDArray[np.float64], largest: float) -
     kernels = np.exp(-((np.arange(-radius, radius + 1) / sigma[rows, None]) ** 2) / 2)
     kernels /= kernels.sum(1, keepdims=True)
     chosen = torch.from_numpy(rows).to(images.device)
-    images[chosen] = _convolve(_convolve(images[chosen], kernels, -1), kernels, -2)
+    weights = torch.from_numpy(kernels.astype(np.float32)).to(images.device)
+    images[chosen] = _convolve(_convolve(images[chosen], weights, -1), weights, -2)
     return images
 
 
-def _convolve(images: Tensor, kernels: NDArray[np.float64], axis: int) -> Tensor:
+def _convolve(images: Tensor, kernels: Tensor, axis: int) -> Tensor:
     """Returns the images convolved along one axis, each with its own kernel of `kernels` [N, 2 * radius + 1].
 
     It adds up shifted whole images, since torch's convolution may round differently for batches of different sizes.
@@ -197,12 +234,11 @@ def _convolve(images: Tensor, kernels: NDArray[np.float64], axis: int) -> Tensor
     padded = functional.pad(images, (radius, radius, 0, 0) if axis == -1 else (0, 0, radius, radius), mode="reflect")
     result = torch.zeros_like(images)
     for offset in range(kernels.shape[1]):
-        weight = per_image(kernels[:, offset].astype(np.float32), images)
-        result.addcmul_(padded.narrow(axis, offset, side), weight)
+        result.addcmul_(padded.narrow(axis, offset, side), _factor(kernels, offset))
     return result
 
 
-def _noise(images: Tensor, seed: int, keys: NDArray[np.uint64], counters: NDArray[np.int64]) -> Tensor:
+def _noise(images: Tensor, *, seed: int, keys: NDArray[np.uint64], counters: NDArray[np.int64]) -> Tensor:
     """Returns standard normal numbers in the shape of the images.
 
     Each image has a stream of Philox (Salmon et al. 2011) for its (seed, key, counter).

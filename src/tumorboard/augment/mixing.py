@@ -1,6 +1,6 @@
 """Mixup and cutmix: mixes each image of a batch with a partner, the same one on any number of processes."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from scipy.special import betaincinv
 from torch import Tensor
 
-from tumorboard.augment.alterations import per_image
 from tumorboard.base.params import Recipe
 from tumorboard.base.randomness import uniforms
 
@@ -119,8 +118,13 @@ def mix_images(images: Tensor, partners: Tensor, mixture: Mixture) -> Tensor:
         partners: [N, 3, S, S].
         mixture: the mixture of the N images.
     """
-    left, top, right, bottom = (per_image(values, images) for values in mixture.box.T)
+    left, top, right, bottom = (_per_image(values, images) for values in mixture.box.T)
     place = torch.arange(images.shape[-1], device=images.device)
     inside = (place >= left) & (place < right) & (place[:, None] >= top) & (place[:, None] < bottom)
-    weight = per_image(np.where(mixture.cut, 1.0, mixture.lam).astype(np.float32), images)
+    weight = _per_image(np.where(mixture.cut, 1.0, mixture.lam).astype(np.float32), images)
     return torch.where(inside, partners, images * weight + partners * (1 - weight))
+
+
+def _per_image(values: NDArray[Any], like: Tensor) -> Tensor:
+    """Returns one number per image, [N], as a tensor [N, 1, 1, 1] on the device of `like`, to combine with a batch."""
+    return torch.from_numpy(np.ascontiguousarray(values)).to(like.device, non_blocking=True).view(-1, 1, 1, 1)

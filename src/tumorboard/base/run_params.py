@@ -35,5 +35,6 @@ class Runtime(Section):
     workers: Literal["auto"] | Count
     scheduler: Annotated[str, Field(pattern=SCHEDULER)] | None
     timeout: Positive
+    cuda_graphs: bool
     checkpoint_seconds: NotNegative
     checkpoint_days: Positive

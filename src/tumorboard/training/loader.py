@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tumorboard.augment.alterations import augment_images
+from tumorboard.augment.alterations import Drawn, augment_images, draw_numbers
 from tumorboard.base.params import Augment
 from tumorboard.base.randomness import keys_of, order, uniforms
 from tumorboard.data.store import CropStore
@@ -132,17 +132,22 @@ class Loader:
             batches: the draws of each batch.
             side: S in pixels, to which the images are scaled before they are altered; None: as they are stored.
         """
-        for (rows, times), (images, labels) in zip(
+        for (rows, times), (images, labels, drawn) in zip(
             (draws.T for draws in batches), _one_ahead(self._read, batches), strict=True
         ):
             images, labels = (part.to(self._device, non_blocking=True) for part in (images, labels))
             images = resize_images(images.permute(0, 3, 1, 2), side or self._store.size)
-            yield augment_images(images, self._augment, seed=self._seed, keys=self.keys[rows], counter=times), labels
+            seed, keys = self._seed, self.keys[rows]
+            yield augment_images(images, self._augment, seed=seed, keys=keys, counter=times, drawn=drawn), labels
 
-    def _read(self, draws: Draws) -> tuple[Tensor, Tensor]:
-        rows = draws[:, 0]
+    def _read(self, draws: Draws) -> tuple[Tensor, Tensor, Drawn]:
+        """Returns a batch's images, labels and alterations; in pinned memory for CUDA, so that no copy waits."""
+        rows, times = draws.T
         images, labels = torch.from_numpy(self._store.take(self._positions[rows])), self._labels[rows]
-        return (images.pin_memory(), labels.pin_memory()) if self._device.type == "cuda" else (images, labels)
+        drawn = draw_numbers(self._augment, self._seed, self.keys[rows], times)
+        if self._device.type != "cuda":
+            return images, labels, drawn
+        return images.pin_memory(), labels.pin_memory(), drawn._replace(numbers=drawn.numbers.pin_memory())
 
 
 def _one_ahead(make: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:

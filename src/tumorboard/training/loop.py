@@ -31,6 +31,7 @@ from tumorboard.training.batch_norm import average_batch_norm, fewest_images, sy
 from tumorboard.training.checkpoint import Checkpoints, open_checkpoints
 from tumorboard.training.distributed import Callback, Group, launch
 from tumorboard.training.ema import start_average, swapped_tensors
+from tumorboard.training.graphs import graphed_passes
 from tumorboard.training.histograms import WeightHistograms
 from tumorboard.training.job import Epoch, Job, Setup, State, best_epoch, job_key, kept_epoch
 from tumorboard.training.last_epochs import add_epoch, estimate_batch_norm, is_averaged
@@ -81,15 +82,12 @@ def mean_std_of(job: Job) -> MeanStd:
 def _train(
     group: Group, on_epoch: Callback, *, job: Job, mean_std: MeanStd, runtime: Runtime, folder: Path | None
 ) -> None:
-    setup, state = set_up(group, job, mean_std)
+    setup, state = set_up(group, job, mean_std, cuda_graphs=runtime.cuda_graphs)
     histograms = WeightHistograms(job.out / "tensorboard", on=job.recipe.tensorboard and group.rank == 0)
     histograms.add(state.model, 0)
     with open_checkpoints(group, folder, runtime, lambda: job_key(job, state.model.state_dict())) as checkpoints:
         if checkpoints.resume(state) and group.rank == 0:
-            print(
-                f"fold {job.fold}  {job.name}  resumed from epoch {len(state.history) + 1} step {state.step}",
-                flush=True,
-            )
+            _say(group, job, f"resumed from epoch {len(state.history) + 1} step {state.step}")
             for past in state.history:
                 on_epoch(past)
             _write_history(job, state)
@@ -107,7 +105,8 @@ def _train(
             if group.rank == 0:
                 _keep_held_out(job, state)
             if epoch.best:
-                state.best_weights = _copied(_validated_weights(job.recipe, state))
+                weights = _validated_weights(job.recipe, state)
+                state.best_weights = {name: value.cpu().clone() for name, value in weights.items()}
             if group.rank == 0:
                 _write_history(job, state)
                 first = epoch is best_epoch(state.history) and not any(past.best for past in state.history[:-1])
@@ -115,15 +114,11 @@ def _train(
                 print(epoch_line(job, epoch) + meaning, flush=True)
                 on_epoch(epoch)
             if news := threads.after_epoch():
-                print(f"fold {job.fold}  {job.name}  {news}", flush=True)
+                _say(group, job, news)
             histograms.add(state.model, epoch.number)
         if group.rank == 0:
             _save(job, state, mean_std)
         checkpoints.delete()
-
-
-def _copied(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.cpu().clone() for name, value in tensors.items()}
 
 
 def _has_ended(recipe: Recipe, history: Sequence[Epoch]) -> bool:
@@ -132,13 +127,14 @@ def _has_ended(recipe: Recipe, history: Sequence[Epoch]) -> bool:
     return len(history) == recipe.epochs or 0 < recipe.early_stopping <= epochs_since_best
 
 
-def set_up(group: Group, job: Job, mean_std: MeanStd) -> tuple[Setup, State]:
+def set_up(group: Group, job: Job, mean_std: MeanStd, *, cuda_graphs: bool = False) -> tuple[Setup, State]:
     """Builds what one process of a training needs.
 
     Args:
         group: the processes of the training.
         job: the model, its recipe and its data.
         mean_std: mean and standard deviation by which the network normalizes its images (`mean_std_of`).
+        cuda_graphs: as in `runtime`.
 
     Returns:
         What stays the same from step to step, and the state before the first step.
@@ -174,8 +170,14 @@ def set_up(group: Group, job: Job, mean_std: MeanStd) -> tuple[Setup, State]:
     scaler = torch.amp.GradScaler(group.device.type, enabled=recipe.precision == "fp16")
     average = start_average(model) if recipe.ema_decay or recipe.average_last else None
     sums = torch.zeros(2, dtype=torch.float64, device=group.device)
-    setup = Setup(job, group, loader, loss, weights.double().numpy()[labels], sides)
+    graphs = graphed_passes(model, recipe, group, partial(_say, group, job)) if cuda_graphs else None
+    setup = Setup(job, group, loader, loss, weights.double().numpy()[labels], sides, graphs)
     return setup, State(model, optimizer, scaler, sums, average=average)
+
+
+def _say(group: Group, job: Job, line: str) -> None:
+    if group.rank == 0:
+        print(f"fold {job.fold}  {job.name}  {line}", flush=True)
 
 
 def _check_sync_batch_norm(group: Group) -> None:

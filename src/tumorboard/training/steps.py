@@ -41,6 +41,22 @@ class StepPlan(NamedTuple):
     total: float  # summed class weights of the whole batch
 
 
+class HostCopy:
+    """A copy of a tensor in the CPU's memory, begun at once, so that its reader does not wait for later steps."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._copy = tensor.to("cpu", non_blocking=True)
+        self._done = torch.cuda.Event() if tensor.is_cuda else None  # type: ignore[no-untyped-call]
+        if self._done:
+            self._done.record()
+
+    def numpy(self) -> NDArray[np.float64]:
+        """Waits for the copy and returns it."""
+        if self._done:
+            self._done.synchronize()
+        return self._copy.numpy()
+
+
 class StepResult(NamedTuple):
     """The outcome of a step for one process's images; empty if the step was skipped."""
 
@@ -75,13 +91,13 @@ def train_epoch(setup: Setup, state: State, epoch: int, checkpoints: Checkpoints
     with tqdm(total=len(batches), initial=state.step, desc=title, unit="step", leave=False, disable=disable) as bar:
         results = _one_behind(_counted(_steps(setup, state, epoch, batches), state, checkpoints))
         minutes = MinuteLines(f"fold {job.fold}  {job.name}  epoch {epoch + 1}/{recipe.epochs}", len(batches))
-        for step, (result, sums, counts) in enumerate(results, state.step + 1):
-            losses, correct = result.outcomes.double().cpu().numpy()
+        for step, (result, outcomes, sums, counts) in enumerate(results, state.step + 1):
+            losses, correct = outcomes.numpy()
             if not (np.isfinite(losses).all() and np.isfinite(correct).all()):
                 where = f"epoch {epoch + 1}, step {step} of {len(batches)}"
                 raise not_finite(job, _describe_fault(setup, state, where=where, rows=result.rows, losses=losses))
             if counts[1]:
-                loss, accuracy = sums.cpu().numpy() / counts
+                loss, accuracy = sums.numpy() / counts
                 bar.set_postfix(loss=f"{loss:.4f}", accuracy=f"{accuracy:.4f}", refresh=False)
                 if bar.disable and setup.group.rank == 0:
                     minutes.after_step(step, loss, accuracy)
@@ -98,15 +114,16 @@ def train_epoch(setup: Setup, state: State, epoch: int, checkpoints: Checkpoints
 
 def _counted(
     results: Iterator[StepResult], state: State, checkpoints: Checkpoints
-) -> Iterator[tuple[StepResult, Tensor, NDArray[np.float64]]]:
-    """Yields each result with the epoch's sums and counts after it; updates the state and its checkpoints."""
+) -> Iterator[tuple[StepResult, HostCopy, HostCopy, NDArray[np.float64]]]:
+    """Yields each result, its outcomes, and the epoch's sums and counts after it; updates state and checkpoints."""
     for result in results:
         # New objects, not updates in place: the reader still uses those of the step before.
-        state.sums = state.sums + result.outcomes.double().sum(1)
+        outcomes = result.outcomes.double()
+        state.sums = state.sums + outcomes.sum(1)
         state.counts = state.counts + np.array([result.weight, len(result.rows)])
         state.step += 1
         checkpoints.after_step(state)
-        yield result, state.sums, state.counts
+        yield result, HostCopy(outcomes), HostCopy(state.sums), state.counts
 
 
 def set_train_mode(model: Classifier, recipe: Recipe, epoch: int) -> None:
@@ -126,7 +143,8 @@ def _steps(setup: Setup, state: State, epoch: int, batches: list[Draws]) -> Iter
     side = setup.sides[epoch]
     plans = [plan_step(setup, batch, side) for batch in batches[start:]]
     loaded = setup.loader.load([draws for plan in plans for draws in plan.micro_batches], side)
-    wrapped = setup.group.wrap(state.model)  # again in each epoch, because other parameters may be frozen now
+    # Wrapped again in each epoch, because other parameters may be frozen now.
+    wrapped = setup.graphs or setup.group.wrap(state.model)
     for step, plan in enumerate(plans, start):
         # Dropout and other randomness in the model follows from the step's number, so that a resumed run repeats it.
         torch.manual_seed(int(keys_of([f"{recipe.seed}/{epoch}/{step}/{setup.group.rank}"])[0]))
@@ -178,7 +196,7 @@ def backward(
     Args:
         setup: what stays the same in this process.
         state: its optimizer's gradients are replaced.
-        model: `state.model`, as wrapped by the group (`Group.wrap`).
+        model: `state.model`, as wrapped by the group (`Group.wrap`) or with passes that are captured (`GraphedPasses`).
         plan: this process's part of the step.
         batches: images and labels of each of the plan's micro-batches, from the loader.
 
