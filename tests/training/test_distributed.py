@@ -83,7 +83,7 @@ def be_silent(group, callback):
 if __name__ == "__main__":
     torch.set_num_threads(4)
     try:
-        timeouts = {"timeout": float(os.environ.get("LIMIT", 60)), "checkpoint_seconds": 0.0, "checkpoint_days": 1.0}
+        timeouts = {"timeout": float(os.environ.get("LIMIT", 60)), "checkpoint_seconds": 0.0, "checkpoint_days": 1.0, "cuda_graphs": False}
         runtime = Runtime(device="cpu", processes=2, threads="auto", workers=1, scheduler=None, **timeouts)
         launch(globals()[sys.argv[1]], runtime, lambda values: print(json.dumps(values)))
     except InputError as error:
