@@ -76,6 +76,28 @@ def test_all_steps_without_an_error(inputs: Inputs, small_params: Params) -> Non
     assert [warning.split(" ", 2)[:2] for warning in data.warnings[:2]] == [["audit:", "1"], ["split:", "1"]]
 
 
+def test_groups_that_share_a_picture_are_counted_and_said(small_params: Params) -> None:
+    """24 pictures of 12 patients, two each: 1 is 4 saved again, of the patients p0 and p2; 8 and 9 are of p4 alone."""
+    scenes = [n if n not in (4, 9) else {4: 1, 9: 8}[n] for n in range(24)]
+    manifest, images, read_crops = images_of_scenes(["a"] * 12 + ["b"] * 12, scenes, {})
+    images = images.assign(width=64, height=64, bytes=np.arange(24), format="PNG", red=9, green=9, blue=9, border=0)
+    manifest["group"] = [f"p{n // 2}" for n in range(24)]
+    copies = find_copies(manifest, images, read_crops, small_params.audit)
+    for unit, words in (("patient", "12 patients count as 11"), (None, "12 groups count as 11")):
+        data = prepared((manifest, images, copies), changed(small_params, "data", unit=unit))
+        data.raise_error()
+        assert data.split_metrics["merged_groups"] == 1
+        assert data.manifest["group"].nunique() == 11
+        assert [warning for warning in data.warnings if "count as" in warning] == [
+            f"split: {words}, as some share a picture: those that do are on one side of the split, and the intervals "
+            "take them for one"
+        ]
+    alone = manifest.assign(group=manifest["id"])
+    data = prepared((alone, images, copies), small_params)
+    assert data.split_metrics["merged_groups"] == 2  # images of which nobody said groups: no news
+    assert not [warning for warning in data.warnings if "count as" in warning]
+
+
 def test_a_refusing_audit_leaves_the_images_as_given(inputs: Inputs, small_params: Params) -> None:
     data = prepared(inputs, changed(small_params, "audit", policy="refuse"))
     with pytest.raises(InputError, match="2 pictures appear more than once"):

@@ -263,7 +263,10 @@ def _write_split(root: Path, manifest: Manifest, classes: Sequence[str]) -> None
         {"part": "test", "label": "", "wanted": 0.2, "got": 0.4, "why": "another reason"},
     ]
     dropped = {f"dropped_{part}_{reason}": count for part, reason, count in DROPPED}
-    write_json(dropped | {"outside_tolerance": 2, "explanations": explanations}, root / "metrics" / "split.json")
+    write_json(
+        dropped | {"merged_groups": 0, "outside_tolerance": 2, "explanations": explanations},
+        root / "metrics" / "split.json",
+    )
 
 
 def _write_audit(root: Path, manifest: Manifest) -> None:

@@ -37,6 +37,12 @@ def test_facts_say_what_the_study_is(results):
     }
 
 
+def test_patients_that_share_a_picture_are_counted_before_and_after(results):
+    metrics = dict(results.split_metrics) | {"merged_groups": 2}
+    facts = front_of(dataclasses.replace(results, split_metrics=metrics)).facts
+    assert facts["images"] == "90 of 30 patients (32 before those that share a picture were merged) in data/phantom"
+
+
 def test_a_weighted_vote_is_named_with_its_weights_and_a_chosen_one_as_chosen(results):
     weighted = replace_fit(
         results, vote="weighted", weights={"linear": 0.254, "cnn": 0.746}, losses={"soft": 0.5, "weighted": 0.4}

@@ -83,8 +83,9 @@ def be_silent(group, callback):
 if __name__ == "__main__":
     torch.set_num_threads(4)
     try:
-        timeouts = {"timeout": float(os.environ.get("LIMIT", 60)), "checkpoint_seconds": 0.0, "checkpoint_days": 1.0, "cuda_graphs": False}
-        runtime = Runtime(device="cpu", processes=2, threads="auto", workers=1, scheduler=None, **timeouts)
+        others = {"timeout": float(os.environ.get("LIMIT", 60)), "checkpoint_seconds": 0.0, "checkpoint_days": 1.0}
+        others |= {"threads": "auto", "workers": 1, "scheduler": None, "cuda_graphs": False}
+        runtime = Runtime(device="cpu", processes=2, **others)
         launch(globals()[sys.argv[1]], runtime, lambda values: print(json.dumps(values)))
     except InputError as error:
         print(time.monotonic())

@@ -131,6 +131,34 @@ def label_shares(rows: Manifest) -> dict[str, float]:
     return dict(zip(names.tolist(), (counts / max(len(rows), 1)).tolist(), strict=True))
 
 
+def count_merged(groups: pd.Series, manifest: Manifest) -> int:
+    """Returns how many groups as given were merged into others, because they share a picture or a field.
+
+    Args:
+        groups: the group of each image before the audit, by id.
+        manifest: the Manifest after the split; groups of images that it lacks do not count.
+    """
+    return groups.reindex(manifest["id"]).nunique() - manifest["group"].nunique()
+
+
+def merged_warning(groups: pd.Series, manifest: Manifest, unit: str | None) -> str:
+    """Returns a sentence about merged groups (`count_merged`), or '' where there are none or groups are unknown.
+
+    Args:
+        groups: as in `count_merged`; unknown where each image is a group of its own.
+        manifest: as in `count_merged`.
+        unit: what a group is (`data.unit`); None: not said.
+    """
+    merged, total = count_merged(groups, manifest), groups.reindex(manifest["id"]).nunique()
+    if not merged or total == len(manifest):
+        return ""
+    unit = unit or "group"
+    return (
+        f"{total:,} {unit}s count as {total - merged:,}, as some share a picture: those that do are on one side of the "
+        "split, and the intervals take them for one"
+    )
+
+
 def summarize_shares(shares: Shares) -> dict[str, Any]:
     """Summarizes the shares for the metrics.
 

@@ -19,7 +19,9 @@ from tumorboard.data.parts import (
     SHARE_COLUMNS,
     Shares,
     class_shares,
+    count_merged,
     few_validation_warning,
+    merged_warning,
     shares_warning,
     summarize_shares,
 )
@@ -126,7 +128,7 @@ def _run_steps(
     attributes: Attributes,
 ) -> Iterator[Prepared]:
     """Yields all that is known after each step."""
-    listed = len(known.audited) + len(unusable)
+    listed, groups = len(known.audited) + len(unusable), known.audited.set_index("id")["group"]
     audit = audit_manifest(known.audited, copies, params.audit)
     known = replace(
         known,
@@ -154,7 +156,7 @@ def _run_steps(
     )
     yield known
 
-    known = _divide(known, manifest, audit.pictures, params, attributes)
+    known = _divide(known, manifest, audit.pictures, params, attributes, groups)
     yield known
 
     divided, shares = known.manifest, known.shares
@@ -173,9 +175,17 @@ def _run_steps(
 
 
 def _divide(
-    known: Prepared, manifest: Manifest, pictures: Pictures, params: Params, attributes: Attributes
+    known: Prepared,
+    manifest: Manifest,
+    pictures: Pictures,
+    params: Params,
+    attributes: Attributes,
+    groups: pd.Series,
 ) -> Prepared:
-    """Adds the split Manifest, the classes' shares in its parts, the metrics and the warnings of the split."""
+    """Adds the split Manifest, the classes' shares in its parts, the metrics and the warnings of the split.
+
+    `groups` has the group of each image as given, by id.
+    """
     split, values = params.split, list[str]()
     if split.leave_out is not None:
         manifest, values = fold_by_value(manifest, pictures, attributes, column=split.leave_out, folds=params.folds)
@@ -183,8 +193,10 @@ def _divide(
     divided, counts = split_manifest(manifest, pictures, split=split, folds=params.folds, seed=params.seed)
     if values:
         counts["left_out_values"] = {f"fold_{fold}": value for fold, value in enumerate(values)}
+    counts["merged_groups"] = count_merged(groups, divided)
     shares = class_shares(divided, manifest, split)
-    warnings = _named("split", missing_class_warning(divided), few_validation_warning(divided, params.folds))
+    merged = merged_warning(groups, divided, params.data.unit)
+    warnings = _named("split", merged, missing_class_warning(divided), few_validation_warning(divided, params.folds))
     return replace(
         known,
         manifest=divided,

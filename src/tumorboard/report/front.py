@@ -65,8 +65,10 @@ def _facts(results: Results) -> dict[str, str]:
     vote = name_of_vote(fit.vote) + details.get(fit.vote, "")
     if fit.losses:
         vote += ", chosen by validation loss"
+    groups, merged = manifest["group"].nunique(), results.split_metrics["merged_groups"]
+    before = f" ({groups + merged:,} before those that share a picture were merged)" if merged and results.unit else ""
     return {
-        "images": f"{len(manifest):,} of {manifest['group'].nunique():,} {results.units} in {results.raw}",
+        "images": f"{len(manifest):,} of {groups:,} {results.units}{before} in {results.raw}",
         "classes": ", ".join(classes_of(results.shown.heading)),
         "crops": f"{results.crop.side} pixels",
         "models": ", ".join(results.fit.temperatures),

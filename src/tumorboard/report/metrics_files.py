@@ -103,6 +103,7 @@ FILES: dict[str, MetricsFile] = {
             "dropped_train_patients": Key("left out of training: their group is in a given part", "images"),
             "dropped_val_twins": Key("left out of validation: their picture is in the given test set", "images"),
             "dropped_val_patients": Key("left out of validation: their group is in the given test set", "images"),
+            "merged_groups": Key("groups that count as one with another, as they share a picture", "groups"),
             "left_out_values.<part>": Key("the value of `split.leave_out` that a fold validates", "none"),
             "shares.<part>.<class>": Key("share of a class in a part, of 4 digits", "share"),
             "outside_tolerance": Key("shares that differ by more than `split.tolerance` from those wanted", "none"),
