@@ -5,12 +5,15 @@ the command's processes do, inference alone what its main process does with crop
 which the command's time includes. The rates take turns. Memory is the largest sum, over the command and its processes,
 of the proportional set size (PSS): pages that several processes share are counted once. Linux only.
 
+With `--broken`, as many of the drawn files are cut off in the middle, and the command has to name each of them.
+
 Start-up is the CPU time (user and system) of the command with one file, relative to `import torch`.
 
 Example:
-    python -m benchmarks.predict --files 5000 --repetitions 3
+    python -m benchmarks.predict --files 5000 --broken 0.01 --repetitions 3
 """
 
+import csv
 import os
 import subprocess
 import sys
@@ -54,13 +57,14 @@ class CommandRun(NamedTuple):
     table: bytes
 
 
-def draw_files(folder: Path, count: int) -> None:
-    """Writes blurred noise as JPEGs of about 50 kB."""
+def draw_files(folder: Path, count: int, broken: int) -> None:
+    """Writes blurred noise as JPEGs of about 50 kB, of which as many, evenly spread, end in their middle."""
+    cut = set(np.linspace(0, count - 1, broken).astype(int).tolist())
     for number in range(count):
         noise = np.random.default_rng(number).integers(0, 256, (GRAIN, GRAIN, 3), dtype=np.uint8)
-        cv2.imwrite(
-            str(folder / f"{number:06d}.jpg"), cv2.resize(noise, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
-        )
+        image = cv2.resize(noise, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC)
+        content = cv2.imencode(".jpg", image)[1].tobytes()
+        (folder / f"{number:06d}.jpg").write_bytes(content[: len(content) // 2] if number in cut else content)
 
 
 def save_models(params: Params, models: Sequence[str], side: int, folder: Path) -> list[Path]:
@@ -73,8 +77,11 @@ def save_models(params: Params, models: Sequence[str], side: int, folder: Path) 
     return files
 
 
-def run_command(models: Sequence[Path], images: Sequence[Path], folder: Path) -> CommandRun:
-    """Runs `tumorboard predict` and looks at the memory of its processes; exits with its messages if it fails."""
+def run_command(models: Sequence[Path], images: Sequence[Path], folder: Path, broken: int = 0) -> CommandRun:
+    """Runs `tumorboard predict` and looks at the memory of its processes.
+
+    It exits with the command's messages if that fails, or does not report as many files as are broken.
+    """
     out = folder / "table.csv"
     options = [word for model in models for word in ("--model", str(model))]
     command = [
@@ -86,6 +93,7 @@ def run_command(models: Sequence[Path], images: Sequence[Path], folder: Path) ->
         *options,
         "--out",
         str(out),
+        "--force",
     ]
     start, before = time.perf_counter(), os.times()
     with (folder / "errors.txt").open("w+") as errors:
@@ -98,8 +106,11 @@ def run_command(models: Sequence[Path], images: Sequence[Path], folder: Path) ->
             time.sleep(LOOK_SECONDS)
         errors.seek(0)
         messages = errors.read()
-    if process.returncode:
+    if process.returncode != (1 if broken else 0):
         raise SystemExit(messages)
+    unclassified = sum(row["problem"] != "" for row in csv.DictReader(out.open(encoding="utf-8")))
+    if unclassified != broken:
+        raise SystemExit(f"{broken} files are broken, and {unclassified} were reported:\n{messages}")
     after = os.times()
     cpu = after.children_user + after.children_system - before.children_user - before.children_system
     return CommandRun(time.perf_counter() - start, cpu, max(memory), max(largest), out.read_bytes())
@@ -155,8 +166,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder of image files to use instead of drawn ones")
     parser.add_argument("--models", nargs="+", help="recipes of params.yaml (default: its panel)")
     parser.add_argument("--side", type=int, default=64, help="side of the crops in pixels (default: %(default)s)")
+    parser.add_argument("--broken", type=float, default=0.0, help="share of broken files (default: %(default)s)")
     parser.add_argument("--repetitions", type=int, default=3, help="of each measurement (default: %(default)s)")
     options = parser.parse_args()
+    broken = round(options.broken * options.files)
+    if broken and options.data:
+        parser.error("--broken: is for drawn files, not for --data")
     params = load_params(ROOT / "params.yaml")
     print(machine())
     with tempfile.TemporaryDirectory() as name:
@@ -164,24 +179,24 @@ def main() -> None:
         images = options.data or folder / "images"
         if options.data is None:
             images.mkdir()
-            draw_files(images, options.files)
+            draw_files(images, options.files, broken)
         files = list_new_files([images])[: options.files]
         models = save_models(params, options.models or params.models, options.side, folder)
         ratios, tables = [], set()
         for _ in range(options.repetitions):
             decoding, inference, cpu = measure_rates(params, models, files)
-            run = run_command(models, files, folder)
+            run = run_command(models, files, folder, broken)
             tables.add(run.table)
             rate = len(files) / run.seconds
             ratios.append(rate / min(decoding, inference))
             print(
-                f"{len(files)} files: decoding {decoding:.0f}/s, inference {inference:.0f}/s, command {rate:.0f}/s, "
-                f"{ratios[-1]:.2f} of the slower; CPU {run.cpu:.1f} s, of inference alone {cpu:.1f} s; "
-                f"PSS {run.memory:.0f} MiB, sum of RSS {run.largest:.0f} MiB",
+                f"{len(files)} files, {broken} broken: decoding {decoding:.0f}/s, inference {inference:.0f}/s, "
+                f"command {rate:.0f}/s, {ratios[-1]:.2f} of the slower; "
+                f"CPU {run.cpu:.1f} s, of inference alone {cpu:.1f} s; PSS {run.memory:.0f} MiB, sum of RSS {run.largest:.0f} MiB",
                 flush=True,
             )
         print(f"command : slower of decoding and inference: {summary(ratios)}; tables equal: {len(tables) == 1}")
-        starts = [measure_start(models, files[0], folder) for _ in range(options.repetitions)]
+        starts = [measure_start(models, files[1], folder) for _ in range(options.repetitions)]
         print(f"one file : import torch: {summary([one / torch for torch, one in starts])}")
         print("CPU seconds: import torch {:.2f}, one file {:.2f}".format(*map(median, zip(*starts, strict=True))))
 
