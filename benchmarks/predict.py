@@ -192,7 +192,8 @@ def main() -> None:
             print(
                 f"{len(files)} files, {broken} broken: decoding {decoding:.0f}/s, inference {inference:.0f}/s, "
                 f"command {rate:.0f}/s, {ratios[-1]:.2f} of the slower; "
-                f"CPU {run.cpu:.1f} s, of inference alone {cpu:.1f} s; PSS {run.memory:.0f} MiB, sum of RSS {run.largest:.0f} MiB",
+                f"CPU {run.cpu:.1f} s, of inference alone {cpu:.1f} s; "
+                f"PSS {run.memory:.0f} MiB, sum of RSS {run.largest:.0f} MiB",
                 flush=True,
             )
         print(f"command : slower of decoding and inference: {summary(ratios)}; tables equal: {len(tables) == 1}")
