@@ -305,6 +305,19 @@ def test_the_hard_vote_has_no_scores_of_probabilities(study: Study) -> None:
     assert line == f"brier {SHARES}"
 
 
+def test_images_of_one_class_have_no_numbers_of_scores_that_need_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, wrong in {"one": 0, "two": 1}.items():
+        write_table(table(wrong).query("label == 'ill'"), f"{name}.csv")
+    lines = [" ".join(line.split()) for line in run("one.csv", "two.csv").stdout.splitlines()]
+    for score in ("balanced_accuracy", "recall_well", "auc"):
+        assert f"{score} undefined" in lines
+        assert scores("one.csv", "two.csv")[score]["first"] is None
+    assert any(line.startswith("recall_ill 1.000 0.500 +0.500") for line in lines)
+
+
 def test_a_heading_vote_that_is_the_hard_one_is_known_by_its_table(study: Study) -> None:
     write_predictions(study.folder / "predictions", {"votes/hard": 1, "votes/heading": 0, "joined/cnn": 2})
     assert refused(scores("workspace", "one")) == []

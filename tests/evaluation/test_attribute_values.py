@@ -52,6 +52,17 @@ def test_ranges_of_negative_and_repeated_numbers():
         assert low <= float(number) <= high
 
 
+def test_ranges_of_long_numbers_are_told_apart():
+    """Dates of one month, of which six digits are the same, and serial numbers that differ in the eleventh digit."""
+    days = [str(20230100 + day) for day in range(1, 25)]
+    _, names = values_of_column(table([*days, ""], "day"), "day", [f"i{k}" for k in range(25)])
+    assert names == [*(f"{20230101 + first} to {20230106 + first}" for first in (0, 6, 12, 18)), "unknown"]
+    serials = [str(98765432100 + number) for number in range(24)]
+    values, names = values_of_column(table(serials, "serial"), "serial", [f"i{k}" for k in range(24)])
+    assert names[0] == "98765432100 to 98765432105"
+    assert pd.Series(values).value_counts().tolist() == [6] * 4
+
+
 def test_an_unknown_column_lists_those_that_there_are():
     with pytest.raises(InputError, match=r"names 'sx'.*sex.*it has sex, site"):
         values_of_column(pd.DataFrame({"id": ["a"], "sex": ["F"], "site": ["A"]}), "sx", ["a"])

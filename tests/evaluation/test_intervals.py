@@ -156,7 +156,7 @@ def test_without_a_mistake_the_interval_is_one_sided_by_group():
         assert ends(result, score) == pytest.approx((0.05 ** (1 / 15), 1)), score
         assert result[f"{score}_method"] == "one-sided, by patient"
     assert result["loss_low"] is None
-    assert result["loss_method"] == "no interval: the images do not differ"
+    assert result["loss_method"] == "no interval: the images of each class do not differ"
     wrong = intervals(binary(["a", "b"] * 45, [0] * 90, groups), confidence=0.9)
     assert ends(wrong, "accuracy") == pytest.approx((0, 1 - 0.1 ** (1 / 15)))
     assert wrong["accuracy_method"] == "one-sided, by group"
@@ -218,7 +218,7 @@ def test_constant_predictions_have_no_interval_of_auc_or_loss():
     result = intervals(table)
     for score in ("auc", "loss", "brier", "balanced_accuracy"):
         assert ends(result, score) == (None, None)
-        assert result[f"{score}_method"] == "no interval: the images do not differ"
+        assert result[f"{score}_method"] == "no interval: the images of each class do not differ"
     assert result["accuracy_low"] is not None
 
 

@@ -152,6 +152,26 @@ def test_four_against_four_groups_cannot_reach_significance_among_many_tests():
     assert two["verdict"].eq("too few groups to compare (4)").all()
 
 
+@pytest.mark.parametrize("split_patients", [False, True])
+def test_the_arrangements_of_more_groups_than_a_float_can_count_are_enough(split_patients):
+    """Of 1,200 patients more than 2^1023 arrangements, whose number no float64 holds."""
+    table = subgroup_scores(*draw(0, patients=1200, sites=2, split_patients=split_patients), ["site"])
+    assert table["groups"].min() >= 600
+    assert table["p"].between(0, 1).all()
+    assert table["verdict"].isin([BELOW, ABOVE, NOISE]).all()
+
+
+def test_shares_of_votes_have_no_auc():
+    predictions, attributes = draw(0)
+    table = subgroup_scores(predictions, attributes, ["site"], probabilities=False)
+    full = subgroup_scores(predictions, attributes, ["site"])
+    assert full["auc"].notna().all()
+    assert table[["auc", "auc_low", "auc_high"]].isna().all(axis=None)
+    assert set(table["auc_method"]) == {"shares of votes, no probabilities"}
+    others = [name for name in full if not name.startswith("auc")]
+    pd.testing.assert_frame_equal(table[others], full[others])
+
+
 def test_a_single_value_and_values_of_other_classes_have_nothing_to_be_compared_with():
     predictions, attributes = draw(0)
     table = subgroup_scores(predictions, attributes.assign(site="A"), ["site"])

@@ -195,6 +195,24 @@ def test_folds_have_a_mean_and_a_spread() -> None:
     undefined = mean_and_spread([folds[1], one_class])
     assert np.isnan([undefined["auc_mean"], undefined["auc_sd"]]).all()
     assert np.isfinite(undefined["accuracy_sd"])
+    shares = mean_and_spread(folds, probabilities=False)
+    assert shares == {name: value for name, value in spread.items() if not name.startswith(OF_PROBABILITIES)}
+    assert len(shares) == 6
+
+
+@pytest.mark.parametrize("positive", ["well", "ill"])
+def test_without_a_threshold_a_tie_is_decided_for_the_first_class_as_in_the_accuracy(
+    judging: Judging, positive: str
+) -> None:
+    """Two of four images of either class are even: 'well', which comes first, gets them."""
+    labels = ["well"] * 4 + ["ill"] * 4
+    rows = pd.DataFrame({"id": list("abcdefgh"), "group": list("abcdefgh"), "split": "val", "label": labels})
+    well = np.array([0.9, 0.9, 0.5, 0.5, 0.1, 0.1, 0.5, 0.5])
+    even = make_predictions(rows, np.stack([well, 1 - well], 1), ["well", "ill"], "digest")
+    summary = summarize(even, dataclasses.replace(judging, positive=positive), thresholds=np.full(8, np.nan))
+    assert summary["accuracy"] == summary["decided_accuracy"] == 0.75
+    rates = {"well": 1.0, "ill": 0.5}
+    assert (summary["sensitivity"], summary["specificity"]) == (rates.pop(positive), *rates.values())
 
 
 def test_decisions_by_hand_beside_those_by_the_more_probable_class(judging: Judging) -> None:

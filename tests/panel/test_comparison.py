@@ -230,6 +230,13 @@ def test_a_hard_vote_that_heads_the_report_has_no_scores_of_probabilities(params
     flat = headline(results.validation_scores, results.fit)
     assert flat["vote"] == "hard"
     assert "auc" not in flat
+    assert "accuracy_mean" in flat
+    for spread in (flat, *(results.test_scores["folds"]["votes"][vote] for vote in ("hard", HEADING, UNCALIBRATED))):
+        assert not [name for name in spread if name.startswith(("loss", "auc", "brier"))]
+    assert "auc_mean" in results.test_scores["folds"]["votes"]["soft"]
+    soft = judge_panel(panel_outputs(8, FOLDS), fitting("soft"), judging(params)).validation_scores["folds"]["votes"]
+    assert "loss_mean" in soft[HEADING]
+    assert "loss_mean" not in soft["hard"]
 
 
 def fold_of(*, right, validation):

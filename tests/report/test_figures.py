@@ -111,6 +111,15 @@ def test_scores_say_how_each_member_and_vote_compares_with_the_heading_vote(resu
     assert verdicts[["cnn", "linear", "soft", "hard"]].tolist() == ["ahead", "behind", "", "within noise"]
 
 
+def test_the_heading_vote_may_be_the_second_of_the_primary_comparison(results, conclusions):
+    comparison = conclusions.comparisons["validation"]
+    for verdict, word in (("first is ahead", "ahead"), ("second is ahead", "behind"), ("within noise", "within noise")):
+        turned = comparison.primary.assign(first_name="cnn", second_name="soft vote", verdict=verdict)
+        changed = {**conclusions.comparisons, "validation": comparison._replace(primary=turned)}
+        tables = plot_tables(results, dataclasses.replace(conclusions, comparisons=changed))
+        assert tables["scores"].set_index("model")["against_heading"]["cnn"] == word
+
+
 def test_curves_hold_every_history_and_mark_the_kept_epoch(run, tables):
     curves = tables["curves"]
     kept = curves[curves["kept"]][["model", "fold", "epoch"]]
@@ -318,6 +327,17 @@ def test_a_positive_class_has_one_panel_and_a_decision_curve(binary):
         (axes,) = figures[name].axes
         assert [title.get_text() for title in axes.texts] == ["b"]
     assert "call all b" in texts_of(figures["decision_curve"])
+
+
+def test_images_of_one_class_have_no_curves(results):
+    """A test set that the data gives may have one class only; each of the other figures is drawn."""
+    heading = results.test.heading
+    one = {name: table[table["label"] == CLASSES[2]] for name, table in results.test.members.items()}
+    votes = dict.fromkeys(results.test.votes, heading[heading["label"] == CLASSES[2]])
+    part = dataclasses.replace(results.test, members=one, votes=votes)
+    assert set(draw_part(part, part_tables(part), None)) == set(draw_test_figures(results)) - {
+        *("roc", "precision_recall", "mistakes")
+    }
 
 
 def test_without_a_scored_test_part_there_are_no_figures_of_test(results):

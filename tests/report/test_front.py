@@ -253,6 +253,21 @@ def test_a_shortcut_is_a_caution_with_its_scores_unless_the_claim_begins_with_on
         assert all(scored in sentence for sentence in about)
 
 
+def test_the_skill_on_test_images_is_that_among_the_classes_that_they_have(judged):
+    """Of two of three classes, a skill of 0.4 is a balanced accuracy of 1/2 + 0.4 / 2; of all three 1/3 + 0.4 * 2/3."""
+    results = judged(classes=["a", "b", "c"])
+    probe = results.shortcuts.assign(skill=["0.4", ""])
+    lacks = results.manifest[(results.manifest["split"] != "test") | (results.manifest["label"] != "c")]
+    audit = {**results.audit_metrics, "shortcuts": 1}
+    for manifest, of_test in ((results.manifest, 0.6), (lacks, 0.7)):
+        changed = dataclasses.replace(
+            results, manifest=manifest, shortcuts=probe, test_shortcuts=probe, audit_metrics=audit
+        )
+        changed = replace_part(changed, "test", scores=with_heading(results.test.scores, {"balanced_accuracy": 0.9}))
+        (about,) = (sentence for sentence in front_of(changed).cautions if "sees no image" in sentence)
+        assert f"balanced accuracy of {percent(0.6)} on training images ({percent(of_test)} on test images)" in about
+
+
 @pytest.mark.parametrize(("low", "high", "named"), [(0.8, 0.79, True), (0.8, 0.8, False), (None, 0.1, False)])
 def test_validation_scores_beyond_the_test_interval_are_a_caution(binary, low, high, named):
     validation, test = binary.validation.scores, binary.test.scores

@@ -12,8 +12,10 @@ from tumorboard.report.model_card import Run, column_words, render_cards
 HEAD = {"images": 20, "groups": 6, "accuracy": 0.75}
 
 
-def card(params: Params, vote: str, *, columns: bool = True) -> str:
-    audit = dict.fromkeys(("pairs_bytes", "pairs_pixels", "pairs_near", "label_conflicts", "quarantined"), 0)
+def card(params: Params, vote: str, *, columns: bool = True, may_leak: bool = False) -> str:
+    audit: dict[str, Any] = dict.fromkeys(
+        ("pairs_bytes", "pairs_pixels", "pairs_near", "label_conflicts", "quarantined"), 0
+    )
     votes: dict[str, Any] = {"votes": {"heading": HEAD}, "members": {}}
     run = Run(
         params=params,
@@ -21,7 +23,7 @@ def card(params: Params, vote: str, *, columns: bool = True) -> str:
         members=[],
         crop={"images": 3, "quarantined": 0},
         split={"images": {}, "groups": {}},
-        audit=audit | {"policy": "regroup"},
+        audit=audit | {"policy": "report" if may_leak else "regroup", "may_leak": may_leak},
         validation=votes,
         test=votes,
         version="1",
@@ -52,6 +54,13 @@ def test_a_vote_by_images_alone_names_no_column(params: Params, vote: str, colum
     assert "standard deviation" not in factors
     assert factors.strip().endswith("columns; nothing about them is assumed here.")
     assert f"- Vote: {vote} vote.\n" in text
+
+
+def test_copies_that_were_kept_apart_by_nothing_are_not_said_to_be_on_one_side(params: Params) -> None:
+    apart, leaking = card(params, "soft"), card(params, "soft", may_leak=True)
+    assert "No patient and no copy of a picture that was found is on two sides." in apart
+    assert "No patient is on two sides." in leaking
+    assert ("kept apart by nothing" in apart, "kept apart by nothing" in leaking) == (False, True)
 
 
 def test_names_and_texts_are_shown_as_they_are() -> None:

@@ -285,6 +285,34 @@ def test_the_spread_over_folds_is_on_the_page(run, page):
     assert "54 of 54 training images were held out" in text
 
 
+def test_a_hard_vote_has_no_auc_and_no_loss_over_folds_and_in_subgroups(hard):
+    page = render(hard)
+    spread = text_of(page[page.rindex("Mean ± standard deviation") : page.rindex("<h3>By patient</h3>")])
+    assert re.search(r"hard vote( [\d.]+ % ± [\d.]+ %){3} soft vote", spread)
+    assert re.search(r"soft vote( [\d.]+ % ± [\d.]+ %){3}( [\d.]+ ± [\d.]+){2}", spread)
+    subgroups = text_of(page[page.index("<h3>Subgroups") : page.index("<h2>Validation images")])
+    assert subgroups.count("shares of votes, no probabilities") == len(conclusions_of(hard).subgroups) > 0
+
+
+def test_a_small_p_of_a_subgroup_is_not_zero(results):
+    conclusions = conclusions_of(results)
+    tested = conclusions.subgroups.assign(p_holm=[1e-9, *[math.nan] * (len(conclusions.subgroups) - 1)])
+    pictures = dict.fromkeys(PICTURES, b"picture")
+    changed = dataclasses.replace(conclusions, subgroups=tested)
+    page = render_page(results, changed, pictures, pictures, explained=NOTHING_EXPLAINED)
+    section = page[page.index("<h3>Subgroups") : page.index("<h2>Validation images")]
+    assert section.count('<td class="n">&lt; 0.001</td>') == 1
+    assert section.count('<td class="n"></td><td>') == len(tested) - 1
+
+
+def test_images_of_one_class_say_so_in_place_of_their_curves(results):
+    some = {name: b"picture" for name in PICTURES if name not in ("roc", "precision_recall")}
+    every = dict.fromkeys(PICTURES, b"picture")
+    page = render_page(results, conclusions_of(results), every, some, explained=NOTHING_EXPLAINED)
+    assert page.count("These images are of one class, so that there is no ROC curve.") == 1
+    assert page.count("<h3>ROC</h3>") == page.count("<h3>Precision and recall</h3>") == 1
+
+
 def test_a_split_that_may_leak_is_reported_as_such(judged_folder, tmp_path, params):
     root = shutil.copytree(judged_folder(groups=18), tmp_path / "run")
     audit = json.loads((root / "metrics" / "audit.json").read_text())

@@ -20,7 +20,7 @@ from tumorboard.base.tables import Predictions, probabilities_of, read_predictio
 from tumorboard.base.versioning import run_git
 from tumorboard.commands.errors import reports_user_errors
 from tumorboard.evaluation.comparisons import PanelComparison, compare_pair
-from tumorboard.evaluation.paired import DIFFERENCE_COLUMNS, FIRST, NOISE, SECOND, SHARES
+from tumorboard.evaluation.paired import DIFFERENCE_COLUMNS, FIRST, NOISE, SECOND, SHARES, UNDEFINED
 from tumorboard.evaluation.subgroups import p_text
 
 WORKSPACE = "workspace"  # DVC's name for the files in the project's folder
@@ -307,7 +307,7 @@ def _table_of(rows: list[dict[Hashable, Any]], p_column: str, width: int, settin
     for row in rows:
         verdict = {FIRST: "A is ahead", SECOND: "B is ahead"}.get(row["verdict"], row["verdict"])
         values = [f"{row['first']:.3f}", f"{row['second']:.3f}", f"{row['difference']:+z.3f}"]
-        if row["verdict"] == SHARES:
+        if row["verdict"] in (SHARES, UNDEFINED):  # no number, else nan
             values = ["", "", ""]
         value = row[p_column]
         interval = "" if math.isnan(value) else f"{row['low']:+z.3f} to {row['high']:+z.3f}"

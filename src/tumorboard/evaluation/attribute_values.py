@@ -12,6 +12,7 @@ from tumorboard.base.schema import nearest
 
 MAX_VALUES = 20  # the most values of one column that are scored one by one
 PARTS = 4  # ranges that a column of more different numbers is divided into
+DIGITS = (6, 9, 17)  # digits of the ends of a range: the fewest that tell the ranges apart
 UNKNOWN = "unknown"  # value of an empty cell
 
 
@@ -79,10 +80,13 @@ def _divide(texts: list[str], column: str) -> list[str]:
     inner = numbers[np.isfinite(numbers)]
     edges = np.unique(np.quantile(inner, np.arange(1, PARTS) / PARTS, method="inverted_cdf"))
     part = np.searchsorted(edges, numbers, side="left")
-    ranges = {}
-    for number in np.unique(part[np.isfinite(numbers)]):
-        inside = inner[np.searchsorted(edges, inner, side="left") == number]
-        ranges[number] = f"{inside.min():.6g} to {inside.max():.6g}"
+    parts = np.unique(part[np.isfinite(numbers)])
+    inside = [inner[np.searchsorted(edges, inner, side="left") == number] for number in parts]
+    for digits in DIGITS:  # two ranges with one name would be one value
+        names = [f"{values.min():.{digits}g} to {values.max():.{digits}g}" for values in inside]
+        if len(set(names)) == len(names):
+            break
+    ranges = dict(zip(parts, names, strict=True))
     return [ranges[p] if math.isfinite(n) else UNKNOWN for p, n in zip(part, numbers, strict=True)]
 
 

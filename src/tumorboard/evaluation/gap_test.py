@@ -156,15 +156,14 @@ def _gap_and_error(blocks: Blocks, inside: NDArray[np.float64]) -> tuple[NDArray
         scale_in = np.where(images_in > 0, weight / images_in, 0)
         scale_out = np.where(images_out > 0, weight / images_out, 0)
     gap = (weight * (rate_in - rate_out)).sum(1)
-    influence = np.zeros_like(inside)
-    for k in range(images_in.shape[1]):
-        a_in = (blocks.right_a[:, k] - rate_in[:, k, None] * blocks.images_a[:, k]) * scale_in[:, k, None]
-        a_out = (blocks.right_a[:, k] - rate_out[:, k, None] * blocks.images_a[:, k]) * scale_out[:, k, None]
-        influence += inside * a_in - outside * a_out
-        if blocks.mixed.any():
-            b_in = (blocks.right_b[:, k] - rate_in[:, k, None] * blocks.images_b[:, k]) * scale_in[:, k, None]
-            b_out = (blocks.right_b[:, k] - rate_out[:, k, None] * blocks.images_b[:, k]) * scale_out[:, k, None]
-            influence += outside * b_in - inside * b_out
+    # Sums over the classes of (right - rate * images) * scale, [R, G], as matrix products: many classes take no loop.
+    of_a, of_b = (blocks.right_a.T, blocks.images_a.T), (blocks.right_b.T, blocks.images_b.T)
+    sides = (scale_in, scale_in * rate_in), (scale_out, scale_out * rate_out)
+    a_in, a_out = (scale @ of_a[0] - scaled @ of_a[1] for scale, scaled in sides)
+    influence = inside * a_in - outside * a_out
+    if blocks.mixed.any():
+        b_in, b_out = (scale @ of_b[0] - scaled @ of_b[1] for scale, scaled in sides)
+        influence += outside * b_in - inside * b_out
     groups = len(blocks.names)
     error = np.sqrt(np.square(influence).sum(1) * groups / max(1, groups - 1))
     return gap, error

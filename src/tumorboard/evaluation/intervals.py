@@ -148,7 +148,7 @@ def interval_of(estimate: Estimate, confidence: float, unit: str | None) -> Inte
     if estimate.scale != "mean" and not ROUNDING < value < 1 - ROUNDING:
         return Interval(*one_sided(estimate, confidence), f"one-sided, by {noun}")
     if np.sqrt(estimate.simple_variance) < ROUNDING:
-        return Interval(None, None, "no interval: the images do not differ")
+        return Interval(None, None, "no interval: the images of each class do not differ")
     if estimate.scale == "proportion":
         return _korn_graubard(estimate, confidence)
     scale = "log-t" if estimate.scale == "mean" else "logit-t"

@@ -22,6 +22,7 @@ SUBGROUP_COLUMNS = (
     *(f"{score}{end}" for score in SUBGROUP_SCORES for end in ("", "_low", "_high", "_method")),
     *("gap", "gap_low", "gap_high", "p", "p_holm", "verdict"),
 )
+SHARES = "shares of votes, no probabilities"  # why a hard vote has no AUC
 BELOW, ABOVE, NOISE = "below the others", "above the others", "within noise"
 NO_GAP = Gap(np.nan, np.nan, np.nan, np.nan)
 
@@ -42,6 +43,7 @@ def subgroup_scores(
     confidence: float = 0.95,
     seed: int = 0,
     unit: str | None = None,
+    probabilities: bool = True,
 ) -> Subgroups:
     """Scores the images of each value of each column, and tests whether the model is worse on them than on the others.
 
@@ -53,6 +55,7 @@ def subgroup_scores(
         confidence: confidence level of the intervals; 1 minus it is the share of false alarms in the whole table.
         seed: seed of the permutations.
         unit: the noun for a group, for the verdict; None: 'group'.
+        probabilities: whether the table holds probabilities; a hard vote's shares of votes have no AUC.
 
     Returns:
         One row per column and value. `images`, `groups`: their numbers; the scores with their intervals as in
@@ -64,8 +67,8 @@ def subgroup_scores(
     Raises:
         InputError: a column is missing or has too many values, or an image is not in `attributes`.
     """
-    actual, probabilities = labels_and_probabilities(predictions)
-    right = probabilities.argmax(1) == actual
+    actual, stated = labels_and_probabilities(predictions)
+    right = stated.argmax(1) == actual
     groups = predictions["group"].to_numpy(object)
     values: list[_Value] = []
     for column in dict.fromkeys(columns):
@@ -77,6 +80,8 @@ def subgroup_scores(
     table = []
     for value, tested in zip(values, _test_values(values, 1 - confidence, seed, unit or "group"), strict=True):
         scored = intervals(predictions[value.rows], confidence, seed, bootstrap=0, unit=unit)
+        if not probabilities:
+            scored |= {"auc": None, "auc_low": None, "auc_high": None, "auc_method": SHARES}
         cells = [scored[f"{score}{end}"] for score in SUBGROUP_SCORES for end in ("", "_low", "_high", "_method")]
         cells = [np.nan if cell is None else cell for cell in cells]
         count = (int(value.rows.sum()), len(set(groups[value.rows])))
@@ -128,8 +133,9 @@ def _refusal(value: _Value, least: float, unit: str) -> str:
     if value.blocks is None:
         return "the only value"
     fewest = min(value.blocks.sides)
-    # Exchanging sides of equal size gives the same |statistic|, so the least p is 2 / arrangements.
-    if fewest < MIN_GROUPS or least * value.blocks.arrangements < 2:
+    # Exchanging sides of equal size gives the same |statistic|, so the least p is 2 / arrangements. The arrangements of
+    # more than a thousand groups exceed the largest float64: Python compares the integer with a float as it is.
+    if fewest < MIN_GROUPS or value.blocks.arrangements < 2 / least:
         return f"too few {unit}s to compare ({fewest})"
     return ""
 

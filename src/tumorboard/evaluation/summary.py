@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Evaluate, Params
-from tumorboard.base.tables import Predictions
+from tumorboard.base.tables import Predictions, probabilities_of
 from tumorboard.evaluation.by_group import group_predictions
-from tumorboard.evaluation.calibration import calibration_scores
+from tumorboard.evaluation.calibration import calibration_scores, class_column
 from tumorboard.evaluation.intervals import intervals
 from tumorboard.evaluation.metrics import scores
 from tumorboard.evaluation.operating_point import operating_scores
@@ -95,7 +95,9 @@ def _ends(name: str, low: Any, high: Any, method: str) -> dict[str, Any]:
 def _operating(
     predictions: Predictions, positive: str, judging: Judging, thresholds: NDArray[np.float64]
 ) -> dict[str, Any]:
-    at = np.where(np.isnan(thresholds), 0.5, thresholds)
+    # A tie goes to the first class, as everywhere, so that no single threshold decides like the more probable class.
+    more_probable = probabilities_of(predictions).argmax(1) == class_column(predictions, positive)
+    at = np.where(np.isnan(thresholds), np.where(more_probable, 0.0, np.inf), thresholds)
     every = operating_scores(predictions, positive, at, confidence=judging.evaluate.confidence, unit=judging.unit)
     flat: dict[str, Any] = {"decisions": {name: every[name] for name in DECISIONS}}
     for name in OPERATING_SCORES:
@@ -120,16 +122,17 @@ def _by_group(predictions: Predictions, judging: Judging, probabilities: bool) -
     return {"groups": len(table)} | _headline(table, judging, probabilities)
 
 
-def mean_and_spread(folds: Sequence[Predictions]) -> dict[str, float]:
+def mean_and_spread(folds: Sequence[Predictions], *, probabilities: bool = True) -> dict[str, float]:
     """Returns the mean and the standard deviation (n - 1) of the folds' headline scores.
+
+    Args:
+        folds: predictions of each fold.
+        probabilities: whether the tables hold probabilities; shares of votes have no OF_PROBABILITIES.
 
     Returns:
         `<score>_mean` and `<score>_sd`; nan if the score is undefined in one fold.
     """
-    per_fold = pd.DataFrame([scores(fold) for fold in folds])[list(SUMMARY_SCORES)]
+    names = [name for name in SUMMARY_SCORES if probabilities or name not in OF_PROBABILITIES]
+    per_fold = pd.DataFrame([scores(fold) for fold in folds])[names]
     statistics = {"mean": per_fold.mean(skipna=False), "sd": per_fold.std(skipna=False)}
-    return {
-        f"{name}_{statistic}": float(values[name])
-        for name in SUMMARY_SCORES
-        for statistic, values in statistics.items()
-    }
+    return {f"{name}_{statistic}": float(values[name]) for name in names for statistic, values in statistics.items()}

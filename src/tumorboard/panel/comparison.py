@@ -236,10 +236,12 @@ def score_part(part: PartResults, folds: list[PartResults], vote: str, judging: 
 
     shares = {"hard", HEADING, UNCALIBRATED} if vote == "hard" else {"hard"}  # shares of votes are no probabilities
 
+    def stated(kind: str, name: str) -> bool:
+        return kind == "members" or name not in shares
+
     def scores_of(kind: str, name: str) -> dict[str, Any]:
         thresholds = part.thresholds if kind == "votes" and name == HEADING else None
-        stated = kind == "members" or name not in shares
-        return summarize(getattr(part, kind)[name], judging, probabilities=stated, thresholds=thresholds)
+        return summarize(getattr(part, kind)[name], judging, probabilities=stated(kind, name), thresholds=thresholds)
 
     kinds = {"members": part.members, "votes": part.votes}
     return {kind: {name: scores_of(kind, name) for name in tables} for kind, tables in kinds.items()} | {
@@ -248,7 +250,7 @@ def score_part(part: PartResults, folds: list[PartResults], vote: str, judging: 
         },
         "folds": {
             kind: {
-                name: mean_and_spread([getattr(fold, kind)[name] for fold in folds])
+                name: mean_and_spread([getattr(fold, kind)[name] for fold in folds], probabilities=stated(kind, name))
                 for name in tables
                 if folds and all(name in getattr(fold, kind) for fold in folds)
             }

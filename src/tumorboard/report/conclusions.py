@@ -52,6 +52,7 @@ def draw_conclusions(results: Results) -> Conclusions:
             confidence=evaluate.confidence,
             seed=results.seed,
             unit=results.unit,
+            probabilities=part.has_probabilities,
         )
         warnings = subgroups_warnings(subgroups)
     if missing := [name for name in evaluate.subgroups if name not in results.attributes.columns]:

@@ -18,6 +18,7 @@ from tumorboard.evaluation.metrics import (
     roc_table,
 )
 from tumorboard.evaluation.operating_point import decision_curve
+from tumorboard.evaluation.paired import FIRST, SECOND
 from tumorboard.evaluation.suspects import Suspects
 from tumorboard.report import class_curves, plots
 from tumorboard.report.conclusions import Conclusions
@@ -115,10 +116,10 @@ def _with_verdicts(scores: ChartTable, results: Results, conclusions: Conclusion
     comparison, heading = conclusions.comparisons[results.validation.name], name_of_vote(results.fit.vote)
     verdicts = {}
     for row in [*comparison.exploratory.to_dict("records"), *comparison.primary.to_dict("records")]:
-        if row["first_name"] == heading and row["score"] == "accuracy":
-            verdicts[row["second_name"]] = {"first is ahead": "behind", "second is ahead": "ahead"}.get(
-                row["verdict"], row["verdict"]
-            )
+        for own, other, ahead in (("first", "second", SECOND), ("second", "first", FIRST)):
+            if row[f"{own}_name"] == heading and row["score"] == "accuracy":
+                words = {FIRST: "behind", SECOND: "behind", ahead: "ahead"}
+                verdicts[row[f"{other}_name"]] = words.get(row["verdict"], row["verdict"])
     pairs = zip(scores["model"], scores["kind"], strict=True)
     names = [name_of_vote(name) if kind == "vote" else name for name, kind in pairs]
     return scores.assign(against_heading=[verdicts.get(name, "") for name in names])
@@ -175,6 +176,9 @@ def draw_part(part: Part, tables: Mapping[str, ChartTable], positive: str | None
         part: one part of the data.
         tables: the part's tables, as `part_tables` returns them.
         positive: the class that is to be detected; without one, and for a hard vote, there is no 'decision_curve'.
+
+    Returns:
+        The figures by name; images of one class only have neither 'roc' nor 'precision_recall'.
     """
     texts, vote = drawable_names(classes_of(part.heading)), name_of_vote(part.vote)
     confusions = _drawn_confusions(part, texts)
@@ -188,10 +192,11 @@ def draw_part(part: Part, tables: Mapping[str, ChartTable], positive: str | None
         "scores": plots.score_intervals(tables["scores"], part.vote, max(shares.values()), part.name),
         "confusion_normalised": plots.confusion_matrices(confusions, normalized=True),
         "confusion": plots.confusion_matrices(confusions, normalized=False),
-        "roc": class_curves.roc_curves(roc, vote),
-        "precision_recall": class_curves.precision_recall_curves(precision_recall, vote, shares),
         "reliability": plots.reliability_diagram(tables["reliability"], vote),
     }
+    if not roc.empty:
+        figures["roc"] = class_curves.roc_curves(roc, vote)
+        figures["precision_recall"] = class_curves.precision_recall_curves(precision_recall, vote, shares)
     if positive is not None and part.has_probabilities:
         figures["decision_curve"] = plots.decision_curves(decision_curve(part.heading, positive), vote, texts[positive])
     return figures

@@ -138,7 +138,7 @@ def _cautions(results: Results, conclusions: Conclusions) -> Iterator[str]:
 
 def _against_shortcuts(results: Results) -> Iterator[str]:
     """Yields a caution where facts of the files alone predict the class better than the vote."""
-    accuracies = _accuracies(results, results.shortcuts if results.test is None else results.test_shortcuts)
+    accuracies = _accuracies(results, of_test=results.test is not None)
     best = max(accuracies, key=lambda facts: accuracies[facts], default="")
     of_vote = results.shown.headline["balanced_accuracy"]
     if best and of_vote is not None and accuracies[best] > of_vote:
@@ -150,13 +150,13 @@ def _against_shortcuts(results: Results) -> Iterator[str]:
 
 def _shortcuts(results: Results) -> Iterator[str]:
     """Yields a caution where the audit found shortcuts and the claim does not begin with them."""
-    accuracies = _accuracies(results, results.shortcuts)
+    accuracies = _accuracies(results, of_test=False)
     best = max(accuracies, key=lambda facts: accuracies[facts], default="")
     if not results.audit_metrics["shortcuts"] or not best or list(_against_shortcuts(results)):
         return
     of_test = ""
     if results.test is not None:
-        of_test = f" ({percent(_accuracies(results, results.test_shortcuts).get(best))} on test images)"
+        of_test = f" ({percent(_accuracies(results, of_test=True).get(best))} on test images)"
     yield (
         f"A model that sees no image, only facts of the files ({best}), has a balanced accuracy of "
         f"{percent(accuracies[best])} on training images{of_test}: the vote may go by such shortcuts instead of the "
@@ -164,9 +164,14 @@ def _shortcuts(results: Results) -> Iterator[str]:
     )
 
 
-def _accuracies(results: Results, probe: pd.DataFrame) -> dict[str, float]:
-    """Returns the balanced accuracy of each probe that has one, by the probe's facts."""
-    guess = 1 / len(classes_of(results.shown.heading))
+def _accuracies(results: Results, *, of_test: bool) -> dict[str, float]:
+    """Returns the balanced accuracy of each probe that has one, on test or on other images, by the probe's facts.
+
+    A skill is rescaled from guessing among the classes that the images have; a given test set may lack some.
+    """
+    probe = results.test_shortcuts if of_test else results.shortcuts
+    labels = results.manifest["label"][(results.manifest["split"] == "test") == of_test]
+    guess = 1 / max(1, labels.nunique())
     skills = pd.to_numeric(probe["skill"])
     return {
         str(facts): guess + float(skill) * (1 - guess)

@@ -283,9 +283,10 @@ def _evaluation(run: Run) -> str:
     if run.test is None:
         return f"{text} {NOT_SCORED}"
     head = run.test["votes"][HEADING]
+    copies = "" if run.audit.get("may_leak") else " and no copy of a picture that was found"
     return (
         f"{text} Test: {head['images']:,} images of {head['groups']:,} {run.units}, on which nothing was fitted or "
-        f"chosen. No {run.params.data.unit or 'group'} and no copy of a picture is on two sides."
+        f"chosen. No {run.params.data.unit or 'group'}{copies} is on two sides."
     )
 
 
