@@ -100,6 +100,15 @@ FORMS = (
         ("train:", "train: is empty: give it keys, or delete the line"),
         ("evaluate: {confidence: 1}", "evaluate.confidence: is 1, expected a number above 0 and below 1"),
         ("evaluate: {primary: [vote]}", "evaluate.primary: is ['vote'], expected two names, such as [vote, cnn]"),
+        (
+            "evaluate: {primary: [vote, soft]}",
+            "evaluate.primary compares the vote that heads the report with 'soft', which it may be itself "
+            "(ensemble.vote: auto): name a member or another vote",
+        ),
+        (
+            "ensemble: {vote: hard}\nevaluate: {primary: [hard, vote]}",
+            "evaluate.primary compares the vote that heads the report with 'hard', which it is (ensemble.vote: hard): ",
+        ),
         ("evaluate: {threshold: best}", f"evaluate.threshold: is 'best', {FORMS}"),
         ("evaluate: {threshold: 0.5}", f"evaluate.threshold: is 0.5, {FORMS}"),
         ("evaluate: {threshold: [youden]}", f"evaluate.threshold: is ['youden'], {FORMS}"),

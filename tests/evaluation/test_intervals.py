@@ -161,6 +161,10 @@ def test_without_a_mistake_the_interval_is_one_sided_by_group():
     assert ends(wrong, "accuracy") == pytest.approx((0, 1 - 0.1 ** (1 / 15)))
     assert wrong["accuracy_method"] == "one-sided, by group"
     assert wrong["auc"] == 0
+    share = 1 - 0.1 ** (1 / 15)  # right ones of 100 images that are or are called a: F1 = 2 * 14.2 / (100 + 14.2)
+    assert ends(wrong, "f1_a") == pytest.approx((0, 2 * share / (1 + share)))
+    assert ends(wrong, "f1_a")[1] == pytest.approx(0.2492, abs=1e-4)
+    assert ends(wrong, "f1") == pytest.approx((0, share))
 
 
 def test_the_one_sided_bound_counts_the_groups_of_the_class():

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
+from tumorboard.base.params import NEVER_AUTOMATIC
 from tumorboard.panel.votes import (
+    AUTOMATIC,
     POOLS,
     PROBABILISTIC,
     STACKING,
@@ -23,6 +25,10 @@ NONE = np.zeros(9)  # weights that only the weighted vote reads
 def members(*rows_of_members):
     """The probabilities float64[M, N, K] of members, each a list of rows."""
     return np.array(rows_of_members, dtype=np.float64)
+
+
+def test_parameters_know_which_votes_are_not_chosen_automatically() -> None:
+    assert set(VOTES) - set(AUTOMATIC) == NEVER_AUTOMATIC
 
 
 def test_soft_vote_is_the_mean():

@@ -51,6 +51,7 @@ class Phantom(Section):
     side: Annotated[int, Field(ge=96, le=1024)]
 
 
+NEVER_AUTOMATIC = frozenset({"single", "hard"})  # votes that `ensemble.vote: auto` does not take (votes.AUTOMATIC)
 SET = "set"  # the value of crop.window by which all files share one range
 
 
@@ -278,12 +279,27 @@ class Params(Section):
                 raise ValueError(
                     f"evaluate.primary names '{name}', which is no member or vote; there are {', '.join(comparable)}"
                 )
+        _check_primary(self.evaluate.primary, self.ensemble.vote, votes)
         _check_architectures(self.recipes)
         for model in self.models:
             if model not in self.recipes:
                 near = nearest(model, self.recipes)
                 raise ValueError(f"models lists '{model}', which has no entry under recipes{near}")
         return self
+
+
+def _check_primary(primary: tuple[str, str] | None, heading: str, votes: tuple[str, ...]) -> None:
+    """Raises ValueError where the vote that heads the report would, or might, be compared with itself."""
+    if primary is None or "vote" not in primary:
+        return
+    other = primary[primary[0] == "vote"]
+    possible = set(votes) - NEVER_AUTOMATIC if heading == "auto" else {heading}
+    if other in possible:
+        is_itself = "may be itself" if heading == "auto" else "is"
+        raise ValueError(
+            f"evaluate.primary compares the vote that heads the report with '{other}', which it {is_itself} "
+            f"(ensemble.vote: {heading}): name a member or another vote"
+        )
 
 
 def load_params(path: Path | str) -> Params:

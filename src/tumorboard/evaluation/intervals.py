@@ -159,7 +159,11 @@ def one_sided(estimate: Estimate, confidence: float) -> tuple[float, float]:
     """Returns the ends of the interval of a score of 0 or 1."""
     # P(no mistake in a group) is at most the score, however alike the images of a group are.
     limit = (1 - confidence) ** (1 / estimate.groups)
-    return (limit, 1.0) if estimate.value > 0.5 else (0.0, 1 - limit)
+    if estimate.value > 0.5:
+        return limit, 1.0
+    high = 1 - limit
+    # Of the images that are or are called of a class, at most `high` are right: the F1 of this share is the bound.
+    return 0.0, 2 * high / (1 + high) if estimate.score.startswith("f1_") else high
 
 
 def _korn_graubard(estimate: Estimate, confidence: float) -> Interval:
