@@ -396,6 +396,17 @@ def test_without_git_nothing_is_written(
     assert not (folder / "ungitted").exists()
 
 
+@pytest.mark.parametrize("unit", ["Patient", "patient!", ""])
+def test_a_unit_with_which_a_run_would_stop_is_refused_before_anything_is_written(tmp_path: Path, unit: str) -> None:
+    (tmp_path / "data").mkdir()
+    done = CliRunner().invoke(
+        app, ["new", str(tmp_path / "study"), "--data", str(tmp_path / "data"), "--unit", unit, "--yes"]
+    )
+    assert done.exit_code == 1
+    assert f"--unit {unit!r}: expected one word" in done.stderr
+    assert not (tmp_path / "study").exists()
+
+
 @pytest.mark.parametrize(("positive", "classes"), [("blasts", ["blast", "normal"]), ("a", ["a", "b", "c"])])
 def test_a_positive_class_that_is_none(positive: str, classes: list[str]) -> None:
     with pytest.raises(

@@ -146,6 +146,7 @@ def test_damaged_bytes_and_control_characters_are_refused(tmp_path: Path, conten
         ("path,label,label\n1.png,a,b\n", ["line 1", "'label'", "twice"]),
         ("path,label\n1.png,a\n2.png\n", ["line 3", "1 values for 2 columns"]),
         ('path,label\n1.png,a\n"2.png,b\n', ["line 3", "not readable as CSV"]),
+        ('path,label\n"1.png,a\n2.png,b\nx/2.png,a\n', ["line 2", "is a quote left open?"]),
         ("path,label\n1.png,a\nnone.png,b\n", ["line 3", "'none.png'", "no file"]),
         ("path,label\nx\\2.png,a\n", ["line 2", "'/'"]),
         ("path,label\n/etc/passwd,a\n", ["line 2", "absolute"]),
@@ -155,7 +156,7 @@ def test_damaged_bytes_and_control_characters_are_refused(tmp_path: Path, conten
         ("path,label\n1.png,a\n,b\n", ["line 3", "path is empty"]),
         ("path,label\n1.png,\n", ["line 2", "label is empty", "data.classes"]),
         ("path,label\n1.png, a\n", ["line 2", "' a'", "white space"]),
-        ("path,label,group\n1.png,a,\n", ["line 2", "group is empty"]),
+        ("path,label,group\n1.png,a,\n", ["line 2", "group is empty", "such as the path"]),
         ("path,label,group\n1.png,a,P1 \n", ["line 2", "'P1 '", "white space"]),
         (
             'path,label,note\n1.png,a,"two\nlines"\n2.png,b,\nx/../1.png,b,\n',
@@ -283,3 +284,11 @@ def test_values_that_are_not_used_may_be_empty(tmp_path: Path) -> None:
     assert labels(read_as(tmp_path, content, values=["1.0", "0.0"])) == [("1.png", "1.0"), ("2.png", "")]
     with pytest.raises(InputError, match="line 3: label is empty"):
         read_as(tmp_path, content)
+
+
+def test_a_column_that_is_named_for_something_else_is_no_misspelling(tmp_path: Path) -> None:
+    touch(tmp_path, "1.png", "2.png")
+    (tmp_path / "labels.csv").write_text("path,Group\n1.png,AD\n2.png,CN\n")
+    form = TableForm(columns=Columns(label="Group"))
+    rows = read_label_table(tmp_path / "labels.csv", tmp_path, form=form)
+    assert [(row["label"], row["group"]) for row in rows] == [("AD", ""), ("CN", "")]

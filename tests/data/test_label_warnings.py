@@ -28,6 +28,7 @@ def table(raw: Path, header: str, rows: Sequence[str], data: Data | None = None)
     "labels",
     [
         *[("a|b", "a", "c"), ('"a,b"', "a", "b"), ("a;b", "b", "a"), ("a & b", "a", "b"), ("x|y", "z", "w")],
+        *[("a with b", "a", "b"), ("a und b", "a", "b"), ("a et b", "a", "b")],
         *[("a and b", "a", "b"), ("a_b", "a", "b"), ("a-b", "a", "b"), ("a b", "b", "a"), ("a^b", "a", "b")],
         ("\"['a', 'b']\"", "['a']", "['b']"),
     ],
@@ -176,6 +177,12 @@ def test_a_column_of_patients_that_is_passed_over_is_reported_with_the_line(tmp_
     assert table(tmp_path, f"label,{column}", ["a,1", "b,2", "a,3", "b,4"]) == []  # says nothing about groups
     assert table(tmp_path, f"label,{column}", ["a,1", "b,1", "a,2", "b,2"]) == []  # two values: sides, or yes and no
     assert table(tmp_path, f"label,{column}", rows, data_section(group_pattern=r"(\d)")) == []
+
+
+def test_a_column_of_patients_with_empty_cells_is_reported_with_what_to_fill_in(tmp_path: Path) -> None:
+    (warning,) = table(tmp_path, "label,pat_id", ["a,1", "b,1", "a,2", "b,3", "a,"])
+    assert "1 of its 5 cells are empty: give each of them, in a copy of the table, its patient or a value" in warning
+    assert warning.endswith("group: pat_id")
 
 
 def test_patients_in_a_table_beside_the_class_folders_are_reported(tmp_path: Path) -> None:

@@ -198,3 +198,20 @@ def test_named_classes_are_an_explicit_word(tmp_path: Path) -> None:
     assert ignored.to_dict("records") == [{"path": "masks/1.png", "reason": "not in data.classes"}]
     with pytest.raises(InputError, match=r"data\.classes: no label in .* is 'image'; there are 'images_1'"):
         list_images(tmp_path, data_section(classes={"images_1": "one", "image": "two"}))
+
+
+@pytest.mark.parametrize("form", ["scan_{}.dcm", "SCAN_{}", " scan_{} ", "old/scan_{}.tif"])
+def test_a_table_that_names_the_files_in_another_form_is_named(tmp_path: Path, form: str) -> None:
+    touch(tmp_path, *(f"{'Berlin' if n < 6 else 'Paris'}/scan_{n}.png" for n in range(12)))
+    rows = [f"{form.format(n)},{'ab'[n % 2]}" for n in range(12)]
+    (tmp_path / "meta.csv").write_text("\n".join(["image,diagnosis", *rows]))
+    message = refusal(tmp_path)
+    assert "meta.csv names the files, but by other names or folders than there are" in message
+    assert f"{form.format(0)!r} is 'Berlin/scan_0.png' here" in message
+
+
+def test_parts_inside_a_part_are_named_with_the_folder_that_holds_all(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"train/fold_{fold}/{label}/{fold}.png" for fold in range(3) for label in ("all", "hem")))
+    message = refusal(tmp_path)
+    assert f"Probably meant: data.raw: {tmp_path}/train, with the parts 'fold_0', 'fold_1', 'fold_2'" in message
+    assert f"{tmp_path}/train/fold_0" not in message

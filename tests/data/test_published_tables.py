@@ -9,6 +9,7 @@ from tests.data.cropping import data_section
 from tumorboard.base.data_params import Data
 from tumorboard.base.errors import InputError
 from tumorboard.base.schema import parse, read_yaml
+from tumorboard.data.published_tables import find_patient_column
 from tumorboard.data.sources import list_images
 
 
@@ -195,3 +196,40 @@ def test_a_table_without_a_header_gets_no_lines_that_lose_its_first_row(tmp_path
     message = refusal(tmp_path)
     assert "first line names the file 'p0.png': write a line with the names of the columns above it" in message
     assert "params.yaml" not in message
+
+
+@pytest.mark.parametrize(
+    ("header", "cell", "groups"),
+    [
+        ("path,label,Group", "P{0}", 6),
+        ("path,label,groups", "P{0}", 6),
+        ("path,label,Group", "", 1),  # no values that could be patients
+        ("path,label,patient,Fold", "P{0},{1}", 6),
+        ("path,label,patient,Fold", "P{0},A", 6),
+    ],
+)
+def test_lines_for_a_table_with_a_misspelled_column_read_it(
+    tmp_path: Path, header: str, cell: str, groups: int
+) -> None:
+    raw = tmp_path / "raw"
+    touch(raw, *(f"{n}.png" for n in range(12)))
+    rows = [f"{n}.png,{'ab'[n % 2]},{cell.format(n // 2, n % 3)}" for n in range(12)]
+    (raw / "labels.csv").write_text("\n".join([header, *rows]))
+    images, _ = list_images(raw, proposed(raw, refusal(raw), tmp_path))
+    assert len(set(images["group"])) == groups
+    assert images["fold"].notna().all() == ("{1}" in cell)
+
+
+def test_patients_that_are_unknown_in_some_rows_are_proposed_with_what_to_fill_in(tmp_path: Path) -> None:
+    raw = tmp_path / "raw"
+    touch(raw, *(f"{n}.jpg" for n in range(12)))
+    rows = [f"{n},{'ab'[n % 2]},{f'L{n // 2}' if n > 2 else ''}" for n in range(12)]
+    (raw / "meta.csv").write_text("\n".join(["image,dx,lesion_id", *rows]))
+    message = refusal(raw)
+    assert "group: lesion_id" in message
+    assert "'lesion_id' is empty in 3 of its 12 rows: give each of them" in message
+
+
+@pytest.mark.parametrize("column", ["pat_id", "PatID", "Pat.-Nr.", "Patientennummer", "ID_paciente", "Pseudonym"])
+def test_columns_of_patients_have_many_names(column: str) -> None:
+    assert find_patient_column({"path": ["1", "2", "3", "4"], column: ["a", "a", "b", "c"]}, {"path"}) == column

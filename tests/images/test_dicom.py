@@ -78,6 +78,18 @@ def test_rescaling_without_a_value_changes_nothing(tags: dict[str, str]) -> None
     assert grey(dicom(HU, RescaleSlope="2", RescaleIntercept=""))[4] == round(8190 / 16383 * 255)
 
 
+def test_a_slope_or_an_intercept_counts_without_the_other() -> None:
+    window = {"WindowCenter": "40", "WindowWidth": "80"}
+    assert grey(dicom(HU, RescaleIntercept="-1024", **window)) == grey(dicom(HU, **CT, **window))
+    assert grey(dicom(HU, RescaleSlope="2"))[4] == round(8190 / 16383 * 255)
+
+
+def test_a_slope_that_is_no_number_is_named() -> None:
+    content = dicom(HU, RescaleSlope="1.5", RescaleIntercept="0").replace(b"1.5 ", b"1,5 ")
+    with pytest.raises(ImageError, match=r"corrupt: RescaleSlope '1,5' is no number"):
+        grey(content)
+
+
 def test_frames_that_the_header_does_not_state_are_counted() -> None:
     three = np.array([[[0, 9]], [[50, 9]], [[255, 9]]], np.uint8).repeat(3, 2).repeat(6, 1)
     content = dicom(three)
@@ -350,6 +362,9 @@ def test_the_patient_and_the_format() -> None:
 def test_another_photometric_interpretation_is_unsupported() -> None:
     content = dicom(HU, PhotometricInterpretation="XYZ")
     assert reason_for(content) in ("unsupported", "corrupt")
+    colors = np.full((4, 4, 3), 90, np.uint8)
+    for kind in ("HSV", "YBR_PARTIAL_420"):  # pydicom returns these as they are
+        assert reason_for(dicom(colors, PhotometricInterpretation=kind)) == "unsupported"
 
 
 def test_without_pydicom_the_error_names_the_extra(tmp_path: Path) -> None:

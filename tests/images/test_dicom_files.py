@@ -180,6 +180,23 @@ def twelve_bit_jpeg(dc: int) -> bytes:
     return dicom(empty, uid.JPEGExtended12Bit, PixelData=encapsulate([jpeg_of_12_bits(dc)]), **TWELVE)
 
 
+def test_a_jpeg_of_a_kind_that_only_dicom_holds_is_unsupported_and_named_as_a_file_of_its_own() -> None:
+    for frame, kind in ((jpeg_of_12_bits(7), "a JPEG of 12 bits"), (LS_FRAME, "a JPEG-LS picture")):
+        with pytest.raises(ImageError, match=f"^unsupported: {kind}"):
+            decode_rgb(frame)
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_values_in_the_upper_bits_are_read_as_those_in_the_lower_ones(signed: bool) -> None:
+    values = VALUES.astype(np.int16) - 2048 if signed else VALUES
+    upper = dicom(values << 4, BitsStored=12, HighBit=15)
+    np.testing.assert_array_equal(decode_rgb(upper), decode_rgb(dicom(values, **TWELVE)))
+    # A wrong HighBit beside values in the lower bits changes nothing.
+    np.testing.assert_array_equal(
+        decode_rgb(dicom(VALUES, BitsStored=12, HighBit=15)), decode_rgb(dicom(VALUES, **TWELVE))
+    )
+
+
 def test_a_12_bit_jpeg_is_read() -> None:
     # (2048 + 1000) / 4095 * 255 = 189.8
     assert np.unique(decode_rgb(twelve_bit_jpeg(1000))).tolist() == [190]

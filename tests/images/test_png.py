@@ -5,8 +5,9 @@ import zlib
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from tests.images.samples import png
+from tests.images.samples import COLOR, decode_rgb, encode, insert_chunk, png, ramps
 from tumorboard.base.errors import ImageError
 from tumorboard.images.png import check_chunks, check_rows, is_deep_grey_alpha, read_deep_grey_alpha
 
@@ -67,3 +68,20 @@ def test_grey_and_alpha_of_16_bits_keep_all_their_bits() -> None:
     assert is_deep_grey_alpha(content)
     assert not is_deep_grey_alpha(png(1, 1, 8, 4, b"\0\1\2"))
     np.testing.assert_array_equal(read_deep_grey_alpha(content), [[[4095, 65535], [1, 13107]]])
+
+
+@pytest.mark.parametrize(("bits", "levels"), [(1, [0, 255]), (2, [0, 85]), (4, [0, 17]), (8, [0, 1])])
+def test_a_transparent_grey_of_few_bits_becomes_the_background(bits: int, levels: list[int]) -> None:
+    row = b"\0" + (bytes([0, 1]) if bits == 8 else bytes([1 << (8 - 2 * bits)]))  # the values 0 and 1
+    content = png(2, 1, bits, 0, row)
+    assert decode_rgb(content)[0, :, 0].tolist() == levels
+    transparent = insert_chunk(content, b"tRNS", struct.pack(">H", 1))
+    np.testing.assert_array_equal(decode_rgb(transparent, background=(9, 8, 7))[0], [(0, 0, 0), (9, 8, 7)])
+
+
+def test_an_orientation_in_a_text_is_undone() -> None:
+    exif = Image.Exif()
+    exif[274] = 3
+    text = f"\nexif\n{len(exif.tobytes()):8}\n{exif.tobytes().hex()}\n".encode()
+    content = insert_chunk(encode(COLOR, "PNG"), b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(text))
+    np.testing.assert_array_equal(decode_rgb(content), ramps()[::-1, ::-1])

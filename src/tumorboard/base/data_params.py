@@ -8,6 +8,7 @@ from tumorboard.base.schema import Section
 
 Frames = Literal["first", "middle"] | None
 Links = Literal["inside", "anywhere"]
+UNIT = "^[a-z][a-z ]{0,30}$"  # pattern of data.unit
 
 # DVC 3's run cache ignores keys of these names, at any depth, when it compares parameters (dvc/stage/cache.py). For a
 # parameter of these names it would return the outputs of an earlier value.
@@ -44,7 +45,7 @@ class Data(Section):
     layout: Literal["auto", "folders"]
     links: Links
     group_pattern: str | None
-    unit: Annotated[str, Field(pattern=r"^[a-z][a-z ]{0,30}$")] | None  # noun for a group, in the singular
+    unit: Annotated[str, Field(pattern=UNIT)] | None  # noun for a group, in the singular
     positive: str | None  # name of the positive one of two classes
     frames: Frames
     boxes: str | None

@@ -1,5 +1,6 @@
 """The command `tumorboard new`: a study of one's own images; one environment serves all studies."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from tumorboard.base.data_params import UNIT
 from tumorboard.base.errors import InputError, printable
 from tumorboard.base.package_files import package_file
 from tumorboard.base.params import Params
@@ -88,7 +90,7 @@ def new(
     console = Console()
     own = read_lines(lines)
     preset = preset or str(own.get("preset") or "general")
-    check_start(folder, data, preset, group_pattern)
+    check_start(folder, data, preset, group_pattern, unit)
     given = own.get("data", {})
     check_raw(given.get("raw"), data, lines)
     table = table_name(data, labels) or given.get("table")
@@ -125,8 +127,10 @@ def print_next(folder: Path, copy: Copy | None, console: Console) -> None:
     console.print(Text(f"  cd {shlex.quote(str(folder))}\n  dvc repro"), soft_wrap=True)
 
 
-def check_start(folder: Path, data: Path, preset: str, group_pattern: str | None) -> None:
+def check_start(folder: Path, data: Path, preset: str, group_pattern: str | None, unit: str | None) -> None:
     """Raises InputError for faults that show before the images are read."""
+    if unit is not None and not re.fullmatch(UNIT, unit):
+        raise InputError(f"--unit {unit!r}: expected one word or a few in small letters from a to z, such as patient")
     check_preset(preset)
     check_places(folder, data)
     check_git()

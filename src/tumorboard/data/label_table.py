@@ -153,6 +153,8 @@ def _check_values(row: Row, columns: Mapping[str, Sequence[str]], form: TableFor
             )
         check_text("label", row["label"], where)
     if "group" in columns:
+        if not row["group"]:
+            raise InputError(f"{where}: group is empty: write the patient, or a value of its own such as the path")
         check_text("group", row["group"], where)
     if row["split"] and row["split"].lower() not in SPLIT_NAMES:
         raise InputError(
@@ -192,14 +194,14 @@ def _one_hot_label(cells: Mapping[str, str], path: str, where: str) -> str:
 def one_hot_value(cell: str) -> bool | None:
     """Returns whether a cell is 1, true, yes or x (True), 0, false, no or empty (False), or anything else (None).
 
-    >>> [one_hot_value(cell) for cell in ("1.0", "0", "", "True", "No", "x", "-1.0", "U")]
-    [True, False, False, True, False, True, None, None]
+    >>> [one_hot_value(cell) for cell in ("1.0", "0", "", "True", "No", "x", "-1.0", "U", "0,0")]
+    [True, False, False, True, False, True, None, None, False]
     """
     text = cell.strip().lower()
     if text in _YES or text in _NO:
         return text in _YES
     try:
-        return {0.0: False, 1.0: True}.get(float(text))
+        return {0.0: False, 1.0: True}.get(float(text.replace(",", ".")))
     except ValueError:
         return None
 
@@ -207,10 +209,12 @@ def one_hot_value(cell: str) -> bool | None:
 def _resolve_columns(header: list[str], columns: Columns, where: str) -> dict[str, tuple[str, ...]]:
     """Returns the names of the table's columns for each of LABEL_COLUMNS that it has; raises ColumnsError."""
     resolved: dict[str, tuple[str, ...]] = {}
+    given = [getattr(columns, key) for key in columns.model_fields_set]
+    used = {name for names in given for name in ((names,) if isinstance(names, str) else names or ())}
     for key in LABEL_COLUMNS:
         named = getattr(columns, key)
         if key not in columns.model_fields_set or (named is None and key in ("path", "label")):
-            _check_own_name(key, header, where)
+            _check_own_name(key, [name for name in header if name not in used or name == key], where)
             names: tuple[str, ...] = (key,) if key in header else ()
         else:
             names = (named,) if isinstance(named, str) else named or ()
@@ -229,10 +233,19 @@ def _resolve_columns(header: list[str], columns: Columns, where: str) -> dict[st
     return resolved
 
 
+def misspelled_columns(column: str, header: Sequence[str]) -> list[str]:
+    """Returns the columns of a header whose name is nearly that of one of LABEL_COLUMNS, or it in another case.
+
+    >>> misspelled_columns("group", ["path", "Group", "site"])
+    ['Group']
+    """
+    near = difflib.get_close_matches(column, [name.strip().lower() for name in header], n=1, cutoff=0.85)
+    return [name for name in header if name.strip().lower() in near]
+
+
 def _check_own_name(column: str, header: list[str], where: str) -> None:
     """Raises InputError if a required column is missing, the column is misspelled, or there twice."""
-    near = difflib.get_close_matches(column, [name.strip().lower() for name in header], n=1, cutoff=0.85)
-    misspelled = [name for name in header if name.strip().lower() in near]
+    misspelled = misspelled_columns(column, header)
     same = [name for name in header if name.strip().casefold() == column]
     if len(same) > 1:
         raise InputError(f"{where}: the column '{column}' is there twice: {', '.join(map(repr, same))}")

@@ -16,7 +16,7 @@ from tumorboard.base.tables import Manifest
 from tumorboard.data.attributes import choose_columns, unkept_warnings
 from tumorboard.data.companions import ALTERED, count_companions, find_companions
 from tumorboard.data.label_table import Row, own_columns, table_form
-from tumorboard.data.published_tables import describe_table, find_patient_column
+from tumorboard.data.published_tables import FILL_BLANK, count_blank, describe_table, find_patient_column
 from tumorboard.data.several_findings import MAX_CLASSES, combined_labels, leave_out_lines
 from tumorboard.data.sources import find_table
 from tumorboard.data.table_text import SAVE_AS_CSV, WORKBOOKS, read_table_text
@@ -199,9 +199,12 @@ def _unused_patients(
         if not (column := find_patient_column(columns, {str(own.get("path", "path"))})):
             return _patients_beside(table, find_tables(raw, [*files, *(row["path"] for row in rows)]))
         named = {key: list(value) if isinstance(value, tuple) else value for key, value in own.items()}
+        blank = count_blank(columns[column])
+        fill = f" {blank} of its {len(cells)} cells are empty: {FILL_BLANK}." if blank else ""
         return [
             f"the column {column!r} of {printable(table.name)} names patients, but is not used, so that images of one "
-            f"patient may be on two sides of the split. To use it, {_lines({'columns': named | {'group': column}})}"
+            f"patient may be on two sides of the split.{fill} To use it, "
+            f"{_lines({'columns': named | {'group': column}})}"
         ]
     for beside in find_tables(raw, [*files, *(row["path"] for row in rows)]):
         if column := find_patient_column(beside.columns, {beside.path}):

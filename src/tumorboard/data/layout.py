@@ -11,7 +11,7 @@ from tumorboard.base.errors import printable
 from tumorboard.data.class_folders import parse_part
 from tumorboard.data.companions import MASKS, count_companions, find_companions
 from tumorboard.data.label_table import Row
-from tumorboard.data.published_tables import describe_table, describe_workbooks, propose_lines
+from tumorboard.data.published_tables import describe_table, describe_workbooks, has_classes
 from tumorboard.data.tables_beside import agrees_with_folders, find_tables
 
 SHOWN = 4  # names in a message
@@ -85,7 +85,7 @@ def explain_layout(raw: Path, files: Sequence[str], rows: Sequence[Row]) -> str:
     why = [*_explain_names(labels), *below]
     meant = _propose_renaming(labels) if len(roots) > 1 else []
     meant = meant or [
-        f"Probably meant: data.raw: {root}, with the classes {_listed(classes)}" for root, classes in roots.items()
+        f"Probably meant: data.raw: {root}, with the {_kind(names)} {_listed(names)}" for root, names in roots.items()
     ]
     if masks := find_companions([row["path"] for row in rows], MASKS):
         why += [f"{count_companions(masks)}, as a mask of it"]
@@ -95,7 +95,7 @@ def explain_layout(raw: Path, files: Sequence[str], rows: Sequence[Row]) -> str:
             place = table.file.relative_to(raw).as_posix()
             # A table inside one class folder describes that class alone.
             beside = "/" not in place or not any(path.startswith(f"{place.split('/')[0]}/") for path in table.paths)
-            if beside and propose_lines(raw, table)[0] and not agrees_with_folders(table, rows):
+            if beside and has_classes(table) and not agrees_with_folders(table, rows):
                 why += [f"{printable(table.file.name)} lies beside them and names their files"]
                 meant += [f"Probably meant: {describe_table(raw, table)}"]
                 break
@@ -103,6 +103,10 @@ def explain_layout(raw: Path, files: Sequence[str], rows: Sequence[Row]) -> str:
         return ""
     rest = ["Set data.raw to a folder whose own folders are the classes, or data.table to a table of labels"]
     return "\n".join([": " + "; ".join(why) + ".", *(meant or [*rest, *describe_workbooks(files)])])
+
+
+def _kind(names: Iterable[str]) -> str:
+    return "parts" if all(map(parse_part, names)) else "classes"
 
 
 def _propose_renaming(labels: Sequence[str]) -> list[str]:
@@ -251,6 +255,9 @@ def _explain_folders_below(
         return [sentence for sentence in (aside, _find_findings(labels, rows)) if sentence], {}
     if not shared <= _EMPTY_WORDS:
         roots = {str(raw / below[label].top): sorted(below[label].subfolders) for label in holders[:SHOWN]}
+    above = {posixpath.dirname(below[label].top) for label in holders}
+    if all(map(parse_part, labels)) and len(above) == 1 and "" not in above:  # parts inside one folder of a part
+        roots = {str(raw / above.pop()): sorted(labels)}
     return [f"{_listed(holders)} contain the same folders {_listed(shared)}", *([aside] if aside else [])], roots
 
 

@@ -14,11 +14,12 @@ import yaml
 
 from tumorboard.base.data_params import Data
 from tumorboard.base.errors import printable
-from tumorboard.data.label_table import SPLIT_NAMES, one_hot_value
+from tumorboard.data.label_table import SPLIT_NAMES, misspelled_columns, one_hot_value
 from tumorboard.data.several_findings import MAX_CLASSES
 from tumorboard.data.table_text import SAVE_AS_CSV, WORKBOOKS, read_table_text
 from tumorboard.data.tables_beside import MAX_DEPTH, TABLE_ENDINGS, Table, find_tables
 
+FILL_BLANK = "give each of them, in a copy of the table, its patient or a value of its own such as the path"
 FEWEST_PATIENTS = 3  # distinct values of a patient column; with fewer it may be the side of an eye, or case and control
 
 
@@ -39,8 +40,8 @@ _UNCERTAIN = ("-1", "-1.0", "u")  # cells for "uncertain" in CheXpert's tables
 _NO_FINDING = ("nofinding", "normal", "none", "healthy")
 _PATIENTS = _ranked(
     """
-    (id|anon|hashed|unique)?(patients?|patienten|subj(ect)?|participant|person|individual)(id|uid|num(ber)?|nr|no|name|code|hash|key)?
-    mrn|pid|ptid|rid|anonid|anonymi[sz]edid case(id|number|no|nr)? lesion(id)?
+    (id|anon|hashed|unique|nume?ro)?(patients?|patienten|pat|pa[cz]iente|subj(ect)?|participant|person|individual)(id|uid|num(ber|mer)?|nr|no|name|code|hash|key)?
+    mrn|pid|ptid|rid|anonid|anonymi[sz]edid|pseudonym(id)? case(id|number|no|nr)? lesion(id)?
     (slide|specimen|donor|animal|eye)(id|name)? (study|exam)(id|instanceuid|uid)?
     """
 )
@@ -145,7 +146,10 @@ def propose_lines(raw: Path, table: Table) -> tuple[str, list[str]]:
     The lines are '' if there are none; the first sentence then has the reason.
     """
     if table.prefix is None:
-        return "", [f"by other folders than there are: {table.columns[table.path][0]!r} is {table.paths[0]!r} here"]
+        cells = zip(table.columns[table.path], table.paths, strict=True)
+        cell, path = next((cell, path) for cell, path in cells if path)
+        reason = f"by other names or folders than there are: {cell!r} is {path!r} here; correct them in a copy of it"
+        return "", [reason]
     label, classes, notes = _propose_label(table)
     if not label:
         return "", ["has no column with classes"]
@@ -156,6 +160,7 @@ def propose_lines(raw: Path, table: Table) -> tuple[str, list[str]]:
         table.columns, _SPLITS, lambda cells: {cell.lower() for cell in cells} <= set(SPLIT_NAMES)
     ):
         columns["split"] = split
+    columns |= _misspelled(table, columns)
     table_name = table.file.relative_to(raw).as_posix() if table.file.is_relative_to(raw) else str(table.file)
     data: dict[str, object] = {"raw": str(raw), "table": table_name}
     if own := {key: name for key, name in columns.items() if key != name}:
@@ -163,9 +168,11 @@ def propose_lines(raw: Path, table: Table) -> tuple[str, list[str]]:
     data |= {key: value for key, value in (("prefix", table.prefix), ("extension", table.extension)) if value}
     if classes:
         data["classes"] = classes
-    if not group:
+    if "group" not in columns:
         in_path = all(_PATIENT_IN_PATH.search(path) for path in table.paths if path)
         data["group_pattern"] = _PATIENT_IN_PATH.pattern.replace("(?<![a-z])", "(?i)", 1) if in_path else None
+    if blank := count_blank(table.columns.get(group, ())):
+        notes.append(f"{group!r} is empty in {blank} of its {len(table.paths)} rows: {FILL_BLANK}.")
     missing = sum(not path for path in table.paths)
     if missing:
         notes.append(
@@ -173,6 +180,29 @@ def propose_lines(raw: Path, table: Table) -> tuple[str, list[str]]:
         )
     text = yaml.safe_dump({"data": data}, sort_keys=False, allow_unicode=True, width=1000)
     return text.replace(": null\n", ":\n"), notes
+
+
+def _misspelled(table: Table, used: Mapping[str, object]) -> dict[str, str | None]:
+    """Returns how to name the columns that are nearly called group, split or fold, so that reading does not stop there.
+
+    None, "there is no such column", stands where its values do not fit.
+    """
+    fits: dict[str, Callable[[Sequence[str]], bool]] = {
+        "group": lambda cells: all(cells) and _is_shared(cells),
+        "split": lambda cells: {cell.lower() for cell in cells} <= set(SPLIT_NAMES),
+        "fold": lambda cells: all(re.fullmatch("[0-9]+", cell) for cell in cells),
+    }
+    named: dict[str, str | None] = {}
+    for key, is_fitting in fits.items():
+        near = misspelled_columns(key, [name for name in table.columns if name not in used.values()])
+        if key not in used and near and key not in table.columns:
+            named[key] = near[0] if is_fitting(table.columns[near[0]]) else None
+    return named
+
+
+def has_classes(table: Table) -> bool:
+    """Returns whether a table has a column, or one-hot columns, of classes."""
+    return bool(_propose_label(table)[0])
 
 
 def _propose_label(table: Table) -> tuple[str | list[str], dict[str, str], list[str]]:
@@ -232,12 +262,21 @@ def _mark_columns(columns: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def find_patient_column(columns: Mapping[str, Sequence[str]], used: Collection[str]) -> str:
-    """Returns the column that names patients, by its name and because rows share its values; '' if there is none."""
+    """Returns the column that names patients, by its name and because rows share its values; '' if there is none.
 
-    def shared(cells: Sequence[str]) -> bool:
-        return all(cells) and FEWEST_PATIENTS <= len(set(cells)) < len(cells)
+    Some of its cells may be empty, where the patient is not known (`count_blank`).
+    """
+    return _named_column({name: cells for name, cells in columns.items() if name not in used}, _PATIENTS, _is_shared)
 
-    return _named_column({name: cells for name, cells in columns.items() if name not in used}, _PATIENTS, shared)
+
+def _is_shared(cells: Sequence[str]) -> bool:
+    known = [cell for cell in cells if cell]
+    return 2 * len(known) > len(cells) and FEWEST_PATIENTS <= len(set(known)) < len(known)
+
+
+def count_blank(cells: Sequence[str]) -> int:
+    """Returns how many cells are empty; a table with such cells in the column of patients is refused."""
+    return sum(not cell for cell in cells)
 
 
 def _named_column(

@@ -12,7 +12,7 @@ from tumorboard.base.errors import InputError
 MAX_CLASSES = 30  # largest number of classes in lines for params.yaml
 _SIGNS = r"[|;,+&/^\\]"
 _BRACKETS = " '\"[](){}"
-_JOINTS = (" ", "-", "_", " - ", " and ", "_and_")
+_JOINTS = (" ", "-", "_", " - ", " and ", "_and_", " with ", " plus ", " und ", " et ", " y ")
 
 
 def combined_labels(counts: Mapping[str, int]) -> list[str]:

@@ -54,7 +54,8 @@ def read_table_text(table: Path) -> TableText:
                     yield line, dict(zip(header, values, strict=True))
                 line = before + reader.line_num + 1
         except csv.Error as error:
-            raise InputError(f"{table}: line {before + reader.line_num}: not readable as CSV: {error}") from None
+            # A quote that is left open takes all further lines: the one where its row begins has to be corrected.
+            raise InputError(f"{table}: line {line}: not readable as CSV: {error}; is a quote left open?") from None
 
     return TableText(header, before + 1, rows())
 

@@ -1,8 +1,9 @@
 """Finds the tables that lie beside images and name their files, whatever their columns are called."""
 
 import posixpath
+import re
 import string
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ MAX_TABLES = 20  # tables beside the images that are read
 MAX_DEPTH = 2  # nested folders in which a table may lie
 MAX_TABLE_BYTES = 1 << 28  # bytes of the largest table that is read
 NAMED_SHARE = 0.5  # least share of a table's names, or of the files, that are found for the table to name the files
+_ENDING = re.compile(r"\.[A-Za-z]\w{0,4}")  # the ending of a file's name, and no decimals of a number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +27,7 @@ class Table:
     columns: Mapping[str, Sequence[str]]  # the cells of each column
     path: str  # the column that names the files
     paths: Sequence[str]  # path of each row's file; '' where there is none
-    prefix: str | None  # as `data.prefix`; None if no prefix leads to the files
+    prefix: str | None  # as `data.prefix`; None if no prefix leads to the files, or the names differ in form
     extension: str  # as `data.extension`
 
 
@@ -55,9 +57,10 @@ def find_tables(raw: Path, files: Sequence[str], table: Path | None = None) -> I
         others.sort(
             key=lambda name: not name.startswith(f"{beside}/")
         )  # among files of one name, those beside the table come first
-        if (named := _find_paths(columns, others)) is not None:
+        exact = _find_paths(columns, others)
+        if (named := exact or _find_paths(columns, others, _loose_name)) is not None:
             path, paths = named
-            prefix, extension = _infer_places(columns[path], paths)
+            prefix, extension = _infer_places(columns[path], paths) if exact else (None, "")
             yield Table(file=file, columns=columns, path=path, paths=paths, prefix=prefix, extension=extension)
 
 
@@ -77,24 +80,37 @@ def _read_columns(file: Path) -> dict[str, list[str]]:
     return {name: [cells[name] for cells in rows] for name in text.header}
 
 
-def _find_paths(columns: Mapping[str, Sequence[str]], files: Sequence[str]) -> tuple[str, list[str]] | None:
+def _find_paths(
+    columns: Mapping[str, Sequence[str]], files: Sequence[str], form: Callable[[str], str] = str
+) -> tuple[str, list[str]] | None:
     """Returns the column that names most files, and the file of each of its cells ('' where there is none).
 
-    None if no column names half of the files, or has files in half of its different cells.
+    None if no column names half of the files, or has files in half of its different cells. Names are compared in the
+    given form.
     """
     files_by_name: dict[str, list[str]] = {}
     for file in files:
         name = posixpath.basename(file)
-        for key in {name, posixpath.splitext(name)[0]}:
+        for key in {form(name), form(posixpath.splitext(name)[0])}:
             files_by_name.setdefault(key, []).append(file)
     best: tuple[int, str, list[str]] | None = None
     for column, cells in columns.items():
-        paths = [_closest_file(cell, files_by_name.get(posixpath.basename(cell), ())) for cell in cells]
+        paths = [_closest_file(cell, files_by_name.get(form(posixpath.basename(cell)), ())) for cell in cells]
         different = len(set(paths) - {""})
         enough = NAMED_SHARE * min(len(files), len(set(cells)))
         if different >= max(2, enough) and different >= 0.3 * len(cells) - 1 and (best is None or different > best[0]):
             best = different, column, paths
     return None if best is None else best[1:]
+
+
+def _loose_name(name: str) -> str:
+    """Returns a file's name without its ending, case and spaces around it.
+
+    >>> _loose_name(" ISIC_07.JPG "), _loose_name("1.5")
+    ('isic_07', '1.5')
+    """
+    root, ending = posixpath.splitext(name.strip())
+    return (root if _ENDING.fullmatch(ending) else root + ending).casefold()
 
 
 def _closest_file(cell: str, files: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ from PIL.TiffImagePlugin import IMAGEDESCRIPTION, PHOTOMETRIC_INTERPRETATION, Ti
 
 from tumorboard.base.errors import ImageError
 from tumorboard.base.params import Crop, Frames
-from tumorboard.images import jpeg, png
+from tumorboard.images import jpeg, pgm, png, tiff
 from tumorboard.images.decoder_messages import catching_messages, check_messages
 from tumorboard.images.dicom import decode_dicom
 from tumorboard.images.dicom_file import is_dicom
@@ -155,6 +155,7 @@ def _decode_picture(content: bytes, crop: Crop, frames: Frames, least_side: floa
         check_size(picture.width, picture.height, crop)  # the pages of a TIFF may differ in size
     warning = ""
     is_jpeg, is_plain = picture.format in _JPEG_FORMATS, picture.mode in ("L", "RGB") and not frame
+    is_plain = is_plain and png.TEXT_EXIF not in picture.info  # only Pillow reads it
     if is_jpeg:
         jpeg.check_scans(content, picture.width * picture.height, crop.max_pixels)
     if picture.format == "PNG":
@@ -168,6 +169,7 @@ def _decode_picture(content: bytes, crop: Crop, frames: Frames, least_side: floa
     if picture.format == "PNG":
         png.check_rows(content, compressed)
         png.check_transparent_color(content, picture)
+        png.stretch_transparent_value(content, picture)
     grey = None
     if picture.format == "PNG" and png.is_deep_grey_alpha(content) and not frame:
         values = png.read_deep_grey_alpha(content)
@@ -209,10 +211,13 @@ def _reduction(picture: Image.Image, least_side: float | None) -> int:
 
 def _decode_with_pillow(picture: Image.Image, crop: Crop) -> tuple[Pixels, GreyRange | None]:
     """Decodes an opened picture upright; where that fails, Pillow's error has the cause."""
+    if isinstance(picture, TiffImageFile):
+        tiff.check_planes(picture)
+    largest = pgm.largest_value(picture)
     picture.load()
     ImageOps.exif_transpose(picture, in_place=True)
-    if picture.mode.startswith(("I", "F")):
-        values = np.asarray(picture)
+    if picture.mode.startswith(("I", "F")) or tiff.has_signed_bytes(picture):
+        values = tiff.restore_sign(pgm.restore_values(np.asarray(picture), largest), picture)
         if "transparency" in picture.info:
             return scale_visible_grey(values, values != picture.info["transparency"], crop)
         grey, chosen = scale_grey(values, crop.fixed_window)
@@ -244,6 +249,8 @@ def _explain_unopened(content: bytes) -> ImageError:
         return ImageError("truncated", "the file ends before an offset or a length that its header states")
     if content.startswith((b"II", b"MM")) and b"Aperio" in content:
         return whole_slide()
+    if kind := jpeg.name_foreign_kind(content):
+        return ImageError("unsupported", f"{kind}: save it as PNG, with the program that wrote it")
     try:
         TiffImageFile(BytesIO(content))
     except Exception as error:  # many kinds: for damaged bytes, and for a file that is no TIFF

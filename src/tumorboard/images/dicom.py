@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 
 
 _BIT_RANGES = ("depth", "stored bits")  # kinds of a GreyRange; over 0 to 255 they leave 8-bit values unchanged
-_GREY = ("MONOCHROME1", "MONOCHROME2")  # photometric interpretations
+# Photometric interpretations: grey, and those that pydicom returns in RGB.
+_GREY = ("MONOCHROME1", "MONOCHROME2")
+_COLORS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_NEUTRAL = {"RescaleSlope": "1", "RescaleIntercept": "0"}  # values that change nothing
 
 
 class Scan(NamedTuple):
@@ -151,9 +154,7 @@ def choose_dicom_range(dataset: "Dataset", stored: Values, index: int, window: W
     from pydicom.pixels.processing import apply_modality_lut
 
     rescaling = _functional_group(dataset, index, "PixelValueTransformationSequence")
-    for tag, neutral in (("RescaleSlope", "1"), ("RescaleIntercept", "0")):
-        if tag in rescaling and rescaling[tag].value in (None, ""):  # stated without a value
-            rescaling[tag].value = neutral
+    _complete_rescaling(rescaling)
     rescale = partial(apply_modality_lut, ds=rescaling)
     grey = Grey(stored, rescale, _padding_test(dataset))
     extent = measure(grey)
@@ -170,6 +171,24 @@ def choose_dicom_range(dataset: "Dataset", stored: Values, index: int, window: W
     if extent.low >= 0 and extent.high <= 65535 and extent.whole:
         return grey, GreyRange("depth", *depth_range(extent.high), levels)
     return visible, GreyRange("own range", trimmed.low, trimmed.high, levels)
+
+
+def _complete_rescaling(rescaling: "Dataset") -> None:
+    """Sets slope and intercept where one of them is missing or stated without a value, since pydicom applies pairs.
+
+    Raises:
+        ImageError: "corrupt" if one of them is no number.
+    """
+    for tag, neutral in _NEUTRAL.items():
+        stated = rescaling.get(tag)
+        if stated in (None, ""):
+            if any(other in rescaling for other in _NEUTRAL):
+                setattr(rescaling, tag, neutral)
+            continue
+        try:
+            float(stated)
+        except (TypeError, ValueError):
+            raise ImageError("corrupt", f"{tag} {str(stated)!r} is no number: correct it in the header") from None
 
 
 def _without_undeclared_padding(grey: Grey, extent: Extent) -> tuple[Grey, Extent]:
@@ -265,6 +284,6 @@ def _read_colors(values: NDArray[Any], dataset: "Dataset", kind: str) -> Pixels:
     bits = int(dataset.BitsStored)
     if kind == "PALETTE COLOR":
         values, bits = apply_color_lut(values, dataset), int(dataset.RedPaletteColorLookupTableDescriptor[2])
-    if values.ndim != 3 or values.shape[2] != 3:
-        raise ImageError("unsupported", f"photometric interpretation {kind!r}; expected grey, RGB, YBR or palette")
+    if kind not in (*_COLORS, "PALETTE COLOR") or values.ndim != 3 or values.shape[2] != 3:
+        raise ImageError("unsupported", f"photometric interpretation {kind!r}; expected grey, RGB, YBR_FULL or palette")
     return (values >> max(bits - 8, 0)).astype(np.uint8)

@@ -40,7 +40,8 @@ def read_stored_frame(dataset: "Dataset", index: int, *, width: int, height: int
         check_size(*size, crop)
         raise ImageError("corrupt", f"the header says {width} x {height}, the compressed frame {size[0]} x {size[1]}")
     try:
-        return pixel_array(dataset, index=index)
+        aligned = None if is_compressed(syntax) else _read_high_bits(dataset, index)
+        return pixel_array(dataset, index=index) if aligned is None else aligned
     except (ImageError, MemoryError):
         raise
     except NotImplementedError as error:
@@ -49,6 +50,28 @@ def read_stored_frame(dataset: "Dataset", index: int, *, width: int, height: int
         if needed := _missing_decoder(dataset, frame, str(error)):
             raise ImageError("unsupported", needed) from error
         raise ImageError("truncated" if "less than expected" in str(error) else "corrupt", str(error)) from error
+
+
+def _read_high_bits(dataset: "Dataset", index: int) -> NDArray[Any] | None:
+    """Returns a frame whose values stand in the upper bits, up to HighBit, as older files have them; None for others.
+
+    pydicom does not look at HighBit. The values stand there if all bits below them are empty and some above are not.
+
+    Source: DICOM PS3.5, 8.1.1, and its editions before 2014, by which HighBit need not be BitsStored - 1.
+    """
+    from pydicom.pixels.utils import pixel_array
+
+    stored, end = int(dataset.get("BitsStored") or 0), int(dataset.get("HighBit") or 0) + 1
+    shift = end - stored
+    if not 0 < stored < end <= int(dataset.get("BitsAllocated") or 0):
+        return None
+    dataset.BitsStored = end
+    try:
+        values = pixel_array(dataset, index=index)
+    finally:
+        dataset.BitsStored = stored
+    is_aligned = not (values & ((1 << shift) - 1)).any() and bool((values >> stored).any())
+    return values >> shift if is_aligned else None
 
 
 def is_compressed(syntax: "UID | None") -> bool:

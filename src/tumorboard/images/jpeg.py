@@ -5,6 +5,7 @@ import re
 import numpy as np
 
 from tumorboard.base.errors import ImageError
+from tumorboard.images.dicom_file import frame_header
 
 _SEQUENTIAL = (0xC0, 0xC1)  # markers of frames with Huffman codes, whose only scan may hold everything
 # Markers of segments.
@@ -12,6 +13,8 @@ _JFIF = 0xE0
 _TABLES = 0xC4
 _SCAN = 0xDA
 _END = 0xD9
+_JPEG_LS = 0xF7
+_BITS = 8  # bits per sample that libjpeg decodes as it is built for Pillow and OpenCV
 _START_OF_SCAN = 0xDAFF  # FF DA as a little-endian number
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in coded data, where other FFs are FF00 and restarts
 MAX_SCANS = 100  # scans of a JPEG; encoders write 1 to 14
@@ -52,6 +55,18 @@ def header_proves_grey(content: bytes) -> bool:
             is_only_scan = len(components) == 3 and segment.startswith(b"\3")
             return is_ycc and is_only_scan and all(tables.get(table) == b"\0" for table in chroma)
     return False
+
+
+def name_foreign_kind(content: bytes) -> str:
+    """Returns what kind of JPEG a file is by its frame header, if Pillow does not open that kind, else ''.
+
+    Args:
+        content: the bytes of the file.
+    """
+    marker, bits, _, _ = frame_header(content) if content.startswith(b"\xff\xd8") else (0, 0, 0, 0)
+    if marker == _JPEG_LS:
+        return "a JPEG-LS picture"
+    return f"a JPEG of {bits} bits per sample" if marker and bits != _BITS else ""
 
 
 def check_scans(content: bytes, pixels: int, max_pixels: int) -> None:

@@ -10,6 +10,7 @@ from PIL import Image, ImageOps
 
 from tumorboard.base.errors import ImageError
 
+TEXT_EXIF = "Raw profile type exif"  # keyword of the text in which ImageMagick kept EXIF, before PNG had a chunk for it
 EXCESS_BYTES = 1 << 16  # bytes behind the last pixel that are passed over
 UNCHECKED_BYTES = 1 << 21  # bytes of compressed pixels that need no check: they inflate to 2 GiB at most, in seconds
 _PIECE_BYTES = 1 << 20  # bytes that are inflated at a time
@@ -135,6 +136,13 @@ def check_transparent_color(content: bytes, picture: Image.Image) -> None:
     """
     if content[24] == 16 and picture.mode == "RGB" and "transparency" in picture.info:
         raise ImageError("unsupported", "a PNG of 16 bits per channel with a transparent color; save it with alpha")
+
+
+def stretch_transparent_value(content: bytes, picture: Image.Image) -> None:
+    """Stretches the transparent value of a grey PNG of 2 or 4 bits to 8, as Pillow does with the pixels alone."""
+    bits, color = content[24], content[25]
+    if color == 0 and bits in (2, 4) and "transparency" in picture.info:
+        picture.info["transparency"] = picture.info["transparency"] * 255 // (2**bits - 1)
 
 
 def is_deep_grey_alpha(content: bytes) -> bool:
