@@ -205,7 +205,7 @@ def devices(ground: Ground) -> Iterator[tuple[str, bool, str]]:
         train_model(job, ground.params.runtime, lambda _: None)
         crops = np.stack([job.store[one] for one in job.val_rows["id"]])
         both = []
-        for device in ("cpu", "cuda"):
+        for device in map(torch.device, ("cpu", "cuda")):
             network, card = load_model(job.weights, device)
             logits = crop_logits(
                 network, crops, precision="off", channels_last=card.recipe.channels_last, device=device, tta=()

@@ -8,7 +8,7 @@ import torch
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Params, Runtime
 from tumorboard.models import device
-from tumorboard.models.device import autocast, choose_device, threads_of
+from tumorboard.models.device import autocast, choose_device, exact_convolutions, threads_of
 
 CPU = torch.device("cpu")
 
@@ -79,3 +79,10 @@ def test_threads_are_those_of_torch_that_the_process_may_use(
     if set_by_user:
         monkeypatch.setenv("OMP_NUM_THREADS", "6")
     assert threads_of(threads, processes) == expected
+
+
+def test_convolutions_are_exact_within_the_context_alone() -> None:
+    before = torch.backends.cudnn.allow_tf32
+    with exact_convolutions():
+        assert not torch.backends.cudnn.allow_tf32
+    assert torch.backends.cudnn.allow_tf32 == before

@@ -91,6 +91,15 @@ def test_a_network_with_a_table_that_no_file_has_is_built(tmp_path, params: Para
     assert not any(tensor.is_meta for tensor in (*loaded.parameters(), *loaded.buffers()))
 
 
+def test_a_network_with_weights_under_two_names_is_read_as_it_was_written(tmp_path, params: Params) -> None:
+    model, card = make_model(params)
+    model.backbone[5].weight = model.backbone[5].bias
+    save_model(tmp_path / "model", model, card)
+    loaded, _ = load_model(tmp_path / "model", "cpu")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, loaded.state_dict()[name]), name
+
+
 def test_equal_models_are_equal_bytes(tmp_path, params: Params) -> None:
     for name in ("a", "b"):
         save_model(tmp_path / name, *make_model(params))

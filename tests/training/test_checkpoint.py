@@ -129,6 +129,19 @@ def test_the_newest_whole_checkpoint_of_the_job_is_used(
     assert "000002-000000010.ckpt: is damaged: its content does not match its digest" in second
 
 
+def test_a_damaged_checkpoint_that_cannot_be_renamed_does_not_end_the_training(
+    state: State, tmp_path: Path, runtime: Runtime, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError("Operation not permitted")
+
+    with open_checkpoints(ALONE, tmp_path, runtime, lambda: "key") as checkpoints:
+        (tmp_path / "key/000002-000000009.ckpt").write_bytes(b"torn")
+        monkeypatch.setattr(Path, "replace", refuse)
+        assert not checkpoints.resume(state)
+    assert caplog.messages[-1].endswith("it is not used, and cannot be renamed (Operation not permitted)")
+
+
 def test_a_full_disk_is_reported_once_and_training_goes_on(
     state: State, tmp_path: Path, runtime: Runtime, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -5,10 +5,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from tumorboard.augment.alterations import augment_images
 from tumorboard.base.params import Params, Runtime
 from tumorboard.base.randomness import keys_of
+from tumorboard.training.graphs import STEPS_BEFORE_CAPTURE, GraphedPasses
 from tumorboard.training.job import Job
 from tumorboard.training.loop import train_model
 
@@ -54,6 +56,77 @@ def test_trainings_are_equal_to_the_byte_with_and_without_cuda_graphs(
     assert files[0] == files[1]
     assert files[0] == files[2]
     assert "kernel by kernel" not in capsys.readouterr().out
+
+
+class Waiting(nn.Module):
+    """A network that waits for the GPU within its pass, which cannot be captured, and draws random numbers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(0.3), nn.Flatten())
+        self.head = nn.Linear(4 * 36, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.backbone(images)
+        logits: Tensor = self.head(features * float(features.isfinite().all()))
+        return logits
+
+
+def test_a_network_that_cannot_be_captured_goes_on_as_it_was() -> None:
+    lines: list[str] = []
+    results = []
+    for graphs in (False, True):
+        torch.manual_seed(7)
+        model, device = Waiting().cuda(), torch.device("cuda", 0)
+        passes = GraphedPasses(model, "off", device, lines.append) if graphs else model  # type: ignore[arg-type]
+        if isinstance(passes, GraphedPasses):
+            passes.start_epoch()
+        images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1)).cuda()
+        logits = []
+        for step in range(2 * STEPS_BEFORE_CAPTURE):
+            torch.manual_seed(step)
+            result = passes(images)
+            result.sum().backward()
+            logits.append(result.detach())
+        results.append(torch.stack(logits))
+        assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    assert len(lines) == 1
+    assert torch.equal(*results)
+
+
+class Recurrent(nn.Module):
+    """A network whose weights cuDNN moves in memory whenever `to` is called, as each validation does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone, self.head = nn.LSTM(3, 8, batch_first=True), nn.Linear(8, 2)
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.backbone(images.flatten(2).transpose(1, 2))[0][:, -1])
+        return logits
+
+
+def test_graphs_follow_weights_that_have_moved() -> None:
+    lines: list[str] = []
+    results = []
+    for graphs in (False, True):
+        torch.manual_seed(7)
+        model, device = Recurrent().cuda(), torch.device("cuda", 0)
+        passes = GraphedPasses(model, "off", device, lines.append) if graphs else model  # type: ignore[arg-type]
+        optimizer = torch.optim.SGD(model.parameters(), 0.5)
+        images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1)).cuda()
+        for step in range(4 * STEPS_BEFORE_CAPTURE):
+            if step == 2 * STEPS_BEFORE_CAPTURE:
+                model.to(memory_format=torch.channels_last)
+            if step % (2 * STEPS_BEFORE_CAPTURE) == 0 and isinstance(passes, GraphedPasses):
+                passes.start_epoch()
+            optimizer.zero_grad()
+            loss = nn.functional.cross_entropy(passes(images), torch.arange(6).cuda() % 2)
+            loss.backward()
+            optimizer.step()
+        results.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+    assert lines == []
+    torch.testing.assert_close(*results, atol=1e-3, rtol=1e-2)
 
 
 def test_images_are_altered_as_on_the_cpu(params: Params) -> None:

@@ -56,3 +56,14 @@ def test_swapped_tensors_are_swapped_back() -> None:
     with pytest.raises(KeyError, match="within"), swapped_tensors(model, tensors):
         raise KeyError("within")
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_weights_under_two_names_are_swapped_back() -> None:
+    shared = nn.Linear(3, 3)
+    model = nn.Sequential(shared, nn.ReLU(), shared)
+    average = {name: torch.zeros_like(value) for name, value in model.state_dict().items()}
+    before = start_average(model)
+    with swapped_tensors(model, average):
+        assert not any(value.any() for value in model.state_dict().values())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(value.any() for value in average.values())

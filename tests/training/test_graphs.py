@@ -1,6 +1,8 @@
 """Tests when a network's passes are captured, that a capture changes nothing, and what happens where it fails."""
 
+import weakref
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from tumorboard.base.recipe import resolve_recipe
 from tumorboard.models.device import autocast
 from tumorboard.training.distributed import Group
 from tumorboard.training.graphs import STEPS_BEFORE_CAPTURE, GraphedPasses, graphed_passes
+from tumorboard.training.loader import PINNING
 
 CPU = torch.device("cpu")
 
@@ -71,7 +74,7 @@ def train(model: Network, passes: nn.Module, *, precision: str, steps: int, size
 @pytest.mark.parametrize("precision", ["off", "bf16"])
 def test_captured_steps_give_what_steps_without_capture_give(precision: str) -> None:
     plain, graphed, lines = network(), network(), list[str]()
-    passes = GraphedPasses(graphed, precision, CPU, lines.append, recorded)  # type: ignore[arg-type]
+    passes = begun(graphed, precision, CPU, lines.append, recorded)
     steps = {"precision": precision, "steps": 3 * STEPS_BEFORE_CAPTURE, "sizes": (6, 5)}
     expected, results = train(plain, plain, **steps), train(graphed, passes, **steps)  # type: ignore[arg-type]
     assert sorted(shape[0] for shape in passes._graphs) == [5, 6]
@@ -89,8 +92,16 @@ class Counted:
         self.shapes: list[tuple[int, ...]] = []
 
     def __call__(self, passes: nn.Module, arguments: tuple[Tensor], **_: Any) -> nn.Module:
+        assert PINNING.locked()  # CUDA refuses to pin memory during a capture
         self.shapes.append(tuple(arguments[0].shape))
         return passes
+
+
+def begun(*arguments: Any) -> GraphedPasses:
+    """Returns passes in their first epoch."""
+    passes = GraphedPasses(*arguments)
+    passes.start_epoch()
+    return passes
 
 
 def repeat(passes: GraphedPasses, images: Tensor, times: int) -> None:
@@ -100,7 +111,7 @@ def repeat(passes: GraphedPasses, images: Tensor, times: int) -> None:
 
 def test_a_shape_is_captured_once_and_not_before_it_has_come_often() -> None:
     capture, model = Counted(), network()
-    passes = GraphedPasses(model, "off", CPU, print, capture)  # type: ignore[arg-type]
+    passes = begun(model, "off", CPU, print, capture)
     small, large = torch.rand(4, 3, 8, 8), torch.rand(4, 3, 12, 12)
     repeat(passes, small, STEPS_BEFORE_CAPTURE)
     assert capture.shapes == []
@@ -108,14 +119,77 @@ def test_a_shape_is_captured_once_and_not_before_it_has_come_often() -> None:
     assert capture.shapes == [(4, 3, 8, 8)]
     repeat(passes, large, STEPS_BEFORE_CAPTURE + 1)  # graphs of another side are given up
     assert [tuple(shape) for shape in passes._graphs] == [(4, 3, 12, 12)]
+    passes.start_epoch()
+    assert len(passes._graphs) == 1
     model.backbone.requires_grad_(False)  # the backbone is frozen: what the graph does is no longer right
-    repeat(passes, large, 1)
+    passes.start_epoch()
     assert len(passes._graphs) == 0
-    repeat(passes, large, STEPS_BEFORE_CAPTURE)
+    repeat(passes, large, STEPS_BEFORE_CAPTURE + 1)
     assert capture.shapes[1:] == [(4, 3, 12, 12)] * 2
     model.backbone.eval()
-    repeat(passes, large, 1)
+    passes.start_epoch()
     assert len(passes._graphs) == 0
+
+
+@pytest.mark.parametrize("moved", ["parameters", "buffers"])
+def test_a_network_whose_tensors_have_moved_is_captured_anew(moved: str) -> None:
+    """A graph repeats its operations on memory; each validation gives cuDNN's recurrent layers other memory."""
+    capture, model = Counted(), network()
+    passes = begun(model, "off", CPU, print, capture)
+    images = torch.rand(4, 3, 8, 8)
+    repeat(passes, images, STEPS_BEFORE_CAPTURE + 1)
+    passes.start_epoch()
+    repeat(passes, images, 1)
+    assert len(capture.shapes) == len(passes._graphs) == 1
+    last = list(getattr(model, moved)())[-1]
+    last.data = last.detach().clone()
+    passes.start_epoch()
+    assert len(passes._graphs) == 0
+    repeat(passes, images, STEPS_BEFORE_CAPTURE + 1)
+    assert len(capture.shapes) == 2
+
+
+def test_the_memory_of_graphs_of_another_side_is_free_before_the_next_capture() -> None:
+    kept: list[weakref.ref[nn.Module]] = []
+
+    def capture(passes: nn.Module, _: tuple[Tensor], **__: Any) -> nn.Module:
+        assert not any(reference() for reference in kept)
+        passes.itself = passes.forward  # like torch's graphs, it is part of a reference cycle
+        kept.append(weakref.ref(passes))
+        return passes
+
+    passes = begun(network(), "off", CPU, print, capture)
+    for side in (8, 12):
+        repeat(passes, torch.rand(4, 3, side, side), STEPS_BEFORE_CAPTURE + 1)
+    assert len(kept) == 2
+
+
+def test_a_failed_capture_leaves_no_trace_in_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch 2.11 stays in the capture's stream, and its generator refuses draws, since it takes itself for captured."""
+
+    streams: list[object] = []
+    states: list[object] = []
+
+    class Generator:
+        def clone_state(self) -> str:
+            return "not captured"
+
+        def graphsafe_set_state(self, state: object) -> None:
+            states.append(state)
+
+    def broken(*_: Any, **__: Any) -> nn.Module:
+        raise RuntimeError("operation failed due to a previous error during capture")
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: "before")
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: streams.append(stream) or nullcontext())
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda _: "random")
+    monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, _: states.append(state))
+    monkeypatch.setattr(torch.cuda, "default_generators", (Generator(),))
+    passes = begun(network(), "off", torch.device("cuda", 0), print, broken)
+    repeat(passes, torch.rand(4, 3, 8, 8), STEPS_BEFORE_CAPTURE + 1)
+    assert streams == ["before"]
+    assert states == ["not captured", "random"]
 
 
 def test_a_network_that_cannot_be_captured_is_named_once_and_trains_as_it_would() -> None:
@@ -124,7 +198,7 @@ def test_a_network_that_cannot_be_captured_is_named_once_and_trains_as_it_would(
         raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
 
     plain, graphed, lines = network(), network(), list[str]()
-    passes = GraphedPasses(graphed, "off", CPU, lines.append, broken)  # type: ignore[arg-type]
+    passes = begun(graphed, "off", CPU, lines.append, broken)
     steps = {"precision": "off", "steps": 3 * STEPS_BEFORE_CAPTURE, "sizes": (6, 5)}
     expected, results = train(plain, plain, **steps), train(graphed, passes, **steps)  # type: ignore[arg-type]
     assert all(torch.equal(one, other) for one, other in zip(expected, results, strict=True))

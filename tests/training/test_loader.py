@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from tumorboard.base.params import Params, Recipe
 from tumorboard.base.randomness import keys_of, order
 from tumorboard.base.tables import copy_id
 from tumorboard.data.store import CropStore, write_store
-from tumorboard.training.loader import SAMPLERS, Loader, epoch_batches, micro_batches, smallest_micro_batch
+from tumorboard.training.loader import PINNING, SAMPLERS, Loader, epoch_batches, micro_batches, smallest_micro_batch
 
 IDS = [f"{number}.jpg" for number in range(101)]
 # Seven of class 0, thirteen of class 1, 81 of class 2.
@@ -132,3 +133,29 @@ def test_loaded_images_are_those_of_the_rows_altered_by_id_and_draw(tmp_path: Pa
         assert loaded_labels.tolist() == labels[part[:, 0]].tolist()
     images = loaded[2][0]
     assert not torch.equal(images[0], images[2]), "the same image, drawn twice"
+
+
+def test_no_memory_is_pinned_while_a_graph_is_captured(
+    tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """CUDA would refuse it, and the reading thread would end the training."""
+    pinned = []
+
+    def pin_memory(tensor: torch.Tensor) -> torch.Tensor:
+        pinned.append(PINNING.locked())
+        return tensor
+
+    monkeypatch.setattr(torch.Tensor, "pin_memory", pin_memory)
+    write_store(tmp_path, ["a", "b"], np.zeros((2, 8, 8, 3), np.uint8), shards=1)
+    loader = Loader(
+        CropStore(tmp_path),
+        ids=["a", "b"],
+        labels=np.zeros(2, np.int64),
+        sampler="shuffle",
+        augment=params.train.augment,
+        seed=0,
+        device=torch.device("cuda", 0),
+    )
+    loader._read(np.array([[0, 0], [1, 0]]))
+    assert pinned == [True] * 3
+    assert not PINNING.locked()

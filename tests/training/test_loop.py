@@ -305,3 +305,18 @@ def test_validation_outputs_are_the_mean_of_the_recipes_views(make_job: MakeJob,
     predictions = make_predictions(job.val_rows.assign(split="val"), softmax(averaged), CLASSES, "0" * 16)
     assert epochs[0].val["loss"] == pytest.approx(scores(predictions)["loss"], abs=1e-6)
     assert load_model(job.weights, CPU)[1].recipe.tta == ("hflip", "shift")
+
+
+@pytest.mark.parametrize(("accumulate", "largest"), [(1, 16), (4, 4), (5, 4)])
+def test_a_validation_has_no_more_images_in_memory_than_a_training_step(
+    make_job: MakeJob, alone: Runtime, monkeypatch: pytest.MonkeyPatch, accumulate: int, largest: int
+) -> None:
+    sizes: list[int] = []
+
+    def spy(*arguments: Any, batch_size: int, **options: Any) -> NDArray[np.float32]:
+        sizes.append(batch_size)
+        return predict_logits(*arguments, batch_size=batch_size, **options)
+
+    monkeypatch.setattr(loop, "predict_logits", spy)
+    train(make_job(epochs=1, batch_size=16, accumulate=accumulate), alone)
+    assert sizes == [largest]

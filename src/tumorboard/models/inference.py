@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tumorboard.base.params import View
 from tumorboard.base.progress import tracked
 from tumorboard.data.store import CropBatch, CropStore
-from tumorboard.models.device import autocast
+from tumorboard.models.device import autocast, exact_convolutions
 from tumorboard.models.views import views_of
 
 
@@ -53,7 +53,7 @@ def crop_logits(
     model.eval().to(memory_format=layout)
     images, views = crops_to_tensor(crops, device, channels_last), views_of(tta)
     total = torch.zeros((), dtype=torch.float64, device=device)  # in float64 the mean of equal logits is exact
-    with torch.inference_mode(), autocast(precision, device):
+    with torch.inference_mode(), autocast(precision, device), exact_convolutions():
         for view in views:
             total = total + model(view(images).contiguous(memory_format=layout)).double()
     mean: NDArray[np.float32] = (total / len(views)).float().cpu().numpy()

@@ -46,7 +46,9 @@ class ModelCard(BaseModel):
 
 def save_model(path: Path | str, model: Classifier, card: ModelCard) -> None:
     """Writes a model and its card; equal models with equal cards give equal bytes."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    # Copies, because a file of tensors cannot hold one that the network has under two names.
+    as_file = {"device": "cpu", "copy": True, "memory_format": torch.contiguous_format}
+    tensors = {name: tensor.detach().to(**as_file) for name, tensor in model.state_dict().items()}
     with replacing(path) as temporary:
         temporary.write_bytes(save(tensors, {CARD_KEY: card.model_dump_json()}))
 

@@ -91,7 +91,7 @@ def _predict(network: Classifier, card: ModelCard, crops: CropStore, rows: Manif
         precision="off",
         channels_last=card.recipe.channels_last,
         device=network.mean.device,
-        batch_size=card.recipe.batch_size,
+        batch_size=-(-card.recipe.batch_size // card.recipe.accumulate),  # as many as fit into memory in training
         tta=card.recipe.tta,
         progress=True,
     )

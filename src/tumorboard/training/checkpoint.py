@@ -112,8 +112,12 @@ class Checkpoints:
                 return read_checkpoint(path, self._key)
             except UnusableError as error:
                 renamed = path.with_name(f"{path.name}.damaged")
-                _warn(f"{path}: {error}; it is renamed to {renamed.name}")
-                path.replace(renamed)
+                try:
+                    path.replace(renamed)
+                except OSError as fault:
+                    _warn(f"{path}: {error}; it is not used, and cannot be renamed ({fault})")
+                else:
+                    _warn(f"{path}: {error}; it is renamed to {renamed.name}")
             except OSError as error:
                 _warn(f"{path}: cannot be read ({error}); it is not used")
         return None

@@ -56,7 +56,10 @@ def swapped_tensors(model: Module, tensors: dict[str, Tensor]) -> Iterator[None]
 
 @torch.no_grad()
 def _swap(model: Module, tensors: dict[str, Tensor]) -> None:
+    swapped = set()
     for name, value in model.state_dict().items():
-        own = value.clone()
-        value.copy_(tensors[name])
-        tensors[name].copy_(own)
+        if value.data_ptr() not in swapped:  # a tensor that the model has under two names is swapped once
+            swapped.add(value.data_ptr())
+            own = value.clone()
+            value.copy_(tensors[name])
+            tensors[name].copy_(own)

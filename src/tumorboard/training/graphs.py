@@ -1,7 +1,9 @@
 """Captures a network's passes as CUDA graphs, so that a step launches two graphs instead of hundreds of kernels."""
 
+import gc
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -12,6 +14,7 @@ from tumorboard.base.params import Recipe
 from tumorboard.models.device import autocast
 from tumorboard.models.registry import Classifier
 from tumorboard.training.distributed import Group
+from tumorboard.training.loader import PINNING
 
 STEPS_BEFORE_CAPTURE = 10  # a capture takes about as long as these steps, so that a short training never pays for one
 Capture: TypeAlias = Callable[..., Any]  # takes a module and its arguments, like torch.cuda.make_graphed_callables
@@ -38,14 +41,17 @@ def graphed_passes(
     if reason:
         say(f"runtime.cuda_graphs has no effect: {reason}")
         return None
+    # A graph keeps autograd's nodes of the weights, which belong to the capture's stream: torch would warn of that.
+    torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
     return GraphedPasses(model, recipe.precision, group.device, say)
 
 
 class GraphedPasses(Module):
     """A network in training whose forward and backward passes are replayed from CUDA graphs, with equal results.
 
-    A graph is captured for each shape of the images that has come STEPS_BEFORE_CAPTURE times. It is captured anew when
-    other parameters learn or the backbone changes its mode. A network that cannot be captured is run kernel by kernel.
+    A graph is captured for each shape of the images that has come STEPS_BEFORE_CAPTURE times. It is captured anew from
+    an epoch on in which other parameters learn, a parameter or buffer has another place in memory, or the backbone has
+    another mode. A network that cannot be captured is run kernel by kernel.
     """
 
     def __init__(
@@ -70,14 +76,21 @@ class GraphedPasses(Module):
         self._precision, self._device, self._say, self._make = precision, device, say, capture
         self._graphs: dict[torch.Size, Callable[[Tensor], Tensor]] = {}
         self._seen: Counter[torch.Size] = Counter()
-        self._learning: tuple[bool, ...] = ()
+        self._captured: tuple[object, ...] = ()  # what a graph takes for granted
         self._failed = False
+
+    def start_epoch(self) -> None:
+        """Drops the graphs if something has changed that they take for granted; the mode of the model is set before."""
+        # A validation moves some tensors: those of cuDNN's recurrent layers, and weights [N, 1, 1, 1], which fit
+        # either memory layout.
+        parameters, buffers = list(self.model.parameters()), self.model.buffers()
+        places = (tensor.data_ptr() for tensor in (*parameters, *buffers))
+        captured = (self.model.backbone.training, *(parameter.requires_grad for parameter in parameters), *places)
+        if captured != self._captured:
+            self._graphs, self._seen, self._captured = {}, Counter(), captured
 
     def forward(self, images: Tensor) -> Tensor:
         """Returns the logits of images [N, 3, S, S]."""
-        learning = (self.model.backbone.training, *(parameter.requires_grad for parameter in self.model.parameters()))
-        if learning != self._learning:
-            self._graphs, self._seen, self._learning = {}, Counter(), learning
         shape = images.shape
         if shape not in self._graphs and not self._failed:
             self._seen[shape] += 1
@@ -90,25 +103,49 @@ class GraphedPasses(Module):
         """Captures the passes for images of this shape; running statistics and random numbers stay as they were."""
         if images.shape[2:] not in {shape[2:] for shape in self._graphs}:
             self._graphs = {}  # images grow from epoch to epoch (`progressive`): graphs of the smaller ones hold memory
-        buffers = [buffer.clone() for buffer in self.model.buffers()]
-        random = torch.cuda.get_rng_state(self._device) if self._device.type == "cuda" else torch.get_rng_state()
+            gc.collect()  # torch's graphs are part of reference cycles
         try:
             # A cache of weights in lower precision would be captured instead of their conversion in each step.
-            with torch.autocast(self._device.type, enabled=False, cache_enabled=False):
+            with (
+                PINNING,
+                _restored(self.model, self._device),
+                torch.autocast(self._device.type, enabled=False, cache_enabled=False),
+            ):
                 passes = _Passes(self.model, self._precision, self._device)
                 self._graphs[images.shape] = self._make(passes, (images.clone(),), allow_unused_input=True)
         except RuntimeError as error:
             self._failed, self._graphs = True, {}
             cause = str(error).strip().partition("\n")[0]
             self._say(f"its passes cannot be captured as CUDA graphs, and are launched kernel by kernel: {cause}")
-        finally:
-            with torch.no_grad():
-                for buffer, value in zip(self.model.buffers(), buffers, strict=True):
-                    buffer.copy_(value)
-            if self._device.type == "cuda":
-                torch.cuda.set_rng_state(random, self._device)
-            else:
-                torch.set_rng_state(random)
+
+
+@contextmanager
+def _restored(model: Module, device: torch.device) -> Iterator[None]:
+    """Puts back a model's buffers and torch's random state at the end, and what a failed capture leaves behind.
+
+    torch 2.11 stays in the stream of a failed capture, and takes CUDA's generator for captured: dropout would raise.
+    """
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    is_cuda = device.type == "cuda"
+    random = torch.cuda.get_rng_state(device) if is_cuda else torch.get_rng_state()
+    try:
+        with torch.cuda.stream(torch.cuda.current_stream(device) if is_cuda else None):
+            yield
+    except RuntimeError:
+        if is_cuda:
+            torch.cuda.synchronize(device)  # the passes that failed may still change the buffers
+            index = torch.cuda.current_device() if device.index is None else device.index
+            generator = torch.cuda.default_generators[index]
+            generator.graphsafe_set_state(generator.clone_state())
+        raise
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(model.buffers(), buffers, strict=True):
+                buffer.copy_(value)
+        if is_cuda:
+            torch.cuda.set_rng_state(random, device)
+        else:
+            torch.set_rng_state(random)
 
 
 class _Passes(Module):

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Lock
 from typing import TypeAlias, TypeVar
 
 import numpy as np
@@ -21,6 +22,9 @@ Draws: TypeAlias = NDArray[np.int64]  # [N, 2]: a row, and how often it was draw
 A = TypeVar("A")
 B = TypeVar("B")
 
+# Held while memory is pinned, and while a CUDA graph is captured: CUDA then refuses to pin memory, in any thread, and
+# both the capture and the reading thread would fail.
+PINNING = Lock()
 
 # From labels int64[N] to strata int64[N]. An epoch draws equally often from each stratum: all rows, or each class.
 SAMPLERS: dict[str, Callable[[RowNumbers], RowNumbers]] = {"shuffle": np.zeros_like, "balanced": np.asarray}
@@ -147,7 +151,8 @@ class Loader:
         drawn = draw_numbers(self._augment, self._seed, self.keys[rows], times)
         if self._device.type != "cuda":
             return images, labels, drawn
-        return images.pin_memory(), labels.pin_memory(), drawn._replace(numbers=drawn.numbers.pin_memory())
+        with PINNING:
+            return images.pin_memory(), labels.pin_memory(), drawn._replace(numbers=drawn.numbers.pin_memory())
 
 
 def _one_ahead(make: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:

@@ -244,11 +244,12 @@ def _validate(setup: Setup, model: Classifier) -> tuple[dict[str, float], NDArra
     """Returns the headline scores of the validation rows and, on rank 0, their logits float32[N, K].
 
     Inference is in float32, whatever precision the training has: bfloat16 leaves few distinct probabilities. The images
-    are distributed over the processes; rank 0 computes the scores, and all processes return them.
+    are distributed over the processes, as many at a time as a training step has; rank 0 computes the scores, and all
+    processes return them.
     """
     job, group, recipe = setup.job, setup.group, setup.job.recipe
     ids = job.val_rows["id"].tolist()
-    own, batch_size = ids[group.rank :: group.size], -(-recipe.batch_size // group.size)
+    own, batch_size = ids[group.rank :: group.size], -(-recipe.batch_size // (group.size * recipe.accumulate))
     part = np.empty((0, len(job.classes)), np.float32)
     if own:
         part = predict_logits(

@@ -145,6 +145,8 @@ def _steps(setup: Setup, state: State, epoch: int, batches: list[Draws]) -> Iter
     loaded = setup.loader.load([draws for plan in plans for draws in plan.micro_batches], side)
     # Wrapped again in each epoch, because other parameters may be frozen now.
     wrapped = setup.graphs or setup.group.wrap(state.model)
+    if setup.graphs:
+        setup.graphs.start_epoch()
     for step, plan in enumerate(plans, start):
         # Dropout and other randomness in the model follows from the step's number, so that a resumed run repeats it.
         torch.manual_seed(int(keys_of([f"{recipe.seed}/{epoch}/{step}/{setup.group.rank}"])[0]))
