@@ -81,7 +81,7 @@ def test_too_many_files_names_the_limit_and_its_command() -> None:
         assert f"this process may have {limit} files open (`ulimit -n`): raise it (`ulimit -n 4096`)" in message
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.ENAMETOOLONG])
 def test_a_file_that_cannot_be_written_brings_the_findings_of_doctor(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -52,6 +52,13 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> 
     assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
 
 
+@pytest.mark.parametrize("name", ["x" * 251 + ".csv", "\N{MICROSCOPE}" * 62 + ".csv"])
+def test_a_name_may_be_as_long_as_the_file_system_takes(tmp_path: Path, name: str) -> None:
+    with replacing(tmp_path / name) as temporary:
+        temporary.write_text("new")
+    assert [file.name for file in tmp_path.iterdir()] == [name]
+
+
 def test_json_that_is_missing_or_damaged_is_named(tmp_path: Path) -> None:
     (tmp_path / "half.json").write_text('{"a": ')
     with pytest.raises(InputError, match=r"none\.json: no such file"):

@@ -273,6 +273,7 @@ def test_an_unscored_test_part_is_named() -> None:
     [
         ("nobody", "compare: 'nobody' is no file, git revision or experiment"),
         ("nobody.csv", "compare: 'nobody.csv' is no file, git revision or experiment"),
+        ("", "compare: a name is empty: name a git revision, an experiment, a file or 'workspace'"),
     ],
 )
 def test_an_unknown_side_is_named(side: str, message: str) -> None:

@@ -279,6 +279,10 @@ def test_mistakes_are_one_message_each(study: Path, monkeypatch: pytest.MonkeyPa
     assert Path("there.zip").read_bytes() == b"mine"
     assert run("export", "there.zip", "--force").exit_code == 0
     fails("new: is a folder", "export", "new", "--force")
+    for name in ("params.yaml", "models/panel.json", "models/cnn/1.safetensors", "recipes/cnn.json"):
+        before = Path(name).read_bytes()
+        fails(f"export: {name}: is a file that this command reads: name another one", "export", name, "--force")
+        assert Path(name).read_bytes() == before
     fails("panel_of_nobody.zip: no such file", "predict", "new", "--panel", "panel_of_nobody.zip")
     fails("name one of them", "predict", "new", "--panel", "there.zip", "--model", "models/cnn/1.safetensors")
     fails("is no whole zip file", "predict", "new", "--panel", "models/cnn/1.safetensors")
@@ -317,5 +321,6 @@ def net(side):
     card = card.model_copy(update={"recipe": recipe, "versions": {name: study_digest(name)}})
     Path("models/cnn/1.safetensors").unlink()
     save_model("models/cnn/1.safetensors", network, card)
+    save_unlike(made_up_statistics(4), UNLIKE / "cnn/1.safetensors")
     fails(f"models/cnn/1.safetensors: its network, {name}, is code of this study", "export", "../panel.zip")
     assert not Path("../panel.zip").exists()

@@ -455,6 +455,28 @@ def test_the_table_replaces_no_file_that_is_read(files: list[Path]) -> None:
     assert image.read_bytes() == before
 
 
+def test_the_table_replaces_no_file_of_the_studys_panel(files: list[Path], tmp_path: Path) -> None:
+    save_study(files, tmp_path / "new/deeper/03, é.png")
+    for name in (Path("params.yaml"), PANEL, SPLIT, files[0].relative_to(tmp_path), UNLIKE / "cnn/0.safetensors"):
+        before = name.read_bytes()
+        done = CliRunner().invoke(app, ["predict", "new/deeper", "--out", str(name), "--force"])
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert done.stderr == f"predict: --out {name}: is a file that this command reads: name another one\n"
+        assert name.read_bytes() == before
+
+
+def test_a_link_is_not_replaced(files: list[Path], tmp_path: Path) -> None:
+    """Such as /dev/stdout, which leads to a file where the output is redirected."""
+    (tmp_path / "there.csv").write_text("mine")
+    for link, target in (("link.csv", "there.csv"), ("broken.csv", "nowhere.csv")):
+        Path(link).symlink_to(target)
+        command = ["predict", "new/deeper", *named(files[:1]), "--out", link, "--force"]
+        done = CliRunner().invoke(app, command)
+        message = f"predict: --out {link}: is a link, which the file would replace: name another one\n"
+        assert (done.exit_code, done.stderr) == (1, message)
+        assert Path(link).readlink() == Path(target)
+
+
 def test_a_folder_for_maps_that_cannot_be_made_is_named_before_anything_is_classified(files: list[Path]) -> None:
     Path("file").write_text("")
     done = CliRunner().invoke(app, ["predict", "new", *named(files), "--out", "new.csv", "--explain", "file/maps"])

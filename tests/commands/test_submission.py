@@ -262,6 +262,9 @@ def test_patients_come_from_the_studys_pattern_another_pattern_or_a_table(tmp_pa
     assert patients_of(r"/(P\d)", files, None) == ["P0", "P1"]
     (tmp_path / "t.csv").write_text("group,path\nx,P07_1.png\ny,sub/P11_1.png\nz,unused.png\n", encoding="utf-8")
     assert patients_of(str(tmp_path / "t.csv"), files, None) == ["x", "y"]
+    (tmp_path / "t.csv").write_text("group,,path,\nx,1,P07_1.png,\ny,,sub/P11_1.png,2\n", encoding="utf-8")
+    roundabout = [tmp_path / "elsewhere/.." / file.relative_to(tmp_path) for file in files]
+    assert patients_of(str(tmp_path / "t.csv"), roundabout, None) == ["x", "y"]
 
 
 @pytest.mark.parametrize(
@@ -279,6 +282,7 @@ def test_patients_come_from_the_studys_pattern_another_pattern_or_a_table(tmp_pa
         ),
         ("t.csv", "path,group\nP07_1.png,\n", "line 2: has no group"),
         ("t.csv", "path,group\nP07_1.png,x\nP07_1.png,y\n", "line 3: a second group for P07_1.png"),
+        ("t.csv", "path,group, group\nP07_1.png,x,y\n", "t.csv: has two columns 'group'"),
         ("none.csv", "", "none.csv: cannot be read"),
     ],
 )

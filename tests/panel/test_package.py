@@ -18,6 +18,7 @@ from PIL import Image
 
 from tests.panel.models import save_untrained
 from tests.panel.packages import FIT, KNOWN, SmallPanel, make_small_panel
+from tests.panel.statistics import made_up_statistics
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Params
 from tumorboard.panel.deciding import Deciding
@@ -26,6 +27,7 @@ from tumorboard.panel.package_file import FORMAT, open_package, write_package
 from tumorboard.panel.panel import Panel
 from tumorboard.panel.predict import predict_images
 from tumorboard.panel.trained_model import load_packed, load_panel
+from tumorboard.panel.unlike import save_unlike
 from tumorboard.panel.votes import VOTES
 
 BY_TORCH: LoadPacked = partial(load_packed, device="cpu")
@@ -271,6 +273,17 @@ def test_a_network_that_is_code_of_a_study_is_refused(own, tmp_path, monkeypatch
     own.pack(tmp_path / "panel.zip")
     with pytest.raises(InputError, match=r"panel\.zip: models/cnn/0\.safetensors: its network is code of a study"):
         load_package(tmp_path / "panel.zip", BY_TORCH)
+
+
+def test_statistics_of_another_network_are_refused(own, tmp_path):
+    """Their manifest lists them as they are, so that nothing seems altered."""
+    save_unlike(made_up_statistics(7), own.folder / "unlike/cnn/0.safetensors")
+    own.pack(tmp_path / "panel.zip")
+    message = r"panel\.zip: unlike/cnn/0\.safetensors: feature_mean has the shape \[7\], expected \[256\]"
+    with pytest.raises(InputError, match=message):
+        load_package(tmp_path / "panel.zip", BY_TORCH)
+    with pytest.raises(InputError, match=r"unlike/cnn/0\.safetensors: feature_mean has the shape \[7\]"):
+        load_panel(own.files, "cpu", unlike=own.folder / "unlike")
 
 
 def test_a_model_of_another_data_set_is_named(own, tmp_path, params):

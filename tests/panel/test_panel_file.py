@@ -137,6 +137,8 @@ def test_a_file_of_other_models_is_refused(tmp_path, fit, asked, message):
         ({"positive": "healthy"}, "positive is healthy, expected one of well, ill"),
         ({"format": 2}, "format: Input should be 1"),
         ({"threshold": "high"}, "threshold: Input should be a valid number"),
+        ({"threshold": float("nan")}, "threshold: Input should be "),
+        ({"threshold": -1e308}, "threshold: Input should be greater than or equal to 0"),
         ({"temperatures": dict.fromkeys(MODELS, 0)}, "temperatures.zebra: Input should be greater than 0"),
         ({"temperatures": dict.fromkeys(MODELS, float("nan"))}, "temperatures.zebra: Input should be a finite number"),
         ({"vote_temperatures": {"soft": -1}}, "vote_temperatures.soft: Input should be greater than 0"),

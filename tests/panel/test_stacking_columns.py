@@ -78,12 +78,27 @@ def test_paths_are_relative_to_the_current_folder_or_to_the_tables(tmp_path, ima
         ("path,age\nnew/1.png,4\nnew/1.png,5\n", ": line 3: a second row for new/1.png"),
         ("path,age\nnew/1.png,4\nnew/2.png,old\n", ": line 3: age is old, expected a number or nothing"),
         ("path,age\nnew/1.png\n", ": line 2: 1 values for 2 columns"),
+        ("path,age, age\nnew/1.png,4,5\n", ": has two columns 'age'"),
     ],
 )
 def test_a_table_that_lacks_something_is_one_message(tmp_path, images, text, message):
     file = write(tmp_path, text)
     with pytest.raises(InputError, match=f"^{re.escape(str(file))}{message}"):
         read_cells(file, [AGE], images)
+
+
+def test_other_columns_may_share_a_name(tmp_path, images):
+    """As the empty ones that a spreadsheet writes behind the others."""
+    file = write(tmp_path, "path,,age,\nnew/1.png,x,41,\nnew/2.png,,7,y\n")
+    assert read_cells(file, [AGE], images) == {images[0]: ["41"], images[1]: ["7"]}
+
+
+def test_an_image_may_be_given_by_a_way_through_the_folder_above(tmp_path, images):
+    file = write(tmp_path, "".join(["path,age\n", *(f"{image},4\n" for image in images)]))
+    given = [tmp_path / "tables" / ".." / image.relative_to(tmp_path) for image in images]
+    cells = read_cells(file, [AGE], given)
+    assert cells == {image: ["4"] for image in images}
+    assert unusual_cells([AGE], cells, given) == []
 
 
 def test_a_text_that_the_fit_did_not_see_is_no_mistake(tmp_path, images):

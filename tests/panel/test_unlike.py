@@ -1,5 +1,6 @@
 """Unlike pictures: the distances against numpy's, and who is flagged by a panel of the phantom."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -287,6 +288,10 @@ def test_a_missing_damaged_or_foreign_file_is_an_input_error(tmp_path: Path, mem
     save_unlike(members[1][1], file)
     with pytest.raises(InputError, match=r"feature_mean has the shape \[256\], expected \[1000\]"):
         load_unlike(file, features=1000)
+    save_unlike(replace(members[1][1], image_mean=np.zeros(14), image_precision=np.eye(14)), file)
+    with pytest.raises(InputError, match=r"image_mean has the shape \[14\], expected \[15\]"):
+        load_unlike(file)
+    save_unlike(members[1][1], file)
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(InputError, match="is damaged"):
         load_unlike(file)

@@ -16,7 +16,7 @@ except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
 # The system's errors that name their cure. An OSError that is in no list here is a fault of this program.
-PLACES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
+PLACES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG}
 TOO_MANY_FILES = {errno.EMFILE, errno.ENFILE}
 MIN_ADDRESS_SPACE = 1 << 30  # bytes; with 500 MiB, loading OpenBLAS never ends or crashes, with 800 it succeeds
 # Messages of the loader of shared libraries about a package that is damaged or was built for another system.

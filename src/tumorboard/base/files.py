@@ -147,13 +147,23 @@ def replacing(path: Path | str) -> Iterator[Path]:
     if not path.parent.is_dir():  # this check takes a tenth of the time of mkdir
         path.parent.mkdir(parents=True, exist_ok=True)
     # The process's number is not enough: threads share it, and so may machines that share the folder.
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid4().hex[:8]}.tmp")
+    # A part of the name leaves room for the rest: a file system has 255 bytes, and a character up to 4.
+    temporary = path.with_name(f".{path.name[:50]}.{os.getpid()}.{uuid4().hex[:8]}.tmp")
     try:
         yield temporary
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def plain_path(path: Path) -> Path:
+    """Returns an absolute path without `..`, so that two ways to write it are equal.
+
+    >>> plain_path(Path("new/../new/1.png")) == plain_path(Path("new/1.png").absolute())
+    True
+    """
+    return Path(os.path.abspath(path))  # noqa: PTH100 - links stay, since `resolve` would make two of them one file
 
 
 def remove_leftovers(folder: Path, pattern: str, kept: Collection[Path]) -> None:

@@ -8,6 +8,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from tumorboard.base.errors import InputError, clip, counted, printable
+from tumorboard.base.files import plain_path
 from tumorboard.data.group_pattern import about_option, extract_groups
 from tumorboard.data.table_text import read_table_text
 from tumorboard.panel.deciding import Deciding
@@ -58,22 +59,24 @@ def _read_groups(table: Path, files: Sequence[Path]) -> list[str]:
     for name in ("path", "group"):
         if name not in names:
             raise InputError(f"{table}: has no column '{name}': it has {', '.join(map(printable, names))}")
+        if names.count(name) > 1:
+            raise InputError(f"{table}: has two columns '{name}'")
     groups: dict[Path, str] = {}
     for line, raw in text.rows:
-        row = dict(zip(names, raw.values(), strict=True))
+        row = {name.strip(): cell for name, cell in raw.items()}
         path, group = row["path"].strip(), row["group"].strip()
         if not group:
             raise InputError(f"{table}: line {line}: has no group")
-        for file in {Path(path).absolute(), table.parent.absolute() / path}:
+        for file in {plain_path(Path(path)), plain_path(table.parent / path)}:
             if groups.setdefault(file, group) != group:
                 raise InputError(f"{table}: line {line}: a second group for {printable(clip(path))}")
-    if missing := [file for file in files if file.absolute() not in groups]:
+    if missing := [file for file in files if plain_path(file) not in groups]:
         others = f" and {len(missing) - 1} more files" if len(missing) > 1 else ""
         raise InputError(
             f"{table}: has no row for {printable(str(missing[0]))}{others}: add it, with a path relative to the "
             "current folder or to the table's"
         )
-    return [groups[file.absolute()] for file in files]
+    return [groups[plain_path(file)] for file in files]
 
 
 def join_patients(decisions: Decisions, patients: Sequence[str], deciding: Deciding) -> Decisions:

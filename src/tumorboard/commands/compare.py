@@ -122,6 +122,8 @@ def read_side(side: str, name: str, part: Literal["test", "validation"]) -> Pred
     Raises:
         InputError: there are no such predictions, or none of this part.
     """
+    if not side:  # DVC would take the files in this folder
+        raise InputError(f"a name is empty: name a git revision, an experiment, a file or '{WORKSPACE}'")
     if Path(side).is_file():
         where, table = side, read_predictions(side)
     elif side == WORKSPACE:

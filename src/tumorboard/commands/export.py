@@ -14,7 +14,7 @@ from tumorboard.base.params import Params, find_params, load_params
 from tumorboard.base.study import package_version
 from tumorboard.base.tables import read_manifest
 from tumorboard.commands.errors import reports_user_errors
-from tumorboard.commands.panel_source import check_study, known_digests, study_models
+from tumorboard.commands.panel_source import check_study, known_digests, study_inputs, study_models
 from tumorboard.commands.paths import METRICS, PANEL, RECIPES, SPLIT, STORE, UNLIKE
 from tumorboard.commands.target_file import check_target
 from tumorboard.data.store import CropStore
@@ -55,9 +55,10 @@ def export(
     For research, not for diagnosis.
     """
     check_study("")
-    check_target(out, force)
-    check_split()
     params = load_params(find_params())
+    read = [find_params(), *study_inputs(params), *RECIPES.glob("*.json"), *METRICS.parent.rglob("*.json")]
+    check_target(out, force, inputs=read)
+    check_split()
     trained = [load_member(file) for file in study_models(params)]
     panel = join_models(trained)
     content = read_panel(PANEL, list(panel.models), classes=panel.card.classes, manifest=panel.card.manifest)

@@ -152,6 +152,12 @@ def study_models(params: Params) -> list[Path]:
     return files
 
 
+def study_inputs(params: Params) -> list[Path]:
+    """Returns the files of the study from which its panel is loaded; some may be missing."""
+    names = [Path(name) / f"{fold}.safetensors" for name in params.models for fold in params.folds]
+    return [PANEL, SPLIT, *(folder / name for folder in (MODELS, UNLIKE) for name in names)]
+
+
 def known_digests() -> dict[str, str]:
     """Returns the split ('train' or 'test') of each file of the study's data by SHA-256; empty before a first run."""
     if not SPLIT.is_file():

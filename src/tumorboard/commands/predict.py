@@ -12,7 +12,7 @@ from tumorboard.base.files import replacing, safe_cell, table_bytes
 from tumorboard.base.params import find_params, load_params
 from tumorboard.commands.by_patient import join_patients, patients_of
 from tumorboard.commands.errors import reports_user_errors
-from tumorboard.commands.panel_source import PanelSource, check_study, open_source
+from tumorboard.commands.panel_source import PanelSource, check_study, open_source, study_inputs
 from tumorboard.commands.submission import NAMES, Form, check_probabilities, fill_columns, open_form, six_digits
 from tumorboard.commands.target_file import check_target
 from tumorboard.data.new_files import list_new_files, open_decoders
@@ -116,7 +116,8 @@ def predict(
     params = load_params(find_params())
     files = list_new_files(images)
     given = [like, columns, panel, *(model or []), Path(patients) if patients else None]
-    check_outputs(out, explain, inputs=[*files, *filter(None, given)], force=force)
+    own = [] if model or panel else study_inputs(params)
+    check_outputs(out, explain, inputs=[find_params(), *own, *files, *filter(None, given)], force=force)
     workers, address = worker_count(params.runtime.workers), scheduler or params.runtime.scheduler
     with open_decoders(len(files), workers, address) as decoders:
         source = open_source(params, models=model or [], package=panel, vote=vote)
@@ -143,8 +144,7 @@ def check_outputs(out: Path | None, explain: Path | None, *, inputs: Sequence[Pa
     With `force` the table may replace one that the command does not read.
     """
     if out:
-        check_no_input(out, inputs)
-        check_target(out, force, "--out")
+        check_target(out, force, "--out", inputs=inputs)
     if explain:
         check_new_folder(explain)
 
@@ -264,12 +264,6 @@ def check_new_folder(folder: Path) -> None:
         folder.rmdir()
     except OSError as error:
         raise InputError(f"--explain {printable(str(folder))}: cannot be made: {error.strerror}") from None
-
-
-def check_no_input(out: Path, inputs: Sequence[Path]) -> None:
-    """Raises InputError where a table would replace a file that the command reads."""
-    if out.exists() and any(file.exists() and file.samefile(out) for file in inputs):
-        raise InputError(f"--out {printable(str(out))}: is a file that this command reads: name another one")
 
 
 def with_columns(deciding: Deciding, table: Path, files: Sequence[Path]) -> Deciding:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from tumorboard.base.errors import InputError
+from tumorboard.base.files import plain_path
 from tumorboard.panel.fitted import Fit
 from tumorboard.panel.stacking import Cells
 from tumorboard.panel.stacking_columns import CellsByFile
@@ -53,7 +54,7 @@ class Deciding:
         """Returns the cells object[N, J] of images in the columns that the vote needs; None where it needs none."""
         if self.cells is None or not self.columns:
             return None
-        return np.array([self.cells[Path(path).absolute()] for path in paths], dtype=object)
+        return np.array([self.cells[plain_path(Path(path))] for path in paths], dtype=object)
 
     @property
     def threshold(self) -> float | None:

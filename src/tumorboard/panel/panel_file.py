@@ -17,6 +17,7 @@ DISCLAIMER = "For research, not for diagnosis."
 
 Temperature: TypeAlias = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Weight: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Threshold: TypeAlias = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class PanelFile(BaseModel):
@@ -34,7 +35,7 @@ class PanelFile(BaseModel):
     vote_temperatures: dict[str, Temperature]  # temperature of each vote
     losses: dict[str, float]  # held-out cross-entropy by vote, where the vote was chosen by it
     unlike: float | None  # score from which an image is called unlike the training images
-    threshold: float | None  # lowest probability of `positive` that decides for it; None: the most probable class
+    threshold: Threshold | None  # lowest probability of `positive` that decides for it; None: the most probable class
     single: str | None = None  # the model of the vote 'single'; files of earlier versions have none
     stacking: Stacking | None = None  # the regression of the vote 'stacking'
     intended_use: str = DISCLAIMER

@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 
 from tumorboard.base.errors import InputError, clip, counted, printable
+from tumorboard.base.files import plain_path
 from tumorboard.data.attributes import check_names, plain_text
 from tumorboard.data.table_text import read_table_text
 from tumorboard.evaluation.attribute_values import MAX_VALUES
 from tumorboard.panel.stacking import MISSING, Cells, Column, Stacking, number_of
 from tumorboard.panel.votes import STACKING
 
-CellsByFile: TypeAlias = Mapping[Path, Sequence[str]]  # the text in each column, by absolute path
+CellsByFile: TypeAlias = Mapping[Path, Sequence[str]]  # the text in each column, by `plain_path`
 
 FAR = 6  # standard deviations from the mean of the fit's rows beyond which a number is unusual
 
@@ -78,18 +79,20 @@ def read_cells(table: Path, columns: Sequence[Column], files: Sequence[Path]) ->
     for name in ("path", *(column.name for column in columns)):
         if name not in names:
             raise InputError(f"{table}: has no column '{name}': it has {', '.join(names)}")
-    wanted = {file.absolute() for file in files}
+        if names.count(name) > 1:
+            raise InputError(f"{table}: has two columns '{name}'")
+    wanted = {plain_path(file) for file in files}
     cells: dict[Path, list[str]] = {}
     for line, raw in text.rows:
-        row = dict(zip(names, raw.values(), strict=True))
+        row = {plain_text(name): cell for name, cell in raw.items()}
         path = row["path"].strip()
-        file = next((one for one in (Path(path).absolute(), table.parent.absolute() / path) if one in wanted), None)
+        file = next((one for one in map(plain_path, (Path(path), table.parent / path)) if one in wanted), None)
         if file is None:
             continue
         if file in cells:
             raise InputError(f"{table}: line {line}: a second row for {printable(clip(path))}")
         cells[file] = [_check_cell(plain_text(row[one.name]), one, f"{table}: line {line}") for one in columns]
-    if missing := [file for file in files if file.absolute() not in cells]:
+    if missing := [file for file in files if plain_path(file) not in cells]:
         others = f" and {len(missing) - 1} more images" if len(missing) > 1 else ""
         raise InputError(
             f"{table}: has no row for {printable(str(missing[0]))}{others}: add it, with a path relative to the "
@@ -115,7 +118,7 @@ fitted on; it counts as none of them"
     """
     sentences = []
     for place, column in enumerate(columns):
-        by_file = {file: cells[file.absolute()][place] for file in files}
+        by_file = {file: cells[plain_path(file)][place] for file in files}
         unusual = [(file, cell) for file, cell in by_file.items() if _is_unusual(cell, column)]
         if unusual:
             file, cell = unusual[0]

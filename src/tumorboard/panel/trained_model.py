@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from tumorboard.base.errors import InputError
 from tumorboard.images.grey import Pixels
@@ -90,7 +91,8 @@ def load_panel(files: Iterable[Path], device: str, *, unlike: Path | None = None
 def load_trained(file: Path, device: str, unlike: Path | None) -> TrainedModel:
     """Loads one model; the arguments are those of `load_panel`."""
     network, card = load_model(file, device)
-    statistics = load_unlike(unlike / card.name / f"{card.fold}.safetensors") if unlike else None
+    width = _width_of_features(network)
+    statistics = load_unlike(unlike / card.name / f"{card.fold}.safetensors", width) if unlike else None
     return TrainedModel(file, network, card, statistics)
 
 
@@ -104,14 +106,20 @@ def load_packed(package: Package, packed: PackedModel, folder: Path, *, device: 
         device: 'cpu' or 'cuda'.
 
     Raises:
-        InputError: an entry is damaged or foreign, or the network is code of the study, which a package does not hold.
+        InputError: an entry is damaged, foreign or of another network, or the network is code of the study, which a
+            package does not hold.
     """
     with package.extracted(packed.weights, folder) as file:
         _check_card(file, package, packed)
         network, card = load_model(file, device)
     with package.extracted(packed.unlike, folder) as file:
-        statistics = load_unlike(file)
+        statistics = load_unlike(file, _width_of_features(network))
     return TrainedModel(Path(package.where(packed.weights)), network, card, statistics)
+
+
+def _width_of_features(network: Classifier) -> int | None:
+    """Returns the number of features that the first linear layer of a network's head reads; None: it has none."""
+    return next((layer.in_features for layer in network.head.modules() if isinstance(layer, nn.Linear)), None)
 
 
 def _check_card(file: Path, package: Package, packed: PackedModel) -> None:

@@ -136,13 +136,13 @@ def load_unlike(path: Path, features: int | None = None) -> UnlikeStatistics:
     """
     statistics = read_arrays(UnlikeStatistics, path)
     width, count = len(statistics.feature_mean), len(statistics.variances)
-    kinds = len(statistics.image_mean)
     shapes = {
         "feature_mean": (features or width,),
         "directions": (count, width),
         "variances": (count,),
         "residual": (1,),
-        "image_precision": (kinds, kinds),
+        "image_mean": (STATISTICS,),
+        "image_precision": (STATISTICS, STATISTICS),
         "center": (2,),
         "spread": (2,),
         "held_out_groups": statistics.held_out.shape,
