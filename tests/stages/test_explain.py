@@ -14,6 +14,7 @@ from tumorboard.base.errors import InputError
 from tumorboard.base.files import write_table
 from tumorboard.base.tables import make_predictions
 from tumorboard.data.store import write_store
+from tumorboard.models.model_file import load_model
 from tumorboard.panel.filters import read_filters
 from tumorboard.panel.fitted import Fit
 from tumorboard.panel.heat_maps import read_explained
@@ -51,8 +52,9 @@ def write(folder, settings, *, tests=6, noise=0):
     write_table(rows[["id"]].assign(width=32, height=32), folder / "crop/images.csv")
     write_table(pd.DataFrame({"path": [], "reason": [], "detail": []}), folder / "crop/quarantined.csv")
     for seed, (name, fold) in enumerate([(name, fold) for name in MODELS for fold in (0, 1)]):
-        save_untrained(folder, settings, name, fold, seed, classes=CLASSES)
-        save_unlike(made_up_statistics(), folder / f"unlike/{name}/{fold}.safetensors")
+        file = save_untrained(folder, settings, name, fold, seed, classes=CLASSES)
+        features = load_model(file, "cpu")[0].head.in_features
+        save_unlike(made_up_statistics(features), folder / f"unlike/{name}/{fold}.safetensors")
     fit = Fit(
         vote="soft", temperatures=dict.fromkeys(MODELS, 1.0), weights=dict.fromkeys(MODELS, 0.5), vote_temperatures={}
     )
