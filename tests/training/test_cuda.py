@@ -1,6 +1,6 @@
 """Trainings on a GPU: repeated, with CUDA graphs, and images altered there. `pytest -m cuda` runs these tests alone."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -58,6 +58,19 @@ def test_trainings_are_equal_to_the_byte_with_and_without_cuda_graphs(
     assert "kernel by kernel" not in capsys.readouterr().out
 
 
+def without_and_with_graphs(
+    network: type[nn.Module], lines: list[str]
+) -> Iterator[tuple[nn.Module, nn.Module, Tensor, Callable[[], None]]]:
+    """Yields twice an equal network, its passes, images, and what begins an epoch; the second passes are captured."""
+    images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1)).cuda()
+    for graphs in (False, True):
+        torch.manual_seed(7)
+        model = network().cuda()
+        passes = GraphedPasses(model, "off", torch.device("cuda", 0), lines.append)  # type: ignore[arg-type]
+        passes.start_epoch()
+        yield model, passes if graphs else model, images, passes.start_epoch
+
+
 class Waiting(nn.Module):
     """A network that waits for the GPU within its pass, which cannot be captured, and draws random numbers."""
 
@@ -75,13 +88,7 @@ class Waiting(nn.Module):
 def test_a_network_that_cannot_be_captured_goes_on_as_it_was() -> None:
     lines: list[str] = []
     results = []
-    for graphs in (False, True):
-        torch.manual_seed(7)
-        model, device = Waiting().cuda(), torch.device("cuda", 0)
-        passes = GraphedPasses(model, "off", device, lines.append) if graphs else model  # type: ignore[arg-type]
-        if isinstance(passes, GraphedPasses):
-            passes.start_epoch()
-        images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1)).cuda()
+    for _, passes, images, _ in without_and_with_graphs(Waiting, lines):
         logits = []
         for step in range(2 * STEPS_BEFORE_CAPTURE):
             torch.manual_seed(step)
@@ -109,17 +116,12 @@ class Recurrent(nn.Module):
 def test_graphs_follow_weights_that_have_moved() -> None:
     lines: list[str] = []
     results = []
-    for graphs in (False, True):
-        torch.manual_seed(7)
-        model, device = Recurrent().cuda(), torch.device("cuda", 0)
-        passes = GraphedPasses(model, "off", device, lines.append) if graphs else model  # type: ignore[arg-type]
+    for model, passes, images, start_epoch in without_and_with_graphs(Recurrent, lines):
         optimizer = torch.optim.SGD(model.parameters(), 0.5)
-        images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1)).cuda()
         for step in range(4 * STEPS_BEFORE_CAPTURE):
             if step == 2 * STEPS_BEFORE_CAPTURE:
                 model.to(memory_format=torch.channels_last)
-            if step % (2 * STEPS_BEFORE_CAPTURE) == 0 and isinstance(passes, GraphedPasses):
-                passes.start_epoch()
+                start_epoch()
             optimizer.zero_grad()
             loss = nn.functional.cross_entropy(passes(images), torch.arange(6).cuda() % 2)
             loss.backward()

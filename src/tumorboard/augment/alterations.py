@@ -16,7 +16,6 @@ from tumorboard.base.randomness import uniforms
 _PADDING = {"reflect": "reflection", "border": "border", "black": "zeros"}  # grid_sample's names for `fill`
 _GREY_WEIGHTS = (0.2989, 0.587, 0.114)  # weights of red, green and blue, as torchvision has them
 _CACHED_PIXELS = 200_000  # pixels of a slice of a batch that fits into a CPU core's cache
-_BRIGHTNESS, _CONTRAST, _SATURATION = 6, 7, 8  # columns of `Drawn.numbers`
 
 
 class Alterations(NamedTuple):
@@ -40,6 +39,16 @@ class Drawn(NamedTuple):
 
     alterations: Alterations
     numbers: Tensor  # float32[N, 9]: matrix [2, 3] of the resampling, then factors of brightness, contrast, saturation
+
+    @property
+    def matrices(self) -> Tensor:
+        """float32[N, 2, 3]: those of `_source_matrices`."""
+        return self.numbers[:, :6].reshape(-1, 2, 3)
+
+    @property
+    def factors(self) -> tuple[Tensor, Tensor, Tensor]:
+        """float32[N, 1, 1, 1] each: the factors of brightness, contrast and saturation."""
+        return _column(self.numbers, 6), _column(self.numbers, 7), _column(self.numbers, 8)
 
     def part(self, rows: slice) -> "Drawn":
         """Returns the alterations of some of the images."""
@@ -128,28 +137,27 @@ def augment_images(
 
 
 def _alter(images: Tensor, augment: Augment, drawn: Drawn, noise: Callable[[Tensor], Tensor]) -> Tensor:
-    alterations, numbers = drawn
+    brightness, contrast, saturation = drawn.factors
     images = images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
     if augment.rotate or augment.shift or augment.crop < 1 or augment.zoom != (1, 1):
-        matrices = numbers[:, :_BRIGHTNESS].reshape(-1, 2, 3)
-        images = _resample(images, matrices, _PADDING[augment.fill], augment.interpolation)
+        images = _resample(images, drawn.matrices, _PADDING[augment.fill], augment.interpolation)
     else:
-        images = _flip(_flip(images, alterations.hflip, -1), alterations.vflip, -2)
+        images = _flip(_flip(images, drawn.alterations.hflip, -1), drawn.alterations.vflip, -2)
     if augment.brightness:
-        images.mul_(_factor(numbers, _BRIGHTNESS)).clamp_(0, 255)
+        images.mul_(brightness).clamp_(0, 255)
     if augment.contrast:
-        _blend(images, _mean_grey(images), _factor(numbers, _CONTRAST))
+        _blend(images, _mean_grey(images), contrast)
     if augment.saturation:
-        _blend(images, _grey(images), _factor(numbers, _SATURATION))
+        _blend(images, _grey(images), saturation)
     if augment.blur:
-        images = _gaussian_blur(images, alterations.sigma, augment.blur_sigma[1])
+        images = _gaussian_blur(images, drawn.alterations.sigma, augment.blur_sigma[1])
     if augment.noise:
         images.add_(noise(images), alpha=augment.noise).clamp_(0, 255)
     return images
 
 
-def _factor(numbers: Tensor, column: int) -> Tensor:
-    """Returns one column of numbers per image as [N, 1, 1, 1]."""
+def _column(numbers: Tensor, column: int) -> Tensor:
+    """Returns one column of numbers per image, [N, C], as [N, 1, 1, 1]."""
     return numbers[:, column].view(-1, 1, 1, 1)
 
 
@@ -234,7 +242,7 @@ def _convolve(images: Tensor, kernels: Tensor, axis: int) -> Tensor:
     padded = functional.pad(images, (radius, radius, 0, 0) if axis == -1 else (0, 0, radius, radius), mode="reflect")
     result = torch.zeros_like(images)
     for offset in range(kernels.shape[1]):
-        result.addcmul_(padded.narrow(axis, offset, side), _factor(kernels, offset))
+        result.addcmul_(padded.narrow(axis, offset, side), _column(kernels, offset))
     return result
 
 

@@ -144,7 +144,7 @@ def study_models(params: Params) -> list[Path]:
     Raises:
         InputError: a model file is missing.
     """
-    files = [MODELS / name / f"{fold}.safetensors" for name in params.models for fold in params.folds]
+    files = _members_files(MODELS, params)
     if missing := [file for file in files if not file.is_file()]:
         raise InputError(
             f"{missing[0]} is not there: `dvc repro` trains it, `dvc pull` fetches it; or name --model FILE"
@@ -154,8 +154,11 @@ def study_models(params: Params) -> list[Path]:
 
 def study_inputs(params: Params) -> list[Path]:
     """Returns the files of the study from which its panel is loaded; some may be missing."""
-    names = [Path(name) / f"{fold}.safetensors" for name in params.models for fold in params.folds]
-    return [PANEL, SPLIT, *(folder / name for folder in (MODELS, UNLIKE) for name in names)]
+    return [PANEL, SPLIT, *_members_files(MODELS, params), *_members_files(UNLIKE, params)]
+
+
+def _members_files(folder: Path, params: Params) -> list[Path]:
+    return [folder / name / f"{fold}.safetensors" for name in params.models for fold in params.folds]
 
 
 def known_digests() -> dict[str, str]:

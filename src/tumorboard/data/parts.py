@@ -149,12 +149,12 @@ def merged_warning(groups: pd.Series, manifest: Manifest, unit: str | None) -> s
         manifest: as in `count_merged`.
         unit: what a group is (`data.unit`); None: not said.
     """
-    merged, total = count_merged(groups, manifest), groups.reindex(manifest["id"]).nunique()
-    if not merged or total == len(manifest):
+    merged, left = count_merged(groups, manifest), manifest["group"].nunique()
+    if not merged or left + merged == len(manifest):
         return ""
     unit = unit or "group"
     return (
-        f"{total:,} {unit}s count as {total - merged:,}, as some share a picture: those that do are on one side of the "
+        f"{left + merged:,} {unit}s count as {left:,}, as some share a picture: those that do are on one side of the "
         "split, and the intervals take them for one"
     )
 

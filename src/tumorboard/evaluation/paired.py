@@ -42,7 +42,8 @@ PERMUTATIONS = 9999  # number of flips; the smallest p is 1 in 10,000
 MIN_GROUPS_PER_CLASS = 3  # the fewest groups of each class for a score over several classes
 NOISE, FIRST, SECOND = "within noise", "first is ahead", "second is ahead"  # for brier less is better
 UNDEFINED = "undefined"  # verdict where a class has no image
-SHARES = "not compared: a hard vote has shares of votes, no probabilities"
+SHARES_ALONE = "shares of votes, no probabilities"  # why a score of a hard vote is not stated
+SHARES = f"not compared: a hard vote has {SHARES_ALONE}"
 
 
 def compare(

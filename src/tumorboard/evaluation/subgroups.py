@@ -13,6 +13,7 @@ from tumorboard.evaluation.attribute_values import values_of_column
 from tumorboard.evaluation.gap_test import MIN_GROUPS, Blocks, Gap, blocks_of, compare_sides
 from tumorboard.evaluation.intervals import intervals
 from tumorboard.evaluation.metrics import labels_and_probabilities
+from tumorboard.evaluation.paired import SHARES_ALONE
 
 Subgroups: TypeAlias = pd.DataFrame  # one row per column and value: SUBGROUP_COLUMNS
 
@@ -22,7 +23,6 @@ SUBGROUP_COLUMNS = (
     *(f"{score}{end}" for score in SUBGROUP_SCORES for end in ("", "_low", "_high", "_method")),
     *("gap", "gap_low", "gap_high", "p", "p_holm", "verdict"),
 )
-SHARES = "shares of votes, no probabilities"  # why a hard vote has no AUC
 BELOW, ABOVE, NOISE = "below the others", "above the others", "within noise"
 NO_GAP = Gap(np.nan, np.nan, np.nan, np.nan)
 
@@ -81,7 +81,7 @@ def subgroup_scores(
     for value, tested in zip(values, _test_values(values, 1 - confidence, seed, unit or "group"), strict=True):
         scored = intervals(predictions[value.rows], confidence, seed, bootstrap=0, unit=unit)
         if not probabilities:
-            scored |= {"auc": None, "auc_low": None, "auc_high": None, "auc_method": SHARES}
+            scored |= {"auc": None, "auc_low": None, "auc_high": None, "auc_method": SHARES_ALONE}
         cells = [scored[f"{score}{end}"] for score in SUBGROUP_SCORES for end in ("", "_low", "_high", "_method")]
         cells = [np.nan if cell is None else cell for cell in cells]
         count = (int(value.rows.sum()), len(set(groups[value.rows])))

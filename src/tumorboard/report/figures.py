@@ -118,7 +118,7 @@ def _with_verdicts(scores: ChartTable, results: Results, conclusions: Conclusion
     for row in [*comparison.exploratory.to_dict("records"), *comparison.primary.to_dict("records")]:
         for own, other, ahead in (("first", "second", SECOND), ("second", "first", FIRST)):
             if row[f"{own}_name"] == heading and row["score"] == "accuracy":
-                words = {FIRST: "behind", SECOND: "behind", ahead: "ahead"}
+                words = {FIRST: "behind", SECOND: "behind"} | {ahead: "ahead"}
                 verdicts[row[f"{other}_name"]] = words.get(row["verdict"], row["verdict"])
     pairs = zip(scores["model"], scores["kind"], strict=True)
     names = [name_of_vote(name) if kind == "vote" else name for name, kind in pairs]
