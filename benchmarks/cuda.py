@@ -86,7 +86,8 @@ class Ground:
     def digest(self, model: str, name: str, **changes: Any) -> str:
         """Trains a model in this process and returns the SHA-256 of its weights."""
         job = self.job(model, self.folder / "out" / name, **changes)
-        train_model(job, self.params.runtime, lambda _: None)
+        with contextlib.redirect_stdout(io.StringIO()):
+            train_model(job, self.params.runtime, lambda _: None)
         return sha256(job.weights.read_bytes()).hexdigest()
 
     @property
@@ -102,7 +103,8 @@ def twice(ground: Ground) -> Iterator[tuple[str, bool, str]]:
     """Trains each network twice."""
     models = ["cnn"] if ground.quick else ["cnn", "resnet18", "googlenet", "efficientnet_lite0"]
     for model in models:
-        for precision in ["bf16", "fp16", "off"] if ground.is_cuda else ["bf16", "off"]:
+        precisions = ["bf16", "off", *(["fp16"] if ground.is_cuda else [])]
+        for precision in precisions if model == "cnn" else ["bf16"]:
             changes = {"precision": precision, "pretrained": "none"}
             first, second = (ground.digest(model, f"twice{number}", **changes) for number in range(2))
             yield f"{model}, {precision}: two runs are equal", first == second, first[:12]
@@ -177,23 +179,29 @@ def torchrun(ground: Ground) -> Iterator[tuple[str, bool, str]]:
 
 
 def graphs(ground: Ground) -> Iterator[tuple[str, bool, str]]:
-    """Trains with passes that are captured as CUDA graphs and without; each shape comes often enough for a capture."""
+    """Trains with steps that are captured as CUDA graphs and without; each shape comes often enough for a capture."""
     if not ground.is_cuda:
         return
-    for model in ("cnn", "resnet18", "googlenet", "efficientnet_lite0"):
-        for precision in ("bf16", "fp16", "off"):
-            digests, speeds, printed = [], [], io.StringIO()
-            for cuda_graphs in (False, True):
-                runtime = ground.params.runtime.model_copy(update={"cuda_graphs": cuda_graphs})
-                job = ground.job(model, ground.folder / f"out/graphs{cuda_graphs}", precision=precision, epochs=4)
-                epochs: list[Epoch] = []
-                with contextlib.redirect_stdout(printed):
-                    train_model(job, runtime, epochs.append)
-                digests.append(sha256(job.weights.read_bytes()).hexdigest())
-                speeds.append(epochs[-1].images_per_second)
-            failed = [line for line in printed.getvalue().splitlines() if "kernel by kernel" in line]
-            remark = failed[0] if failed else f"{speeds[0]:.0f} to {speeds[1]:.0f} images/s"
-            yield f"{model}, {precision}: equal with CUDA graphs", not failed and digests[0] == digests[1], remark
+    precisions = [{"precision": precision} for precision in ("bf16", "fp16", "off")]
+    models = ("cnn", "resnet18", "googlenet", "efficientnet_lite0")
+    settings = [(model, changes) for model in models for changes in precisions]
+    settings += [("cnn", changes | {"precision": "fp16"}) for changes in OPTIONS.values()]
+    settings += [("cnn", {"precision": "fp16", "optimizer": "sgd"}), ("cnn", {"nonfinite": "skip"})]
+    for model, changes in settings:
+        digests, speeds, printed = [], [], io.StringIO()
+        for cuda_graphs in (False, True):
+            runtime = ground.params.runtime.model_copy(update={"cuda_graphs": cuda_graphs})
+            out = ground.folder / f"out/graphs{cuda_graphs}"
+            job = ground.job(model, out, **{"pretrained": "none", "epochs": 4} | changes)
+            epochs: list[Epoch] = []
+            with contextlib.redirect_stdout(printed):
+                train_model(job, runtime, epochs.append)
+            digests.append(sha256(job.weights.read_bytes()).hexdigest())
+            speeds.append(epochs[-1].images_per_second)
+        failed = [line for line in printed.getvalue().splitlines() if "kernel by kernel" in line]
+        remark = failed[0] if failed else f"{speeds[0]:.0f} to {speeds[1]:.0f} images/s"
+        title = ", ".join([model, *(f"{key} {value}" for key, value in changes.items())])
+        yield f"{title}: equal with CUDA graphs", not failed and digests[0] == digests[1], remark
 
 
 def devices(ground: Ground) -> Iterator[tuple[str, bool, str]]:
@@ -202,7 +210,8 @@ def devices(ground: Ground) -> Iterator[tuple[str, bool, str]]:
         return
     for model in ("cnn", "resnet18"):
         job = ground.job(model, ground.folder / f"out/{model}")
-        train_model(job, ground.params.runtime, lambda _: None)
+        with contextlib.redirect_stdout(io.StringIO()):
+            train_model(job, ground.params.runtime, lambda _: None)
         crops = np.stack([job.store[one] for one in job.val_rows["id"]])
         both = []
         for device in map(torch.device, ("cpu", "cuda")):

@@ -46,8 +46,9 @@ from tumorboard.training.checkpoint import Checkpoints
 from tumorboard.training.distributed import Group, keep_freed_memory
 from tumorboard.training.job import Job, Setup, State
 from tumorboard.training.loop import mean_std_of, set_up
+from tumorboard.training.one_step import backward, optimizer_step, plan_step
 from tumorboard.training.optim import set_lr
-from tumorboard.training.steps import backward, optimizer_step, plan_step, set_train_mode, train_epoch
+from tumorboard.training.steps import set_train_mode, train_epoch
 
 RunEpoch: TypeAlias = Callable[[], object]
 MakeLoop: TypeAlias = Callable[[Job, DataLoader[Any], torch.device], RunEpoch]

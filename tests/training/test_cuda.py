@@ -1,6 +1,6 @@
 """Trainings on a GPU: repeated, with CUDA graphs, and images altered there. `pytest -m cuda` runs these tests alone."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tumorboard.augment.alterations import augment_images
 from tumorboard.base.params import Params, Runtime
 from tumorboard.base.randomness import keys_of
-from tumorboard.training.graphs import STEPS_BEFORE_CAPTURE, GraphedPasses
+from tumorboard.training.graphs import STEPS_BEFORE_CAPTURE, GraphedSteps
 from tumorboard.training.job import Job
 from tumorboard.training.loop import train_model
 
@@ -37,38 +37,30 @@ def trained(job: Job, runtime: Runtime) -> bytes:
 CHANGES: dict[str, Any] = {"deterministic": True, "epochs": 3, "batch_size": 4, "optimizer": "adam", "lr": 0.001}
 
 
-@pytest.mark.parametrize("precision", ["off", "bf16", "fp16"])
-@pytest.mark.parametrize("architecture", ["cnn", "resnet18"])
+OPTIONS: list[dict[str, Any]] = [
+    *[{"architecture": name, "precision": one} for name in ("cnn", "resnet18") for one in ("off", "bf16", "fp16")],
+    {"optimizer": "adamw", "schedule": "cosine", "ema_decay": 0.9},
+    {"optimizer": "sgd", "precision": "fp16", "clip_norm": 0.5},  # its optimizer's step is not captured
+    {"precision": "fp16", "clip_norm": 0.5, "accumulate": 2},
+    {"mixup": 0.4, "cutmix": 1.0, "mix_probability": 0.8, "loss": "focal", "class_weights": "balanced"},
+    {"nonfinite": "skip"},
+    {"freeze_epochs": 1, "average_last": 2},
+]
+
+
+@pytest.mark.parametrize("changes", OPTIONS)
 def test_trainings_are_equal_to_the_byte_with_and_without_cuda_graphs(
-    make_job: MakeJob,
-    gpu: Runtime,
-    params: Params,
-    architecture: str,
-    precision: str,
-    capsys: pytest.CaptureFixture[str],
+    make_job: MakeJob, gpu: Runtime, params: Params, changes: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    changes = CHANGES | {"architecture": architecture, "precision": precision, "head": "mlp"}
+    recipe = CHANGES | {"architecture": "cnn", "precision": "off", "head": "mlp"} | changes
     runs = {"one": False, "two": False, "graphs": True}
     files = []
     for out, cuda_graphs in runs.items():
-        job = make_job(train=62, out=out, augment=params.train.augment, **changes)
+        job = make_job(train=62, out=out, augment=params.train.augment, **recipe)
         files.append(trained(job, gpu.model_copy(update={"cuda_graphs": cuda_graphs})))
     assert files[0] == files[1]
     assert files[0] == files[2]
     assert "kernel by kernel" not in capsys.readouterr().out
-
-
-def without_and_with_graphs(
-    network: type[nn.Module], lines: list[str]
-) -> Iterator[tuple[nn.Module, nn.Module, Tensor, Callable[[], None]]]:
-    """Yields twice an equal network, its passes, images, and what begins an epoch; the second passes are captured."""
-    images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1)).cuda()
-    for graphs in (False, True):
-        torch.manual_seed(7)
-        model = network().cuda()
-        passes = GraphedPasses(model, "off", torch.device("cuda", 0), lines.append)  # type: ignore[arg-type]
-        passes.start_epoch()
-        yield model, passes if graphs else model, images, passes.start_epoch
 
 
 class Waiting(nn.Module):
@@ -85,22 +77,6 @@ class Waiting(nn.Module):
         return logits
 
 
-def test_a_network_that_cannot_be_captured_goes_on_as_it_was() -> None:
-    lines: list[str] = []
-    results = []
-    for _, passes, images, _ in without_and_with_graphs(Waiting, lines):
-        logits = []
-        for step in range(2 * STEPS_BEFORE_CAPTURE):
-            torch.manual_seed(step)
-            result = passes(images)
-            result.sum().backward()
-            logits.append(result.detach())
-        results.append(torch.stack(logits))
-        assert torch.cuda.current_stream() == torch.cuda.default_stream()
-    assert len(lines) == 1
-    assert torch.equal(*results)
-
-
 class Recurrent(nn.Module):
     """A network whose weights cuDNN moves in memory whenever `to` is called, as each validation does."""
 
@@ -113,22 +89,44 @@ class Recurrent(nn.Module):
         return logits
 
 
+def train_small(network: type[nn.Module], *, graphs: bool, lines: list[str]) -> Tensor:
+    """Returns the weights of a small network after two epochs, between which it is moved as by a validation."""
+    images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1)).cuda()
+    torch.manual_seed(7)
+    model = network().cuda()
+    optimizer = torch.optim.SGD(model.parameters(), 0.5, fused=True)
+
+    def compute(inputs: Sequence[Tensor]) -> Tensor:
+        optimizer.zero_grad()
+        losses = nn.functional.cross_entropy(model(inputs[1]), inputs[2], reduction="none")
+        (losses.sum() * inputs[0][0]).backward()
+        optimizer.step()
+        return losses.detach()
+
+    made = GraphedSteps(model, optimizer, compute, say=lines.append, on_failure=lambda: None)  # type: ignore[arg-type]
+    inputs = [torch.tensor([0.2, 0.5]).cuda(), images, torch.arange(6).cuda() % 2]
+    for epoch in range(2):
+        model.to(memory_format=torch.channels_last)
+        made.start_epoch()
+        for step in range(2 * STEPS_BEFORE_CAPTURE):
+            torch.manual_seed(100 * epoch + step)
+            (made if graphs else compute)(inputs)
+            assert torch.cuda.current_stream() == torch.cuda.default_stream()
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def test_a_network_that_cannot_be_captured_goes_on_as_it_was() -> None:
+    lines: list[str] = []
+    weights = [train_small(Waiting, graphs=graphs, lines=lines) for graphs in (False, True)]
+    assert len(lines) == 1
+    assert torch.equal(*weights)
+
+
 def test_graphs_follow_weights_that_have_moved() -> None:
     lines: list[str] = []
-    results = []
-    for model, passes, images, start_epoch in without_and_with_graphs(Recurrent, lines):
-        optimizer = torch.optim.SGD(model.parameters(), 0.5)
-        for step in range(4 * STEPS_BEFORE_CAPTURE):
-            if step == 2 * STEPS_BEFORE_CAPTURE:
-                model.to(memory_format=torch.channels_last)
-                start_epoch()
-            optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(passes(images), torch.arange(6).cuda() % 2)
-            loss.backward()
-            optimizer.step()
-        results.append(torch.cat([parameter.detach().flatten() for parameter in model.parameters()]))
+    weights = [train_small(Recurrent, graphs=graphs, lines=lines) for graphs in (False, True)]
     assert lines == []
-    torch.testing.assert_close(*results, atol=1e-3, rtol=1e-2)
+    torch.testing.assert_close(*weights, atol=1e-3, rtol=1e-2)
 
 
 def test_images_are_altered_as_on_the_cpu(params: Params) -> None:

@@ -23,7 +23,7 @@ def test_the_average_equals_torchs() -> None:
             model(torch.randn(6, 3, 8, 8) + step)  # moves batch norm's statistics
             for parameter in model.parameters():
                 parameter += torch.randn_like(parameter)
-        update_average(average, model, 0.8)
+        update_average(average, model.state_dict(), 0.8)
         theirs.update_parameters(model)
     for name, value in theirs.module.state_dict().items():
         if name.endswith("num_batches_tracked"):

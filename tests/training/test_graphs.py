@@ -1,172 +1,323 @@
-"""Tests when a network's passes are captured, that a capture changes nothing, and what happens where it fails."""
+"""Tests when a step is captured, that a capture changes nothing, and what happens where it fails."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from tumorboard.base.params import Params
-from tumorboard.base.recipe import resolve_recipe
-from tumorboard.models.device import autocast
+from tumorboard.base.params import Runtime
+from tumorboard.training import graphs, one_step, optim, steps
 from tumorboard.training.distributed import Group
-from tumorboard.training.graphs import STEPS_BEFORE_CAPTURE, GraphedPasses, graphed_passes
+from tumorboard.training.graphs import STEPS_BEFORE_CAPTURE, GraphedSteps, why_not_graphs
+from tumorboard.training.job import Job
 from tumorboard.training.loader import PINNING
+from tumorboard.training.loop import train_model
 
 CPU = torch.device("cpu")
+MakeJob = Callable[..., Job]
 
 
-class Network(nn.Module):
-    """A network with running statistics, dropout, and a weight that learns."""
+def tensors_in(values: Any) -> Iterator[Tensor]:
+    """Yields the tensors in arguments or results of an operation."""
+    if isinstance(values, Tensor):
+        yield values
+    elif isinstance(values, (list, tuple)):
+        for value in values:
+            yield from tensors_in(value)
+
+
+class Recorder(TorchDispatchMode):
+    """Records operations as a CUDA graph does: it repeats them on the tensors that they had, and nothing else.
+
+    CUDA does not compute anything while it captures: `undo` puts back the memory of all tensors that were there before.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.backbone = nn.Sequential(
-            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(0.3)
-        )
-        self.head = nn.Linear(4, 2)
+        self._operations: list[tuple[Any, tuple[Any, ...], dict[str, Any], list[Tensor]]] = []
+        self._before: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
+        kwargs = kwargs or {}
+        for tensor in tensors_in([*args, *kwargs.values()]):
+            storage = tensor.untyped_storage()
+            self._before.setdefault(storage.data_ptr(), (storage, storage.clone()))
+        result = func(*args, **kwargs)
+        read = {tensor.untyped_storage().data_ptr() for tensor in tensors_in([*args, *kwargs.values()])}
+        made = [tensor for tensor in tensors_in(result) if tensor.untyped_storage().data_ptr() not in read]
+        self._operations.append((func, args, kwargs, made))
+        return result
+
+    def undo(self) -> None:
+        for storage, before in self._before.values():
+            storage.copy_(before)
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        for func, args, kwargs, made in self._operations:
+            anew = func(*args, **kwargs)
+            if made:
+                for old, new in zip(tensors_in(made), tensors_in(anew), strict=True):
+                    old.copy_(new)
+
+
+def record(compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+    """Captures a function on the CPU."""
+    assert PINNING.locked()  # CUDA refuses to pin memory during a capture
+    recorder = Recorder()
+    try:
+        with recorder:
+            result = compute()
+    finally:
+        recorder.undo()
+    return recorder.replay, result
+
+
+def rounded_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Sets rates as they are set on CUDA, where graphs read them in float32."""
+    optim.set_lr(optimizer, lr)
+    for group in optimizer.param_groups:
+        group["lr"] = float(np.float32(group["lr"]))
+
+
+def trained(job: Job, runtime: Runtime) -> bytes:
+    """Returns the bytes of the trained model's file."""
+    job.out.mkdir(parents=True, exist_ok=True)
+    train_model(job, runtime, lambda _: None)
+    return job.weights.read_bytes()
+
+
+@pytest.fixture
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Lets trainings on the CPU record their steps; the list has the number of operations of each record."""
+    counts: list[int] = []
+
+    def capture(compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        replay, result = record(compute)
+        counts.append(len(replay.__self__._operations))  # type: ignore[attr-defined]
+        return replay, result
+
+    monkeypatch.setattr(one_step, "why_not_graphs", lambda _: "")
+    monkeypatch.setattr(graphs, "cuda_capture", lambda: capture)
+    monkeypatch.setattr(steps, "set_lr", rounded_lr)
+    return counts
+
+
+CHANGES: dict[str, Any] = {"architecture": "cnn", "epochs": 3, "batch_size": 3, "lr": 0.01, "head": "mlp"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "captures"),
+    [
+        ({}, 1),
+        ({"precision": "bf16", "optimizer": "adamw", "schedule": "cosine"}, 1),
+        ({"optimizer": "adam", "backbone_lr_scale": 0.1, "clip_norm": 0.5, "class_weights": "balanced"}, 1),
+        ({"ema_decay": 0.9, "loss": "focal", "warmup_epochs": 2}, 1),
+        ({"mixup": 0.4, "cutmix": 1.0, "mix_probability": 0.8}, 1),
+        ({"accumulate": 2, "batch_size": 5}, 1),
+        ({"nonfinite": "skip"}, 1),  # the optimizer's step waits for the CPU: it is not part of the graph
+        ({"freeze_epochs": 1}, 2),  # captured anew when the backbone learns as well
+        ({"batch_size": 4, "epochs": 5}, 2),  # 45 images: nine batches of 4 and three of 3
+        ({"average_last": 2}, 1),
+    ],
+)
+def test_trainings_with_captured_steps_are_equal_to_the_byte(
+    make_job: MakeJob, alone: Runtime, recorded: list[int], changes: dict[str, Any], captures: int
+) -> None:
+    rows = 45 if changes.get("batch_size") == 4 else 60
+    files = []
+    for out, cuda_graphs in {"plain": False, "graphs": True}.items():
+        job = make_job(train=rows, out=out, **CHANGES | changes)
+        files.append(trained(job, alone.model_copy(update={"cuda_graphs": cuda_graphs})))
+    assert files[0] == files[1]
+    assert len(recorded) == captures
+    assert min(recorded) > 50
+
+
+def test_a_training_resumed_within_an_epoch_is_captured_anew_and_equal(
+    make_job: MakeJob, alone: Runtime, recorded: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = CHANGES | {"optimizer": "adamw", "schedule": "cosine"}
+    whole = trained(make_job(train=60, out="whole", **changes), alone)
+    runtime = alone.model_copy(update={"cuda_graphs": True, "checkpoint_seconds": 1e-9})
+    job = make_job(train=60, out="resumed", **changes)
+    job.out.mkdir()
+    update, calls = GraphedSteps.__call__, 0
+
+    def killed(self: GraphedSteps, inputs: Sequence[Tensor]) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 28:  # in the second epoch, after the capture
+            raise KeyboardInterrupt
+        return update(self, inputs)
+
+    monkeypatch.setattr(GraphedSteps, "__call__", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_model(job, runtime, lambda _: None, checkpoints=job.out / "checkpoints")
+    train_model(job, runtime, lambda _: None, checkpoints=job.out / "checkpoints")
+    assert job.weights.read_bytes() == whole
+    assert len(recorded) == 2
+
+
+class Network(nn.Module):
+    """A network that may wait for its result, which cannot be captured."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone, self.head, self.waits = nn.Linear(2, 3), nn.Linear(3, 2), False
 
     def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.backbone(images))
-        return logits
-
-
-def network() -> Network:
-    torch.manual_seed(7)
-    return Network().train()
-
-
-def recorded(passes: nn.Module, arguments: tuple[Tensor], *, allow_unused_input: bool) -> Callable[[Tensor], Tensor]:
-    """Captures a module on the CPU: runs it three times, as torch does, then records the operations of a fourth run.
-
-    Like a CUDA graph, the record repeats its operations on the tensors that they had, and nothing else.
-    """
-    assert allow_unused_input
-    assert not torch.is_autocast_cache_enabled()  # torch's capture would keep weights of one step; make_fx does not
-    for _ in range(3):
-        passes(*arguments).sum().backward()
-    for parameter in passes.parameters():
-        parameter.grad = None
-    graph: Callable[[Tensor], Tensor] = make_fx(lambda images: passes(images))(*arguments)  # type: ignore[no-untyped-call]
-    return graph
-
-
-def train(model: Network, passes: nn.Module, *, precision: str, steps: int, sizes: tuple[int, ...]) -> list[Tensor]:
-    """Carries out steps as a training does; returns the logits of each."""
-    optimizer, results = torch.optim.SGD(model.parameters(), 0.05), []
-    images = torch.rand(max(sizes), 3, 8, 8, generator=torch.Generator().manual_seed(1))
-    for step in range(steps):
-        torch.manual_seed(step)
-        optimizer.zero_grad()
-        with autocast(precision, CPU):
-            logits = passes(images[: sizes[step % len(sizes)]])
-        logits.float().square().sum().backward()
-        optimizer.step()
-        results.append(logits.detach().clone())
-        assert results[-1].isfinite().all()
-    return results
-
-
-@pytest.mark.parametrize("precision", ["off", "bf16"])
-def test_captured_steps_give_what_steps_without_capture_give(precision: str) -> None:
-    plain, graphed, lines = network(), network(), list[str]()
-    passes = begun(graphed, precision, CPU, lines.append, recorded)
-    steps = {"precision": precision, "steps": 3 * STEPS_BEFORE_CAPTURE, "sizes": (6, 5)}
-    expected, results = train(plain, plain, **steps), train(graphed, passes, **steps)  # type: ignore[arg-type]
-    assert sorted(shape[0] for shape in passes._graphs) == [5, 6]
-    assert all(torch.equal(one, other) for one, other in zip(expected, results, strict=True))
-    assert not torch.equal(results[-1], results[-3])  # the same images, later weights
-    for name, value in plain.state_dict().items():
-        assert torch.equal(value, graphed.state_dict()[name]), name  # running statistics and their counter too
-    assert lines == []
+        logits: Tensor = self.head(self.backbone(images.mean((1, 2))))
+        return logits * float(logits.isfinite().all()) if self.waits else logits
 
 
 class Counted:
-    """A capture that counts its calls and gives the module itself."""
+    """A capture that counts its calls and captures nothing."""
 
     def __init__(self) -> None:
-        self.shapes: list[tuple[int, ...]] = []
+        self.calls = 0
 
-    def __call__(self, passes: nn.Module, arguments: tuple[Tensor], **_: Any) -> nn.Module:
-        assert PINNING.locked()  # CUDA refuses to pin memory during a capture
-        self.shapes.append(tuple(arguments[0].shape))
-        return passes
-
-
-def begun(*arguments: Any) -> GraphedPasses:
-    """Returns passes in their first epoch."""
-    passes = GraphedPasses(*arguments)
-    passes.start_epoch()
-    return passes
+    def __call__(self, _: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        self.calls += 1
+        return lambda: None, torch.zeros(1)
 
 
-def repeat(passes: GraphedPasses, images: Tensor, times: int) -> None:
+def begun(capture: Any = None, *, waits: bool = False, lines: list[str] | None = None) -> GraphedSteps:
+    """Returns the steps of a small network in their first epoch."""
+    model = Network()
+    model.waits = waits
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+
+    def compute(inputs: Sequence[Tensor]) -> Tensor:
+        optimizer.zero_grad()
+        losses = model(inputs[1]).square().sum(1)
+        (losses.sum() * inputs[0][0]).backward()
+        optimizer.step()
+        return losses.detach()
+
+    say = [].append if lines is None else lines.append
+    made = GraphedSteps(model, optimizer, compute, say=say, on_failure=lambda: None, capture=capture or record)  # type: ignore[arg-type]
+    made.start_epoch()
+    return made
+
+
+def repeat(made: GraphedSteps, times: int, *, count: int = 4, side: int = 8) -> None:
     for _ in range(times):
-        passes(images)
+        made([torch.ones(2), torch.ones(count, side, side, 2)])
 
 
-def test_a_shape_is_captured_once_and_not_before_it_has_come_often() -> None:
-    capture, model = Counted(), network()
-    passes = begun(model, "off", CPU, print, capture)
-    small, large = torch.rand(4, 3, 8, 8), torch.rand(4, 3, 12, 12)
-    repeat(passes, small, STEPS_BEFORE_CAPTURE)
-    assert capture.shapes == []
-    repeat(passes, small, 5)
-    assert capture.shapes == [(4, 3, 8, 8)]
-    repeat(passes, large, STEPS_BEFORE_CAPTURE + 1)  # graphs of another side are given up
-    assert [tuple(shape) for shape in passes._graphs] == [(4, 3, 12, 12)]
-    passes.start_epoch()
-    assert len(passes._graphs) == 1
-    model.backbone.requires_grad_(False)  # the backbone is frozen: what the graph does is no longer right
-    passes.start_epoch()
-    assert len(passes._graphs) == 0
-    repeat(passes, large, STEPS_BEFORE_CAPTURE + 1)
-    assert capture.shapes[1:] == [(4, 3, 12, 12)] * 2
-    model.backbone.eval()
-    passes.start_epoch()
-    assert len(passes._graphs) == 0
+def test_shapes_are_captured_once_and_not_before_they_have_come_often() -> None:
+    capture = Counted()
+    made = begun(capture)
+    repeat(made, STEPS_BEFORE_CAPTURE)
+    assert capture.calls == 0
+    repeat(made, 5)
+    assert capture.calls == 1
+    repeat(made, STEPS_BEFORE_CAPTURE + 1, count=3)
+    assert (capture.calls, len(made._graphs)) == (2, 2)
+    repeat(made, STEPS_BEFORE_CAPTURE + 1, side=12)  # graphs of another side are given up
+    assert [shapes[1] for shapes in made._graphs] == [(4, 12, 12, 2)]
+    made.start_epoch()
+    assert len(made._graphs) == 1
+    made._model.backbone.requires_grad_(False)  # the backbone is frozen: what the graph does is no longer right
+    made.start_epoch()
+    assert len(made._graphs) == 0
+    repeat(made, STEPS_BEFORE_CAPTURE + 1)
+    assert len(made._graphs) == 1
+    made._model.backbone.eval()
+    made.start_epoch()
+    assert len(made._graphs) == 0
 
 
-@pytest.mark.parametrize("moved", ["parameters", "buffers"])
-def test_a_network_whose_tensors_have_moved_is_captured_anew(moved: str) -> None:
+def test_a_network_whose_tensors_have_moved_is_captured_anew() -> None:
     """A graph repeats its operations on memory; each validation gives cuDNN's recurrent layers other memory."""
-    capture, model = Counted(), network()
-    passes = begun(model, "off", CPU, print, capture)
-    images = torch.rand(4, 3, 8, 8)
-    repeat(passes, images, STEPS_BEFORE_CAPTURE + 1)
-    passes.start_epoch()
-    repeat(passes, images, 1)
-    assert len(capture.shapes) == len(passes._graphs) == 1
-    last = list(getattr(model, moved)())[-1]
-    last.data = last.detach().clone()
-    passes.start_epoch()
-    assert len(passes._graphs) == 0
-    repeat(passes, images, STEPS_BEFORE_CAPTURE + 1)
-    assert len(capture.shapes) == 2
+    made = begun(Counted())
+    repeat(made, STEPS_BEFORE_CAPTURE + 1)
+    made.start_epoch()
+    assert len(made._graphs) == 1
+    weight = made._model.head.weight
+    weight.data = weight.detach().clone()  # type: ignore[union-attr, operator]
+    made.start_epoch()
+    assert len(made._graphs) == 0
 
 
 def test_the_memory_of_graphs_of_another_side_is_free_before_the_next_capture() -> None:
-    kept: list[weakref.ref[nn.Module]] = []
+    kept: list[weakref.ref[Any]] = []
 
-    def capture(passes: nn.Module, _: tuple[Tensor], **__: Any) -> nn.Module:
+    class Graph:
+        def __init__(self) -> None:
+            self.itself = self.replay  # part of a reference cycle
+
+        def replay(self) -> None:
+            pass
+
+    def capture(_: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
         assert not any(reference() for reference in kept)
-        passes.itself = passes.forward  # like torch's graphs, it is part of a reference cycle
-        kept.append(weakref.ref(passes))
-        return passes
+        graph = Graph()
+        kept.append(weakref.ref(graph))
+        return graph.replay, torch.zeros(1)
 
-    passes = begun(network(), "off", CPU, print, capture)
+    made = begun(capture)
     for side in (8, 12):
-        repeat(passes, torch.rand(4, 3, side, side), STEPS_BEFORE_CAPTURE + 1)
+        repeat(made, STEPS_BEFORE_CAPTURE + 1, side=side)
     assert len(kept) == 2
+
+
+def test_a_network_that_cannot_be_captured_is_named_once_and_trains_as_it_would() -> None:
+    weights, lines = [], list[str]()
+    for capture in (Counted(), record):
+        torch.manual_seed(7)
+        made = begun(capture, waits=True, lines=lines)
+        if isinstance(capture, Counted):
+            made._failed = True  # never tries
+        repeat(made, 3 * STEPS_BEFORE_CAPTURE)
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in made._model.parameters()]))
+    assert torch.equal(*weights)
+    assert lines == [
+        "its steps cannot be captured as CUDA graphs, and are launched kernel by kernel: "
+        "operation not permitted when stream is capturing"
+    ]
+
+
+@pytest.mark.usefixtures("recorded")
+def test_a_failed_capture_leaves_rates_and_the_scaler_as_they_were(
+    make_job: MakeJob, alone: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The scaler stands in for fp16's, which the CPU has not: it refuses a second `unscale_` in one step."""
+    scaler = torch.amp.GradScaler
+
+    def always(device: str, **_: bool) -> torch.amp.GradScaler:
+        return scaler(device, enabled=True, init_scale=1.0)
+
+    def interrupted(compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        with monkeypatch.context() as patch:
+            patch.setattr(scaler, "step", broken)
+            return record(compute)
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(torch.amp, "GradScaler", always)
+    monkeypatch.setattr(graphs, "cuda_capture", lambda: interrupted)
+    files = []
+    for out, cuda_graphs in {"plain": False, "graphs": True}.items():
+        job = make_job(train=60, out=out, **CHANGES | {"optimizer": "adamw", "clip_norm": 0.5})
+        files.append(trained(job, alone.model_copy(update={"cuda_graphs": cuda_graphs})))
+    assert files[0] == files[1]
 
 
 def test_a_failed_capture_leaves_no_trace_in_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch 2.11 stays in the capture's stream, and its generator refuses draws, since it takes itself for captured."""
-
     streams: list[object] = []
     states: list[object] = []
 
@@ -177,54 +328,32 @@ def test_a_failed_capture_leaves_no_trace_in_cuda(monkeypatch: pytest.MonkeyPatc
         def graphsafe_set_state(self, state: object) -> None:
             states.append(state)
 
-    def broken(*_: Any, **__: Any) -> nn.Module:
-        raise RuntimeError("operation failed due to a previous error during capture")
-
     monkeypatch.setattr(torch.cuda, "current_stream", lambda _: "before")
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: streams.append(stream) or nullcontext())
     monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda _: "random")
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, _: states.append(state))
     monkeypatch.setattr(torch.cuda, "default_generators", (Generator(),))
-    passes = begun(network(), "off", torch.device("cuda", 0), print, broken)
-    repeat(passes, torch.rand(4, 3, 8, 8), STEPS_BEFORE_CAPTURE + 1)
+    with pytest.raises(RuntimeError, match="previous error"), graphs._random_state_kept(torch.device("cuda", 0)):
+        raise RuntimeError("operation failed due to a previous error during capture")
     assert streams == ["before"]
     assert states == ["not captured", "random"]
 
 
-def test_a_network_that_cannot_be_captured_is_named_once_and_trains_as_it_would() -> None:
-    def broken(passes: nn.Module, arguments: tuple[Tensor], **_: Any) -> nn.Module:
-        passes(*arguments)
-        raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
-
-    plain, graphed, lines = network(), network(), list[str]()
-    passes = begun(graphed, "off", CPU, lines.append, broken)
-    steps = {"precision": "off", "steps": 3 * STEPS_BEFORE_CAPTURE, "sizes": (6, 5)}
-    expected, results = train(plain, plain, **steps), train(graphed, passes, **steps)  # type: ignore[arg-type]
-    assert all(torch.equal(one, other) for one, other in zip(expected, results, strict=True))
-    assert lines == [
-        "its passes cannot be captured as CUDA graphs, and are launched kernel by kernel: "
-        "operation not permitted when stream is capturing"
-    ]
-
-
 @pytest.mark.parametrize(
-    ("group", "accumulate", "reason"),
+    ("group", "reason"),
     [
-        (Group(0, 1, CPU), 1, "they need a CUDA device, and the training runs on the CPU"),
-        (Group(0, 2, torch.device("cuda", 0)), 1, "2 processes average their gradients within the backward pass"),
-        (Group(0, 1, torch.device("cuda", 0)), 2, "accumulate is 2, and a graph replaces the gradients of the pass"),
+        (Group(0, 1, CPU), "they need a CUDA device, and the training runs on the CPU"),
+        (Group(0, 2, torch.device("cuda", 0)), "2 processes average their gradients within the backward pass"),
+        (Group(0, 1, torch.device("cuda", 0)), ""),
     ],
 )
-def test_a_training_that_cannot_use_graphs_says_why(group: Group, accumulate: int, reason: str, params: Params) -> None:
-    lines: list[str] = []
-    recipe = resolve_recipe(params, "cnn").model_copy(update={"accumulate": accumulate})
-    assert graphed_passes(network(), recipe, group, lines.append) is None  # type: ignore[arg-type]
-    assert len(lines) == 1
-    assert lines[0].startswith(f"runtime.cuda_graphs has no effect: {reason}")
+def test_a_training_that_cannot_use_graphs_has_a_reason(group: Group, reason: str) -> None:
+    assert why_not_graphs(group) == reason
 
 
-def test_a_training_on_one_gpu_has_graphs(params: Params) -> None:
-    recipe, group = resolve_recipe(params, "cnn"), Group(0, 1, torch.device("cuda", 0))
-    passes = graphed_passes(network(), recipe, group, print)  # type: ignore[arg-type]
-    assert isinstance(passes, GraphedPasses)
+def test_a_training_that_cannot_use_graphs_says_why(
+    make_job: MakeJob, alone: Runtime, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained(make_job(epochs=1), alone.model_copy(update={"cuda_graphs": True}))
+    assert "runtime.cuda_graphs has no effect: they need a CUDA device" in capsys.readouterr().out

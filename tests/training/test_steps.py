@@ -20,7 +20,8 @@ from tumorboard.training.checkpoint import Checkpoints
 from tumorboard.training.distributed import Group
 from tumorboard.training.job import Epoch, Job, Setup, State
 from tumorboard.training.loop import train_model
-from tumorboard.training.steps import backward, optimizer_step, plan_step, set_train_mode
+from tumorboard.training.one_step import backward, optimizer_step, plan_step
+from tumorboard.training.steps import set_train_mode
 
 CPU = torch.device("cpu")
 MakeJob = Callable[..., Job]

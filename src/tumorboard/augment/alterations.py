@@ -197,7 +197,7 @@ def _source_matrices(drawn: Alterations) -> NDArray[np.float64]:
 
 
 def _flip(images: Tensor, chosen: NDArray[np.bool_], axis: int) -> Tensor:
-    rows = torch.from_numpy(np.flatnonzero(chosen)).to(images.device)
+    rows = torch.from_numpy(np.flatnonzero(chosen)).to(images.device, non_blocking=True)
     images[rows] = images[rows].flip(axis)
     return images
 
@@ -227,8 +227,8 @@ def _gaussian_blur(images: Tensor, sigma: NDArray[np.float64], largest: float) -
     radius = min(int(np.ceil(3 * largest)), images.shape[-1] - 1)
     kernels = np.exp(-((np.arange(-radius, radius + 1) / sigma[rows, None]) ** 2) / 2)
     kernels /= kernels.sum(1, keepdims=True)
-    chosen = torch.from_numpy(rows).to(images.device)
-    weights = torch.from_numpy(kernels.astype(np.float32)).to(images.device)
+    chosen = torch.from_numpy(rows).to(images.device, non_blocking=True)
+    weights = torch.from_numpy(kernels.astype(np.float32)).to(images.device, non_blocking=True)
     images[chosen] = _convolve(_convolve(images[chosen], weights, -1), weights, -2)
     return images
 
@@ -255,4 +255,4 @@ def _noise(images: Tensor, *, seed: int, keys: NDArray[np.uint64], counters: NDA
     for row, (key, number) in enumerate(zip(keys, counters, strict=True)):
         stream = np.random.Philox(key=[seed % 2**64, int(key)], counter=[0, 0, 0, int(number) % 2**64])
         np.random.Generator(stream).standard_normal(dtype=np.float32, out=noise[row])
-    return torch.from_numpy(noise).to(images.device)
+    return torch.from_numpy(noise).to(images.device, non_blocking=True)

@@ -103,10 +103,10 @@ def mix_batch(images: Tensor, labels: Tensor, mixture: Mixture) -> tuple[Tensor,
     row_of = {int(position): row for row, position in enumerate(needed_positions(mixture))}
     # An unmixed image whose partner was not loaded is its own partner.
     partner = torch.tensor([row_of.get(int(position), row) for row, position in enumerate(mixture.partners)]).to(
-        images.device
+        images.device, non_blocking=True
     )
     mixed = mix_images(images[:count], images[partner], mixture)
-    lam = torch.from_numpy(mixture.lam.astype(np.float32)).to(images.device)
+    lam = torch.from_numpy(mixture.lam.astype(np.float32)).to(images.device, non_blocking=True)
     return mixed, labels[:count], labels[partner], lam
 
 

@@ -18,8 +18,8 @@ from tumorboard.models.device import choose_device
 from tumorboard.training.batch_norm import fewest_images
 from tumorboard.training.job import Job
 from tumorboard.training.loader import smallest_micro_batch
+from tumorboard.training.one_step import backward, optimizer_step, plan_step
 from tumorboard.training.optim import set_lr
-from tumorboard.training.steps import backward, optimizer_step, plan_step
 
 GIB = 2**30  # bytes
 LARGEST_MEASURED = 64  # images; larger steps on the CPU are estimated from smaller ones

@@ -19,8 +19,8 @@ from tumorboard.commands.prepared_job import FoldOption, ModelArgument, prepare_
 from tumorboard.report.plots import LrCurve, learning_rate_curve, to_png
 from tumorboard.training.job import Job, Setup
 from tumorboard.training.loader import epoch_batches
+from tumorboard.training.one_step import StepPlan, backward, optimizer_step, plan_step
 from tumorboard.training.optim import set_lr
-from tumorboard.training.steps import StepPlan, backward, optimizer_step, plan_step
 
 DIVERGED = 4.0  # multiple of the lowest smoothed loss, as in fastai
 

@@ -1,6 +1,6 @@
 """Exponential moving average of a model's weights, kept beside the model."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -25,15 +25,14 @@ def average_decay(decay: float, step: int) -> float:
 
 
 @torch.no_grad()
-def update_average(average: dict[str, Tensor], model: Module, decay: float) -> None:
-    """Updates the average in place: average = decay * average + (1 - decay) * value.
+def update_average(average: dict[str, Tensor], values: Mapping[str, Tensor], decay: float) -> None:
+    """Updates the average in place, by a model's state dict: average = decay * average + (1 - decay) * value.
 
     Batch norm's running statistics are averaged like parameters. Integer tensors, such as its count of batches, are
     copied.
 
     Source: Polyak & Juditsky 1992.
     """
-    values = model.state_dict()
     floats = [name for name, value in values.items() if value.is_floating_point()]
     torch._foreach_lerp_([average[name] for name in floats], [values[name] for name in floats], 1 - decay)
     for name in values.keys() - set(floats):

@@ -1,131 +1,165 @@
-"""Captures a network's passes as CUDA graphs, so that a step launches two graphs instead of hundreds of kernels."""
+"""Captures a training's steps as CUDA graphs, so that a step launches one graph instead of hundreds of kernels."""
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.nn import Module
+from torch.optim import Optimizer
 
 from tumorboard.base.params import Recipe
-from tumorboard.models.device import autocast
 from tumorboard.models.registry import Classifier
 from tumorboard.training.distributed import Group
 from tumorboard.training.loader import PINNING
 
 STEPS_BEFORE_CAPTURE = 10  # a capture takes about as long as these steps, so that a short training never pays for one
-Capture: TypeAlias = Callable[..., Any]  # takes a module and its arguments, like torch.cuda.make_graphed_callables
+Compute: TypeAlias = Callable[[Sequence[Tensor]], Tensor]
+Capture: TypeAlias = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
 
 
-def graphed_passes(
-    model: Classifier, recipe: Recipe, group: Group, say: Callable[[str], None]
-) -> "GraphedPasses | None":
-    """Returns the network with passes that will be captured; None, and a line that says why, where they cannot be.
+class Captured(NamedTuple):
+    """A step that can be repeated."""
 
-    Args:
-        model: the network on its device.
-        recipe: its precision and `accumulate` are used.
-        group: the processes of the training.
-        say: prints a line.
-    """
-    reason = ""
+    inputs: list[Tensor]  # the memory that the graph reads
+    replay: Callable[[], None]  # launches the graph
+    result: Tensor  # the memory to which the graph writes the step's result
+    gradients: list[Tensor | None]  # those of the model's parameters, which the graph overwrites
+
+
+def why_not_graphs(group: Group) -> str:
+    """Returns why the steps of a training cannot be captured; empty where they may be."""
     if group.device.type != "cuda":
-        reason = f"they need a CUDA device, and the training runs on the {group.device.type.upper()}"
-    elif group.size > 1:
-        reason = f"{group.size} processes average their gradients within the backward pass"
-    elif recipe.accumulate > 1:
-        reason = f"accumulate is {recipe.accumulate}, and a graph replaces the gradients of the pass before it"
-    if reason:
-        say(f"runtime.cuda_graphs has no effect: {reason}")
-        return None
-    # A graph keeps autograd's nodes of the weights, which belong to the capture's stream: torch would warn of that.
-    torch.autograd.graph.set_warn_on_accumulate_grad_stream_mismatch(False)
-    return GraphedPasses(model, recipe.precision, group.device, say)
+        return f"they need a CUDA device, and the training runs on the {group.device.type.upper()}"
+    if group.size > 1:
+        return f"{group.size} processes average their gradients within the backward pass"
+    return ""
 
 
-class GraphedPasses(Module):
-    """A network in training whose forward and backward passes are replayed from CUDA graphs, with equal results.
+def moves_on_device(recipe: Recipe) -> bool:
+    """Returns whether the optimizer's step never waits for the CPU, so that it can be a part of the graph."""
+    scaled_on_cpu = recipe.precision == "fp16" and recipe.optimizer == "sgd"  # not fused: see OPTIMIZERS
+    return recipe.nonfinite != "skip" and not scaled_on_cpu
 
-    A graph is captured for each shape of the images that has come STEPS_BEFORE_CAPTURE times. It is captured anew from
-    an epoch on in which other parameters learn, a parameter or buffer has another place in memory, or the backbone has
-    another mode. A network that cannot be captured is run kernel by kernel.
+
+class GraphedSteps:
+    """The steps of a training on one GPU: launched kernel by kernel at first, then replayed from CUDA graphs.
+
+    A graph is captured for the shapes of a step's inputs once these have come STEPS_BEFORE_CAPTURE times. It is
+    captured anew from an epoch on in which other parameters learn, a parameter or buffer has another place in memory,
+    or the backbone has another mode. A network that cannot be captured is named, and launched kernel by kernel.
     """
 
     def __init__(
         self,
         model: Classifier,
-        precision: str,
-        device: torch.device,
+        optimizer: Optimizer,
+        compute: Compute,
+        *,
         say: Callable[[str], None],
-        capture: Capture = torch.cuda.make_graphed_callables,
+        on_failure: Callable[[], None],
+        capture: Capture | None = None,
     ) -> None:
         """Captures nothing yet.
 
         Args:
-            model: the network on its device.
-            precision: as in the recipe.
-            device: the CUDA device.
+            model: the network, whose parameters get gradients.
+            optimizer: its learning rates are read from the first input while a step is captured.
+            compute: carries out a step. The first of its inputs is float32[1 + G]: a number of its own, then the
+                learning rates of the optimizer's G groups; the others are any tensors on the device.
             say: prints a line that says why the network cannot be captured.
-            capture: captures the passes of a module; another one in tests.
+            on_failure: called after a failed capture, before the step is carried out without it.
+            capture: calls a function once, and returns what repeats it and its result; None: by CUDA.
         """
-        super().__init__()
-        self.model = model
-        self._precision, self._device, self._say, self._make = precision, device, say, capture
-        self._graphs: dict[torch.Size, Callable[[Tensor], Tensor]] = {}
-        self._seen: Counter[torch.Size] = Counter()
-        self._captured: tuple[object, ...] = ()  # what a graph takes for granted
+        self._model, self._optimizer, self._compute = model, optimizer, compute
+        self._say, self._on_failure, self._make = say, on_failure, capture or cuda_capture()
+        self._graphs: dict[tuple[torch.Size, ...], Captured] = {}
+        self._seen: Counter[tuple[torch.Size, ...]] = Counter()
+        self._assumed: tuple[object, ...] = ()  # what the graphs take for granted
         self._failed = False
 
     def start_epoch(self) -> None:
         """Drops the graphs if something has changed that they take for granted; the mode of the model is set before."""
         # A validation moves some tensors: those of cuDNN's recurrent layers, and weights [N, 1, 1, 1], which fit
         # either memory layout.
-        parameters, buffers = list(self.model.parameters()), self.model.buffers()
+        parameters, buffers = list(self._model.parameters()), self._model.buffers()
         places = (tensor.data_ptr() for tensor in (*parameters, *buffers))
-        captured = (self.model.backbone.training, *(parameter.requires_grad for parameter in parameters), *places)
-        if captured != self._captured:
-            self._graphs, self._seen, self._captured = {}, Counter(), captured
+        assumed = (self._model.backbone.training, *(parameter.requires_grad for parameter in parameters), *places)
+        if assumed != self._assumed:
+            self._graphs, self._seen, self._assumed = {}, Counter(), assumed
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Returns the logits of images [N, 3, S, S]."""
-        shape = images.shape
-        if shape not in self._graphs and not self._failed:
-            self._seen[shape] += 1
-            if self._seen[shape] > STEPS_BEFORE_CAPTURE:
-                self._capture(images)
-        logits: Tensor = self._graphs.get(shape, self.model)(images)
-        return logits
+    def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
+        """Carries out a step and returns its result; the gradients are those of this step."""
+        shapes = tuple(tensor.shape for tensor in inputs)
+        if shapes not in self._graphs and not self._failed:
+            self._seen[shapes] += 1
+            if self._seen[shapes] > STEPS_BEFORE_CAPTURE:
+                self._capture(inputs, shapes)
+        graph = self._graphs.get(shapes)
+        if graph is None:
+            return self._compute(inputs)
+        for place, value in zip(graph.inputs, inputs, strict=True):
+            place.copy_(value, non_blocking=True)
+        graph.replay()
+        for parameter, gradient in zip(self._model.parameters(), graph.gradients, strict=True):
+            parameter.grad = gradient
+        return graph.result.clone()
 
-    def _capture(self, images: Tensor) -> None:
-        """Captures the passes for images of this shape; running statistics and random numbers stay as they were."""
-        if images.shape[2:] not in {shape[2:] for shape in self._graphs}:
+    def _capture(self, inputs: Sequence[Tensor], shapes: tuple[torch.Size, ...]) -> None:
+        """Captures a step of these shapes; nothing is computed."""
+        if shapes[1][2:] not in {known[1][2:] for known in self._graphs}:
             self._graphs = {}  # images grow from epoch to epoch (`progressive`): graphs of the smaller ones hold memory
-            gc.collect()  # torch's graphs are part of reference cycles
+            gc.collect()
+        own = [value.clone() for value in inputs]
         try:
-            # A cache of weights in lower precision would be captured instead of their conversion in each step.
-            with (
-                PINNING,
-                _restored(self.model, self._device),
-                torch.autocast(self._device.type, enabled=False, cache_enabled=False),
-            ):
-                passes = _Passes(self.model, self._precision, self._device)
-                self._graphs[images.shape] = self._make(passes, (images.clone(),), allow_unused_input=True)
+            with PINNING, _random_state_kept(own[0].device), _rates_on_device(self._optimizer, own[0][1:]):
+                replay, result = self._make(lambda: self._compute(own))
         except RuntimeError as error:
             self._failed, self._graphs = True, {}
             cause = str(error).strip().partition("\n")[0]
-            self._say(f"its passes cannot be captured as CUDA graphs, and are launched kernel by kernel: {cause}")
+            self._say(f"its steps cannot be captured as CUDA graphs, and are launched kernel by kernel: {cause}")
+            self._on_failure()
+        else:
+            gradients = [parameter.grad for parameter in self._model.parameters()]
+            self._graphs[shapes] = Captured(own, replay, result, gradients)
+
+
+def cuda_capture() -> Capture:
+    """Returns what captures a function as a CUDA graph; all its graphs share one pool of memory."""
+    pool = torch.cuda.graph_pool_handle()
+
+    def capture(compute: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=pool):
+            result = compute()
+        return graph.replay, result
+
+    return capture
 
 
 @contextmanager
-def _restored(model: Module, device: torch.device) -> Iterator[None]:
-    """Puts back a model's buffers and torch's random state at the end, and what a failed capture leaves behind.
+def _rates_on_device(optimizer: Optimizer, rates: Tensor) -> Iterator[None]:
+    """Lets an optimizer read its learning rates from a tensor, one per group, and puts its own back at the end."""
+    before = [dict(group) for group in optimizer.param_groups]
+    for group, rate in zip(optimizer.param_groups, rates, strict=True):
+        group["lr"] = rate
+        if "capturable" in group:
+            group["capturable"] = True
+    try:
+        yield
+    finally:
+        for group, old in zip(optimizer.param_groups, before, strict=True):
+            group.update(old)
+
+
+@contextmanager
+def _random_state_kept(device: torch.device) -> Iterator[None]:
+    """Puts back torch's random state and stream after a failed capture.
 
     torch 2.11 stays in the stream of a failed capture, and takes CUDA's generator for captured: dropout would raise.
     """
-    buffers = [buffer.clone() for buffer in model.buffers()]
     is_cuda = device.type == "cuda"
     random = torch.cuda.get_rng_state(device) if is_cuda else torch.get_rng_state()
     try:
@@ -133,29 +167,13 @@ def _restored(model: Module, device: torch.device) -> Iterator[None]:
             yield
     except RuntimeError:
         if is_cuda:
-            torch.cuda.synchronize(device)  # the passes that failed may still change the buffers
+            torch.cuda.synchronize(device)
             index = torch.cuda.current_device() if device.index is None else device.index
             generator = torch.cuda.default_generators[index]
             generator.graphsafe_set_state(generator.clone_state())
         raise
     finally:
-        with torch.no_grad():
-            for buffer, value in zip(model.buffers(), buffers, strict=True):
-                buffer.copy_(value)
         if is_cuda:
             torch.cuda.set_rng_state(random, device)
         else:
             torch.set_rng_state(random)
-
-
-class _Passes(Module):
-    """The network within its autocast; torch replaces the `forward` of a module that it captures."""
-
-    def __init__(self, model: Classifier, precision: str, device: torch.device) -> None:
-        super().__init__()
-        self.model, self._precision, self._device = model, precision, device
-
-    def forward(self, images: Tensor) -> Tensor:
-        with autocast(self._precision, self._device):
-            logits: Tensor = self.model(images)
-        return logits

@@ -27,7 +27,7 @@ from tumorboard.models.recipes import check_progressive
 from tumorboard.models.registry import Classifier
 from tumorboard.models.study_code import is_study_code, study_digest
 from tumorboard.training.distributed import Group
-from tumorboard.training.graphs import GraphedPasses
+from tumorboard.training.graphs import GraphedSteps
 from tumorboard.training.loader import Loader
 from tumorboard.training.losses import Loss
 
@@ -191,7 +191,7 @@ class Setup:
     loss: Loss
     weight_of_row: NDArray[np.float64]  # class weight of each training row
     sides: tuple[int, ...]  # side of the training images in each epoch, in pixels
-    graphs: GraphedPasses | None = None  # the model with passes that are captured; None: launched kernel by kernel
+    graphs: GraphedSteps | None = None  # captures the steps as CUDA graphs; None: launched kernel by kernel
 
 
 @dataclass

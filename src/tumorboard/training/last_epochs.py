@@ -26,7 +26,7 @@ def add_epoch(state: State, recipe: Recipe, epoch: int) -> None:
     """
     assert state.average is not None
     count = epoch - (recipe.epochs - recipe.average_last)  # number of epochs in the mean so far
-    update_average(state.average, state.model, count / (count + 1))
+    update_average(state.average, state.model.state_dict(), count / (count + 1))
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -31,12 +32,12 @@ from tumorboard.training.batch_norm import average_batch_norm, fewest_images, sy
 from tumorboard.training.checkpoint import Checkpoints, open_checkpoints
 from tumorboard.training.distributed import Callback, Group, launch
 from tumorboard.training.ema import start_average, swapped_tensors
-from tumorboard.training.graphs import graphed_passes
 from tumorboard.training.histograms import WeightHistograms
 from tumorboard.training.job import Epoch, Job, Setup, State, best_epoch, job_key, kept_epoch
 from tumorboard.training.last_epochs import add_epoch, estimate_batch_norm, is_averaged
 from tumorboard.training.loader import Loader, smallest_micro_batch
 from tumorboard.training.losses import class_weights, make_loss
+from tumorboard.training.one_step import graphed_steps
 from tumorboard.training.optim import make_optimizer
 from tumorboard.training.progressive import sides_by_epoch
 from tumorboard.training.steps import not_finite, set_train_mode, train_epoch
@@ -170,9 +171,11 @@ def set_up(group: Group, job: Job, mean_std: MeanStd, *, cuda_graphs: bool = Fal
     scaler = torch.amp.GradScaler(group.device.type, enabled=recipe.precision == "fp16")
     average = start_average(model) if recipe.ema_decay or recipe.average_last else None
     sums = torch.zeros(2, dtype=torch.float64, device=group.device)
-    graphs = graphed_passes(model, recipe, group, partial(_say, group, job)) if cuda_graphs else None
-    setup = Setup(job, group, loader, loss, weights.double().numpy()[labels], sides, graphs)
-    return setup, State(model, optimizer, scaler, sums, average=average)
+    setup = Setup(job, group, loader, loss, weights.double().numpy()[labels], sides)
+    state = State(model, optimizer, scaler, sums, average=average)
+    if cuda_graphs:
+        setup = replace(setup, graphs=graphed_steps(setup, state, partial(_say, group, job)))
+    return setup, state
 
 
 def _say(group: Group, job: Job, line: str) -> None:

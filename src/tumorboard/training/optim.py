@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from torch.nn import Module, Parameter
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
@@ -49,9 +50,13 @@ def _matrices_and_rest(parameters: list[Parameter]) -> tuple[list[Parameter], li
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Sets the learning rate of a step; each parameter group takes `lr` times its own `lr_scale`."""
+    """Sets the learning rate of a step; each parameter group takes `lr` times its own `lr_scale`.
+
+    On CUDA it is rounded to float32, as a CUDA graph reads it, so that a step is the same with and without graphs.
+    """
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_scale"]
+        rate = lr * group["lr_scale"]
+        group["lr"] = float(np.float32(rate)) if group["params"][0].is_cuda else rate
 
 
 def scheduled_lr(recipe: Recipe, step: int, steps_per_epoch: int, val_losses: Sequence[float]) -> float:

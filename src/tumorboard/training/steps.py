@@ -10,35 +10,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import Module
 from tqdm import tqdm
 
-from tumorboard.augment.mixing import Mixture, draw_mixture, mix_batch, needed_positions, select_images
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Recipe
 from tumorboard.base.randomness import keys_of
-from tumorboard.models.device import autocast
+from tumorboard.models.device import seed_torch
 from tumorboard.models.registry import Classifier
 from tumorboard.training.batch_norm import average_batch_norm
 from tumorboard.training.checkpoint import Checkpoints
 from tumorboard.training.ema import average_decay, update_average
+from tumorboard.training.graphs import moves_on_device
 from tumorboard.training.job import Job, Setup, State
 from tumorboard.training.journal import MinuteLines
-from tumorboard.training.loader import Draws, RowNumbers, epoch_batches, micro_batches
+from tumorboard.training.loader import Draws, RowNumbers, epoch_batches
+from tumorboard.training.one_step import StepPlan, backward, mixed_batches, numbers_of_steps, optimizer_step, plan_step
 from tumorboard.training.optim import scheduled_lr, set_lr
 
 T = TypeVar("T")
-
-
-class StepPlan(NamedTuple):
-    """One process's part of a step."""
-
-    batch: RowNumbers  # rows of the whole batch, over all processes
-    rows: RowNumbers  # rows of this process's share
-    micro_batches: list[Draws]  # draws of this process; where images are mixed, the partners follow the images
-    mixtures: list[Mixture]  # how each micro-batch is mixed; empty without mixup and cutmix
-    weight: float  # summed class weights of this process's images
-    total: float  # summed class weights of the whole batch
 
 
 class HostCopy:
@@ -143,18 +132,25 @@ def _steps(setup: Setup, state: State, epoch: int, batches: list[Draws]) -> Iter
     side = setup.sides[epoch]
     plans = [plan_step(setup, batch, side) for batch in batches[start:]]
     loaded = setup.loader.load([draws for plan in plans for draws in plan.micro_batches], side)
+    first = epoch * len(batches)
+    rates = [scheduled_lr(recipe, first + step, len(batches), val_losses) for step in range(len(batches))]
     # Wrapped again in each epoch, because other parameters may be frozen now.
-    wrapped = setup.graphs or setup.group.wrap(state.model)
+    wrapped = setup.group.wrap(state.model)
+    values = state.model.state_dict()
     if setup.graphs:
         setup.graphs.start_epoch()
+        numbers = numbers_of_steps(setup, state, plans, rates[start:])
     for step, plan in enumerate(plans, start):
         # Dropout and other randomness in the model follows from the step's number, so that a resumed run repeats it.
-        torch.manual_seed(int(keys_of([f"{recipe.seed}/{epoch}/{step}/{setup.group.rank}"])[0]))
-        number = epoch * len(batches) + step
-        set_lr(state.optimizer, scheduled_lr(recipe, number, len(batches), val_losses))
+        seed_torch(int(keys_of([f"{recipe.seed}/{epoch}/{step}/{setup.group.rank}"])[0]), setup.group.device)
+        set_lr(state.optimizer, rates[step])
         buffers = [buffer.clone() for buffer in state.model.buffers()] if recipe.nonfinite == "skip" else []
         parts = itertools.islice(loaded, len(plan.micro_batches))
-        outcomes = backward(setup, state, model=wrapped, plan=plan, batches=parts)
+        if setup.graphs:
+            mixed = mixed_batches(plan, parts)
+            outcomes = setup.graphs([numbers[step - start], *itertools.chain.from_iterable(mixed)])
+        else:
+            outcomes = backward(setup, state, model=wrapped, plan=plan, batches=parts)
         if recipe.nonfinite == "skip" and not _all_finite(setup, state, outcomes):
             for buffer, value in zip(state.model.buffers(), buffers, strict=True):
                 buffer.copy_(value)
@@ -162,78 +158,11 @@ def _steps(setup: Setup, state: State, epoch: int, batches: list[Draws]) -> Iter
             _skip(setup, state, where=where, plan=plan, losses=outcomes[0])
             yield StepResult(plan.rows[:0], outcomes[:, :0], 0.0)
             continue
-        optimizer_step(recipe, state)
+        if not (setup.graphs and moves_on_device(recipe)):
+            optimizer_step(recipe, state)
         if state.average is not None and recipe.ema_decay:
-            update_average(state.average, state.model, average_decay(recipe.ema_decay, number))
+            update_average(state.average, values, average_decay(recipe.ema_decay, first + step))
         yield StepResult(plan.rows, outcomes, plan.weight)
-
-
-def plan_step(setup: Setup, batch: Draws, side: int | None = None) -> StepPlan:
-    """Returns this process's part of a batch; which images are mixed depends on the whole batch alone.
-
-    Args:
-        setup: what stays the same in this process.
-        batch: draws of the whole batch, over all processes.
-        side: side of the images in pixels; None: the full side.
-    """
-    recipe, rows = setup.job.recipe, batch[:, 0]
-    shares = micro_batches(np.arange(len(batch)), setup.group.rank, setup.group.size, recipe.accumulate)
-    own, parts, mixtures = np.concatenate(shares), [batch[share] for share in shares], []
-    weight = setup.weight_of_row[rows]
-    if recipe.mixup or recipe.cutmix:
-        mixture = draw_mixture(recipe, setup.loader.keys[rows], batch[:, 1], side or setup.job.store.size)
-        weight = mixture.lam * weight + (1 - mixture.lam) * weight[mixture.partners]
-        mixtures = [select_images(mixture, share) for share in shares]
-        parts = [batch[needed_positions(part)] for part in mixtures]
-    return StepPlan(rows, rows[own], parts, mixtures, float(weight[own].sum()), float(weight.sum()))
-
-
-def backward(
-    setup: Setup, state: State, *, model: Module, plan: StepPlan, batches: Iterator[tuple[Tensor, Tensor]]
-) -> Tensor:
-    """Computes the gradients of a step: those of the weighted mean loss over the whole batch.
-
-    Under fp16 the gradients are multiplied by the scaler's scale.
-
-    Args:
-        setup: what stays the same in this process.
-        state: its optimizer's gradients are replaced.
-        model: `state.model`, as wrapped by the group (`Group.wrap`) or with passes that are captured (`GraphedPasses`).
-        plan: this process's part of the step.
-        batches: images and labels of each of the plan's micro-batches, from the loader.
-
-    Returns:
-        float32[2, n]: losses and correct predictions of this process's images.
-    """
-    recipe, group = setup.job.recipe, setup.group
-    layout = torch.channels_last if recipe.channels_last else torch.contiguous_format
-    state.optimizer.zero_grad()
-    # Gradients are averaged over the processes: each one's sum times their number gives the mean over the whole batch.
-    scale = group.size / plan.total
-    parts = []
-    for number, (images, labels) in enumerate(batches):
-        mixture = plan.mixtures[number] if plan.mixtures else None
-        if mixture:
-            images, labels, partner_labels, lam = mix_batch(images, labels, mixture)
-        with group.gradient_averaging(model, number == len(plan.micro_batches) - 1):
-            with autocast(recipe.precision, group.device):
-                logits = model(images.to(memory_format=layout))
-            losses, correct = setup.loss(logits.float(), labels), (logits.argmax(1) == labels).float()
-            if mixture:
-                losses = lam * losses + (1 - lam) * setup.loss(logits.float(), partner_labels)
-                correct = lam * correct + (1 - lam) * (logits.argmax(1) == partner_labels)
-            state.scaler.scale(losses.sum() * scale).backward()  # type: ignore[no-untyped-call]
-        parts.append(torch.stack([losses.detach(), correct]))
-    return torch.cat(parts, dim=1)
-
-
-def optimizer_step(recipe: Recipe, state: State) -> None:
-    """Moves the parameters along their gradients, clipped to the total norm `clip_norm` (Pascanu et al. 2013)."""
-    if recipe.clip_norm:
-        state.scaler.unscale_(state.optimizer)
-        torch.nn.utils.clip_grad_norm_(state.model.parameters(), recipe.clip_norm)
-    state.scaler.step(state.optimizer)
-    state.scaler.update()
 
 
 def _all_finite(setup: Setup, state: State, outcomes: Tensor) -> bool:
