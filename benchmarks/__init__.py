@@ -35,4 +35,5 @@ def summary(values: Sequence[float], digits: int = 2) -> str:
 
 def stage_environment() -> dict[str, str]:
     """Returns the environment in which `python -m stages.<name>` runs this project's code from any folder."""
-    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT)])}
+    before = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    return os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT / "src"), str(ROOT), *filter(None, before)])}

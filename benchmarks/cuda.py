@@ -184,9 +184,9 @@ def graphs(ground: Ground) -> Iterator[tuple[str, bool, str]]:
         return
     precisions = [{"precision": precision} for precision in ("bf16", "fp16", "off")]
     models = ("cnn", "resnet18", "googlenet", "efficientnet_lite0")
-    settings = [(model, changes) for model in models for changes in precisions]
-    settings += [("cnn", changes | {"precision": "fp16"}) for changes in OPTIONS.values()]
+    settings = [("cnn", changes | {"precision": "fp16"}) for changes in OPTIONS.values()]
     settings += [("cnn", {"precision": "fp16", "optimizer": "sgd"}), ("cnn", {"nonfinite": "skip"})]
+    settings += [(model, changes) for model in models for changes in precisions]
     for model, changes in settings:
         digests, speeds, printed = [], [], io.StringIO()
         for cuda_graphs in (False, True):

@@ -8,9 +8,9 @@ per second:
 
 - resident N: steps on one batch of N images in the GPU's memory, which is not altered: no input at all
 - trainer N: the trainer's epoch with batches of N images, altered and read from a crop store
-- graphed N: the same, captured as CUDA graphs
+- the same with "graphs": captured as CUDA graphs
 
---profile prints where the CPU's time goes in an epoch of the trainer with graphs.
+--profile prints where the time of an epoch of the trainer goes.
 """
 
 import argparse
@@ -27,10 +27,11 @@ import pandas as pd
 import torch
 
 from benchmarks import ROOT, argument_parser, machine, summary
-from benchmarks.train import epoch_of, resident, start_training
+from benchmarks.train import epoch_of, resident_steps, start_training
 from tumorboard.base.params import Params, load_params
 from tumorboard.base.recipe import resolve_recipe
 from tumorboard.data.store import CropStore, write_store
+from tumorboard.training.graphs import STEPS_BEFORE_CAPTURE
 from tumorboard.training.job import Job
 
 
@@ -55,10 +56,10 @@ def loops_of(job: Job, batches: list[int], device: torch.device) -> dict[str, Ca
     loops: dict[str, Callable[[], object]] = {}
     for batch in batches:
         one = replace(job, recipe=job.recipe.model_copy(update={"batch_size": batch}))
-        loops[f"resident {batch}"] = resident(one, None, device)  # type: ignore[arg-type]
-        loops[f"trainer {batch}"] = epoch_of(*start_training(one, device))
-        if device.type == "cuda":
-            loops[f"graphed {batch}"] = epoch_of(*start_training(one, device, cuda_graphs=True))
+        for graphs in (False, True) if device.type == "cuda" else (False,):
+            remark = ", graphs" if graphs else ""
+            loops[f"resident {batch}{remark}"] = resident_steps(one, device, cuda_graphs=graphs)
+            loops[f"trainer {batch}{remark}"] = epoch_of(*start_training(one, device, cuda_graphs=graphs))
     return loops
 
 
@@ -67,20 +68,22 @@ def measure(job: Job, options: argparse.Namespace) -> None:
     device = torch.device(options.device)
     loops = loops_of(job, options.batches, device)
     seconds: dict[str, list[float]] = {title: [] for title in loops}
-    for repetition in range(options.repetitions + 1):
+    steps = len(job.rows) // max(options.batches)
+    warm = 1 - (-STEPS_BEFORE_CAPTURE - 1) // steps  # epochs until all graphs are captured
+    for repetition in range(options.repetitions + warm):
         for title, run in loops.items():
             start = time.perf_counter()
             run()
             if device.type == "cuda":
                 torch.cuda.synchronize()
-            if repetition:  # the first one warms up and captures
+            if repetition >= warm:
                 seconds[title].append(time.perf_counter() - start)
     best = seconds[f"resident {max(options.batches)}"]
     for title, taken in seconds.items():
         ratios = [reference / one for reference, one in zip(best, taken, strict=True)]
-        print(f"  {title:<14} {len(job.rows) / np.median(taken):8.0f} images/s  {summary(ratios, 2)}", flush=True)
+        print(f"  {title:<20} {len(job.rows) / np.median(taken):8.0f} images/s  {summary(ratios, 2)}", flush=True)
     if options.profile:
-        print_profiles(loops[f"{'graphed' if device.type == 'cuda' else 'trainer'} {min(options.batches)}"])
+        print_profiles(loops[f"trainer {min(options.batches)}{', graphs' if device.type == 'cuda' else ''}"])
 
 
 def print_profiles(run: Callable[[], object]) -> None:

@@ -4,8 +4,8 @@ All loops train the same model on the same images, with the same batch size, aug
 its own process, which waits while the others run. Each repetition times one epoch of every loop, in a random order,
 prints them, and ratios are taken within a repetition. The loops are:
 
-- trainer: this project's, with packed crops, augmentation and steps
-- graphed: the trainer with CUDA graphs (`runtime.cuda_graphs`), on a GPU
+- trainer: this project's, with packed crops, augmentation and steps; on a GPU these are captured as CUDA graphs
+- uncaptured: the trainer on a GPU without CUDA graphs
 - resident: the trainer's step on one batch that stays in memory without augmentation, so without an input pipeline
 - plain: a loop over ImageFolder, PIL and a DataLoader with processes, in mixed precision and channels_last
 - student: the same loop in float32 and without channels_last, as most scripts are written
@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -38,7 +39,7 @@ from torch.utils.data import DataLoader
 
 from benchmarks import ROOT, argument_parser, machine, summary
 from benchmarks.jobs import data_loader, make_job
-from tumorboard.base.params import load_params
+from tumorboard.base.params import Augment, load_params
 from tumorboard.base.recipe import resolve_recipe
 from tumorboard.models.device import autocast, choose_device
 from tumorboard.models.registry import Classifier, build_model
@@ -46,22 +47,29 @@ from tumorboard.training.checkpoint import Checkpoints
 from tumorboard.training.distributed import Group, keep_freed_memory
 from tumorboard.training.job import Job, Setup, State
 from tumorboard.training.loop import mean_std_of, set_up
-from tumorboard.training.one_step import backward, optimizer_step, plan_step
+from tumorboard.training.one_step import backward, numbers_of_steps, optimizer_step, plan_step
 from tumorboard.training.optim import set_lr
 from tumorboard.training.steps import set_train_mode, train_epoch
 
+UNALTERED: dict[str, Any] = {
+    "crop": 1.0,
+    "zoom": (1.0, 1.0),
+    "blur_sigma": (1.0, 1.0),
+    "fill": "reflect",
+    "interpolation": "bilinear",
+}  # of an Augment, whose other fields are 0
 RunEpoch: TypeAlias = Callable[[], object]
 MakeLoop: TypeAlias = Callable[[Job, DataLoader[Any], torch.device], RunEpoch]
 
 
 def trainer(job: Job, _: DataLoader[Any], device: torch.device) -> RunEpoch:
     """Makes an epoch of this project's trainer."""
+    return epoch_of(*start_training(job, device, cuda_graphs=device.type == "cuda"))
+
+
+def uncaptured(job: Job, _: DataLoader[Any], device: torch.device) -> RunEpoch:
+    """Makes an epoch of the trainer without CUDA graphs."""
     return epoch_of(*start_training(job, device))
-
-
-def graphed(job: Job, _: DataLoader[Any], device: torch.device) -> RunEpoch:
-    """Makes an epoch of the trainer with passes that are captured as CUDA graphs."""
-    return epoch_of(*start_training(job, device, cuda_graphs=True))
 
 
 def epoch_of(setup: Setup, state: State) -> RunEpoch:
@@ -71,17 +79,31 @@ def epoch_of(setup: Setup, state: State) -> RunEpoch:
 
 def resident(job: Job, _: DataLoader[Any], device: torch.device) -> RunEpoch:
     """Makes as many of the trainer's steps, all on one batch."""
-    setup, state = start_training(job, device)
+    return resident_steps(job, device, cuda_graphs=device.type == "cuda")
+
+
+def resident_steps(job: Job, device: torch.device, *, cuda_graphs: bool) -> RunEpoch:
+    """Makes an epoch of steps on one batch, which is not altered."""
+    unaltered = Augment(**{name: UNALTERED.get(name, 0.0) for name in Augment.model_fields})
+    job = replace(job, recipe=job.recipe.model_copy(update={"augment": unaltered}))
+    setup, state = start_training(job, device, cuda_graphs=cuda_graphs)
     set_train_mode(state.model, job.recipe, 0)
     rows = np.arange(job.recipe.batch_size)
     plan = plan_step(setup, np.stack([rows, np.zeros_like(rows)], axis=1))
     batch = next(setup.loader.load(plan.micro_batches))
+    inputs = [part.to(device) for part in next(setup.loader.read(plan.micro_batches))]
+    numbers = numbers_of_steps(setup, state, [plan], [job.recipe.lr])[0]
 
     def run_epoch() -> None:
+        if setup.graphs:
+            setup.graphs.start_epoch(job.store.size)
         for _ in range(-(-len(job.rows) // job.recipe.batch_size)):
             set_lr(state.optimizer, job.recipe.lr)
-            backward(setup, state, model=state.model, plan=plan, batches=iter([batch]))
-            optimizer_step(job.recipe, state)
+            if setup.graphs:
+                setup.graphs([numbers, *inputs])
+            else:
+                backward(setup, state, model=state.model, plan=plan, batches=iter([batch]))
+                optimizer_step(job.recipe, state)
 
     return run_epoch
 
@@ -177,7 +199,7 @@ def lightning(job: Job, loader: DataLoader[Any], device: torch.device) -> RunEpo
 
 LOOPS: dict[str, MakeLoop] = {
     "trainer": trainer,
-    "graphed": graphed,
+    "uncaptured": uncaptured,
     "resident": resident,
     "plain": plain,
     "student": student,
@@ -200,7 +222,7 @@ def serve_epochs(pipe: Connection, name: str, data: Path, job: Job, workers: int
 def time_loops(
     names: Sequence[str], data: Path, job: Job, *, workers: int, repetitions: int, minutes: float
 ) -> dict[str, list[float]]:
-    """Returns the seconds of one epoch per loop and repetition; the first repetition warms up and does not count.
+    """Returns the seconds of one epoch per loop and repetition; an epoch before them warms up and does not count.
 
     A line per repetition is printed as soon as it has ended.
 
@@ -221,23 +243,22 @@ def time_loops(
             pipes[name], child_end = spawn.Pipe()
             spawn.Process(target=serve_epochs, args=(child_end, name, data, job, workers)).start()
             child_end.close()  # recv then raises EOFError if the process dies, instead of waiting forever
-        for repetition in range(1 + repetitions):
+        for pipe in pipes.values():  # all loops warm up at once, which takes as long as the slowest
+            pipe.send(True)
+        for name, pipe in pipes.items():
+            pipe.recv()
+            print(f"{time.perf_counter() - start:6.1f} s  {name} is warm", flush=True)
+        for repetition in range(1, 1 + repetitions):
             if repetition > 1 and time.perf_counter() - start > 60 * minutes:
                 print(
                     f"stopped after {repetition - 1} of {repetitions} repetitions (--minutes {minutes:g})", flush=True
                 )
                 break
-            taken = {}
             for name in random.sample(list(names), len(names)):
                 pipes[name].send(True)
-                taken[name] = pipes[name].recv()
-                if repetition:
-                    seconds[name].append(taken[name])
-                else:
-                    print(f"{time.perf_counter() - start:6.1f} s  {name} is warm", flush=True)
-            if repetition:
-                line = ", ".join(f"{name} {len(job.rows) / taken[name]:.0f}" for name in names)
-                print(f"{time.perf_counter() - start:6.1f} s  repetition {repetition}: {line} images/s", flush=True)
+                seconds[name].append(pipes[name].recv())
+            line = ", ".join(f"{name} {len(job.rows) / seconds[name][-1]:.0f}" for name in names)
+            print(f"{time.perf_counter() - start:6.1f} s  repetition {repetition}: {line} images/s", flush=True)
     finally:
         for pipe in pipes.values():
             with suppress(OSError):
@@ -262,7 +283,7 @@ def parse_arguments() -> argparse.Namespace:
         help="of all loops but student (default: %(default)s)",
     )
     cuda = torch.cuda.is_available()
-    missing = {"lightning": not find_spec("lightning"), "graphed": not cuda}
+    missing = {"lightning": not find_spec("lightning"), "uncaptured": not cuda}
     possible = [name for name in LOOPS if not missing.get(name)]
     parser.add_argument(
         "--loops", nargs="+", choices=list(LOOPS), default=possible, help="loops to time (default: all that can run)"

@@ -328,11 +328,10 @@ def test_draws_are_uncorrelated_with_one_another_and_with_the_order() -> None:
 
 def test_alterations_drawn_before_are_those_drawn_by_the_images_themselves() -> None:
     images, settings = pictures(7, 24), augment(**EVERYTHING)
-    drawn = draw_numbers(settings, 5, KEYS[:7], 3)
-    assert drawn.numbers.dtype == torch.float32
-    assert drawn.numbers.shape == (7, 9)
-    assert torch.equal(drawn.part(slice(2, 4)).numbers, draw_numbers(settings, 5, KEYS[2:4], 3).numbers)
-    given = augment_images(images, settings, seed=5, keys=KEYS[:7], counter=3, drawn=drawn)
+    drawn = draw_numbers(settings, 5, KEYS[:7], 3, 24)
+    assert drawn.dtype == torch.float32
+    assert torch.equal(drawn[2:4], draw_numbers(settings, 5, KEYS[2:4], 3, 24))
+    given = augment_images(images, settings, seed=5, keys=KEYS[:7], counter=3, numbers=drawn)
     assert torch.equal(given, augment_images(images, settings, seed=5, keys=KEYS[:7], counter=3))
-    other = draw_numbers(settings, 6, KEYS[:7], 3)
-    assert not torch.equal(given, augment_images(images, settings, seed=5, keys=KEYS[:7], counter=3, drawn=other))
+    other = draw_numbers(settings, 6, KEYS[:7], 3, 24)
+    assert not torch.equal(given, augment_images(images, settings, seed=5, keys=KEYS[:7], counter=3, numbers=other))

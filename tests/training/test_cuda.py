@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from tumorboard.augment.alterations import augment_images
 from tumorboard.base.params import Params, Runtime
 from tumorboard.base.randomness import keys_of
+from tumorboard.training import steps
 from tumorboard.training.graphs import STEPS_BEFORE_CAPTURE, GraphedSteps
 from tumorboard.training.job import Job
 from tumorboard.training.loop import train_model
@@ -41,10 +42,13 @@ OPTIONS: list[dict[str, Any]] = [
     *[{"architecture": name, "precision": one} for name in ("cnn", "resnet18") for one in ("off", "bf16", "fp16")],
     {"optimizer": "adamw", "schedule": "cosine", "ema_decay": 0.9},
     {"optimizer": "sgd", "precision": "fp16", "clip_norm": 0.5},  # its optimizer's step is not captured
-    {"precision": "fp16", "clip_norm": 0.5, "accumulate": 2},
+    {"precision": "fp16", "clip_norm": 0.5, "accumulate": 2, "batch_size": 6},
     {"mixup": 0.4, "cutmix": 1.0, "mix_probability": 0.8, "loss": "focal", "class_weights": "balanced"},
     {"nonfinite": "skip"},
     {"freeze_epochs": 1, "average_last": 2},
+    {"augment": {"blur": 0.5, "saturation": 0.2, "crop": 0.8}},
+    {"augment": {"noise": 2.0}},
+    {"progressive": 0.5, "epochs": 4},
 ]
 
 
@@ -56,11 +60,37 @@ def test_trainings_are_equal_to_the_byte_with_and_without_cuda_graphs(
     runs = {"one": False, "two": False, "graphs": True}
     files = []
     for out, cuda_graphs in runs.items():
-        job = make_job(train=62, out=out, augment=params.train.augment, **recipe)
+        augment = params.train.augment.model_copy(update=changes.get("augment", {}))
+        job = make_job(train=62, out=out, **recipe | {"augment": augment})
         files.append(trained(job, gpu.model_copy(update={"cuda_graphs": cuda_graphs})))
     assert files[0] == files[1]
     assert files[0] == files[2]
     assert "kernel by kernel" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("cuda_graphs", [False, True])
+def test_a_training_resumed_within_an_epoch_is_equal_to_the_byte(
+    make_job: MakeJob, gpu: Runtime, monkeypatch: pytest.MonkeyPatch, cuda_graphs: bool
+) -> None:
+    changes = CHANGES | {"architecture": "cnn", "precision": "fp16", "ema_decay": 0.9, "schedule": "cosine"}
+    runtime = gpu.model_copy(update={"cuda_graphs": cuda_graphs, "checkpoint_seconds": 1e-9})
+    whole = trained(make_job(train=62, out="whole", **changes), runtime)
+    job = make_job(train=62, out="resumed", **changes)
+    job.out.mkdir()
+    set_lr, calls = steps.set_lr, 0
+
+    def killed(optimizer: torch.optim.Optimizer, lr: float) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 28:  # in the second epoch, after a capture
+            raise KeyboardInterrupt
+        set_lr(optimizer, lr)
+
+    monkeypatch.setattr(steps, "set_lr", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train_model(job, runtime, lambda _: None, checkpoints=job.out / "checkpoints")
+    train_model(job, runtime, lambda _: None, checkpoints=job.out / "checkpoints")
+    assert job.weights.read_bytes() == whole
 
 
 class Waiting(nn.Module):
@@ -96,21 +126,25 @@ def train_small(network: type[nn.Module], *, graphs: bool, lines: list[str]) -> 
     model = network().cuda()
     optimizer = torch.optim.SGD(model.parameters(), 0.5, fused=True)
 
-    def compute(inputs: Sequence[Tensor]) -> Tensor:
+    def compute(inputs: Sequence[Tensor], _: int) -> Tensor:
         optimizer.zero_grad()
         losses = nn.functional.cross_entropy(model(inputs[1]), inputs[2], reduction="none")
         (losses.sum() * inputs[0][0]).backward()
         optimizer.step()
         return losses.detach()
 
-    made = GraphedSteps(model, optimizer, compute, say=lines.append, on_failure=lambda: None)  # type: ignore[arg-type]
+    given: dict[str, Any] = {"moves": True, "say": lines.append, "on_failure": lambda: None}
+    made = GraphedSteps(model, optimizer, compute, **given)  # type: ignore[arg-type]
     inputs = [torch.tensor([0.2, 0.5]).cuda(), images, torch.arange(6).cuda() % 2]
     for epoch in range(2):
         model.to(memory_format=torch.channels_last)
-        made.start_epoch()
+        made.start_epoch(8)
         for step in range(2 * STEPS_BEFORE_CAPTURE):
             torch.manual_seed(100 * epoch + step)
-            (made if graphs else compute)(inputs)
+            if graphs:
+                made(inputs)
+            else:
+                compute(inputs, 8)
             assert torch.cuda.current_stream() == torch.cuda.default_stream()
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
 

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from tumorboard.base.params import Runtime
 from tumorboard.training import graphs, one_step, optim, steps
 from tumorboard.training.distributed import Group
-from tumorboard.training.graphs import STEPS_BEFORE_CAPTURE, GraphedSteps, why_not_graphs
+from tumorboard.training.graphs import STEPS_BEFORE_CAPTURE, GraphedSteps, takes_graphs
 from tumorboard.training.job import Job
 from tumorboard.training.loader import PINNING
 from tumorboard.training.loop import train_model
@@ -107,7 +107,7 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         counts.append(len(replay.__self__._operations))  # type: ignore[attr-defined]
         return replay, result
 
-    monkeypatch.setattr(one_step, "why_not_graphs", lambda _: "")
+    monkeypatch.setattr(one_step, "takes_graphs", lambda *_: True)
     monkeypatch.setattr(graphs, "cuda_capture", lambda: capture)
     monkeypatch.setattr(steps, "set_lr", rounded_lr)
     return counts
@@ -129,6 +129,9 @@ CHANGES: dict[str, Any] = {"architecture": "cnn", "epochs": 3, "batch_size": 3, 
         ({"freeze_epochs": 1}, 2),  # captured anew when the backbone learns as well
         ({"batch_size": 4, "epochs": 5}, 2),  # 45 images: nine batches of 4 and three of 3
         ({"average_last": 2}, 1),
+        ({"augment": {"noise": 2.0, "blur": 0.5}}, 1),  # noise is drawn on the CPU: images are altered before the graph
+        ({"augment": {"rotate": 20.0, "contrast": 0.2, "saturation": 0.2, "brightness": 0.2}}, 1),
+        ({"augment": {"hflip": 0.5, "vflip": 0.5}, "progressive": 0.5, "epochs": 4}, 2),  # of 16 and of 32 pixels
     ],
 )
 def test_trainings_with_captured_steps_are_equal_to_the_byte(
@@ -137,7 +140,8 @@ def test_trainings_with_captured_steps_are_equal_to_the_byte(
     rows = 45 if changes.get("batch_size") == 4 else 60
     files = []
     for out, cuda_graphs in {"plain": False, "graphs": True}.items():
-        job = make_job(train=rows, out=out, **CHANGES | changes)
+        augment = make_job().recipe.augment.model_copy(update=changes.get("augment", {}))
+        job = make_job(train=rows, out=out, **CHANGES | changes | {"augment": augment})
         files.append(trained(job, alone.model_copy(update={"cuda_graphs": cuda_graphs})))
     assert files[0] == files[1]
     assert len(recorded) == captures
@@ -148,7 +152,7 @@ def test_a_training_resumed_within_an_epoch_is_captured_anew_and_equal(
     make_job: MakeJob, alone: Runtime, recorded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     changes = CHANGES | {"optimizer": "adamw", "schedule": "cosine"}
-    whole = trained(make_job(train=60, out="whole", **changes), alone)
+    whole = trained(make_job(train=60, out="whole", **changes), alone.model_copy(update={"cuda_graphs": False}))
     runtime = alone.model_copy(update={"cuda_graphs": True, "checkpoint_seconds": 1e-9})
     job = make_job(train=60, out="resumed", **changes)
     job.out.mkdir()
@@ -198,7 +202,7 @@ def begun(capture: Any = None, *, waits: bool = False, lines: list[str] | None =
     model.waits = waits
     optimizer = torch.optim.SGD(model.parameters(), 0.1)
 
-    def compute(inputs: Sequence[Tensor]) -> Tensor:
+    def compute(inputs: Sequence[Tensor], _: int) -> Tensor:
         optimizer.zero_grad()
         losses = model(inputs[1]).square().sum(1)
         (losses.sum() * inputs[0][0]).backward()
@@ -206,14 +210,15 @@ def begun(capture: Any = None, *, waits: bool = False, lines: list[str] | None =
         return losses.detach()
 
     say = [].append if lines is None else lines.append
-    made = GraphedSteps(model, optimizer, compute, say=say, on_failure=lambda: None, capture=capture or record)  # type: ignore[arg-type]
-    made.start_epoch()
+    given: dict[str, Any] = {"moves": True, "say": say, "on_failure": lambda: None, "capture": capture or record}
+    made = GraphedSteps(model, optimizer, compute, **given)  # type: ignore[arg-type]
+    made.start_epoch(8)
     return made
 
 
-def repeat(made: GraphedSteps, times: int, *, count: int = 4, side: int = 8) -> None:
+def repeat(made: GraphedSteps, times: int, *, count: int = 4) -> None:
     for _ in range(times):
-        made([torch.ones(2), torch.ones(count, side, side, 2)])
+        made([torch.ones(2), torch.ones(count, 8, 8, 2)])
 
 
 def test_shapes_are_captured_once_and_not_before_they_have_come_often() -> None:
@@ -225,17 +230,19 @@ def test_shapes_are_captured_once_and_not_before_they_have_come_often() -> None:
     assert capture.calls == 1
     repeat(made, STEPS_BEFORE_CAPTURE + 1, count=3)
     assert (capture.calls, len(made._graphs)) == (2, 2)
-    repeat(made, STEPS_BEFORE_CAPTURE + 1, side=12)  # graphs of another side are given up
-    assert [shapes[1] for shapes in made._graphs] == [(4, 12, 12, 2)]
-    made.start_epoch()
+    made.start_epoch(8)
+    assert len(made._graphs) == 2
+    made.start_epoch(12)  # images of another side
+    assert len(made._graphs) == 0
+    repeat(made, STEPS_BEFORE_CAPTURE + 1)
     assert len(made._graphs) == 1
     made._model.backbone.requires_grad_(False)  # the backbone is frozen: what the graph does is no longer right
-    made.start_epoch()
+    made.start_epoch(12)
     assert len(made._graphs) == 0
     repeat(made, STEPS_BEFORE_CAPTURE + 1)
     assert len(made._graphs) == 1
     made._model.backbone.eval()
-    made.start_epoch()
+    made.start_epoch(12)
     assert len(made._graphs) == 0
 
 
@@ -243,11 +250,11 @@ def test_a_network_whose_tensors_have_moved_is_captured_anew() -> None:
     """A graph repeats its operations on memory; each validation gives cuDNN's recurrent layers other memory."""
     made = begun(Counted())
     repeat(made, STEPS_BEFORE_CAPTURE + 1)
-    made.start_epoch()
+    made.start_epoch(8)
     assert len(made._graphs) == 1
     weight = made._model.head.weight
     weight.data = weight.detach().clone()  # type: ignore[union-attr, operator]
-    made.start_epoch()
+    made.start_epoch(8)
     assert len(made._graphs) == 0
 
 
@@ -269,7 +276,8 @@ def test_the_memory_of_graphs_of_another_side_is_free_before_the_next_capture() 
 
     made = begun(capture)
     for side in (8, 12):
-        repeat(made, STEPS_BEFORE_CAPTURE + 1, side=side)
+        made.start_epoch(side)
+        repeat(made, STEPS_BEFORE_CAPTURE + 1)
     assert len(kept) == 2
 
 
@@ -341,19 +349,19 @@ def test_a_failed_capture_leaves_no_trace_in_cuda(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize(
-    ("group", "reason"),
+    ("group", "takes", "lines"),
     [
-        (Group(0, 1, CPU), "they need a CUDA device, and the training runs on the CPU"),
-        (Group(0, 2, torch.device("cuda", 0)), "2 processes average their gradients within the backward pass"),
-        (Group(0, 1, torch.device("cuda", 0)), ""),
+        (Group(0, 1, CPU), False, []),
+        (Group(0, 2, CPU), False, []),
+        (Group(0, 1, torch.device("cuda", 0)), True, []),
+        (
+            Group(0, 2, torch.device("cuda", 0)),
+            False,
+            ["no CUDA graphs: 2 processes average their gradients within the backward pass"],
+        ),
     ],
 )
-def test_a_training_that_cannot_use_graphs_has_a_reason(group: Group, reason: str) -> None:
-    assert why_not_graphs(group) == reason
-
-
-def test_a_training_that_cannot_use_graphs_says_why(
-    make_job: MakeJob, alone: Runtime, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trained(make_job(epochs=1), alone.model_copy(update={"cuda_graphs": True}))
-    assert "runtime.cuda_graphs has no effect: they need a CUDA device" in capsys.readouterr().out
+def test_one_process_on_a_gpu_takes_graphs(group: Group, takes: bool, lines: list[str]) -> None:
+    said: list[str] = []
+    assert takes_graphs(group, said.append) == takes
+    assert said == lines

@@ -34,33 +34,28 @@ class Alterations(NamedTuple):
     sigma: NDArray[np.float64]  # standard deviation of the blur in pixels; 0 for none
 
 
-class Drawn(NamedTuple):
-    """Alterations of N images, with the numbers that a device needs to carry them out."""
+def draw_numbers(
+    augment: Augment, seed: int, keys: NDArray[np.uint64], counter: int | NDArray[np.int64], side: int
+) -> Tensor:
+    """Draws alterations like `draw_alterations`, and returns the numbers by which they are carried out.
 
-    alterations: Alterations
-    numbers: Tensor  # float32[N, 9]: matrix [2, 3] of the resampling, then factors of brightness, contrast, saturation
+    Args:
+        augment: ranges of the alterations.
+        seed: the seed of the whole run.
+        keys: uint64[N], one per image.
+        counter: epoch or copy number, one for all images or int64[N].
+        side: side of the images in pixels.
 
-    @property
-    def matrices(self) -> Tensor:
-        """float32[N, 2, 3]: those of `_source_matrices`."""
-        return self.numbers[:, :6].reshape(-1, 2, 3)
-
-    @property
-    def factors(self) -> tuple[Tensor, Tensor, Tensor]:
-        """float32[N, 1, 1, 1] each: the factors of brightness, contrast and saturation."""
-        return _column(self.numbers, 6), _column(self.numbers, 7), _column(self.numbers, 8)
-
-    def part(self, rows: slice) -> "Drawn":
-        """Returns the alterations of some of the images."""
-        return Drawn(Alterations._make(values[rows] for values in self.alterations), self.numbers[rows])
-
-
-def draw_numbers(augment: Augment, seed: int, keys: NDArray[np.uint64], counter: int | NDArray[np.int64]) -> Drawn:
-    """Draws alterations like `draw_alterations`; the numbers are in the CPU's memory."""
+    Returns:
+        float32[N, 9 + W] in the CPU's memory: the matrix [2, 3] of the resampling, row by row; factors of brightness,
+        contrast and saturation; with blur, the W weights of its kernel.
+    """
     drawn = draw_alterations(augment, seed, keys, counter)
-    factors = [factor[:, None] for factor in (drawn.brightness, drawn.contrast, drawn.saturation)]
-    numbers = np.concatenate([_source_matrices(drawn).reshape(-1, 6), *factors], axis=1)
-    return Drawn(drawn, torch.from_numpy(numbers.astype(np.float32)))
+    factors = np.stack([drawn.brightness, drawn.contrast, drawn.saturation], axis=1)
+    numbers = [_source_matrices(drawn).reshape(-1, 6), factors]
+    if augment.blur:
+        numbers.append(_blur_kernels(drawn.sigma, min(int(np.ceil(3 * augment.blur_sigma[1])), side - 1)))
+    return torch.from_numpy(np.concatenate(numbers, axis=1).astype(np.float32))
 
 
 def draw_alterations(
@@ -102,13 +97,12 @@ def augment_images(
     seed: int,
     keys: NDArray[np.uint64],
     counter: int | NDArray[np.int64],
-    drawn: Drawn | None = None,
+    numbers: Tensor | None = None,
 ) -> Tensor:
     """Returns randomly altered images; the input stays as it is.
 
     Each result is, to the bit, a function of its image, the seed, its key and its counter: the rest of the batch does
-    not change it. In order: crop, rotation and zoom about the center, shift, flips (one resampling for all of these),
-    then brightness, contrast, saturation, Gaussian blur, noise.
+    not change it.
 
     Args:
         images: [N, 3, S, S] with pixel values from 0 to 255, uint8 or float.
@@ -116,42 +110,62 @@ def augment_images(
         seed: the seed of the whole run.
         keys: uint64[N], one per image.
         counter: epoch or copy number, one for all images or int64[N].
-        drawn: what `draw_numbers` returned for the same arguments, its numbers on any device; None: drawn here.
+        numbers: what `draw_numbers` returned for the same arguments and S, on any device; None: drawn here.
 
     Returns:
         float32[N, 3, S, S] from 0 to 255, contiguous, on the device of the images.
-
-    Source:
-        brightness, contrast, saturation: torchvision's adjust_*. Bicubic resampling: Keys 1981 with a = -0.75.
     """
     counters = np.broadcast_to(np.asarray(counter, dtype=np.int64), keys.shape)
-    drawn = drawn or draw_numbers(augment, seed, keys, counters)
-    drawn = drawn._replace(numbers=drawn.numbers.to(images.device, non_blocking=True))
+    if numbers is None:
+        numbers = draw_numbers(augment, seed, keys, counters, images.shape[-1])
+    numbers = numbers.to(images.device, non_blocking=True)
     result = torch.empty(images.shape, dtype=torch.float32, device=images.device)
     count = max(1, len(images) if images.is_cuda else _CACHED_PIXELS // images.shape[-1] ** 2)
     for start in range(0, len(images), count):
         part = slice(start, start + count)
         noise = partial(_noise, seed=seed, keys=keys[part], counters=counters[part])
-        result[part] = _alter(images[part], augment, drawn.part(part), noise)
+        result[part] = alter_images(images[part], augment, numbers[part], noise)
     return result
 
 
-def _alter(images: Tensor, augment: Augment, drawn: Drawn, noise: Callable[[Tensor], Tensor]) -> Tensor:
-    brightness, contrast, saturation = drawn.factors
+@torch.no_grad()
+def alter_images(
+    images: Tensor, augment: Augment, numbers: Tensor, noise: Callable[[Tensor], Tensor] | None = None
+) -> Tensor:
+    """Returns altered images; on CUDA nothing waits for the CPU, so that a CUDA graph can hold it.
+
+    In order: crop, rotation and zoom about the center, shift, flips (one resampling for all of these), then
+    brightness, contrast, saturation, Gaussian blur, noise.
+
+    Args:
+        images: [N, 3, S, S] with pixel values from 0 to 255, uint8 or float.
+        augment: ranges of the alterations.
+        numbers: from `draw_numbers`, on the device of the images.
+        noise: returns standard normal numbers for images; needed where `augment.noise` is above 0.
+
+    Returns:
+        float32[N, 3, S, S] from 0 to 255, contiguous.
+
+    Source:
+        brightness, contrast, saturation: torchvision's adjust_*. Bicubic resampling: Keys 1981 with a = -0.75.
+    """
     images = images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
     if augment.rotate or augment.shift or augment.crop < 1 or augment.zoom != (1, 1):
-        images = _resample(images, drawn.matrices, _PADDING[augment.fill], augment.interpolation)
+        matrices = numbers[:, :6].reshape(-1, 2, 3)
+        images = _resample(images, matrices, _PADDING[augment.fill], augment.interpolation)
     else:
-        images = _flip(_flip(images, drawn.alterations.hflip, -1), drawn.alterations.vflip, -2)
+        for column, axis in ((0, -1), (4, -2)):  # the matrix has 1 or -1 on its diagonal
+            images = torch.where(_column(numbers, column) < 0, images.flip(axis), images)
     if augment.brightness:
-        images.mul_(brightness).clamp_(0, 255)
+        images.mul_(_column(numbers, 6)).clamp_(0, 255)
     if augment.contrast:
-        _blend(images, _mean_grey(images), contrast)
+        _blend(images, _mean_grey(images), _column(numbers, 7))
     if augment.saturation:
-        _blend(images, _grey(images), saturation)
+        _blend(images, _grey(images), _column(numbers, 8))
     if augment.blur:
-        images = _gaussian_blur(images, drawn.alterations.sigma, augment.blur_sigma[1])
+        images = _gaussian_blur(images, numbers[:, 9:])
     if augment.noise:
+        assert noise is not None
         images.add_(noise(images), alpha=augment.noise).clamp_(0, 255)
     return images
 
@@ -196,12 +210,6 @@ def _source_matrices(drawn: Alterations) -> NDArray[np.float64]:
     return np.concatenate([back * signs[:, None, :], offset[:, :, None]], axis=2)
 
 
-def _flip(images: Tensor, chosen: NDArray[np.bool_], axis: int) -> Tensor:
-    rows = torch.from_numpy(np.flatnonzero(chosen)).to(images.device, non_blocking=True)
-    images[rows] = images[rows].flip(axis)
-    return images
-
-
 def _grey(images: Tensor) -> Tensor:
     red, green, blue = _GREY_WEIGHTS
     return (images[:, 0:1] * red).add_(images[:, 1:2], alpha=green).add_(images[:, 2:3], alpha=blue)
@@ -221,15 +229,21 @@ def _blend(images: Tensor, other: Tensor, factor: Tensor) -> None:
     images.mul_(factor).add_(other * (1 - factor)).clamp_(0, 255)
 
 
-def _gaussian_blur(images: Tensor, sigma: NDArray[np.float64], largest: float) -> Tensor:
-    """Blurs the images with a sigma above 0; the kernel's radius is 3 * largest, and edges are reflected."""
-    rows = np.flatnonzero(sigma)
-    radius = min(int(np.ceil(3 * largest)), images.shape[-1] - 1)
-    kernels = np.exp(-((np.arange(-radius, radius + 1) / sigma[rows, None]) ** 2) / 2)
+def _blur_kernels(sigma: NDArray[np.float64], radius: int) -> NDArray[np.float64]:
+    """Returns a Gaussian's weights per image, [N, 2 * radius + 1]; with a sigma of 0 all weight is in the middle."""
+    places = np.arange(-radius, radius + 1)
+    kernels: NDArray[np.float64] = np.exp(-((places / np.where(sigma > 0, sigma, 1.0)[:, None]) ** 2) / 2)
+    kernels[sigma == 0] = places == 0
     kernels /= kernels.sum(1, keepdims=True)
-    chosen = torch.from_numpy(rows).to(images.device, non_blocking=True)
-    weights = torch.from_numpy(kernels.astype(np.float32)).to(images.device, non_blocking=True)
-    images[chosen] = _convolve(_convolve(images[chosen], weights, -1), weights, -2)
+    return kernels
+
+
+def _gaussian_blur(images: Tensor, kernels: Tensor) -> Tensor:
+    """Returns the images blurred by kernels [N, 2 * radius + 1]; edges are reflected."""
+    if images.is_cuda:  # choosing images would wait for the CPU; the others stay the same to the bit
+        return _convolve(_convolve(images, kernels, -1), kernels, -2)
+    chosen = kernels[:, kernels.shape[1] // 2] < 1
+    images[chosen] = _convolve(_convolve(images[chosen], kernels[chosen], -1), kernels[chosen], -2)
     return images
 
 

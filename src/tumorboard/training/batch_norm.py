@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.nn import Module
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tumorboard.base.errors import InputError
 from tumorboard.models.registry import Classifier
 from tumorboard.training.distributed import Group
 
@@ -37,11 +38,19 @@ def fewest_images(model: Classifier, side: int) -> int:
     return 1
 
 
-def synchronize_batch_norm(model: Classifier) -> Classifier:
+def synchronize_batch_norm(model: Classifier, group: Group) -> Classifier:
     """Returns the model with batch norm layers that normalize by the micro-batches of all processes together.
 
     timm's conversion is used because timm's batch norm may hold an activation, which torch's own conversion drops.
+
+    Raises:
+        InputError: the processes train on the CPU.
     """
+    if group.device.type == "cpu":
+        raise InputError(
+            f"sync_batchnorm is true, but torch has it on CUDA only, and {group.size} processes train on the CPU: "
+            "set it to false, or runtime.processes to 1, where it changes nothing"
+        )
     from timm.layers import convert_sync_batchnorm  # type: ignore[attr-defined]  # here, because timm is slow to import
 
     return cast(Classifier, convert_sync_batchnorm(model))  # type: ignore[no-untyped-call]

@@ -16,7 +16,7 @@ from tumorboard.training.distributed import Group
 from tumorboard.training.loader import PINNING
 
 STEPS_BEFORE_CAPTURE = 10  # a capture takes about as long as these steps, so that a short training never pays for one
-Compute: TypeAlias = Callable[[Sequence[Tensor]], Tensor]
+Compute: TypeAlias = Callable[[Sequence[Tensor], int], Tensor]  # from the inputs of a step and the side of its images
 Capture: TypeAlias = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
 
 
@@ -26,16 +26,16 @@ class Captured(NamedTuple):
     inputs: list[Tensor]  # the memory that the graph reads
     replay: Callable[[], None]  # launches the graph
     result: Tensor  # the memory to which the graph writes the step's result
-    gradients: list[Tensor | None]  # those of the model's parameters, which the graph overwrites
+    gradients: list[Tensor | None]  # those of the model's parameters, which the graph overwrites; empty if not needed
 
 
-def why_not_graphs(group: Group) -> str:
-    """Returns why the steps of a training cannot be captured; empty where they may be."""
+def takes_graphs(group: Group, say: Callable[[str], None]) -> bool:
+    """Returns whether the steps of a training can be captured; says why where they cannot on CUDA devices."""
     if group.device.type != "cuda":
-        return f"they need a CUDA device, and the training runs on the {group.device.type.upper()}"
+        return False
     if group.size > 1:
-        return f"{group.size} processes average their gradients within the backward pass"
-    return ""
+        say(f"no CUDA graphs: {group.size} processes average their gradients within the backward pass")
+    return group.size == 1
 
 
 def moves_on_device(recipe: Recipe) -> bool:
@@ -49,7 +49,8 @@ class GraphedSteps:
 
     A graph is captured for the shapes of a step's inputs once these have come STEPS_BEFORE_CAPTURE times. It is
     captured anew from an epoch on in which other parameters learn, a parameter or buffer has another place in memory,
-    or the backbone has another mode. A network that cannot be captured is named, and launched kernel by kernel.
+    images have another side, or the backbone has another mode. A network that cannot be captured is named, and launched
+    kernel by kernel.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class GraphedSteps:
         optimizer: Optimizer,
         compute: Compute,
         *,
+        moves: bool,
         say: Callable[[str], None],
         on_failure: Callable[[], None],
         capture: Capture | None = None,
@@ -67,28 +69,36 @@ class GraphedSteps:
         Args:
             model: the network, whose parameters get gradients.
             optimizer: its learning rates are read from the first input while a step is captured.
-            compute: carries out a step. The first of its inputs is float32[1 + G]: a number of its own, then the
-                learning rates of the optimizer's G groups; the others are any tensors on the device.
+            compute: carries out a step. The first of its inputs is float32[1 + G] on the device: a number of its own,
+                then the learning rates of the optimizer's G groups; the others are any tensors.
+            moves: whether a step moves the parameters; else the caller does, by their gradients.
             say: prints a line that says why the network cannot be captured.
             on_failure: called after a failed capture, before the step is carried out without it.
             capture: calls a function once, and returns what repeats it and its result; None: by CUDA.
         """
-        self._model, self._optimizer, self._compute = model, optimizer, compute
+        self._model, self._optimizer, self._compute, self._moves = model, optimizer, compute, moves
+        self._side = 0
         self._say, self._on_failure, self._make = say, on_failure, capture or cuda_capture()
         self._graphs: dict[tuple[torch.Size, ...], Captured] = {}
         self._seen: Counter[tuple[torch.Size, ...]] = Counter()
         self._assumed: tuple[object, ...] = ()  # what the graphs take for granted
         self._failed = False
 
-    def start_epoch(self) -> None:
-        """Drops the graphs if something has changed that they take for granted; the mode of the model is set before."""
+    def start_epoch(self, side: int) -> None:
+        """Drops the graphs if something has changed that they take for granted; the mode of the model is set before.
+
+        Args:
+            side: side in pixels to which the epoch's images are scaled.
+        """
         # A validation moves some tensors: those of cuDNN's recurrent layers, and weights [N, 1, 1, 1], which fit
         # either memory layout.
         parameters, buffers = list(self._model.parameters()), self._model.buffers()
         places = (tensor.data_ptr() for tensor in (*parameters, *buffers))
-        assumed = (self._model.backbone.training, *(parameter.requires_grad for parameter in parameters), *places)
+        learns = (parameter.requires_grad for parameter in parameters)
+        assumed = (side, self._model.backbone.training, *learns, *places)
         if assumed != self._assumed:
-            self._graphs, self._seen, self._assumed = {}, Counter(), assumed
+            self._graphs, self._seen, self._assumed, self._side = {}, Counter(), assumed, side
+            gc.collect()  # graphs hold memory, also those that are part of reference cycles
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:
         """Carries out a step and returns its result; the gradients are those of this step."""
@@ -99,30 +109,28 @@ class GraphedSteps:
                 self._capture(inputs, shapes)
         graph = self._graphs.get(shapes)
         if graph is None:
-            return self._compute(inputs)
+            return self._compute(inputs, self._side)
         for place, value in zip(graph.inputs, inputs, strict=True):
             place.copy_(value, non_blocking=True)
         graph.replay()
-        for parameter, gradient in zip(self._model.parameters(), graph.gradients, strict=True):
-            parameter.grad = gradient
+        if graph.gradients:
+            for parameter, gradient in zip(self._model.parameters(), graph.gradients, strict=True):
+                parameter.grad = gradient
         return graph.result.clone()
 
     def _capture(self, inputs: Sequence[Tensor], shapes: tuple[torch.Size, ...]) -> None:
         """Captures a step of these shapes; nothing is computed."""
-        if shapes[1][2:] not in {known[1][2:] for known in self._graphs}:
-            self._graphs = {}  # images grow from epoch to epoch (`progressive`): graphs of the smaller ones hold memory
-            gc.collect()
-        own = [value.clone() for value in inputs]
+        own = [value.to(inputs[0].device, copy=True) for value in inputs]
         try:
             with PINNING, _random_state_kept(own[0].device), _rates_on_device(self._optimizer, own[0][1:]):
-                replay, result = self._make(lambda: self._compute(own))
+                replay, result = self._make(lambda: self._compute(own, self._side))
         except RuntimeError as error:
             self._failed, self._graphs = True, {}
             cause = str(error).strip().partition("\n")[0]
             self._say(f"its steps cannot be captured as CUDA graphs, and are launched kernel by kernel: {cause}")
             self._on_failure()
         else:
-            gradients = [parameter.grad for parameter in self._model.parameters()]
+            gradients = [] if self._moves else [parameter.grad for parameter in self._model.parameters()]
             self._graphs[shapes] = Captured(own, replay, result, gradients)
 
 

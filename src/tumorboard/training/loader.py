@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tumorboard.augment.alterations import Drawn, augment_images, draw_numbers
+from tumorboard.augment.alterations import alter_images, augment_images, draw_numbers
 from tumorboard.base.params import Augment
 from tumorboard.base.randomness import keys_of, order, uniforms
 from tumorboard.data.store import CropStore
@@ -136,23 +136,48 @@ class Loader:
             batches: the draws of each batch.
             side: S in pixels, to which the images are scaled before they are altered; None: as they are stored.
         """
-        for (rows, times), (images, labels, drawn) in zip(
-            (draws.T for draws in batches), _one_ahead(self._read, batches), strict=True
-        ):
-            images, labels = (part.to(self._device, non_blocking=True) for part in (images, labels))
-            images = resize_images(images.permute(0, 3, 1, 2), side or self._store.size)
-            seed, keys = self._seed, self.keys[rows]
-            yield augment_images(images, self._augment, seed=seed, keys=keys, counter=times, drawn=drawn), labels
+        for draws, (images, labels, numbers) in zip(batches, self.read(batches, side), strict=True):
+            rows, times = draws.T
+            images = self._on_device(images, side)
+            settings = {"seed": self._seed, "keys": self.keys[rows], "counter": times, "numbers": numbers}
+            yield augment_images(images, self._augment, **settings), labels
 
-    def _read(self, draws: Draws) -> tuple[Tensor, Tensor, Drawn]:
-        """Returns a batch's images, labels and alterations; in pinned memory for CUDA, so that no copy waits."""
-        rows, times = draws.T
-        images, labels = torch.from_numpy(self._store.take(self._positions[rows])), self._labels[rows]
-        drawn = draw_numbers(self._augment, self._seed, self.keys[rows], times)
+    def read(self, batches: Sequence[Draws], side: int | None = None) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Yields what each batch is made of; a thread reads the next batch's images meanwhile.
+
+        These are the images as they are stored, uint8[n, S, S, 3] in the CPU's memory (pinned for a CUDA device), and
+        on the device the labels int64[n] and the numbers of their alterations (`draw_numbers`).
+        """
+        if not batches:
+            return
+        rows, times = np.concatenate(batches).T
+        numbers = draw_numbers(self._augment, self._seed, self.keys[rows], times, side or self._store.size)
+        labels, numbers = self._labels[rows].to(self._device), numbers.to(self._device)
+        end = 0
+        for images in _one_ahead(self._take, [draws[:, 0] for draws in batches]):
+            start, end = end, end + len(images)
+            yield images, labels[start:end], numbers[start:end]
+
+    @property
+    def needs_keys(self) -> bool:
+        """Whether `alter` cannot alter the images, since their noise is drawn on the CPU by their keys."""
+        return self._augment.noise > 0
+
+    def alter(self, images: Tensor, numbers: Tensor, side: int | None = None) -> Tensor:
+        """Returns the images that `load` yields for what `read` yields; `needs_keys` says where it cannot."""
+        return alter_images(self._on_device(images, side), self._augment, numbers)
+
+    def _on_device(self, images: Tensor, side: int | None) -> Tensor:
+        images = images.to(self._device, non_blocking=True).permute(0, 3, 1, 2)
+        return resize_images(images, side or self._store.size)
+
+    def _take(self, rows: RowNumbers) -> Tensor:
+        """Returns images from the store; in pinned memory for CUDA, so that no copy waits."""
+        images = torch.from_numpy(self._store.take(self._positions[rows]))
         if self._device.type != "cuda":
-            return images, labels, drawn
+            return images
         with PINNING:
-            return images.pin_memory(), labels.pin_memory(), drawn._replace(numbers=drawn.numbers.pin_memory())
+            return images.pin_memory()
 
 
 def _one_ahead(make: Callable[[A], B], items: Iterable[A]) -> Iterator[B]:

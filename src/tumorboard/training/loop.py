@@ -153,8 +153,7 @@ def set_up(group: Group, job: Job, mean_std: MeanStd, *, cuda_graphs: bool = Fal
     sides = sides_by_epoch(model, recipe, job.store.size)
     _check_micro_batches(job, group, model, min(sides))
     if recipe.sync_batchnorm and group.size > 1:
-        _check_sync_batch_norm(group)
-        model = synchronize_batch_norm(model)
+        model = synchronize_batch_norm(model, group)
     labels = np.array([job.classes.index(label) for label in job.rows["label"]], dtype=np.int64)
     weights = class_weights(recipe, labels, job.classes)
     loader = Loader(
@@ -181,14 +180,6 @@ def set_up(group: Group, job: Job, mean_std: MeanStd, *, cuda_graphs: bool = Fal
 def _say(group: Group, job: Job, line: str) -> None:
     if group.rank == 0:
         print(f"fold {job.fold}  {job.name}  {line}", flush=True)
-
-
-def _check_sync_batch_norm(group: Group) -> None:
-    if group.device.type == "cpu":
-        raise InputError(
-            f"sync_batchnorm is true, but torch has it on CUDA only, and {group.size} processes train on the CPU: "
-            "set it to false, or runtime.processes to 1, where it changes nothing"
-        )
 
 
 def _check_micro_batches(job: Job, group: Group, model: Classifier, side: int) -> None:

@@ -11,7 +11,7 @@ from torch.nn import Module
 from tumorboard.augment.mixing import Mixture, draw_mixture, mix_batch, needed_positions, select_images
 from tumorboard.base.params import Recipe
 from tumorboard.models.device import autocast
-from tumorboard.training.graphs import GraphedSteps, moves_on_device, why_not_graphs
+from tumorboard.training.graphs import GraphedSteps, moves_on_device, takes_graphs
 from tumorboard.training.job import Setup, State
 from tumorboard.training.loader import Draws, RowNumbers, micro_batches
 
@@ -112,24 +112,26 @@ def _backward(
 
 
 def graphed_steps(setup: Setup, state: State, say: Callable[[str], None]) -> GraphedSteps | None:
-    """Returns what captures the steps of a training as CUDA graphs; None, and a line that says why, where it cannot.
+    """Returns what captures the steps of a training as CUDA graphs; None where it cannot (`takes_graphs`).
 
     Args:
         setup: what stays the same in this process.
         state: what the steps change.
         say: prints a line.
     """
-    recipe = setup.job.recipe
-    if reason := why_not_graphs(setup.group):
-        say(f"runtime.cuda_graphs has no effect: {reason}")
+    recipe, loader = setup.job.recipe, setup.loader
+    if not takes_graphs(setup.group, say):
         return None
-    width = 4 if recipe.mixup or recipe.cutmix else 2  # tensors per micro-batch, from `mixed_batches`
+    altered, moves = alters_in_graph(setup), moves_on_device(recipe)
+    width = 3 if altered else 4 if recipe.mixup or recipe.cutmix else 2  # number of tensors per micro-batch
 
-    def compute(inputs: Sequence[Tensor]) -> Tensor:
+    def compute(inputs: Sequence[Tensor], side: int) -> Tensor:
         numbers, *flat = inputs
-        batches = [flat[place : place + width] for place in range(0, len(flat), width)]
-        outcomes = _backward(setup, state, state.model, numbers[0], batches, len(batches))
-        if moves_on_device(recipe):
+        batches: Iterable[Sequence[Tensor]] = [flat[place : place + width] for place in range(0, len(flat), width)]
+        if altered:
+            batches = ((loader.alter(images, own, side), labels) for images, labels, own in batches)
+        outcomes = _backward(setup, state, state.model, numbers[0], batches, len(flat) // width)
+        if moves:
             optimizer_step(recipe, state)
         return outcomes
 
@@ -139,7 +141,13 @@ def graphed_steps(setup: Setup, state: State, say: Callable[[str], None]) -> Gra
         scaler.load_state_dict(state.scaler.state_dict())
         state.scaler = scaler
 
-    return GraphedSteps(state.model, state.optimizer, compute, say=say, on_failure=start_anew)
+    return GraphedSteps(state.model, state.optimizer, compute, moves=moves, say=say, on_failure=start_anew)
+
+
+def alters_in_graph(setup: Setup) -> bool:
+    """Returns whether a graph can alter the images, since neither their noise nor their mixture needs the CPU."""
+    recipe = setup.job.recipe
+    return not (setup.loader.needs_keys or recipe.mixup or recipe.cutmix)
 
 
 def numbers_of_steps(setup: Setup, state: State, plans: Sequence[StepPlan], rates: Sequence[float]) -> Tensor:

@@ -2,7 +2,7 @@
 
 import itertools
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from math import nan
 from typing import NamedTuple, TypeVar
 
@@ -24,7 +24,15 @@ from tumorboard.training.graphs import moves_on_device
 from tumorboard.training.job import Job, Setup, State
 from tumorboard.training.journal import MinuteLines
 from tumorboard.training.loader import Draws, RowNumbers, epoch_batches
-from tumorboard.training.one_step import StepPlan, backward, mixed_batches, numbers_of_steps, optimizer_step, plan_step
+from tumorboard.training.one_step import (
+    StepPlan,
+    alters_in_graph,
+    backward,
+    mixed_batches,
+    numbers_of_steps,
+    optimizer_step,
+    plan_step,
+)
 from tumorboard.training.optim import scheduled_lr, set_lr
 
 T = TypeVar("T")
@@ -80,13 +88,14 @@ def train_epoch(setup: Setup, state: State, epoch: int, checkpoints: Checkpoints
     with tqdm(total=len(batches), initial=state.step, desc=title, unit="step", leave=False, disable=disable) as bar:
         results = _one_behind(_counted(_steps(setup, state, epoch, batches), state, checkpoints))
         minutes = MinuteLines(f"fold {job.fold}  {job.name}  epoch {epoch + 1}/{recipe.epochs}", len(batches))
-        for step, (result, outcomes, sums, counts) in enumerate(results, state.step + 1):
-            losses, correct = outcomes.numpy()
+        for step, (result, copy, counts) in enumerate(results, state.step + 1):
+            table = copy.numpy()
+            sums, (losses, correct) = table[:, 0], table[:, 1:]
             if not (np.isfinite(losses).all() and np.isfinite(correct).all()):
                 where = f"epoch {epoch + 1}, step {step} of {len(batches)}"
                 raise not_finite(job, _describe_fault(setup, state, where=where, rows=result.rows, losses=losses))
             if counts[1]:
-                loss, accuracy = sums.numpy() / counts
+                loss, accuracy = sums / counts
                 bar.set_postfix(loss=f"{loss:.4f}", accuracy=f"{accuracy:.4f}", refresh=False)
                 if bar.disable and setup.group.rank == 0:
                     minutes.after_step(step, loss, accuracy)
@@ -103,8 +112,11 @@ def train_epoch(setup: Setup, state: State, epoch: int, checkpoints: Checkpoints
 
 def _counted(
     results: Iterator[StepResult], state: State, checkpoints: Checkpoints
-) -> Iterator[tuple[StepResult, HostCopy, HostCopy, NDArray[np.float64]]]:
-    """Yields each result, its outcomes, and the epoch's sums and counts after it; updates state and checkpoints."""
+) -> Iterator[tuple[StepResult, HostCopy, NDArray[np.float64]]]:
+    """Yields each result, the epoch's sums after it and its outcomes (float64[2, 1 + n]), and the epoch's counts.
+
+    It updates the state and the checkpoints.
+    """
     for result in results:
         # New objects, not updates in place: the reader still uses those of the step before.
         outcomes = result.outcomes.double()
@@ -112,7 +124,7 @@ def _counted(
         state.counts = state.counts + np.array([result.weight, len(result.rows)])
         state.step += 1
         checkpoints.after_step(state)
-        yield result, HostCopy(outcomes), HostCopy(state.sums), state.counts
+        yield result, HostCopy(torch.cat([state.sums[:, None], outcomes], dim=1)), state.counts
 
 
 def set_train_mode(model: Classifier, recipe: Recipe, epoch: int) -> None:
@@ -131,26 +143,17 @@ def _steps(setup: Setup, state: State, epoch: int, batches: list[Draws]) -> Iter
     start = state.step
     side = setup.sides[epoch]
     plans = [plan_step(setup, batch, side) for batch in batches[start:]]
-    loaded = setup.loader.load([draws for plan in plans for draws in plan.micro_batches], side)
-    first = epoch * len(batches)
-    rates = [scheduled_lr(recipe, first + step, len(batches), val_losses) for step in range(len(batches))]
-    # Wrapped again in each epoch, because other parameters may be frozen now.
-    wrapped = setup.group.wrap(state.model)
+    first, steps = epoch * len(batches), range(start, len(batches))
+    rates = [scheduled_lr(recipe, first + step, len(batches), val_losses) for step in steps]
+    # Dropout and other randomness in the model follows from the step's number, so that a resumed run repeats it.
+    seeds = keys_of([f"{recipe.seed}/{epoch}/{step}/{setup.group.rank}" for step in steps]).tolist()
     values = state.model.state_dict()
-    if setup.graphs:
-        setup.graphs.start_epoch()
-        numbers = numbers_of_steps(setup, state, plans, rates[start:])
-    for step, plan in enumerate(plans, start):
-        # Dropout and other randomness in the model follows from the step's number, so that a resumed run repeats it.
-        seed_torch(int(keys_of([f"{recipe.seed}/{epoch}/{step}/{setup.group.rank}"])[0]), setup.group.device)
-        set_lr(state.optimizer, rates[step])
+    computed = _gradients(setup, state, plans, rates, side)
+    for step, plan, rate, seed in zip(steps, plans, rates, seeds, strict=True):
+        seed_torch(seed, setup.group.device)
+        set_lr(state.optimizer, rate)
         buffers = [buffer.clone() for buffer in state.model.buffers()] if recipe.nonfinite == "skip" else []
-        parts = itertools.islice(loaded, len(plan.micro_batches))
-        if setup.graphs:
-            mixed = mixed_batches(plan, parts)
-            outcomes = setup.graphs([numbers[step - start], *itertools.chain.from_iterable(mixed)])
-        else:
-            outcomes = backward(setup, state, model=wrapped, plan=plan, batches=parts)
+        outcomes = next(computed)
         if recipe.nonfinite == "skip" and not _all_finite(setup, state, outcomes):
             for buffer, value in zip(state.model.buffers(), buffers, strict=True):
                 buffer.copy_(value)
@@ -163,6 +166,31 @@ def _steps(setup: Setup, state: State, epoch: int, batches: list[Draws]) -> Iter
         if state.average is not None and recipe.ema_decay:
             update_average(state.average, values, average_decay(recipe.ema_decay, first + step))
         yield StepResult(plan.rows, outcomes, plan.weight)
+
+
+def _gradients(
+    setup: Setup, state: State, plans: Sequence[StepPlan], rates: Sequence[float], side: int
+) -> Iterator[Tensor]:
+    """Computes the gradients of one step after the other; yields losses and correct predictions, as `backward` does.
+
+    A step of CUDA graphs moves the parameters too, if it can (`moves_on_device`).
+    """
+    draws = [part for plan in plans for part in plan.micro_batches]
+    if setup.graphs is None:
+        loaded = setup.loader.load(draws, side)
+        # Wrapped again in each epoch, because other parameters may be frozen now.
+        wrapped = setup.group.wrap(state.model)
+        for plan in plans:
+            parts = itertools.islice(loaded, len(plan.micro_batches))
+            yield backward(setup, state, model=wrapped, plan=plan, batches=parts)
+        return
+    setup.graphs.start_epoch(side)
+    altered = alters_in_graph(setup)
+    read, loaded = setup.loader.read(draws, side), setup.loader.load(draws, side)
+    for plan, numbers in zip(plans, numbers_of_steps(setup, state, plans, rates), strict=True):
+        count = len(plan.micro_batches)
+        inputs = itertools.islice(read, count) if altered else mixed_batches(plan, itertools.islice(loaded, count))
+        yield setup.graphs([numbers, *itertools.chain.from_iterable(inputs)])
 
 
 def _all_finite(setup: Setup, state: State, outcomes: Tensor) -> bool:
