@@ -281,6 +281,13 @@ def test_an_unknown_side_is_named(side: str, message: str) -> None:
     assert (done.exit_code, done.stderr.startswith(message)) == (1, True), done.stderr
 
 
+@pytest.mark.parametrize("name", ["../votes/soft", "..", "/tmp/soft", "cnn/", ""])
+def test_a_name_that_is_a_path_is_refused(study: Study, name: str) -> None:
+    done = run("one", "two", "--name", name)
+    assert done.exit_code == 1
+    assert done.stderr == f"compare: --name '{name}': is no name of a member or a vote, such as heading\n"
+
+
 def test_an_unknown_member_lists_those_there_are(study: Study) -> None:
     expected = "compare: one has no member or vote 'resnet'; there are cnn, heading, soft\n"
     assert run("one", "two", "--name", "resnet").stderr == expected

@@ -74,7 +74,7 @@ def test_paths_are_relative_to_the_current_folder_or_to_the_tables(tmp_path, ima
         ("file,age\nnew/1.png,4\n", ": has no column 'path': it has file, age"),
         ("path,sex\nnew/1.png,f\n", ": has no column 'age': it has path, sex"),
         ("path,age\nnew/1.png,4\n", ": has no row for .*2.png: add it, with a path relative to the current folder or"),
-        ("path,age\n3.png,4\n", ": has no row for .*1.png and 1 more images: add it"),
+        ("path,age\n3.png,4\n", ": has no row for .*1.png and 1 other image: add it"),
         ("path,age\nnew/1.png,4\nnew/1.png,5\n", ": line 3: a second row for new/1.png"),
         ("path,age\nnew/1.png,4\nnew/2.png,old\n", ": line 3: age is old, expected a number or nothing"),
         ("path,age\nnew/1.png\n", ": line 2: 1 values for 2 columns"),

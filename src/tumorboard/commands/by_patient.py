@@ -71,7 +71,7 @@ def _read_groups(table: Path, files: Sequence[Path]) -> list[str]:
             if groups.setdefault(file, group) != group:
                 raise InputError(f"{table}: line {line}: a second group for {printable(clip(path))}")
     if missing := [file for file in files if plain_path(file) not in groups]:
-        others = f" and {len(missing) - 1} more files" if len(missing) > 1 else ""
+        others = f" and {counted(len(missing) - 1, 'other file')}" if len(missing) > 1 else ""
         raise InputError(
             f"{table}: has no row for {printable(str(missing[0]))}{others}: add it, with a path relative to the "
             "current folder or to the table's"

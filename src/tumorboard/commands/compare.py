@@ -124,6 +124,8 @@ def read_side(side: str, name: str, part: Literal["test", "validation"]) -> Pred
     """
     if not side:  # DVC would take the files in this folder
         raise InputError(f"a name is empty: name a git revision, an experiment, a file or '{WORKSPACE}'")
+    if name in ("", "..") or Path(name).name != name:
+        raise InputError(f"--name '{printable(name)}': is no name of a member or a vote, such as {HEADING}")
     if Path(side).is_file():
         where, table = side, read_predictions(side)
     elif side == WORKSPACE:

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
 
 from tumorboard.base.errors import InputError, clip, printable
 from tumorboard.base.files import replacing
@@ -55,7 +55,7 @@ class Manifest(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     kind: Literal["tumorboard panel"]
-    format: int
+    format: Annotated[StrictInt, Field(ge=1)]
     version: str  # version of tumorboard that wrote the package
     models: Annotated[tuple[PackedModel, ...], Field(min_length=1)]  # each model's entries, in the order of the panel
     entries: dict[Name, Entry]

@@ -93,7 +93,7 @@ def read_cells(table: Path, columns: Sequence[Column], files: Sequence[Path]) ->
             raise InputError(f"{table}: line {line}: a second row for {printable(clip(path))}")
         cells[file] = [_check_cell(plain_text(row[one.name]), one, f"{table}: line {line}") for one in columns]
     if missing := [file for file in files if plain_path(file) not in cells]:
-        others = f" and {len(missing) - 1} more images" if len(missing) > 1 else ""
+        others = f" and {counted(len(missing) - 1, 'other image')}" if len(missing) > 1 else ""
         raise InputError(
             f"{table}: has no row for {printable(str(missing[0]))}{others}: add it, with a path relative to the "
             "current folder or to the table's; other cells may be empty"
