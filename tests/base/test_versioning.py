@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tumorboard.base.versioning import explain_missing, explain_unversioned, is_stage_output
+from tumorboard.base.versioning import explain_missing, explain_unversioned, is_stage_output, nearest_path
 
 
 @pytest.fixture
@@ -90,3 +90,14 @@ def test_a_missing_folder_that_dvc_tracks_comes_back_by_a_command(project: Path)
     assert "`dvc checkout datasets/gone.dvc`" in explain_missing("datasets/gone", project)
     assert explain_missing("datasets/never", project) == ""
     assert explain_missing("datasets/mine", project) == ""
+
+
+def test_the_first_part_of_a_path_that_is_missing_is_named(tmp_path: Path) -> None:
+    (tmp_path / "brain_mri").mkdir()
+    assert nearest_path(tmp_path / "brain_mr1/a/b") == f"'{tmp_path}' has no 'brain_mr1'; nearest: 'brain_mri'"
+    assert nearest_path(tmp_path / "xyz") == f"'{tmp_path}' has no 'xyz'"
+    (tmp_path / "link").symlink_to("gone")
+    assert nearest_path(tmp_path / "link/a") == f"'{tmp_path}/link' is a link to nothing"
+    (tmp_path / "file").touch()
+    assert "Not a directory" in nearest_path(tmp_path / "file/a")
+    assert "File name too long" in nearest_path(tmp_path / ("x" * 300))

@@ -156,9 +156,13 @@ def test_images_that_git_does_not_know_are_refused_before_anything_runs(project:
     text = (project / "params.yaml").read_text(encoding="utf-8")
     (project / "params.yaml").write_text(text.replace("\n  raw: images ", "\n  raw: nowhere "), encoding="utf-8")
     try:
+        _, missing = run(project, "tumorboard", "control", status=1)
+        (project / "nowhere").mkdir()
         _, stderr = run(project, "tumorboard", "control", status=1)
+        (project / "nowhere").rmdir()
     finally:
         (project / "params.yaml").write_text(text, encoding="utf-8")
+    assert missing.startswith("control: data: data.raw: there is no 'nowhere'")
     assert stderr.startswith("control: 'nowhere' is not known to git")
     assert "dvc add nowhere" in stderr
 

@@ -254,6 +254,21 @@ def test_a_data_folder_that_git_does_not_know_and_its_dvc_file_are_reported(stud
     assert (finding.level, finding.cure) == ("problem", "dvc checkout")
 
 
+def test_a_data_folder_that_is_not_there_stops_a_run(study: Study) -> None:
+    study.write("datasets/brain/1.png", "image")
+    text = (study.folder / "params.yaml").read_text(encoding="utf-8")
+    study.write("params.yaml", re.sub(r"^  raw: data/phantom", "  raw: datasets/brian", text, flags=re.M))
+    (finding,) = study.found("data")
+    assert finding.level == "problem"
+    assert finding.message == "data.raw: there is no 'datasets/brian': 'datasets' has no 'brian'; nearest: 'brain'"
+    with pytest.raises(InputError, match=r"there is no 'datasets/brian'.*\n  cure: correct data\.raw in params\.yaml"):
+        prepare_start(Path())
+    study.write("params.yaml", text)
+    shutil.rmtree(study.folder / "data/phantom", ignore_errors=True)  # the stage phantom writes it
+    assert [each for each in study.found("data") if each.level == "problem"] == []
+    prepare_start(Path())
+
+
 def test_images_that_git_would_take_are_reported(study: Study) -> None:
     study.write("mine/1.png", "image" * 1000)
     (finding,) = study.found("uncommitted")

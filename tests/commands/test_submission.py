@@ -267,6 +267,17 @@ def test_patients_come_from_the_studys_pattern_another_pattern_or_a_table(tmp_pa
     assert patients_of(str(tmp_path / "t.csv"), roundabout, None) == ["x", "y"]
 
 
+def test_a_table_of_patients_that_a_spreadsheet_has_changed_is_refused(tmp_path: Path) -> None:
+    files = [tmp_path / "1.png", tmp_path / "2.png"]
+    table = tmp_path / "t.csv"
+    table.write_text("path,group\n1.png,1.2E+10\n2.png,1.2E+10\n")
+    with pytest.raises(InputError, match=r"t\.csv: line 2: group '1\.2E\+10' is a number that a spreadsheet program"):
+        patients_of(str(table), files, None)
+    table.write_text("Patients\npath,group\n1.png,P1\n2.png,P2\n")
+    with pytest.raises(InputError, match=r"t\.csv: line 1 is not a header \('Patients'\); line 2 has the columns path"):
+        patients_of(str(table), files, None)
+
+
 @pytest.mark.parametrize(
     ("source", "text", "message"),
     [

@@ -38,17 +38,17 @@ def test_rows_are_read_and_those_of_quarantined_files_left_out(tmp_path: Path) -
     [
         (
             "a/1.png,0,0,5,5\na/9.png,0,0,5,5\n",
-            r"boxes\.csv, row 3: there is no image 'a/9\.png': .* such as 'a/1\.png'",
+            r"boxes\.csv: line 3: there is no image 'a/9\.png': .* such as 'a/1\.png'",
         ),
-        ("a/1.png,0,0,-5,5\n", "row 2: width is -5, expected more than 0 pixels"),
-        ("a/1.png,0,0,5,0\n", "row 2: height is 0, expected more than 0"),
-        ("a/1.png,left,0,5,5\n", "row 2: x is 'left', expected a number of pixels"),
-        ("a/1.png,0,,5,5\n", "row 2: y is '', expected a number"),
-        ("a/1.png,0,0,nan,5\n", "row 2: width is 'nan', expected a number"),
-        ("a/1.png,0,0,inf,5\n", "row 2: width is 'inf', expected a number"),
+        ("a/1.png,0,0,-5,5\n", "line 2: width is -5, expected more than 0 pixels"),
+        ("a/1.png,0,0,5,0\n", "line 2: height is 0, expected more than 0"),
+        ("a/1.png,left,0,5,5\n", "line 2: x is 'left', expected a number of pixels"),
+        ("a/1.png,0,,5,5\n", "line 2: y is '', expected a number"),
+        ("a/1.png,0,0,nan,5\n", "line 2: width is 'nan', expected a number"),
+        ("a/1.png,0,0,inf,5\n", "line 2: width is 'inf', expected a number"),
         (
             "a/1.png,55,0,10,5\n",
-            r"row 2: the box from \(55, 0\) to \(65, 5\) is not inside its image of 60 x 40 pixels",
+            r"line 2: the box from \(55, 0\) to \(65, 5\) is not inside its image of 60 x 40 pixels",
         ),
         ("a/2.png,0,-3,10,5\n", r"not inside its image of 40 x 60 pixels"),
     ],
@@ -131,3 +131,34 @@ def test_a_table_that_is_not_there_is_named_and_none_is_none(tmp_path: Path, par
     packed = data.model_copy(update={"raw": str(tmp_path / "set.npz"), "boxes": "lesions.csv"})
     with pytest.raises(InputError, match=r"data\.boxes: .*set\.npz is no folder"):
         read_placed_boxes(packed, tmp_path, params.crop)
+
+
+def test_a_box_of_stored_pixels_that_are_not_square_is_where_its_spot_is(tmp_path: Path, params: Params) -> None:
+    """Stored 60 x 40 pixels with rows twice as far apart show 60 x 80; the square has the rows 5 to 35 as stored."""
+    pytest.importorskip("pydicom")
+    from tests.images.test_dicom import dicom
+
+    values = np.full((40, 60), 120, np.uint8)
+    values[12:20, 30:42] = 250
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/t.dcm").write_bytes(dicom(values, PixelSpacing=[2, 1]))
+    crop = params.crop.model_copy(update={"side": 30, "border": False, "min_side": 1})
+    # x halves: 15 to 21. y: (12 - 5) and (20 - 5) of 30 stored rows, which fill the 30 of the crop.
+    boxes = [(30, 12, 12, 8), (0, 0, 60, 4)]
+    assert place(tmp_path, params, crop, "t.dcm", (60, 40), boxes) == {"t.dcm": [(15, 7, 21, 15)]}
+    square = crop_file((tmp_path / "raw/t.dcm").read_bytes(), crop, None).square
+    bright = np.argwhere(square > 185)
+    assert [*bright.min(0), *(bright.max(0) + 1)] == [7, 15, 15, 21]
+    with pytest.raises(InputError, match=r"not inside its image of 60 x 40 pixels"):
+        place(tmp_path, params, crop, "t.dcm", (60, 40), [(0, 39, 10, 5)])
+
+
+def test_a_table_of_boxes_from_a_spreadsheet_is_read(tmp_path: Path) -> None:
+    text = "path;x;y;width;height\r\n\r\na/1.png;0;1.5;10;20\r\na/1.png;1,5;0;5;5\r\n"
+    (tmp_path / "boxes.csv").write_bytes(text.encode("utf-16"))
+    with pytest.raises(InputError, match=r"boxes\.csv: line 4: x is '1,5', expected a number of pixels"):
+        read_boxes(tmp_path / "boxes.csv", IMAGES, NONE)
+    (tmp_path / "boxes.csv").write_bytes(text.replace("1,5", "1").encode("utf-16"))
+    assert read_boxes(tmp_path / "boxes.csv", IMAGES, NONE)["y"].tolist() == [1.5, 0]
+    with pytest.raises(InputError, match=r"boxes\.csv: line 1 is not a header \('Lesions'\); line 2 has the columns"):
+        read(tmp_path, "a/1.png,0,0,5,5\n", "Lesions\n" + HEADER)

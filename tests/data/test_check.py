@@ -184,7 +184,7 @@ def test_images_that_a_given_test_set_takes_from_training_are_listed(tmp_path: P
     ("rows", "message"),
     [
         ("blast/P0_x.png,0,0,5,5\nblast/bad.png,0,0,900,5\n", None),
-        ("blast/P0_x.png,0,0,5,5\nblast/P0_x.png,48,0,5,5\n", "boxes.csv, row 3: the box from (48, 0) to (53, 5) is"),
+        ("blast/P0_x.png,0,0,5,5\nblast/P0_x.png,48,0,5,5\n", "boxes.csv: line 3: the box from (48, 0) to (53, 5) is"),
     ],
 )
 def test_boxes_are_checked_as_the_stage_explain_does(raw: Path, params: Params, rows: str, message: str | None) -> None:
@@ -283,3 +283,12 @@ def test_folders_that_look_like_parts_are_refused_with_the_lines_to_write(tmp_pa
     )
     told = check_folder(raw, params_for(params.model_copy(update={"data": data}), raw, "(.+)"))
     assert told.classes == {"mel": 6, "nv": 6}
+
+
+@pytest.mark.parametrize("kind", ["circle", "long"])
+def test_a_folder_that_cannot_be_opened_is_refused(tmp_path: Path, params: Params, kind: str) -> None:
+    (tmp_path / "circle").symlink_to("circle")
+    raw = tmp_path / ("circle" if kind == "circle" else "x" * 300)
+    account = check_folder(raw, params_for(params, raw, None))
+    assert account.refused is not None
+    assert "cannot be opened: " in account.refused["message"]

@@ -169,6 +169,20 @@ def test_damaged_bytes_and_control_characters_are_refused(tmp_path: Path, conten
         ("path,label,fold\n1.png,a,one\n", ["line 2", "'one'"]),
         ("path,label,split,fold\n1.png,a,test,0\n", ["line 2", "'test'"]),
         ("path,label,split,fold\n1.png,a,val,0\n", ["line 2", "'val'"]),
+        ("Study\npath,label\n1.png,a\n", ["labels.csv: line 1 is not a header", "line 2 has the columns path, label"]),
+        ("path,l\u0430bel\n1.png,a\n", ["line 1: no column 'label'", "U+0430 (CYRILLIC SMALL LETTER A)"]),
+        ("path,label,gr\u043eup\n1.png,a,P\n", ["no column 'group'", "U+043E"]),  # patients would be lost
+        ("path,label,\uff47roup\n1.png,a,P\n", ["no column 'group'", "U+FF47"]),
+        ("path,label,l\u0430bel\n1.png,a,b\n", ["'label' is there twice", "U+0430"]),
+        ("path,label,split\n1.png,a,tr\u0430in\n", ["line 2", "it looks like 'train'", "U+0430"]),
+        ("path,label\n1.png,a\u200bb\n", ["line 2", "U+200B (ZERO WIDTH SPACE)"]),
+        ("path,label\n1.png,a\xa0b\n", ["line 2", "U+00A0 (NO-BREAK SPACE)"]),
+        ("path,label\n01.png,a\n", ["line 2", "nearest: '1.png'", "leading zeros"]),
+        ("path,label\nx/\uff12.png,a\n", ["line 2", "nearest: '2.png'", "looks the same", "U+FF12"]),
+        ("path,label\nC:\\x\\2.png,a\n", ["line 2", "absolute"]),
+        ("path,label,group\n1.png,a,P\n2.png,b,1.2E+10\n", ["line 3", "'1.2E+10'", "rounded"]),
+        ("path,label,group\n1.png,a,#REF!\n", ["line 2", "group is '#REF!'"]),
+        ("path,label\n1.png,#N/A\n", ["line 2", "label is '#N/A'"]),
     ],
 )
 def test_wrong_tables_are_refused_with_the_line(tmp_path: Path, text: str, words: list[str]) -> None:
@@ -292,3 +306,12 @@ def test_a_column_that_is_named_for_something_else_is_no_misspelling(tmp_path: P
     form = TableForm(columns=Columns(label="Group"))
     rows = read_label_table(tmp_path / "labels.csv", tmp_path, form=form)
     assert [(row["label"], row["group"]) for row in rows] == [("AD", ""), ("CN", "")]
+
+
+def test_a_title_above_the_columns_of_another_name_is_named(tmp_path: Path) -> None:
+    touch(tmp_path, "1.png")
+    columns = {"path": "image", "label": ("NV", "MEL")}
+    with pytest.raises(InputError, match=r"line 1 is not a header.*; line 3 has the columns image, NV, MEL: delete"):
+        read_as(tmp_path, "Title\n\nimage,MEL,NV\n1.png,1,0\n", columns=columns)
+    with pytest.raises(InputError, match=r"no column 'dx'.*nearest: 'd\u0445'; it looks like 'dx', but has U\+0445"):
+        read_as(tmp_path, "path,d\u0445\n1.png,a\n", columns={"label": "dx"})

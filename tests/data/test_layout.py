@@ -39,6 +39,10 @@ PARTS = {
     "masks beside a class": ["Benign", "Malignant", "masks"],
     "originals and what was made of them": ["originals", "annotated", "augmented"],
     "sides": ["left", "Right"],
+    "a copy by Windows": ["glioma", "glioma - Copy", "none"],
+    "a copy by macOS": ["glioma", "glioma copy 2", "none"],
+    "a copy by a browser": ["glioma", "none", "none (2)"],
+    "a copy by Linux": ["glioma", "none", "none (copy)"],
     "patients' numbers": ["8863", "8864", "10253"],
     "patients' numbers in names": [f"Mass_P_{n:05}_{side}" for n in range(5) for side in ("LEFT_CC", "RIGHT_CC")],
 }

@@ -265,6 +265,30 @@ def test_folders_that_are_refused(tmp_path: Path, paths: list[str], words: list[
 
 def test_a_missing_raw_folder_is_named(tmp_path: Path) -> None:
     assert str(tmp_path / "none") in error_of(tmp_path / "none")
+    (tmp_path / "brain_mri").mkdir()
+    assert f"'{tmp_path}' has no 'brain_mr1'; nearest: 'brain_mri'" in error_of(tmp_path / "brain_mr1" / "Training")
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    assert "link' is a link to nothing" in error_of(tmp_path / "link")
+    (tmp_path / "circle").symlink_to("circle")
+    assert "cannot be opened: Too many levels of symbolic links" in error_of(tmp_path / "circle")
+    assert "cannot be opened: File name too long" in error_of(tmp_path / ("x" * 300))
+
+
+def test_patients_that_look_the_same_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "1.png", "2.png")
+    write_labels(tmp_path, "path,label,group\n1.png,a,P01\n2.png,b,\u042001\n")
+    assert "the patients 'P01' (of '1.png')" in error_of(tmp_path)
+
+
+def test_a_class_in_params_that_looks_like_a_label_is_explained(tmp_path: Path) -> None:
+    touch(tmp_path, "glioma/1.png", "none/2.png")
+    message = error_of(tmp_path, data().model_copy(update={"classes": {"gli\u043ema": "x", "none": "y"}}))
+    assert "it looks like 'glioma', but has U+043E" in message
+
+
+def test_a_part_folder_of_other_letters_is_explained(tmp_path: Path) -> None:
+    touch(tmp_path, "train/a/1.png", "t\u0435st/b/2.png")
+    assert "it looks like 'test', but has U+0435" in error_of(tmp_path)
 
 
 def test_the_rows_of_a_table_are_sorted_by_path_and_other_files_ignored(tmp_path: Path) -> None:
@@ -290,6 +314,13 @@ def test_the_rows_of_a_table_are_sorted_by_path_and_other_files_ignored(tmp_path
             ["spelling", r"'\xfcbel' (as of '1.png')", r"'u\u0308bel'", "'2.png'"],
         ),
         ("path,label\n1.png,T2\n2.png,T\u00b2\n", ["spelling", "'T2'", r"'T\xb2'"]),
+        (
+            "path,label\n1.png,glioma\n2.png,gli\u043ema\n",
+            ["look the same", "U+006F (LATIN SMALL LETTER O) against U+043E (CYRILLIC SMALL LETTER O)", "'2.png'"],
+        ),
+        ("path,label\n1.png,\u0391\n2.png,A\n", ["U+0041", "U+0391 (GREEK CAPITAL LETTER ALPHA)"]),
+        ("path,label\n1.png,G1\n2.png,\uff27\uff11\n", ["look the same", "U+FF27"]),
+        ("path,label\n1.png,a\n2.png,a\ufe0f\n", ["look the same", "nothing against U+FE0F"]),
     ],
 )
 def test_classes_that_look_alike_in_a_table_are_refused(tmp_path: Path, content: str, words: list[str]) -> None:

@@ -72,6 +72,7 @@ def test_paths_are_relative_to_the_current_folder_or_to_the_tables(tmp_path, ima
     ("text", "message"),
     [
         ("file,age\nnew/1.png,4\n", ": has no column 'path': it has file, age"),
+        ("Export\npath,age\nnew/1.png,4\n", r": line 1 is not a header \('Export'\); line 2 has the columns path, age"),
         ("path,sex\nnew/1.png,f\n", ": has no column 'age': it has path, sex"),
         ("path,age\nnew/1.png,4\n", ": has no row for .*2.png: add it, with a path relative to the current folder or"),
         ("path,age\n3.png,4\n", ": has no row for .*1.png and 1 other image: add it"),

@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import subprocess
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +99,24 @@ def explain_missing(raw: str, project: Path = Path()) -> str:
     if file is None:
         return ""
     return f"'{printable(file)}' tracks it: `dvc checkout {shlex.quote(file)}` restores it, or `dvc pull` fetches it"
+
+
+def nearest_path(path: Path) -> str:
+    """Returns a clause about a missing path: the first folder that is missing, and what has nearly its name there.
+
+    Args:
+        path: a path that does not exist.
+    """
+    try:
+        missing = next(each for each in reversed([path, *path.parents]) if not each.exists())
+        names = sorted(each.name for each in missing.parent.iterdir())
+    except (OSError, StopIteration) as error:  # a name that is too long, a folder without permission
+        return str(error) or "it is there now"
+    if missing.is_symlink():
+        return f"'{printable(str(missing))}' is a link to nothing"
+    near = get_close_matches(missing.name, names, n=1)
+    place = printable(str(missing.parent))
+    return f"'{place}' has no '{printable(missing.name)}'" + (f"; nearest: '{printable(near[0])}'" if near else "")
 
 
 def is_stage_output(project: Path, path: str) -> bool:

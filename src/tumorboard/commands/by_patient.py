@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from tumorboard.base.errors import InputError, clip, counted, printable
 from tumorboard.base.files import plain_path
 from tumorboard.data.group_pattern import about_option, extract_groups
-from tumorboard.data.table_text import read_table_text
+from tumorboard.data.spreadsheet_values import refuse_changed_groups
+from tumorboard.data.table_text import describe_title, read_table_text
 from tumorboard.panel.deciding import Deciding
 from tumorboard.panel.predict import Decisions
 
@@ -58,18 +59,23 @@ def _read_groups(table: Path, files: Sequence[Path]) -> list[str]:
     names = [name.strip() for name in text.header]
     for name in ("path", "group"):
         if name not in names:
-            raise InputError(f"{table}: has no column '{name}': it has {', '.join(map(printable, names))}")
+            title = describe_title(table, ("path", "group"))
+            known = title or f"has no column '{name}': it has {', '.join(map(printable, names))}"
+            raise InputError(f"{table}: {known}")
         if names.count(name) > 1:
             raise InputError(f"{table}: has two columns '{name}'")
     groups: dict[Path, str] = {}
+    lines: list[tuple[int, str]] = []
     for line, raw in text.rows:
         row = {name.strip(): cell for name, cell in raw.items()}
         path, group = row["path"].strip(), row["group"].strip()
         if not group:
             raise InputError(f"{table}: line {line}: has no group")
+        lines.append((line, group))
         for file in {plain_path(Path(path)), plain_path(table.parent / path)}:
             if groups.setdefault(file, group) != group:
                 raise InputError(f"{table}: line {line}: a second group for {printable(clip(path))}")
+    refuse_changed_groups(table, lines)
     if missing := [file for file in files if plain_path(file) not in groups]:
         others = f" and {counted(len(missing) - 1, 'other file')}" if len(missing) > 1 else ""
         raise InputError(

@@ -8,7 +8,15 @@ from pathlib import Path
 from tumorboard.base.errors import InputError, printable
 from tumorboard.base.findings import Finding
 from tumorboard.base.params import Params, load_params
-from tumorboard.base.versioning import commit_command, explain_missing, explain_unversioned, in_last_commit, run_git
+from tumorboard.base.versioning import (
+    commit_command,
+    explain_missing,
+    explain_unversioned,
+    in_last_commit,
+    is_stage_output,
+    nearest_path,
+    run_git,
+)
 from tumorboard.commands.image_guard import large_images
 
 FEW = 3  # names in a message
@@ -83,8 +91,13 @@ def check_data(project: Path) -> list[Finding]:
     if params is None:
         return []
     raw = params.data.raw
-    if missing := explain_missing(raw, project):
-        return [Finding("data", "problem", f"data.raw: there is no '{printable(raw)}': {missing}", "dvc checkout")]
+    if not (project / raw).exists() and not is_stage_output(project, Path(os.path.normpath(raw)).as_posix()):
+        missing = explain_missing(raw, project)
+        cure = (
+            "dvc checkout" if missing else "correct data.raw in params.yaml; `tumorboard check FOLDER` tries a folder"
+        )
+        message = f"data.raw: there is no '{printable(raw)}': {missing or nearest_path(project / raw)}"
+        return [Finding("data", "problem", message, cure)]
     if unversioned := explain_unversioned(raw, project):
         message, _, cure = unversioned.partition(": `")
         return [Finding("data", "note", f"data.raw: {message}", cure.rstrip("`"))]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.findings import Finding
-from tumorboard.commands.project_checks import check_identity, check_params
+from tumorboard.commands.project_checks import check_data, check_identity, check_params
 from tumorboard.commands.stale_locks import check_locks
 from tumorboard.commands.torn_files import check_torn_files
 
@@ -32,7 +32,7 @@ def run_checks(checks: Mapping[str, Check], project: Path) -> list[Finding]:
 
 
 def prepare_start(project: Path) -> list[str]:
-    """Removes stale locks and restores torn files of DVC.
+    """Removes stale locks and restores torn files of DVC, and checks params.yaml and that `data.raw` is there.
 
     Args:
         project: folder with dvc.yaml.
@@ -43,7 +43,7 @@ def prepare_start(project: Path) -> list[str]:
     Raises:
         InputError: a problem remains that DVC would fail on; the message has the cure.
     """
-    findings = run_checks(START_CHECKS, project)
+    findings = run_checks(START_CHECKS | {"data": check_data}, project)
     done = [finding.fix() for finding in findings if finding.fix]
     problems = [finding for finding in findings if finding.level == "problem" and not finding.fix]
     if problems:

@@ -14,6 +14,7 @@ from tumorboard.base.params import Crop
 from tumorboard.base.progress import tracked
 from tumorboard.base.tables import Images
 from tumorboard.data.sources import read_content
+from tumorboard.data.table_text import describe_title, read_table_text
 from tumorboard.images.crop import decode_for_crop, locate_square
 
 Boxes: TypeAlias = pd.DataFrame  # one row per box: path; x, y, width, height float64, pixels of the upright image
@@ -77,18 +78,19 @@ def read_boxes(file: Path, images: Images, quarantined: pd.DataFrame) -> Boxes:
 
     Raises:
         InputError: a column is missing; or a path is unknown, a cell is no number, or a box is empty or reaches beyond
-            its image by more than a pixel, and the message names the row.
+            its image by more than a pixel, and the message names the line.
     """
-    table = read_table(file)
-    if missing := [name for name in BOX_COLUMNS if name not in table.columns]:
-        raise InputError(f"{file}: has no column {missing[0]}, expected {', '.join(BOX_COLUMNS)}")
+    text = read_table_text(file)
+    if missing := [name for name in BOX_COLUMNS if name not in text.header]:
+        title = describe_title(file, BOX_COLUMNS)
+        raise InputError(f"{file}: {title or f'has no column {missing[0]}, expected ' + ', '.join(BOX_COLUMNS)}")
     numbers = images[["width", "height"]].to_numpy(np.float64)
     sizes = {name: (width, height) for name, (width, height) in zip(images["id"], numbers.tolist(), strict=True)}
     unusable = set(quarantined["path"])
     rows = []
-    for number, cells in enumerate(table[list(BOX_COLUMNS)].itertuples(index=False), 2):
-        where = f"{file}, row {number}"
-        path, *texts = cells
+    for line, cells in text.rows:
+        where = f"{file}: line {line}"
+        path, *texts = (cells[name] for name in BOX_COLUMNS)
         if path in unusable:
             continue
         if path not in sizes:
@@ -148,12 +150,12 @@ def place_boxes(boxes: Boxes, data: Data, crop: Crop) -> dict[str, list[CropBox]
             square = locate_square(*decode_for_crop(content, crop, data.frames), crop)
         except ImageError as error:
             raise InputError(f"{printable(path)}: changed since it was cropped: {error}: run `dvc repro`") from None
-        scale, rows = crop.side / square.side, by_path[path]
+        across, down, rows = crop.side / square.width, crop.side / square.height, by_path[path]
         corners = {
-            "left": (rows["x"] - square.left) * scale,
-            "top": (rows["y"] - square.top) * scale,
-            "right": (rows["x"] + rows["width"] - square.left) * scale,
-            "bottom": (rows["y"] + rows["height"] - square.top) * scale,
+            "left": (rows["x"] - square.left) * across,
+            "top": (rows["y"] - square.top) * down,
+            "right": (rows["x"] + rows["width"] - square.left) * across,
+            "bottom": (rows["y"] + rows["height"] - square.top) * down,
         }
         clipped = pd.DataFrame(corners).clip(0, crop.side)
         kept = clipped[(clipped["right"] > clipped["left"]) & (clipped["bottom"] > clipped["top"])]

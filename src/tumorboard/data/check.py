@@ -67,7 +67,7 @@ def params_for(params: Params, raw: Path, group_pattern: str | None) -> Params:
         group_pattern: replaces `data.group_pattern`; None: it is not replaced.
     """
     data = {"raw": str(raw), **dict.fromkeys(OF_ONE_FOLDER), "layout": "auto", "group_pattern": group_pattern}
-    if Path(params.data.raw).resolve() == raw.resolve():
+    if os.path.realpath(params.data.raw) == os.path.realpath(raw):  # unlike `resolve`, it raises no errors
         data = {"raw": str(raw)} if group_pattern is None else {"raw": str(raw), "group_pattern": group_pattern}
     return params.model_copy(update={"data": params.data.model_copy(update=data)})
 
@@ -90,9 +90,16 @@ def check_folder(raw: Path, params: Params, labels: Path | None = None, place: P
             _fill(account, raw, params, labels=labels, folder=folder)
         except InputError as error:
             account.refused = {"message": str(error)}
-            if not account.classes and raw.is_dir():  # no label is known, but the pictures can be compared
+            if not account.classes and _is_folder(raw):  # no label is known, but the pictures can be compared
                 account.warnings += describe_unlabeled(raw, params.crop, params.data.frames)
     return account
+
+
+def _is_folder(raw: Path) -> bool:
+    try:
+        return raw.is_dir()
+    except OSError:  # the name is too long, or there is no permission
+        return False
 
 
 @contextmanager

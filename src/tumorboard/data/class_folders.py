@@ -7,6 +7,7 @@ from pathlib import Path
 
 from tumorboard.base.errors import InputError
 from tumorboard.data.label_table import SPLIT_NAMES, Row, check_text
+from tumorboard.data.look_alikes import describe_twin
 
 
 def list_class_folders(files: list[str], outward_links: set[str], raw: Path) -> list[Row]:
@@ -32,6 +33,7 @@ def list_class_folders(files: list[str], outward_links: set[str], raw: Path) -> 
             f"data.raw: '{raw}' has part folders ({_quote(set(parts))}) beside others "
             f"({_quote(tops - parts.keys())}): either all its folders are parts, named Training and Testing, or train, "
             "val and test, or fold0, fold1 ..., or none is. Move what is no part of this set out of data.raw"
+            f"{''.join(describe_twin(top.lower(), SPLIT_NAMES) for top in sorted(tops - parts.keys()))}"
         )
     if all(fold for _, fold in parts.values()):
         # With fold folders alone the test set is still to be drawn, so that no split is given.

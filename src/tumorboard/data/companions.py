@@ -13,6 +13,14 @@ ALTERED = (
 )
 
 
+# Names that file managers give to a copy of a folder, by the name of the original.
+_COPIED = re.compile(
+    r"(?:copy of|kopie von|copie de) (?P<of>.+)|"
+    r"(?P<name>.+?)(?:[ _-]+\(?(?:copy|kopie|copie)\)?(?:[ _]?\(?\d+\)?)?| \(\d+\))",
+    re.IGNORECASE,
+)
+
+
 class Companion(NamedTuple):
     """A file that is named after another one."""
 
@@ -50,3 +58,14 @@ def count_companions(companions: Sequence[Companion]) -> str:
     path, original = companions[0]
     named = counted(len(companions), "file is", "files are")
     return f"{named} named after another one, such as {printable(path)} after {printable(original)}"
+
+
+def find_copied_names(names: Sequence[str]) -> dict[str, str]:
+    """Returns the folders that are named as a file manager's copy of another one, each with the original's name.
+
+    >>> find_copied_names(["glioma", "glioma - Copy", "Copy of glioma", "glioma (2)", "grade (1)"])
+    {'glioma - Copy': 'glioma', 'Copy of glioma': 'glioma', 'glioma (2)': 'glioma'}
+    """
+    matches = {name: match for name in names if (match := _COPIED.fullmatch(name))}
+    originals = {name: match["of"] or match["name"] for name, match in matches.items()}
+    return {name: original for name, original in originals.items() if original in names}

@@ -11,9 +11,11 @@ from tumorboard.base.data_params import Columns, Data
 from tumorboard.base.errors import InputError
 from tumorboard.data.attributes import choose_columns, plain_text
 from tumorboard.data.links import LinkRule, link_rule
+from tumorboard.data.look_alikes import describe_twin, look_of, name_character
 from tumorboard.data.several_findings import refuse_several_findings
+from tumorboard.data.spreadsheet_values import refuse_changed_groups, refuse_formula_error
 from tumorboard.data.table_paths import Places, has_invalid_utf8
-from tumorboard.data.table_text import read_table_text
+from tumorboard.data.table_text import describe_title, read_table_text
 
 LABEL_COLUMNS = ("path", "label", "group", "split", "fold")
 # Cells of one-hot columns, beside the numbers 1 and 0.
@@ -95,7 +97,13 @@ def read_label_table(
     [{'path': '1.png', 'label': '001', 'group': '', 'split': 'train', 'fold': ''}]
     """
     text = read_table_text(table)
-    columns = _resolve_columns(text.header, form.columns, f"{table}: line {text.header_line}")
+    try:
+        columns = _resolve_columns(text.header, form.columns, f"{table}: line {text.header_line}")
+    except ColumnsError:
+        needed = [form.columns.path or "path", form.columns.label or "label"]
+        if title := describe_title(table, [name for names in needed for name in _as_names(names)]):
+            raise InputError(f"{table}: {title}") from None
+        raise
     kept = choose_columns(text.header, {name for names in columns.values() for name in names}).names
     places = Places(form.prefix, form.extension, rule=rule or link_rule(raw), files=files)
     rows: list[Row] = []
@@ -116,6 +124,7 @@ def read_label_table(
         row |= attributes
         seen[row["path"]] = line, row
         rows.append(row)
+    refuse_changed_groups(table, [(line, row["group"]) for line, row in seen.values()])
     if form.values is None:
         refuse_several_findings(table, [(line, row["label"]) for line, row in seen.values()])
     return rows
@@ -152,13 +161,16 @@ def _check_values(row: Row, columns: Mapping[str, Sequence[str]], form: TableFor
                 f"{where}: label is empty: fill it or remove the line, or list the labels to use in data.classes"
             )
         check_text("label", row["label"], where)
+        refuse_formula_error("label", row["label"], where)
     if "group" in columns:
         if not row["group"]:
             raise InputError(f"{where}: group is empty: write the patient, or a value of its own such as the path")
         check_text("group", row["group"], where)
+        refuse_formula_error("group", row["group"], where)
     if row["split"] and row["split"].lower() not in SPLIT_NAMES:
         raise InputError(
             f"{where}: split is {row['split']!r}, expected {', '.join(SPLIT_NAMES)}, or an empty value in all lines"
+            f"{describe_twin(row['split'].lower(), SPLIT_NAMES)}"
         )
     row["split"] = SPLIT_NAMES[row["split"].lower()] if row["split"] else ""
     if row["fold"] and (not re.fullmatch("[0-9]+", row["fold"]) or row["split"] in ("val", "test")):
@@ -210,19 +222,20 @@ def _resolve_columns(header: list[str], columns: Columns, where: str) -> dict[st
     """Returns the names of the table's columns for each of LABEL_COLUMNS that it has; raises ColumnsError."""
     resolved: dict[str, tuple[str, ...]] = {}
     given = [getattr(columns, key) for key in columns.model_fields_set]
-    used = {name for names in given for name in ((names,) if isinstance(names, str) else names or ())}
+    used = {name for names in given for name in _as_names(names)}
     for key in LABEL_COLUMNS:
         named = getattr(columns, key)
         if key not in columns.model_fields_set or (named is None and key in ("path", "label")):
             _check_own_name(key, [name for name in header if name not in used or name == key], where)
             names: tuple[str, ...] = (key,) if key in header else ()
         else:
-            names = (named,) if isinstance(named, str) else named or ()
+            names = _as_names(named)
         for name in names:
             if name not in header:
                 nearest = difflib.get_close_matches(name, header, n=1, cutoff=0)
                 raise ColumnsError(
                     f"{where}: no column {name!r}, which data.columns.{key} names; nearest: {nearest[0]!r}"
+                    f"{describe_twin(nearest[0], [name])}"
                     if nearest
                     else f"{where}: no column {name!r}, which data.columns.{key} names; the file is empty"
                 )
@@ -233,27 +246,38 @@ def _resolve_columns(header: list[str], columns: Columns, where: str) -> dict[st
     return resolved
 
 
+def _as_names(names: str | Sequence[str] | None) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names or ())
+
+
 def misspelled_columns(column: str, header: Sequence[str]) -> list[str]:
-    """Returns the columns of a header whose name is nearly that of one of LABEL_COLUMNS, or it in another case.
+    """Returns the columns of a header whose name is nearly that of one of LABEL_COLUMNS, or looks like it in some case.
 
     >>> misspelled_columns("group", ["path", "Group", "site"])
     ['Group']
     """
     near = difflib.get_close_matches(column, [name.strip().lower() for name in header], n=1, cutoff=0.85)
-    return [name for name in header if name.strip().lower() in near]
+    return [name for name in header if name.strip().lower() in near or _looks_like(name, column)]
+
+
+def _looks_like(name: str, column: str) -> bool:
+    return look_of(name).strip().casefold() == column
 
 
 def _check_own_name(column: str, header: list[str], where: str) -> None:
     """Raises InputError if a required column is missing, the column is misspelled, or there twice."""
     misspelled = misspelled_columns(column, header)
-    same = [name for name in header if name.strip().casefold() == column]
+    same = [name for name in header if _looks_like(name, column)]
     if len(same) > 1:
-        raise InputError(f"{where}: the column '{column}' is there twice: {', '.join(map(repr, same))}")
+        twin = "".join(describe_twin(name, [column]) for name in same)
+        raise InputError(f"{where}: the column '{column}' is there twice: {', '.join(map(repr, same))}{twin}")
     if column not in header and (misspelled or column in ("path", "label")):
         nearest = misspelled or difflib.get_close_matches(column, header, n=1, cutoff=0)
-        raise ColumnsError(
+        twin = describe_twin(nearest[0], [column]) if nearest else ""
+        raise (InputError if twin else ColumnsError)(
             f"{where}: no column '{column}'; path and label are required, group, split and fold are optional; "
-            + (f"nearest: {nearest[0]!r}" if nearest else "the file is empty")
+            + (f"nearest: {nearest[0]!r}{twin}" if nearest else "the file is empty")
+            + (": correct the column's name" if twin else "")
         )
 
 
@@ -275,4 +299,6 @@ def check_text(name: str, text: str, where: str) -> None:
     if has_invalid_utf8(text):
         raise InputError(f"{where}: {name} {text!r} has bytes that are not UTF-8: save the table (or name) as UTF-8")
     if not text.isprintable():
-        raise InputError(f"{where}: {name} {text!r} has a line break or another control character: remove it")
+        sign = next(sign for sign in text if not sign.isprintable())
+        what = "a line break or another control character" if sign < "\xa0" else "an invisible or unusual space or sign"
+        raise InputError(f"{where}: {name} {text!r} has {what}, {name_character(sign)}: remove it")

@@ -19,6 +19,7 @@ from tumorboard.data.label_table import Row, own_columns, table_form
 from tumorboard.data.published_tables import FILL_BLANK, count_blank, describe_table, find_patient_column
 from tumorboard.data.several_findings import MAX_CLASSES, combined_labels, leave_out_lines
 from tumorboard.data.sources import find_table
+from tumorboard.data.spreadsheet_values import describe_changed_values
 from tumorboard.data.table_text import SAVE_AS_CSV, WORKBOOKS, read_table_text
 from tumorboard.data.tables_beside import Table, find_tables
 
@@ -72,6 +73,7 @@ def describe_listing(images: pd.DataFrame, raw: Path, data: Data, labels: Path |
         *_alike("labels", counts, _as_classes),
         *(_unknown(counts) if data.classes is None else []),
         *_alike("patients", patients, lambda _: "give each patient one name"),
+        *describe_changed_values(zip(images["path"], images["label"], images["group"], strict=True)),
     ]
     if not patients and (altered := find_companions(images["path"].tolist(), ALTERED)):
         warnings.append(

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from tumorboard.base.errors import printable
 from tumorboard.data.class_folders import parse_part
-from tumorboard.data.companions import MASKS, count_companions, find_companions
+from tumorboard.data.companions import MASKS, count_companions, find_companions, find_copied_names
 from tumorboard.data.label_table import Row
 from tumorboard.data.published_tables import describe_table, describe_workbooks, has_classes
 from tumorboard.data.tables_beside import agrees_with_folders, find_tables
@@ -124,6 +124,9 @@ def _explain_names(labels: Sequence[str]) -> list[str]:
     words = {label: _words(label) for label in labels}
     if archives := [label for label in labels if re.search(r"\.(zip|tar|t?gz|rar|7z)\b", label, re.IGNORECASE)]:
         return [f"{_listed(archives)} has the name of an archive"]
+    if copies := find_copied_names(labels):
+        name, original = next(iter(copies.items()))
+        return [f"{name!r} is named as a copy of {original!r}: merge or remove it"]
     if splits := _split_like(words):
         return [f"{_listed(splits)} look like parts for training and test, by their names"]
     if len(labels) > 1 and (alike := _alike_but_for_a_number(words)):

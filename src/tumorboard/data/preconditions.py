@@ -2,6 +2,7 @@
 
 from tumorboard.base.errors import InputError, clip, printable
 from tumorboard.base.tables import Manifest
+from tumorboard.data.look_alikes import describe_twin
 
 
 def check_given_parts(manifest: Manifest) -> None:
@@ -18,4 +19,5 @@ def check_positive(manifest: Manifest, positive: str | None) -> None:
             f"data.positive is '{positive}', expected one of two classes; the classes are "
             f"{clip(', '.join(map(printable, classes)), 300)}: name the one to detect, or leave it empty "
             "(-S data.positive=null)"
+            f"{describe_twin(positive, classes)}"
         )

@@ -10,8 +10,9 @@ from typing import TypeAlias
 import pandas as pd
 
 from tumorboard.base.data_params import Data, Links
-from tumorboard.base.errors import ImageError, InputError
+from tumorboard.base.errors import ImageError, InputError, clip
 from tumorboard.base.faults import is_shortage
+from tumorboard.base.versioning import nearest_path
 from tumorboard.data import medmnist
 from tumorboard.data.class_folders import list_class_folders
 from tumorboard.data.group_pattern import extract_groups
@@ -25,6 +26,7 @@ from tumorboard.data.label_table import (
 )
 from tumorboard.data.layout import explain_layout
 from tumorboard.data.links import link_rule, resolve_link
+from tumorboard.data.look_alikes import describe_difference, describe_twin, look_of, refuse_alike_groups
 from tumorboard.data.published_tables import describe_missing, propose_table, propose_table_above
 from tumorboard.data.table_paths import MissingFileError, check_path
 from tumorboard.data.unlabeled import explain_unlabeled
@@ -75,6 +77,12 @@ def list_images(raw: Path, data: Data, labels: Path | None = None) -> tuple[List
             look like parts of a set instead of classes. Where a table fits, the message has the lines for params.yaml.
     """
     ignored: dict[str, IgnoreReason] = {}
+    try:
+        raw.stat()
+    except FileNotFoundError:
+        pass  # explained below
+    except OSError as error:  # a name that is too long, links in a circle, no permission
+        raise InputError(f"data.raw: '{clip(str(raw))}' cannot be opened: {error.strerror}") from None
     if raw.is_file():
         if raw.suffix.lower() not in ("", ".npz"):
             raise InputError(
@@ -89,7 +97,7 @@ def list_images(raw: Path, data: Data, labels: Path | None = None) -> tuple[List
             f"data.raw: '{raw}' is not downloaded yet: set medmnist: [{name}] in params.yaml and run dvc repro"
         )
     else:
-        raise InputError(f"data.raw: there is no '{raw}'; {LAYOUT}")
+        raise InputError(f"data.raw: there is no '{raw}' ({nearest_path(raw)}); {LAYOUT}")
     if not raw.is_dir():
         rows = _select_classes(rows, ignored, data, source)
         _check_class_names(rows, source)
@@ -99,6 +107,7 @@ def list_images(raw: Path, data: Data, labels: Path | None = None) -> tuple[List
         for row, group in zip(ungrouped, groups, strict=True):
             row["group"] = group
     rows.sort(key=lambda row: row["path"])
+    refuse_alike_groups([(row["path"], row["group"]) for row in rows])
     attributes = [name for name in (rows[0] if rows else ()) if name not in LABEL_COLUMNS]
     images = pd.DataFrame(rows, columns=[*LABEL_COLUMNS, *attributes], dtype=object)
     images["fold"] = pd.array([_parse_fold(row) if row["fold"] else None for row in rows], dtype="Int64")
@@ -253,7 +262,8 @@ def _select_classes(rows: list[Row], ignored: dict[str, IgnoreReason], data: Dat
     for value in data.classes:
         if value not in labels:
             known = ", ".join(repr(label) for label in sorted(labels)[:_LISTED])
-            raise InputError(f"data.classes: no label in '{source}' is {value!r}; there are {known}")
+            twin = describe_twin(value, sorted(labels))
+            raise InputError(f"data.classes: no label in '{source}' is {value!r}; there are {known}{twin}")
     ignored |= {row["path"]: _NOT_IN_CLASSES for row in rows if row["label"] not in data.classes}
     return [row | {"label": data.classes[row["label"]]} for row in rows if row["label"] in data.classes]
 
@@ -269,6 +279,8 @@ def _check_class_names(rows: list[Row], source: Path) -> None:
     for label in sorted(labels):
         first = spellings.setdefault(_spelling(label), label)
         if first != label:
+            difference = describe_difference(first, label)
+            same = f"; they look the same, but the first has {difference}" if difference else ""
             # Two Unicode spellings of one letter look the same, so that only escapes show the difference.
             show = ascii if unicodedata.normalize("NFKC", first) == unicodedata.normalize("NFKC", label) else repr
             one, other = (
@@ -277,7 +289,7 @@ def _check_class_names(rows: list[Row], source: Path) -> None:
             )
             raise InputError(
                 f"data.raw: the classes {one} and {other} differ only in case, spaces or spelling of letters, in "
-                f"'{source}': give them one name (data.classes), or clearly different ones"
+                f"'{source}'{same}: give them one name (data.classes), or clearly different ones"
             )
     if not rows:
         unlabeled = explain_unlabeled(source) or f"no images in '{source}'"
@@ -289,7 +301,7 @@ def _check_class_names(rows: list[Row], source: Path) -> None:
 
 
 def _spelling(label: str) -> str:
-    return "".join(unicodedata.normalize("NFKC", label).casefold().split())
+    return "".join(look_of(label).casefold().split())
 
 
 def _parse_fold(row: Row) -> int:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from tumorboard.base.errors import InputError
 from tumorboard.data.links import ALLOWED_BY, LinkRule
+from tumorboard.data.look_alikes import describe_difference, look_of
+from tumorboard.data.spreadsheet_values import explain_missing_name
 
 
 class MissingFileError(InputError):
@@ -77,7 +79,7 @@ def check_path(path: str, root: Path, where: str, rule: LinkRule | None = None) 
     """
     if not path:
         raise InputError(f"{where}: path is empty")
-    if posixpath.isabs(path):
+    if posixpath.isabs(path) or re.match(r"[A-Za-z]:[\\/]|\\\\", path):  # C:\, and \\server of Windows
         raise MissingFileError(f"{where}: path {path!r} is absolute; write it relative to data.raw")
     try:
         target = (root / path).resolve(strict=True)
@@ -89,8 +91,8 @@ def check_path(path: str, root: Path, where: str, rule: LinkRule | None = None) 
             hint = "; its bytes are not UTF-8"
         elif path != path.strip(" '\""):
             hint = "; remove the spaces or quotes at its ends"
-        elif near := _nearest_file(root / path):
-            hint = f"; nearest: {ascii(near) if unicodedata.normalize('NFC', near) in path else repr(near)}"
+        else:
+            hint = _explain_missing(root / path)
         raise MissingFileError(f"{where}: there is no file {path!r} in data.raw{hint}") from None
     shortest = posixpath.normpath(path)
     if shortest.startswith("../"):
@@ -104,16 +106,23 @@ def check_path(path: str, root: Path, where: str, rule: LinkRule | None = None) 
     return shortest
 
 
-def _nearest_file(path: Path) -> str:
-    """Returns the name of a file beside `path` whose name differs in case, Unicode form or ending alone, or ''."""
+def _explain_missing(path: Path) -> str:
+    """Returns a clause about a missing file: the one beside it with nearly its name, or what changed it; or ''."""
 
     def bare(name: str) -> str:
-        return posixpath.splitext(unicodedata.normalize("NFC", name).casefold())[0]
+        return posixpath.splitext(look_of(name).casefold())[0]
 
+    names: list[str] = []
     with suppress(OSError, ValueError):
         names = sorted(file.name for file in path.parent.iterdir())
-        return next((name for name in names if bare(name) == bare(path.name)), "")
-    return ""
+    near = next((name for name in names if bare(name) == bare(path.name)), "")
+    if not near:
+        return explain_missing_name(path.name, names)
+    difference = describe_difference(posixpath.splitext(path.name)[0], posixpath.splitext(near)[0])
+    is_same = unicodedata.normalize("NFC", near) in path.name  # then only escapes show the difference
+    return f"; nearest: {ascii(near) if is_same else repr(near)}" + (
+        f", which looks the same, but the table has {difference}" if difference else ""
+    )
 
 
 def has_invalid_utf8(text: str) -> bool:

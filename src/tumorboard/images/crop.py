@@ -22,11 +22,15 @@ class CroppedFile(NamedTuple):
 
 
 class Square(NamedTuple):
-    """The square that models see, in pixels of the upright image at full size."""
+    """The square that models see, in pixels of the upright image at full size, as stored.
+
+    Its sides differ where the pixels are not square.
+    """
 
     left: float
     top: float
-    side: float
+    width: float
+    height: float
 
 
 def crop_file(content: bytes, crop: Crop, frames: Frames) -> CroppedFile:
@@ -69,8 +73,9 @@ def locate_square(picture: Pixels, header: Header, crop: Crop) -> Square:
         rows, columns = _bright_part(picture, crop.border_threshold, crop.border_tolerance)
     top, left, side = _center(rows.stop - rows.start, columns.stop - columns.start)
     # A decoder rounds the sides of a reduced picture, so that their ratio is not exactly the factor.
-    factor = 2 ** round(math.log2(header.width / picture.shape[1]))
-    return Square(factor * (columns.start + left), factor * (rows.start + top), factor * side)
+    factor = 2 ** round(math.log2(header.width * header.stretch[0] / picture.shape[1]))
+    x, y = (factor / stretch for stretch in header.stretch)
+    return Square(x * (columns.start + left), y * (rows.start + top), width=x * side, height=y * side)
 
 
 def decode_for_crop(content: bytes, crop: Crop, frames: Frames) -> tuple[Pixels, Header]:

@@ -54,8 +54,9 @@ def decode(content: bytes, crop: Crop, frames: Frames, least_side: float | None 
 
     Reads FORMATS, DICOM (with pydicom) and .npy arrays, numbers [H, W] or uint8[H, W, 3]. Limits of size, shape and
     number of frames are checked against the header, before any pixel is decoded. The EXIF orientation is applied, and
-    transparent pixels are composited on `crop.background`. Grey of more than 8 bits is scaled over `crop.window`;
-    without it over a DICOM header's window or stored bits; without these by its depth (`scale_grey`).
+    transparent pixels are composited on `crop.background`. DICOM pixels that are not square are made so. Grey of more
+    than 8 bits is scaled over `crop.window`; without it over a DICOM header's window or stored bits; without these by
+    its depth (`scale_grey`).
     docs/quarantine.md lists all formats and reasons.
 
     Args:
@@ -100,8 +101,7 @@ def too_many_bytes(size: int, crop: Crop) -> ImageError:
 def _decode_any(content: bytes, crop: Crop, frames: Frames, least_side: float | None) -> tuple[Pixels, Header]:
     try:
         if is_dicom(content):
-            pixels, grey = decode_dicom(content, crop, frames)
-            return pixels, Header("DICOM", pixels.shape[1], pixels.shape[0], grey)
+            return decode_dicom(content, crop, frames)
         if content.startswith(npy.MAGIC_PREFIX):
             pixels, grey = _decode_npy(content, crop)
             return pixels, Header("NPY", pixels.shape[1], pixels.shape[0], grey)

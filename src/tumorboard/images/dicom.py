@@ -11,6 +11,7 @@ from tumorboard.base.errors import ImageError
 from tumorboard.base.params import Crop, Frames
 from tumorboard.images.dicom_file import open_dataset
 from tumorboard.images.dicom_frame import is_compressed, read_stored_frame
+from tumorboard.images.dicom_pixel_shape import check_square_size, make_square, read_pixel_aspect, square_stretch
 from tumorboard.images.grey import (
     Extent,
     Grey,
@@ -24,7 +25,7 @@ from tumorboard.images.grey import (
     scale,
     without_undeclared_padding,
 )
-from tumorboard.images.header import check_size, choose_frame
+from tumorboard.images.header import Header, choose_frame
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -100,12 +101,13 @@ def _count_frames(dataset: "Dataset") -> int:
     return frames
 
 
-def decode_dicom(content: bytes, crop: Crop, frames: Frames) -> tuple[Pixels, GreyRange | None]:
+def decode_dicom(content: bytes, crop: Crop, frames: Frames) -> tuple[Pixels, Header]:
     """Decodes one frame of a DICOM file to uint8[H, W], or to uint8[H, W, 3] in RGB.
 
     Grey is scaled over `crop.window`, else the header's first VOI LUT or window, else the rescaled range of BitsStored.
     Without any of these, whole numbers from 0 to 65535 are scaled by their depth as in other files, and all other
-    values over their own range. MONOCHROME1 is inverted. Pixel padding is in no range, and black.
+    values over their own range. MONOCHROME1 is inverted. Pixel padding is in no range, and black. Pixels that are not
+    square are resampled.
 
     Args:
         content: the bytes of the file.
@@ -113,25 +115,34 @@ def decode_dicom(content: bytes, crop: Crop, frames: Frames) -> tuple[Pixels, Gr
         frames: the frame to take of a file with several; None refuses such files.
 
     Returns:
-        The pixels, and the range of grey of more than 8 bits; None for colors and for 8 bits that nothing rescales.
+        The pixels, and the Header with the size as stored, the stretch to square pixels, and the range of grey of more
+        than 8 bits; its range is None for colors and for 8 bits that nothing rescales.
 
     Raises:
         ImageError: if the file cannot be used as an image.
     """
     scan = open_dicom(content, crop.max_bytes)
-    check_size(scan.width, scan.height, crop)
-    index = choose_frame(scan.frames, frames)
-    stored = read_stored_frame(scan.dataset, index, width=scan.width, height=scan.height, crop=crop)
     try:
-        kind = str(scan.dataset.get("PhotometricInterpretation"))
-        if kind not in _GREY:
-            return _read_colors(stored, scan.dataset, kind), None
-        grey, chosen = choose_dicom_range(scan.dataset, stored, index, crop.fixed_window)
-        pixels = scale(grey, (chosen.low, chosen.high))
+        index = choose_frame(scan.frames, frames)
+        aspect = read_pixel_aspect(scan.dataset, _functional_group(scan.dataset, index, "PixelMeasuresSequence"))
+        stretch = square_stretch(scan.width, scan.height, aspect)
+        check_square_size(scan.width, scan.height, stretch, crop)
+        pixels, grey = _read_displayed(scan, index, crop)
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # pydicom raises many kinds of errors on damaged headers
         raise ImageError("corrupt", str(error)) from error
+    return make_square(pixels, stretch), Header("DICOM", scan.width, scan.height, grey, stretch=stretch)
+
+
+def _read_displayed(scan: Scan, index: int, crop: Crop) -> tuple[Pixels, GreyRange | None]:
+    """Returns the pixels of one frame as they are displayed, and the range of grey, as `decode_dicom` explains."""
+    stored = read_stored_frame(scan.dataset, index, width=scan.width, height=scan.height, crop=crop)
+    kind = str(scan.dataset.get("PhotometricInterpretation"))
+    if kind not in _GREY:
+        return _read_colors(stored, scan.dataset, kind), None
+    grey, chosen = choose_dicom_range(scan.dataset, stored, index, crop.fixed_window)
+    pixels = scale(grey, (chosen.low, chosen.high))
     if scan.inverted:
         for rows, _, padding in Grey(stored, is_padding=grey.is_padding).blocks():
             pixels[rows] = 255 - pixels[rows] if padding is None else np.where(padding, 0, 255 - pixels[rows])

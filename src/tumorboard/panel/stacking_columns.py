@@ -10,7 +10,7 @@ import pandas as pd
 from tumorboard.base.errors import InputError, clip, counted, printable
 from tumorboard.base.files import plain_path
 from tumorboard.data.attributes import check_names, plain_text
-from tumorboard.data.table_text import read_table_text
+from tumorboard.data.table_text import describe_title, read_table_text
 from tumorboard.evaluation.attribute_values import MAX_VALUES
 from tumorboard.panel.stacking import MISSING, Cells, Column, Stacking, number_of
 from tumorboard.panel.votes import STACKING
@@ -78,7 +78,8 @@ def read_cells(table: Path, columns: Sequence[Column], files: Sequence[Path]) ->
     names = [plain_text(name) for name in text.header]
     for name in ("path", *(column.name for column in columns)):
         if name not in names:
-            raise InputError(f"{table}: has no column '{name}': it has {', '.join(names)}")
+            title = describe_title(table, ("path", *(column.name for column in columns)))
+            raise InputError(f"{table}: {title or f'has no column {name!r}: it has ' + ', '.join(names)}")
         if names.count(name) > 1:
             raise InputError(f"{table}: has two columns '{name}'")
     wanted = {plain_path(file) for file in files}
