@@ -138,7 +138,7 @@ def test_boxes_are_scored_by_part_and_a_wrong_row_writes_nothing(tmp_path, setti
     other = tmp_path / "other"
     write(other, settings)
     (other / "raw").rename(other / "unused")
-    with pytest.raises(InputError, match=r"boxes\.csv, row 2: the box"):
+    with pytest.raises(InputError, match=r"boxes\.csv: line 2: the box"):
         run(other, settings)
     assert not (other / "out").exists()
 
