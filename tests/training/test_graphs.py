@@ -246,6 +246,55 @@ def test_shapes_are_captured_once_and_not_before_they_have_come_often() -> None:
     assert len(made._graphs) == 0
 
 
+def test_a_graph_keeps_the_memory_of_caches_that_the_network_gives_up() -> None:
+    """A frozen LeViT of timm, in evaluation mode, caches biases, and drops them when an epoch begins."""
+    made = begun(Counted())
+    cache = {"cpu": torch.ones(3)}
+    made._model.backbone.cache = cache  # type: ignore[assignment]
+    kept = weakref.ref(cache["cpu"])
+    repeat(made, STEPS_BEFORE_CAPTURE + 1)
+    cache.clear()
+    assert kept() is not None
+    made.start_epoch(12)
+    assert kept() is None
+
+
+def test_a_network_that_replaces_its_tensors_is_not_captured() -> None:
+    """A graph would read the buffer's old memory at each step, and write to other memory."""
+    lines = list[str]()
+    made = begun(capture := Counted(), lines=lines)
+    backbone = made._model.backbone
+    backbone.register_buffer("center", torch.zeros(3))
+
+    def move(*_: object) -> None:
+        backbone.center = 0.9 * backbone.center + 1  # type: ignore[operator]
+
+    backbone.register_forward_hook(move)
+    repeat(made, 3 * STEPS_BEFORE_CAPTURE)
+    assert capture.calls == 0
+    assert lines == [
+        "its steps cannot be captured as CUDA graphs, and are launched kernel by kernel: "
+        "its module 'backbone' replaces values of its own at each step"
+    ]
+
+
+def test_a_capture_may_fail_by_any_exception_but_an_interruption_ends_the_training() -> None:
+    def fail(_: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        raise error
+
+    for error in (AssertionError(), KeyboardInterrupt()):
+        lines = list[str]()
+        made = begun(fail, lines=lines)
+        repeat(made, STEPS_BEFORE_CAPTURE)
+        if isinstance(error, AssertionError):
+            repeat(made, STEPS_BEFORE_CAPTURE)
+            assert [line.rpartition(": ")[2] for line in lines] == ["AssertionError"]
+        else:
+            with pytest.raises(KeyboardInterrupt):
+                repeat(made, 1)
+        assert not PINNING.locked()
+
+
 def test_a_network_whose_tensors_have_moved_is_captured_anew() -> None:
     """A graph repeats its operations on memory; each validation gives cuDNN's recurrent layers other memory."""
     made = begun(Counted())
@@ -324,7 +373,8 @@ def test_a_failed_capture_leaves_rates_and_the_scaler_as_they_were(
     assert files[0] == files[1]
 
 
-def test_a_failed_capture_leaves_no_trace_in_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [RuntimeError("operation failed due to a previous error"), KeyboardInterrupt()])
+def test_a_failed_capture_leaves_no_trace_in_cuda(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     """torch 2.11 stays in the capture's stream, and its generator refuses draws, since it takes itself for captured."""
     streams: list[object] = []
     states: list[object] = []
@@ -342,8 +392,8 @@ def test_a_failed_capture_leaves_no_trace_in_cuda(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda _: "random")
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, _: states.append(state))
     monkeypatch.setattr(torch.cuda, "default_generators", (Generator(),))
-    with pytest.raises(RuntimeError, match="previous error"), graphs._random_state_kept(torch.device("cuda", 0)):
-        raise RuntimeError("operation failed due to a previous error during capture")
+    with pytest.raises(type(error)), graphs._random_state_kept(torch.device("cuda", 0)):
+        raise error
     assert streams == ["before"]
     assert states == ["not captured", "random"]
 

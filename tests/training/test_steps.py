@@ -15,6 +15,7 @@ from tumorboard.models.normalization import normalization
 from tumorboard.training import journal, loop, steps
 from tumorboard.training.checkpoint import Checkpoints
 from tumorboard.training.distributed import Group
+from tumorboard.training.ema import average_decay
 from tumorboard.training.job import Epoch, Job, Setup, State
 from tumorboard.training.loop import train_model
 from tumorboard.training.steps import set_train_mode
@@ -73,6 +74,25 @@ def test_a_skipped_step_is_named_and_training_goes_on(make_job: MakeJob, capsys:
     message = r"after 1 skipped steps \(nonfinite_budget\) the loss of epoch 2, step \d of 3 \(1 of 16 images: 7"
     with pytest.raises(InputError, match=message):
         _train_epoch(_with_nan_losses(_prepare(job)[0], {"7.jpg"}), state, 1)
+
+
+def test_the_average_follows_a_buffer_that_the_network_replaces(make_job: MakeJob) -> None:
+    setup, state = _prepare(make_job(48, architecture="linear", ema_decay=0.9))
+    head = state.model.head
+    head.register_buffer("count", torch.zeros(1))
+    assert state.average is not None
+    state.average["head.count"] = torch.zeros(1)
+
+    def count(*_: object) -> None:
+        head.count = head.count + 1  # type: ignore[operator]
+
+    head.register_forward_hook(count)
+    _train_epoch(setup, state, 0)
+    expected = 0.0
+    for step in range(3):
+        decay = average_decay(0.9, step)
+        expected = decay * expected + (1 - decay) * (step + 1)
+    assert state.average["head.count"].item() == pytest.approx(expected)
 
 
 def test_a_skipped_step_leaves_no_trace(make_job: MakeJob) -> None:

@@ -154,8 +154,9 @@ def alter_images(
         matrices = numbers[:, :6].reshape(-1, 2, 3)
         images = _resample(images, matrices, _PADDING[augment.fill], augment.interpolation)
     else:
-        for column, axis in ((0, -1), (4, -2)):  # the matrix has 1 or -1 on its diagonal
-            images = torch.where(_column(numbers, column) < 0, images.flip(axis), images)
+        for share, column, axis in ((augment.hflip, 0, -1), (augment.vflip, 4, -2)):
+            if share:  # the matrix has 1 or -1 on its diagonal
+                images = torch.where(_column(numbers, column) < 0, images.flip(axis), images)
     if augment.brightness:
         images.mul_(_column(numbers, 6)).clamp_(0, 255)
     if augment.contrast:

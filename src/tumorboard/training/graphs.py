@@ -14,6 +14,7 @@ from tumorboard.base.params import Recipe
 from tumorboard.models.registry import Classifier
 from tumorboard.training.distributed import Group
 from tumorboard.training.loader import PINNING
+from tumorboard.training.step_watch import StepWatch, held_tensors
 
 STEPS_BEFORE_CAPTURE = 10  # a capture takes about as long as these steps, so that a short training never pays for one
 Compute: TypeAlias = Callable[[Sequence[Tensor], int], Tensor]  # from the inputs of a step and the side of its images
@@ -27,6 +28,7 @@ class Captured(NamedTuple):
     replay: Callable[[], None]  # launches the graph
     result: Tensor  # the memory to which the graph writes the step's result
     gradients: list[Tensor | None]  # those of the model's parameters, which the graph overwrites; empty if not needed
+    held: list[Tensor]  # those of the model, caches included, so that the memory that the graph reads is not given away
 
 
 def takes_graphs(group: Group, say: Callable[[str], None]) -> bool:
@@ -49,8 +51,8 @@ class GraphedSteps:
 
     A graph is captured for the shapes of a step's inputs once these have come STEPS_BEFORE_CAPTURE times. It is
     captured anew from an epoch on in which other parameters learn, a parameter or buffer has another place in memory,
-    images have another side, or the backbone has another mode. A network that cannot be captured is named, and launched
-    kernel by kernel.
+    images have another side, or the backbone has another mode. A network that cannot be captured, or whose steps a
+    graph would not repeat rightly (`StepWatch`), is named, and launched kernel by kernel.
     """
 
     def __init__(
@@ -109,7 +111,7 @@ class GraphedSteps:
                 self._capture(inputs, shapes)
         graph = self._graphs.get(shapes)
         if graph is None:
-            return self._compute(inputs, self._side)
+            return self._launch(inputs, is_last=not self._failed and self._seen[shapes] == STEPS_BEFORE_CAPTURE)
         for place, value in zip(graph.inputs, inputs, strict=True):
             place.copy_(value, non_blocking=True)
         graph.replay()
@@ -118,20 +120,31 @@ class GraphedSteps:
                 parameter.grad = gradient
         return graph.result.clone()
 
+    def _launch(self, inputs: Sequence[Tensor], *, is_last: bool) -> Tensor:
+        """Carries out a step kernel by kernel; the last one before a capture is watched."""
+        watch = StepWatch(self._model, inputs[0].device) if is_last else None
+        result = self._compute(inputs, self._side)
+        if watch and (fault := watch.fault()):
+            self._give_up(fault)
+        return result
+
+    def _give_up(self, cause: str) -> None:
+        self._failed, self._graphs = True, {}
+        self._say(f"its steps cannot be captured as CUDA graphs, and are launched kernel by kernel: {cause}")
+
     def _capture(self, inputs: Sequence[Tensor], shapes: tuple[torch.Size, ...]) -> None:
         """Captures a step of these shapes; nothing is computed."""
         own = [value.to(inputs[0].device, copy=True) for value in inputs]
+        held = held_tensors(self._model)
         try:
             with PINNING, _random_state_kept(own[0].device), _rates_on_device(self._optimizer, own[0][1:]):
                 replay, result = self._make(lambda: self._compute(own, self._side))
-        except RuntimeError as error:
-            self._failed, self._graphs = True, {}
-            cause = str(error).strip().partition("\n")[0]
-            self._say(f"its steps cannot be captured as CUDA graphs, and are launched kernel by kernel: {cause}")
+        except Exception as error:
+            self._give_up(str(error).strip().partition("\n")[0] or type(error).__name__)
             self._on_failure()
         else:
             gradients = [] if self._moves else [parameter.grad for parameter in self._model.parameters()]
-            self._graphs[shapes] = Captured(own, replay, result, gradients)
+            self._graphs[shapes] = Captured(own, replay, result, gradients, held)
 
 
 def cuda_capture() -> Capture:
@@ -173,7 +186,7 @@ def _random_state_kept(device: torch.device) -> Iterator[None]:
     try:
         with torch.cuda.stream(torch.cuda.current_stream(device) if is_cuda else None):
             yield
-    except RuntimeError:
+    except BaseException:  # also KeyboardInterrupt, which an error of the generator would replace
         if is_cuda:
             torch.cuda.synchronize(device)
             index = torch.cuda.current_device() if device.index is None else device.index

@@ -147,7 +147,6 @@ def _steps(setup: Setup, state: State, epoch: int, batches: list[Draws]) -> Iter
     rates = [scheduled_lr(recipe, first + step, len(batches), val_losses) for step in steps]
     # Dropout and other randomness in the model follows from the step's number, so that a resumed run repeats it.
     seeds = keys_of([f"{recipe.seed}/{epoch}/{step}/{setup.group.rank}" for step in steps]).tolist()
-    values = state.model.state_dict()
     computed = _gradients(setup, state, plans, rates, side)
     for step, plan, rate, seed in zip(steps, plans, rates, seeds, strict=True):
         seed_torch(seed, setup.group.device)
@@ -164,7 +163,7 @@ def _steps(setup: Setup, state: State, epoch: int, batches: list[Draws]) -> Iter
         if not (setup.graphs and moves_on_device(recipe)):
             optimizer_step(recipe, state)
         if state.average is not None and recipe.ema_decay:
-            update_average(state.average, values, average_decay(recipe.ema_decay, first + step))
+            update_average(state.average, state.model.state_dict(), average_decay(recipe.ema_decay, first + step))
         yield StepResult(plan.rows, outcomes, plan.weight)
 
 
