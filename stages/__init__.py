@@ -10,6 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 if sys.argv[0] == "-m":  # Python is about to run a stage
+    from tumorboard.base.collector import pause_collector
     from tumorboard.base.cores import let_threads_sleep
     from tumorboard.base.faults import report_uncaught_faults
     from tumorboard.base.interrupts import handle_signals
@@ -18,3 +19,4 @@ if sys.argv[0] == "-m":  # Python is about to run a stage
     report_uncaught_faults(_stage)
     handle_signals(_stage)
     let_threads_sleep()
+    pause_collector()  # run_stage resumes it

@@ -2,15 +2,18 @@
 
 import sys
 from itertools import chain
+from typing import TYPE_CHECKING
 
 from tumorboard.augment.balance import balance_manifest, count_by_class, draw_copies, training_rows
 from tumorboard.augment.generated import generate_images, nearest_training_images, warn_of_copies
-from tumorboard.augment.generator import Step
 from tumorboard.base.files import write_json, write_table
 from tumorboard.base.params import Params
 from tumorboard.base.stage import Input, Output, run_stage
 from tumorboard.base.tables import read_manifest
 from tumorboard.data.store import CropStore, write_store
+
+if TYPE_CHECKING:
+    from tumorboard.augment.generator import Step
 
 
 def main(params: Params, *, fold: int, store: Input, manifest: Input, out: Output, metrics: Output) -> None:
@@ -35,7 +38,7 @@ def main(params: Params, *, fold: int, store: Input, manifest: Input, out: Outpu
             print(warning, file=sys.stderr)
 
 
-def _print_step(step: Step) -> None:
+def _print_step(step: "Step") -> None:
     """Prints a line about the fit of the generator."""
     print(
         f"generator  step {step.done:,}  critic {step.critic:.3f}  difference {step.difference:.3f}  "

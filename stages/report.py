@@ -9,10 +9,6 @@ from tumorboard.base.files import remove_leftovers, replacing, side_cache, write
 from tumorboard.base.params import Params
 from tumorboard.base.stage import Input, Output, run_stage
 from tumorboard.report.conclusions import conclusion_tables, draw_conclusions
-from tumorboard.report.explained import draw_explained
-from tumorboard.report.figures import draw_figures, draw_test_figures, plot_tables
-from tumorboard.report.page import render_page, summarize_scores
-from tumorboard.report.plots import to_png
 from tumorboard.report.results import read_results
 from tumorboard.report.score_schema import schema as score_schema
 
@@ -55,6 +51,12 @@ def main(
         ledger=side_cache("test-looks.jsonl"),
     )
     conclusions = draw_conclusions(results)
+    # Here, because matplotlib is slow to import, and files that cannot be read are reported before.
+    from tumorboard.report.explained import draw_explained
+    from tumorboard.report.figures import draw_figures, draw_test_figures, plot_tables
+    from tumorboard.report.page import render_page, summarize_scores
+    from tumorboard.report.plots import to_png
+
     tables = plot_tables(results, conclusions)
     for name, table in (tables | conclusion_tables(results, conclusions)).items():
         write_table(table, plots / f"{name}.csv")

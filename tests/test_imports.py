@@ -11,6 +11,11 @@ TORCH = {"torch", "torch._dynamo", "torchvision", "timm"}
 SLOW = {
     "sklearn",
     "scipy.stats",
+    "scipy.special",
+    "scipy.optimize",
+    "scipy.sparse",
+    "scipy.fft",
+    "scipy.ndimage",
     "matplotlib",
     "dvclive",
     "tensorboard",
@@ -24,29 +29,30 @@ TABLES = {"pandas", "numpy"}
 ABSENT = {
     "digest": TORCH | SLOW | TABLES,
     "recipe": TORCH | SLOW | TABLES,
-    "phantom": TORCH | SLOW | {"pandas"},
+    "phantom": TORCH | {"pandas"} | SLOW - {"scipy.ndimage", "scipy.special"},
     "fetch": TORCH | SLOW,
     "crop": TORCH | SLOW,
-    "split": TORCH | SLOW - {"sklearn", "scipy.stats"},
-    "balance": TORCH | SLOW - {"torch"},
-    "train": TORCH | SLOW,
+    "split": TORCH | SLOW,
+    "balance": TORCH | SLOW,
+    "train": TORCH | SLOW | {"scipy"},
     "evaluate": TORCH | SLOW,
     "ensemble": TORCH | SLOW,
-    "report": TORCH | SLOW - {"scipy.stats", "matplotlib"},
+    "report": TORCH | SLOW,
 }
-NEEDS_TORCH = {"balance", "train", "evaluate"}
+NEEDS_TORCH = {"train", "evaluate"}
 
-
-# Prints the modules of each stage on a line: of the first ones in turn, each with those before it, which may import no
-# more; of each other one, in a fork after the first ones.
+# In this order; each stage is imported after those before it that are not FORKED, which may import no more than it.
+ORDER = ("digest", "recipe", "phantom", "train", "fetch", "crop", "ensemble", "split", "balance", "evaluate", "report")
+FORKED = ("phantom", "train", "split", "balance", "evaluate", "report")
+# Prints the modules of each stage on a line.
 PROGRAM = """
 import importlib, os, sys
-first, others = [words.split() for words in sys.argv[1:]]
-for stage in first + others:
-    if stage in first or not (child := os.fork()):
+order, forked = [words.split() for words in sys.argv[1:]]
+for stage in order:
+    if stage not in forked or not (child := os.fork()):
         importlib.import_module(f"stages.{stage}")
         print("IMPORTED", stage, *sys.modules, flush=True)
-        if stage in others:
+        if stage in forked:
             os._exit(0)
     else:
         assert os.waitpid(child, 0)[1] == 0
@@ -55,9 +61,8 @@ for stage in first + others:
 
 @pytest.fixture(scope="module")
 def imports() -> dict[str, set[str]]:
-    """The modules that an interpreter has after the import of each stage, and of stages that may import no more."""
-    first = sorted(("digest", "recipe", "phantom", "fetch", "crop", "ensemble"), key=lambda stage: -len(ABSENT[stage]))
-    words = [" ".join(first), " ".join(sorted(set(ABSENT) - set(first)))]
+    """The modules that an interpreter has after the import of each stage, and of stages before it."""
+    words = [" ".join(ORDER), " ".join(FORKED)]
     done = subprocess.run([sys.executable, "-c", PROGRAM, *words], cwd=ROOT, capture_output=True, text=True, check=True)
     lines = [line.split() for line in done.stdout.splitlines() if line.startswith("IMPORTED ")]
     return {stage: set(modules) for _, stage, *modules in lines}
@@ -85,7 +90,47 @@ def test_a_stage_imports_nothing_slow_that_it_may_not_need(stage: str, imports: 
 
 
 def test_every_stage_is_listed() -> None:
-    assert {file.stem for file in (ROOT / "stages").glob("[!_]*.py")} - {"explain"} == set(ABSENT)
+    assert {file.stem for file in (ROOT / "stages").glob("[!_]*.py")} - {"explain"} == set(ABSENT) == set(ORDER)
+
+
+def test_a_stage_looks_for_reference_cycles_from_its_first_line_on_and_not_while_it_imports() -> None:
+    imported_by("""
+import gc, sys
+sys.argv, sys.orig_argv = ["-m"], ["python", "-m", "stages.nothing"]
+import stages
+assert not gc.isenabled()
+from tumorboard.base.stage import run_stage
+sys.argv = ["nothing.py"]
+reached = []
+def main(params):
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 10_000
+    reached.append(params)
+run_stage(main)
+assert reached
+""")
+
+
+def test_a_training_needs_no_compiler_of_torch() -> None:
+    program = """
+import torch
+from tumorboard.base.params import load_params
+from tumorboard.base.recipe import resolve_recipe
+from tumorboard.models.device import set_deterministic
+from tumorboard.training.optim import OPTIMIZERS, make_optimizer
+recipe = resolve_recipe(load_params("params.yaml"), "cnn")
+set_deterministic(True)
+for name in OPTIMIZERS:
+    backbone, head = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    optimizer = make_optimizer(backbone, head, recipe.model_copy(update={"optimizer": name}))
+    head(backbone(torch.ones(1, 2))).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+    optimizer.load_state_dict(optimizer.state_dict())
+"""
+    modules = imported_by(program)
+    assert "tumorboard.training.optim" in modules
+    assert modules & {"torch._dynamo", "torch._inductor", "sympy", "scipy", "torchvision", "timm"} == set()
 
 
 def test_recipes_of_the_default_panel_are_resolved_without_torch() -> None:

@@ -165,3 +165,17 @@ def test_the_code_of_another_checkout_is_refused(tmp_path: Path, monkeypatch: py
     done = CliRunner().invoke(tried, [])
     assert done.exit_code == 1
     assert done.stderr.startswith(f"lr-find: the running code is {ROOT}/src/tumorboard, not {tmp_path}/src/tumorboard")
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_a_command_that_ends_with_a_status_skips_pythons_slow_end(monkeypatch: pytest.MonkeyPatch, status: int) -> None:
+    ends: list[int] = []
+    monkeypatch.setattr("tumorboard.commands.errors.note_end", ends.append)
+
+    @reports_user_errors
+    def doctor() -> None:
+        raise typer.Exit(status)
+
+    with pytest.raises(typer.Exit):
+        doctor()
+    assert ends == [status]

@@ -1,5 +1,8 @@
 """The device and the precision that a run asks for."""
 
+import os
+import sys
+from types import SimpleNamespace
 from typing import Literal
 
 import pytest
@@ -8,7 +11,7 @@ import torch
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Params, Runtime
 from tumorboard.models import device
-from tumorboard.models.device import autocast, choose_device, exact_convolutions, threads_of
+from tumorboard.models.device import autocast, choose_device, exact_convolutions, set_deterministic, threads_of
 
 CPU = torch.device("cpu")
 
@@ -86,3 +89,26 @@ def test_convolutions_are_exact_within_the_context_alone() -> None:
     with exact_convolutions():
         assert not torch.backends.cudnn.allow_tf32
     assert torch.backends.cudnn.allow_tf32 == before
+
+
+@pytest.mark.parametrize("compiler", [False, True])
+def test_deterministic_kernels_are_asked_for_as_by_torch(monkeypatch: pytest.MonkeyPatch, compiler: bool) -> None:
+    """Torch's compiler is told too: by its settings where it is imported, else by the variable that it reads then."""
+    before, settings = torch.get_deterministic_debug_mode(), SimpleNamespace(deterministic=None)
+    monkeypatch.setenv("TORCHINDUCTOR_DETERMINISTIC", "")
+    for name in ("torch._inductor", "torch._inductor.config"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    if compiler:
+        monkeypatch.setitem(sys.modules, "torch._inductor", SimpleNamespace(config=settings))
+        monkeypatch.setitem(sys.modules, "torch._inductor.config", settings)
+        monkeypatch.setattr(torch, "_inductor", SimpleNamespace(config=settings), raising=False)
+    try:
+        for wanted in (True, False):
+            set_deterministic(wanted)
+            assert torch.are_deterministic_algorithms_enabled() == wanted
+            assert torch.is_deterministic_algorithms_warn_only_enabled() == wanted or not wanted
+            assert ("torch._inductor.config" in sys.modules) == compiler
+            assert settings.deterministic == (wanted if compiler else None)
+            assert os.environ["TORCHINDUCTOR_DETERMINISTIC"] == ("" if compiler else str(int(wanted)))
+    finally:
+        torch.set_deterministic_debug_mode(before)

@@ -11,6 +11,7 @@ from tumorboard.base.params import Params, Recipe
 from tumorboard.training.optim import OPTIMIZERS, make_optimizer, scheduled_lr, set_lr
 
 STEPS = 7  # per epoch
+KINDS = {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
 
 
 @pytest.fixture
@@ -103,7 +104,35 @@ def test_each_part_has_its_learning_rate_and_only_matrices_have_weight_decay(rec
         id(head.weight): (0.2, 0.3),
         id(head.bias): (0.2, 0.0),
     }
-    assert type(optimizer) is {"sgd": torch.optim.SGD, "adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[name]
+    assert isinstance(optimizer, KINDS[name])
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_steps_equal_those_of_torchs_own_optimizer_to_the_bit(recipe: Recipe, name: str) -> None:
+    """Five steps; after two of them the state is saved and loaded. Hooks of steps are called as in torch."""
+    made = recipe.model_copy(update={"optimizer": name, "momentum": 0.7, "weight_decay": 0.3, "lr": 0.5})
+    random = torch.Generator().manual_seed(0)
+    gradients = torch.randn(5, 4, 6, generator=random)
+    ends, hooked = [], []
+    for own in (True, False):
+        head = nn.Linear(6, 4, bias=False)
+        head.weight.data = torch.ones(4, 6)
+        settings = {"momentum": 0.7} if name == "sgd" else {}
+        theirs = KINDS[name](head.parameters(), 0.5, weight_decay=0.3, fused=True, **settings)
+        optimizer = make_optimizer(nn.Identity(), head, made) if own else theirs
+        optimizer.register_step_post_hook(lambda *_, own=own: hooked.append(own))
+        for step, gradient in enumerate(gradients):
+            optimizer.zero_grad()
+            assert head.weight.grad is None
+            (head.weight * gradient).sum().backward()
+            optimizer.step()
+            assert torch.is_grad_enabled()
+            if step == 2:
+                state = optimizer.state_dict()
+                optimizer.load_state_dict(state)
+        ends.append(head.weight.detach())
+    assert torch.equal(*ends)
+    assert hooked == [True] * 5 + [False] * 5
 
 
 def test_each_layer_learns_at_layer_decay_times_the_rate_of_the_next_one(recipe: Recipe) -> None:

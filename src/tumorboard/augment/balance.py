@@ -5,9 +5,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
-import torch
 
-from tumorboard.augment.alterations import augment_images
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Augment, Balance
 from tumorboard.base.progress import Progress
@@ -108,7 +106,7 @@ def draw_copies(
         The ids of the copies, and an iterator over their crops uint8[S, S, 3] in the same order.
     """
     copies = manifest[_is_copy(manifest) & ~is_generated(manifest)]
-    return copies["id"].tolist(), _draw_crops(copies, store, augment, seed)
+    return copies["id"].tolist(), iter(()) if copies.empty else _draw_crops(copies, store, augment, seed)
 
 
 def count_by_class(manifest: Manifest) -> dict[str, dict[str, int]]:
@@ -125,6 +123,10 @@ def _is_copy(manifest: Manifest) -> "pd.Series[bool]":
 
 
 def _draw_crops(copies: Manifest, store: CropStore, augment: Augment, seed: int) -> Iterator[CropArray]:
+    import torch  # here, because many studies make no copies, and torch is slow to import
+
+    from tumorboard.augment.alterations import augment_images
+
     keys = keys_of(copies["sha256"].tolist())
     numbers = np.array([int(name.rpartition("//")[2]) for name in copies["id"]], dtype=np.int64)
     with Progress("copies", len(copies), "image") as bar:

@@ -1,18 +1,20 @@
 """Generates the images that a balanced Manifest asks for, and finds the training image that each one resembles most."""
 
 from collections.abc import Callable, Iterator
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from tumorboard.augment.generator import LARGEST, Step, draw_images, fit_generator
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Balance
 from tumorboard.base.tables import Manifest, is_generated
 from tumorboard.data.near_duplicates import ReadCrops
 from tumorboard.data.nearest import nearest_pictures
 from tumorboard.data.store import CropArray, CropStore
+
+if TYPE_CHECKING:
+    from tumorboard.augment.generator import Step
 
 Nearest: TypeAlias = pd.DataFrame  # one row per generated image, see `nearest_training_images`
 
@@ -24,7 +26,7 @@ def generate_images(
     *,
     fold: int,
     seed: int,
-    report: Callable[[Step], None] = lambda _: None,
+    report: Callable[["Step"], None] = lambda _: None,
 ) -> tuple[list[str], Iterator[CropArray]]:
     """Fits a generator to the originals of a balanced Manifest and draws its generated images.
 
@@ -47,6 +49,8 @@ def generate_images(
     drawn = manifest[is_generated(manifest)].sort_values("id")
     if drawn.empty:
         return [], iter(())
+    from tumorboard.augment.generator import draw_images, fit_generator  # here, because torch is slow to import
+
     rows = manifest[manifest["id"] == manifest["source_id"]].sort_values("id")
     _check(rows, drawn, store.size, balance=balance, fold=fold)
     classes = pd.Index(sorted(rows["label"].unique()), dtype=object)
@@ -64,6 +68,8 @@ def generate_images(
 
 def _check(rows: Manifest, drawn: Manifest, side: int, *, balance: Balance, fold: int) -> None:
     """Raises InputError if a class has too few originals to learn from, or the crops are too large."""
+    from tumorboard.augment.generator import LARGEST  # here, because torch is slow to import
+
     if side > LARGEST:
         raise InputError(
             f"balance.strategy generate draws images of up to {LARGEST} pixels, crop.side is {side}: larger ones take "

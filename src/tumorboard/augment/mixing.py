@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.special import betaincinv
 from torch import Tensor
 
 from tumorboard.base.params import Recipe
@@ -40,6 +39,8 @@ def draw_mixture(recipe: Recipe, keys: NDArray[np.uint64], counters: NDArray[np.
     Source:
         mixup: Zhang et al. 2018. cutmix: Yun et al. 2019; its lambda is the share that the box leaves of the image.
     """
+    from scipy.special import betaincinv  # here, because it is slow to import, and few recipes mix images
+
     mixed, kind, share, x, y = uniforms(recipe.seed, keys ^ _STREAM, counters, 5).T
     cut = kind < 0.5 if recipe.mixup and recipe.cutmix else np.full(len(keys), recipe.cutmix > 0)
     # Beta(alpha, alpha) by the inverse of its distribution function: one uniform number gives one lambda.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 from tumorboard.base.checkout import check_checkout
+from tumorboard.base.collector import resume_collector
 from tumorboard.base.digests import check_digests
 from tumorboard.base.errors import InputError, escape_unprintable
 from tumorboard.base.faults import reported_errors
@@ -46,6 +47,7 @@ def run_stage(
         params = load_params(params_file(name))
         paths = [*lists, *further_inputs(params, options), *(options[key] for key in _options_of(main, "input"))]
         before = take_snapshot(name, paths)
+        resume_collector()
         main(params, **options)
         try:
             check_unchanged(before, take_snapshot(name, paths))

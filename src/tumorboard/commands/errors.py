@@ -4,6 +4,8 @@ import functools
 from collections.abc import Callable
 from typing import ParamSpec
 
+import typer
+
 from tumorboard.base.checkout import check_checkout
 from tumorboard.base.faults import reported_errors
 from tumorboard.base.interrupts import note_end
@@ -29,7 +31,11 @@ def reports_user_errors(command: Callable[P, None]) -> Callable[P, None]:
         with reported_errors(name, before=""), naming_extras():
             if name != "doctor":
                 check_checkout()
-            command(*args, **kwargs)
+            try:
+                command(*args, **kwargs)
+            except typer.Exit as end:
+                note_end(end.exit_code)
+                raise
         note_end(0)
 
     return reporting

@@ -4,7 +4,7 @@ from functools import cache
 from typing import TypeAlias
 
 import numpy as np
-import scipy.fft
+import scipy  # which imports scipy.fft when that is first used
 from numpy.typing import NDArray
 
 from tumorboard.data.chains import Floats, Rows

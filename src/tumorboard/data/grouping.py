@@ -3,8 +3,6 @@
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 
 def factorize(column: pd.Series) -> tuple[NDArray[np.object_], NDArray[np.int64]]:
@@ -33,6 +31,9 @@ def connected_sets(count: int, first: NDArray[np.int64], second: NDArray[np.int6
     >>> connected_sets(6, np.array([4, 3]), np.array([1, 4])).tolist()
     [0, 1, 2, 1, 1, 5]
     """
+    from scipy.sparse import coo_array  # here, because it is slow to import
+    from scipy.sparse.csgraph import connected_components
+
     links = coo_array((np.ones(len(first), bool), (first, second)), shape=(count, count))
     labels = connected_components(links, directed=False)[1]
     _, smallest, set_of = np.unique(labels, return_index=True, return_inverse=True)

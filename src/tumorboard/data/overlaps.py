@@ -5,8 +5,8 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
+import scipy  # which imports scipy.ndimage when that is first used
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from tumorboard.base.progress import tracked
 from tumorboard.base.randomness import keys_of, order
@@ -111,7 +111,7 @@ def _focused(thumbs: Thumbnails) -> Floats:
 
 def _blurred(greys: Floats, sigma: float) -> Floats:
     """Returns pictures float32[N, SIDE, SIDE] after a Gaussian blur of the given standard deviation in pixels."""
-    return np.asarray(ndimage.gaussian_filter(greys, (0, sigma, sigma), mode="nearest"))
+    return np.asarray(scipy.ndimage.gaussian_filter(greys, (0, sigma, sigma), mode="nearest"))
 
 
 def _interpolate(surface: Floats, rows: Codes, columns: Codes) -> Floats:
@@ -195,7 +195,7 @@ def _points(thumbs: Thumbnails) -> _Points:
         greys = thumbs[start : start + BLOCK].astype(np.float32)
         smooth = _blurred(greys, FINE)
         blobs = np.abs(smooth - _blurred(greys, WIDE))
-        blobs[(blobs < ndimage.maximum_filter(blobs, (1, 5, 5))) | (blobs < FAINT)] = 0
+        blobs[(blobs < scipy.ndimage.maximum_filter(blobs, (1, 5, 5))) | (blobs < FAINT)] = 0
         inner = blobs[:, PATCH:-PATCH, PATCH:-PATCH]
         strength = inner.reshape(len(greys), -1)
         best = np.argpartition(-strength, POINTS - 1)[:, :POINTS]

@@ -5,19 +5,19 @@ pictures of one patient share scanner and label, and twelve patients are twelve 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 from numpy.random import Generator, Philox
 from numpy.typing import NDArray
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.tree import DecisionTreeClassifier
 
 from tumorboard.base.randomness import keys_of, order
 from tumorboard.base.tables import Images, Manifest
-from tumorboard.data.group_folds import StratifiedGroups
 from tumorboard.data.grouping import factorize
+
+if TYPE_CHECKING:
+    from sklearn.ensemble import RandomForestClassifier
 
 FACTS = {  # columns of the table of images by the name of the fact, which is also a key of the metrics
     "width": ["width"],
@@ -149,7 +149,9 @@ def shortcuts_warning(probe: ShortcutScores, threshold: float) -> str:
     )
 
 
-def _forest(seed: int) -> RandomForestClassifier:
+def _forest(seed: int) -> "RandomForestClassifier":
+    from sklearn.ensemble import RandomForestClassifier  # here, because it is slow to import
+
     # Leaves of one image: the exact size that one scanner writes may give a class away.
     return RandomForestClassifier(
         TREES, max_features=None, class_weight="balanced", random_state=seed % 2**32, n_jobs=1
@@ -177,6 +179,8 @@ def _folds(labels: Codes, groups: Codes, seed: int) -> list[tuple[Codes, Codes]]
     folds = min([FOLDS, *(len(np.unique(groups[labels == label])) for label in classes)])
     if len(classes) < 2 or folds < 2:
         return []
+    from tumorboard.data.group_folds import StratifiedGroups  # here, because scikit-learn is slow to import
+
     splitter = StratifiedGroups(folds, shuffle=True, random_state=seed % 2**32)
     return list(splitter.split(labels, labels, groups))
 
@@ -252,6 +256,8 @@ def _studentized_tree_skills(
     folds = _folds(labels, groups, seed)
     if not folds:
         return np.zeros(len(tables))
+    from sklearn.tree import DecisionTreeClassifier  # here, because it is slow to import
+
     # Without scikit-learn's checks of its input, which take longer than these small trees.
     weights = 1 / np.bincount(labels)[labels]  # as class_weight="balanced" for the trees
     skills = []

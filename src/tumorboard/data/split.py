@@ -12,7 +12,6 @@ from tumorboard.base.params import Split
 from tumorboard.base.randomness import keys_of, order
 from tumorboard.base.tables import Images, Manifest, check_manifest
 from tumorboard.data.audit import Pictures
-from tumorboard.data.group_folds import StratifiedGroups
 from tumorboard.data.grouping import connected_sets, factorize
 from tumorboard.data.near_duplicates import Pairs
 from tumorboard.data.parts import count_tree
@@ -195,6 +194,8 @@ def draw_folds(rows: Manifest, folds: int, seed: int) -> NDArray[np.int64]:
     Source: scikit-learn's StratifiedGroupKFold. It deals out the groups by decreasing spread over the classes, and only
     shuffles equal ones: with few groups two seeds may give the same folds.
     """
+    from tumorboard.data.group_folds import StratifiedGroups  # here, because scikit-learn is slow to import
+
     labels, groups = factorize(rows["label"])[1], factorize(rows["group"])[1]
     fold_of = np.empty(len(rows), dtype=np.int64)
     splitter = StratifiedGroups(folds, shuffle=True, random_state=seed % 2**32)

@@ -9,9 +9,8 @@ from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
+import scipy  # which imports its parts when they are first used
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.special import expit
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.tables import Predictions, classes_of
@@ -175,4 +174,8 @@ def _intercept(x: NDArray[np.float64], event: NDArray[np.bool_]) -> float:
         return math.nan
     # At -bound the expected number of events is below 1, at +bound the expected number of rows without an event.
     bound = float(np.abs(x).max()) + math.log(len(x)) + 1
-    return float(brentq(lambda intercept: float((expit(x + intercept) - event).sum()), -bound, bound))
+
+    def expected_minus_observed(intercept: float) -> float:
+        return float((scipy.special.expit(x + intercept) - event).sum())
+
+    return float(scipy.optimize.brentq(expected_minus_observed, -bound, bound))

@@ -4,8 +4,8 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # which imports scipy.special when that is first used
 from numpy.typing import NDArray
-from scipy.special import ndtr, stdtrit
 
 from tumorboard.base.randomness import keys_of, uniforms
 
@@ -108,9 +108,10 @@ def compare_sides(blocks: Blocks, *, confidence: float, seed: int, stream: str) 
     fewest = min(blocks.sides)
     if math.isnan(gap) or fewest < MIN_GROUPS:
         return Gap(gap, math.nan, math.nan, math.nan)
-    reach = float(stdtrit(fewest - 1, (1 + confidence) / 2)) * error
+    reach = float(scipy.special.stdtrit(fewest - 1, (1 + confidence) / 2)) * error
     statistic = _statistic(np.array([gap]), np.array([error]))[0]
-    p = float(2 * ndtr(-statistic)) if fewest >= MANY_GROUPS else _permutation_p(blocks, statistic, seed, stream)
+    many = fewest >= MANY_GROUPS
+    p = float(2 * scipy.special.ndtr(-statistic)) if many else _permutation_p(blocks, statistic, seed, stream)
     return Gap(gap, max(-1.0, gap - reach), min(1.0, gap + reach), p)
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import softmax
 
 from tumorboard.base.arrays import read_arrays, write_arrays
 from tumorboard.base.errors import InputError
@@ -59,6 +58,8 @@ class HeldOut:
 
     def probabilities(self, choice: int) -> NDArray[np.float64]:
         """Returns the probabilities float64[N, K] of one of the P + 1 choices."""
+        from scipy.special import softmax  # here, because a training needs no scipy, which is slow to import
+
         probabilities: NDArray[np.float64] = softmax(self.logits[choice].astype(np.float64), axis=1)
         return probabilities
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy  # which imports scipy.special when that is first used
 from numpy.typing import NDArray
-from scipy.special import betaincinv, expit, logit, stdtrit
 
 from tumorboard.base.errors import counted
 from tumorboard.base.randomness import keys_of
@@ -174,9 +174,8 @@ def _korn_graubard(estimate: Estimate, confidence: float) -> Interval:
     effective = images * (_t(tail, images - 1) / _t(tail, _degrees(estimate))) ** 2 / max(design_effect, ROUNDING)
     effective = min(effective, images)
     hits, misses = value * effective, (1 - value) * effective
-    return Interval(
-        float(betaincinv(hits, misses + 1, tail)), float(betaincinv(hits + 1, misses, 1 - tail)), "Korn-Graubard"
-    )
+    low, high = scipy.special.betaincinv(hits, misses + 1, tail), scipy.special.betaincinv(hits + 1, misses, 1 - tail)
+    return Interval(float(low), float(high), "Korn-Graubard")
 
 
 def t_limits(
@@ -213,7 +212,7 @@ def _degrees(estimate: Estimate) -> float:
 
 
 def _t(tail: float, degrees: float) -> float:
-    return float(stdtrit(degrees, tail))
+    return float(scipy.special.stdtrit(degrees, tail))
 
 
 def _widen_by_bootstrap(interval: Interval, estimate: Estimate, means: Means, confidence: float) -> Interval:
@@ -276,7 +275,11 @@ _Function = Callable[[Any], Any]
 # The scale of each method: a function, its inverse and its slope.
 _SCALES: dict[str, tuple[_Function, _Function, _Function]] = {
     "log-t": (np.log, np.exp, lambda value: 1 / value),
-    "logit-t": (logit, expit, lambda value: 1 / (value * (1 - value))),
+    "logit-t": (
+        lambda value: scipy.special.logit(value),
+        lambda value: scipy.special.expit(value),
+        lambda value: 1 / (value * (1 - value)),
+    ),
 }
 # The scores that are means of an unevenly distributed value per image.
 _IMAGE_VALUES: dict[str, Callable[[Rows], NDArray[np.float64]]] = {"loss": image_losses, "brier": image_briers}

@@ -9,13 +9,13 @@ Scores and curves are computed by numpy, equal to scikit-learn's to the bit: a t
 importing scikit-learn takes as long as importing pandas twice; a report of many classes computes thousands of curves.
 """
 
+import math
 from collections.abc import Iterator
 from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.special import xlogy
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.tables import Predictions, classes_of, probabilities_of
@@ -161,7 +161,8 @@ def _log_loss(actual: NDArray[np.int64], probabilities: NDArray[np.float64]) -> 
     """Returns the cross-entropy in nats; probabilities are clipped at float64's epsilon, as scikit-learn does."""
     epsilon = np.finfo(np.float64).eps
     given = np.clip(probabilities[np.arange(len(actual)), actual], epsilon, 1 - epsilon)
-    return float(-xlogy(1.0, given).mean())  # scipy's logarithm: numpy's may differ in the last bit
+    # The C library's logarithm, as scikit-learn's by way of scipy: numpy's may differ in the last bit.
+    return float(-np.array(list(map(math.log, given.tolist()))).mean())
 
 
 def _auc_by_class(actual: NDArray[np.int64], probabilities: NDArray[np.float64]) -> NDArray[np.float64]:

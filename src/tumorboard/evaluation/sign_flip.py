@@ -16,8 +16,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import scipy  # which imports scipy.special when that is first used
 from numpy.typing import NDArray
-from scipy.special import betaincinv
 
 from tumorboard.base.randomness import keys_of, uniforms
 
@@ -147,8 +147,9 @@ def _limits_of_few(
     differs = np.abs(contributions) > ROUNDING
     size = float(np.mean(np.abs(contributions[differs]) / weights[differs])) if differs.any() else 1.0
     counts = [int((sign * contributions > ROUNDING).sum()) for sign in (-1, 1)]
+    level, groups = (1 + confidence) / 2, len(weights)
     less, more = (
-        size * float(betaincinv(seen + 1, len(weights) - seen, (1 + confidence) / 2)) if seen < len(weights) else size
+        size * float(scipy.special.betaincinv(seen + 1, groups - seen, level)) if seen < groups else size
         for seen in counts
     )
     return -less, more

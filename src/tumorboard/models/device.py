@@ -1,6 +1,7 @@
 """Chooses the device and the precision of a computation."""
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -50,6 +51,19 @@ def seed_torch(seed: int, device: torch.device) -> None:
     torch.default_generator.manual_seed(seed)
     if device.type == "cuda":
         torch.cuda.manual_seed(seed)
+
+
+def set_deterministic(wanted: bool) -> None:
+    """Makes torch choose deterministic kernels, or no longer; an operation that has none warns.
+
+    As `torch.use_deterministic_algorithms`, which imports torch's compiler to pass the wish on: that takes a second,
+    and only a study's own network may be compiled. The compiler reads the environment variable when it is imported.
+    """
+    if "torch._inductor.config" in sys.modules:
+        torch.use_deterministic_algorithms(wanted, warn_only=True)
+    else:
+        os.environ["TORCHINDUCTOR_DETERMINISTIC"] = str(int(wanted))
+        torch.set_deterministic_debug_mode("warn" if wanted else "default")
 
 
 @contextmanager

@@ -3,9 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, TypeAlias
 
 from tumorboard.base.tables import classes_of
 from tumorboard.evaluation.disagreement import (
@@ -17,9 +15,10 @@ from tumorboard.evaluation.disagreement import (
     pairwise_agreement,
     share_unanimous,
 )
-from tumorboard.report.contact_sheet import contact_sheet
-from tumorboard.report.lettering import drawable_names, shorten
 from tumorboard.report.results import Part, Results
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 KappaTable: TypeAlias = Mapping[str, Mapping[str, float]]  # by two members; nan: undefined, or a member with itself
 
@@ -64,8 +63,11 @@ def find_disagreement(part: Part) -> Disagreement:
     )
 
 
-def draw_splits(results: Results, disagreement: Disagreement) -> Figure:
+def draw_splits(results: Results, disagreement: Disagreement) -> "Figure":
     """Draws the validation images that split the panel most, below the label and each member's decision."""
+    from tumorboard.report.contact_sheet import contact_sheet  # here, because matplotlib is slow to import
+    from tumorboard.report.lettering import drawable_names, shorten
+
     texts = drawable_names(classes_of(results.validation.heading))
     rows = disagreement.splits.head(SHOWN)
     captions = [

@@ -3,17 +3,17 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from tumorboard.base.files import read_table
 from tumorboard.data.store import CropStore
-from tumorboard.report.contact_sheet import contact_sheet
-from tumorboard.report.lettering import shorten
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NearestImages: TypeAlias = pd.DataFrame  # one row per generated image: id, label, nearest, nearest_label, turns, ...
 ReadCrops: TypeAlias = Callable[[Sequence[str]], NDArray[np.uint8]]  # N ids to their crops, uint8[N, S, S, 3]
@@ -52,7 +52,7 @@ def count_alike(generated: Generated, near: float | None) -> int:
     return 0 if near is None else int((generated.table["detail"] >= near).sum())
 
 
-def draw_generated(generated: Generated, texts: Mapping[str, str]) -> Figure:
+def draw_generated(generated: Generated, texts: Mapping[str, str]) -> "Figure":
     """Draws two rows per class: six generated images as they come, then the six most alike to a training image.
 
     The training image is right of each, turned and mirrored as it fits best, below the correlation of the details and,
@@ -62,6 +62,9 @@ def draw_generated(generated: Generated, texts: Mapping[str, str]) -> Figure:
         generated: one generated image or more.
         texts: the text that stands for each class in pictures, by class.
     """
+    from tumorboard.report.contact_sheet import contact_sheet  # here, because matplotlib is slow to import
+    from tumorboard.report.lettering import shorten
+
     crops, captions = [], []
     for label, rows in generated.table.groupby("label", sort=True):
         alike = rows.sort_values(["detail", "id"], ascending=[False, True])

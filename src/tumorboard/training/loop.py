@@ -22,7 +22,7 @@ from tumorboard.base.params import Recipe, Runtime
 from tumorboard.base.tables import Predictions, make_predictions
 from tumorboard.evaluation.held_out import start_held_out, write_held_out
 from tumorboard.evaluation.metrics import HEADLINE_SCORES, scores
-from tumorboard.models.device import choose_device
+from tumorboard.models.device import choose_device, set_deterministic
 from tumorboard.models.inference import predict_logits, softmax
 from tumorboard.models.model_file import ModelCard, save_model
 from tumorboard.models.normalization import MeanStd, dataset_statistics, normalization
@@ -144,7 +144,7 @@ def set_up(group: Group, job: Job, mean_std: MeanStd, *, cuda_graphs: bool = Fal
         InputError: the recipe does not fit the data, the network or the device.
     """
     recipe = job.recipe
-    torch.use_deterministic_algorithms(recipe.deterministic, warn_only=True)
+    set_deterministic(recipe.deterministic)
     # Filling uninitialized memory only helps to find bugs, and costs time.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not recipe.deterministic

@@ -1,20 +1,51 @@
 """Optimizers with a learning rate per part of the model, and learning rate schedules as pure functions."""
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import TypeVar
 
 import numpy as np
+import torch
 from torch.nn import Module, Parameter
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from tumorboard.base.params import Recipe
 from tumorboard.training.layers_by_depth import layers_of
 
+Kind = TypeVar("Kind", bound=Optimizer)
+
+
+def without_compiler(kind: type[Kind]) -> type[Kind]:
+    """Returns a subclass of an optimizer that does not import torch's compiler, which takes about a second.
+
+    Torch's own methods import it (torch._dynamo) when they are first called, only to tell it what not to compile. The
+    steps are the same. An optimizer with `differentiable=True` must not be made of the subclass.
+
+    Args:
+        kind: the optimizer's class.
+    """
+    step = inspect.unwrap(kind.step)
+
+    @wraps(step)
+    def plain_step(self: Kind, closure: Callable[[], float] | None = None) -> float | None:
+        with torch.no_grad():
+            loss: float | None = step(self, closure)
+        return loss
+
+    for name in ("add_param_group", "zero_grad", "state_dict", "load_state_dict"):
+        method = inspect.unwrap(getattr(kind, name))
+        method.__dynamo_disable = method  # torch calls what is stored here, and imports the compiler to fill it
+    return type(kind.__name__, (kind,), {"step": plain_step})
+
+
+_SGD, _ADAM, _ADAMW = without_compiler(SGD), without_compiler(Adam), without_compiler(AdamW)
 OPTIMIZERS: dict[str, Callable[[list[dict[str, object]], Recipe], Optimizer]] = {
     # Not fused under fp16: if the scaler skips the very first step, the fused kernel leaves momentum uninitialized.
-    "sgd": lambda groups, recipe: SGD(groups, recipe.lr, momentum=recipe.momentum, fused=recipe.precision != "fp16"),
-    "adam": lambda groups, recipe: Adam(groups, recipe.lr, fused=True),
-    "adamw": lambda groups, recipe: AdamW(groups, recipe.lr, fused=True),
+    "sgd": lambda groups, recipe: _SGD(groups, recipe.lr, momentum=recipe.momentum, fused=recipe.precision != "fp16"),
+    "adam": lambda groups, recipe: _ADAM(groups, recipe.lr, fused=True),
+    "adamw": lambda groups, recipe: _ADAMW(groups, recipe.lr, fused=True),
 }
 
 
