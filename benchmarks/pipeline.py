@@ -20,7 +20,8 @@ STAGE = re.compile(r'-m stages\.(\w+)(?=.*?"$)')
 OPTION = re.compile(r"--(model|fold) (\S+)")
 FRAME = re.compile(r"(.+) \((.+?):\d+\)$")
 OWN = ("tumorboard/", "stages/")
-WIDTH = 100  # characters of a line
+WIDTH = 80  # characters of a line
+CHAIN = 0.95  # share of the samples of a function that another has which alone is shown for both
 
 
 @dataclass
@@ -81,8 +82,12 @@ def print_tree(node: Node, total: int, least: float, depth: int = 0) -> None:
     for name, child in sorted(node.children.items(), key=lambda item: -item[1].samples):
         share = child.samples / total
         if share >= least:
+            while depth and (
+                only := [item for item in child.children.items() if item[1].samples >= CHAIN * child.samples]
+            ):
+                name, child = only[0]  # a function that does little but call another is left out
             title = "  " * depth + name
-            print(f"{100 * share:5.1f} %  {title[: WIDTH - 50]:<{WIDTH - 50}}  {'#' * round(40 * share)}".rstrip())
+            print(f"{100 * share:5.1f} %  {title[: WIDTH - 40]:<{WIDTH - 40}}  {'#' * round(60 * share)}".rstrip())
             print_tree(child, total, least, depth + 1)
 
 
