@@ -45,7 +45,6 @@ BEGIN = (
         {
             "/path/to/images": "$WORK/cells/labeled",
             r"'(p\d+)_'": r"'(P\d+)_'",
-            "--preset skin": "--preset cells",
             "cd ~/my-study && dvc repro": f"cd ~/my-study && {_SMALL} && dvc repro",
         },
         before="tumorboard practice cells",

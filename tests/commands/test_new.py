@@ -19,7 +19,7 @@ from tests.commands.study_facts import FACTS
 from tests.warm_python import search_path, spawn_warm_children
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import load_params
-from tumorboard.base.presets import PRESETS
+from tumorboard.base.presets import PRESETS, explain_preset
 from tumorboard.commands.app import app
 from tumorboard.commands.new import check_positive, print_assumptions
 from tumorboard.commands.new_files import pipeline_text
@@ -103,7 +103,11 @@ def new(*words: str | Path) -> Result:
 
 def test_a_study_has_short_params_that_the_package_completes(made: Made, raw: Path) -> None:
     study = made.folder
-    assert len((study / "params.yaml").read_text(encoding="utf-8").splitlines()) < 30
+    lines = (study / "params.yaml").read_text(encoding="utf-8").splitlines()
+    assert len([line for line in lines if not line.startswith("#")]) < 30
+    reason = next(row.reason for row in explain_preset("general") if row.key == "train.augment.vflip")
+    assert f"#   train.augment.vflip: 0.0  # {reason}" in lines
+    assert not any(line.startswith("#   balance.") for line in lines)
     params, defaults = load_params(study / "params.yaml"), load_params(ROOT / "params.yaml")
     assert (params.study, params.data.raw, params.preset) == ("study", str(raw), "general")
     assert params.models == ("resnet18", "efficientnet_lite0")

@@ -566,6 +566,16 @@ def test_a_best_value_at_the_end_of_its_range_is_named() -> None:
     assert ends_reached({"train.lr": 0.01}, {"train.lr": Dimension(choices=(0.01, 0.1))}) == {}
 
 
+def test_a_search_without_a_finished_trial_is_an_error(
+    tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    searched = with_search(params, LR)
+    study = open_study(tmp_path, searched)
+    with pytest.raises(InputError, match=r"no trial was finished; .*cnn/trials.csv lists those that failed"):
+        report(study, searched, "cnn")
+
+
 def test_table_and_picture_are_written_and_the_experiment_is_named(
     tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

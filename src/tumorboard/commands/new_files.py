@@ -13,10 +13,12 @@ import yaml
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.package_files import package_file
+from tumorboard.base.presets import PRESETS, explain_preset
 from tumorboard.base.short_params import DEFAULTS_OF
 from tumorboard.base.study import package_version
 from tumorboard.commands.new_data import Copy, copy_data
 from tumorboard.commands.new_panel import panel_of
+from tumorboard.commands.preset import as_yaml
 from tumorboard.data.guess_groups import Guess
 
 RESOLVED = "resolved.yaml"  # the complete parameters of a study, which its stages read
@@ -109,16 +111,19 @@ def params_text(facts: StudyFacts) -> str:
     data = {key: value for key, value in own.pop("data", {}).items() if key not in _TEMPLATE}
     evaluate = {"subgroups": [], "test": True} | own.pop("evaluate", {})
     subgroups, test = _flow(evaluate.pop("subgroups")), _yaml(evaluate.pop("test"))
+    panel = panel_of(facts.preset)
+    why = f": {panel.reason}" if first["models"] == list(panel.models) else ""
     lines = [
         "# The study's parameters. `tumorboard params` prints all others with explanations and default values; what is",
         "# to differ goes here. For one experiment: dvc exp run -S '++train.lr=0.01'",
         f"{DEFAULTS_OF}: {_yaml(package_version())}  # version whose defaults hold for every key that is not here",
         "",
         f"study: {_yaml(first['study'])}  # name in the report",
-        f"models: {_flow(first['models'])}  # the panel; `tumorboard params` lists more under recipes",
+        f"models: {_flow(first['models'])}  # the panel{why}; `tumorboard params` lists more under recipes",
         f"folds: {_flow(first['folds'])}  # validation folds to train; [0, 1, 2, 3, 4] is five-fold cross-validation",
         f"medmnist: {_flow(first['medmnist'])}",
-        f"preset: {facts.preset}  # kind of the pictures: side, border, alterations; `tumorboard preset` explains it",
+        f"preset: {facts.preset}  # for {PRESETS[facts.preset].pictures}",
+        *_preset_lines(facts.preset),
         "",
         "data:",
         f"  raw: {_yaml(str(facts.data))}",
@@ -142,6 +147,15 @@ def params_text(facts: StudyFacts) -> str:
         "",
     ]
     return "\n".join(lines) + (_dump(own) if own else "")
+
+
+def _preset_lines(preset: str) -> list[str]:
+    """Returns comments with what a preset sets, and why."""
+    rows = [row for row in explain_preset(preset) if not row.key.startswith("balance.")]
+    return [
+        f"# What it sets, and why (a key below wins; `tumorboard preset {preset}` has those of balance.augment too):",
+        *(f"#   {row.key}: {as_yaml(row.value)}  # {row.reason}" for row in rows),
+    ]
 
 
 def _flow(values: Any) -> str:

@@ -169,8 +169,7 @@ def report(study: Study, params: Params, model: str) -> None:
     write_table(trials_table(records, params.search.dimensions), RESULTS / model / "trials.csv")
     best = best_record(records)
     if best is None:
-        typer.echo("no trial was finished", err=True)
-        return
+        raise InputError(f"no trial was finished; {RESULTS / model / 'trials.csv'} lists those that failed")
     with replacing(RESULTS / model / "trials.png") as temporary:
         temporary.write_bytes(draw_trials(records, params, model))
     print_trials(records, params, model, Console())

@@ -155,6 +155,8 @@ async def _answer(
             )
         with serving.queue.place():
             await receive_file(request.stream(), file, body if size is None else size, serving.limits)
+            # The length of a body in chunks is known by now; the page sends the beginning of a large file and its size.
+            length_of_body = file.stat().st_size if body is None and size is None else body or 0
             answer = await serving.queue.run(partial(task, file))
     except TimeoutError:
         return _problem(408, f"the file did not arrive in {serving.limits.seconds:g} s", {"connection": "close"})
@@ -168,7 +170,7 @@ async def _answer(
         raise
     finally:
         file.unlink(missing_ok=True)
-    return JSONResponse(answer.model_dump(), 413 if body is not None and body > serving.limits.max_bytes else 200)
+    return JSONResponse(answer.model_dump(), 413 if length_of_body > serving.limits.max_bytes else 200)
 
 
 def _problem(status: int, problem: str, headers: dict[str, str] | None = None) -> Response:
