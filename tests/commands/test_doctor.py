@@ -237,10 +237,16 @@ def test_an_identity_of_the_environment_counts(study: Study, monkeypatch: pytest
     assert study.found("git identity") == []
 
 
+def set_raw(study: Study, folder: str) -> str:
+    """Names another data folder in a study's params.yaml; returns what the file was before."""
+    text = (study.folder / "params.yaml").read_text(encoding="utf-8")
+    study.write("params.yaml", re.sub(r"^  raw: data/phantom", f"  raw: {folder}", text, flags=re.M))
+    return text
+
+
 def test_a_data_folder_that_git_does_not_know_and_its_dvc_file_are_reported(study: Study) -> None:
     study.write("datasets/mine/1.png", "image")
-    text = (study.folder / "params.yaml").read_text(encoding="utf-8")
-    study.write("params.yaml", re.sub(r"^  raw: data/phantom", "  raw: datasets/mine", text, flags=re.M))
+    set_raw(study, "datasets/mine")
     (finding,) = study.found("data")
     assert finding.cure == "dvc add datasets/mine && git commit -m 'Add datasets/mine'"
     study(*DVC, "add", "--quiet", "datasets/mine")
@@ -256,8 +262,7 @@ def test_a_data_folder_that_git_does_not_know_and_its_dvc_file_are_reported(stud
 
 def test_a_data_folder_that_is_not_there_stops_a_run(study: Study) -> None:
     study.write("datasets/brain/1.png", "image")
-    text = (study.folder / "params.yaml").read_text(encoding="utf-8")
-    study.write("params.yaml", re.sub(r"^  raw: data/phantom", "  raw: datasets/brian", text, flags=re.M))
+    text = set_raw(study, "datasets/brian")
     (finding,) = study.found("data")
     assert finding.level == "problem"
     assert finding.message == "data.raw: there is no 'datasets/brian': 'datasets' has no 'brian'; nearest: 'brain'"

@@ -15,7 +15,7 @@ from tumorboard.data.look_alikes import describe_twin, look_of, name_character
 from tumorboard.data.several_findings import refuse_several_findings
 from tumorboard.data.spreadsheet_values import refuse_changed_groups, refuse_formula_error
 from tumorboard.data.table_paths import Places, has_invalid_utf8
-from tumorboard.data.table_text import describe_title, read_table_text
+from tumorboard.data.table_text import TableText, describe_title, read_table_text
 
 LABEL_COLUMNS = ("path", "label", "group", "split", "fold")
 # Cells of one-hot columns, beside the numbers 1 and 0.
@@ -97,13 +97,7 @@ def read_label_table(
     [{'path': '1.png', 'label': '001', 'group': '', 'split': 'train', 'fold': ''}]
     """
     text = read_table_text(table)
-    try:
-        columns = _resolve_columns(text.header, form.columns, f"{table}: line {text.header_line}")
-    except ColumnsError:
-        needed = [form.columns.path or "path", form.columns.label or "label"]
-        if title := describe_title(table, [name for names in needed for name in _as_names(names)]):
-            raise InputError(f"{table}: {title}") from None
-        raise
+    columns = _columns_of(table, text, form.columns)
     kept = choose_columns(text.header, {name for names in columns.values() for name in names}).names
     places = Places(form.prefix, form.extension, rule=rule or link_rule(raw), files=files)
     rows: list[Row] = []
@@ -128,6 +122,17 @@ def read_label_table(
     if form.values is None:
         refuse_several_findings(table, [(line, row["label"]) for line, row in seen.values()])
     return rows
+
+
+def _columns_of(table: Path, text: TableText, columns: Columns) -> dict[str, tuple[str, ...]]:
+    """Returns what `_resolve_columns` does; raises InputError if a title or a comment stands above the header."""
+    try:
+        return _resolve_columns(text.header, columns, f"{table}: line {text.header_line}")
+    except ColumnsError:
+        needed = [columns.path or "path", columns.label or "label"]
+        if title := describe_title(table, [name for names in needed for name in _as_names(names)]):
+            raise InputError(f"{table}: {title}") from None
+        raise
 
 
 def _repeated_path(table: Path, rows: Mapping[int, Row]) -> InputError:
