@@ -1,7 +1,9 @@
 """What the programs of tests/warm_python.py and ordinary processes have in common."""
 
+import marshal
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -130,3 +132,12 @@ def test_dvc_reads_yaml_as_an_ordinary_one_does_also_again_and_after_a_change(tm
     (tmp_path / "a.yaml").write_text("a: [", encoding="utf-8")
     ordinary, warm = both(tmp_path, "-c", code)
     assert (warm[0], warm[2].splitlines()[-1]) == (1, ordinary[2].splitlines()[-1])
+
+
+@pytest.mark.parametrize("sent", [b"", b".", b"." + marshal.dumps((["-c", "1"], [], ".", {}))[:-9]])
+def test_a_client_that_is_killed_before_it_has_sent_all_leaves_the_server_to_the_others(sent: bytes) -> None:
+    address = Path(executable()).parents[1] / "socket"
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(address))
+        client.sendall(sent)
+    assert subprocess.run([executable(), "-c", "print('there')"], capture_output=True, text=True).stdout == "there\n"

@@ -168,7 +168,11 @@ def serve(address: str, owner: int) -> list[str]:
                     sys.exit()
                 if key.fileobj is listener:
                     client, _ = listener.accept()
-                    received, command = receive(client)
+                    try:
+                        received, command = receive(client)
+                    except (EOFError, OSError, TypeError, ValueError):  # the client was killed before it had sent all
+                        client.close()
+                        continue
                     process = os.fork()
                     if not process:
                         for opened in (selector, listener, client):
@@ -189,10 +193,19 @@ def serve(address: str, owner: int) -> list[str]:
 
 
 def receive(client: socket.socket) -> tuple[list[int], Any]:
-    """Returns a command's open files, by our numbers; and its words, its own numbers of them, folder, environment."""
+    """Returns a command's open files, by our numbers; and its words, its own numbers of them, folder, environment.
+
+    Raises:
+        EOFError, OSError, TypeError, ValueError: the client ended before it had sent all.
+    """
     _, files, _, _ = socket.recv_fds(client, 1, FIRST_SPARE)
-    with client.makefile("rb") as stream:
-        return files, marshal.load(stream)  # noqa: S302  # of our own client
+    try:
+        with client.makefile("rb") as stream:
+            return files, marshal.load(stream)  # noqa: S302  # of our own client
+    except BaseException:
+        for file in files:
+            os.close(file)
+        raise
 
 
 def finish(selector: selectors.BaseSelector, handle: int, process: int, client: socket.socket) -> None:

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -294,6 +295,17 @@ def test_a_remote_that_no_commit_has_is_reported(study: Study) -> None:
     study.write("dvc.lock", (study.folder / "dvc.lock").read_text(encoding="utf-8") + "\n")
     (finding,) = study.found("remote")
     assert "dvc.lock is not committed" in finding.message
+
+
+@pytest.mark.skipif(find_spec("dvc_oss") is not None, reason="the client is installed here")
+def test_a_remote_whose_client_is_not_installed_is_reported_as_dvc_would(study: Study) -> None:
+    study(*DVC, "remote", "add", "--local", "bucket", "oss://bucket/study")
+    asked = [*DVC, "status", "--cloud", "-r", "bucket"]
+    failed = subprocess.run(asked, cwd=study.folder, capture_output=True, text=True)
+    assert "requires 'dvc-oss'" in failed.stderr
+    (finding,) = study.found("remote")
+    assert (finding.level, finding.cure) == ("problem", "pip install dvc-oss")
+    assert finding.message == "the remote bucket, oss://bucket/study: DVC needs dvc-oss, which is not installed"
 
 
 def test_what_dvc_exp_apply_leaves_of_other_models_is_reported(study: Study) -> None:

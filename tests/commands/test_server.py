@@ -351,8 +351,9 @@ def test_heat_maps_come_by_model_and_vote(serving: Serving) -> None:
     assert not list(serving.folder.iterdir())
 
 
-def test_a_form_is_refused_with_the_cure(serving: Serving) -> None:
-    done = call(serving, "POST", "/api/images", params={"name": "a"}, files={"file": picture(1)})
+@pytest.mark.parametrize("query", [{"name": "a"}, {}])
+def test_a_form_is_refused_with_the_cure(serving: Serving, query: dict[str, str]) -> None:
+    done = call(serving, "POST", "/api/images", params=query, files={"file": picture(1)})
     assert (done.status_code, done.json()["problem"]) == (
         415,
         "send the file itself as the body: curl --data-binary @FILE",

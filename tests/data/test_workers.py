@@ -188,12 +188,11 @@ def test_local_processes_end_at_once_where_the_results_are_no_longer_wanted(tmp_
             next(parallel_map(partial(square_slowly, started=tmp_path), range(400)))
             raise ZeroDivisionError
 
-    start = time.monotonic()
     with pytest.raises(ZeroDivisionError):
         stop_after_one()
-    assert time.monotonic() - start < 3
-    left = {int(file.name.split()[1]) for file in tmp_path.iterdir()}
-    assert not any(map(is_alive, left))
+    begun = list(tmp_path.iterdir())
+    assert len(begun) < 200, "the other items were computed"
+    assert not any(is_alive(int(file.name.split()[1])) for file in begun)
 
 
 def test_local_processes_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import configparser
 import os
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 from tumorboard.base.errors import InputError, printable
@@ -127,10 +128,14 @@ def check_uncommitted(project: Path) -> list[Finding]:
 
 
 def check_remote(project: Path) -> list[Finding]:
-    """Checks that a colleague's clone would know the remote and the run that `dvc push` uploads."""
+    """Checks that DVC has what a remote needs, and that a clone would know the remote and the run that is pushed."""
     shared, own = (_remotes(project / ".dvc" / name) for name in ("config", "config.local"))
     if not shared and not own:
         return [Finding("remote", "ok", "no remote, so that results are on this machine only")]
+    for name, url in sorted((shared | own).items()):
+        if package := _missing_client(url):
+            message = f"the remote {printable(name)}, {printable(url)}: DVC needs {package}, which is not installed"
+            return [Finding("remote", "problem", message, f"pip install {package}")]
     if not shared:
         message = f"the remote {_list(sorted(own))} is only in .dvc/config.local, which no clone has"
         return [Finding("remote", "note", message, "dvc remote add without --local, then git commit .dvc/config")]
@@ -145,13 +150,29 @@ def check_remote(project: Path) -> list[Finding]:
     return [Finding("remote", "ok", f"the remote {_list(sorted(shared))} is committed")]
 
 
-def _remotes(config: Path) -> set[str]:
+def _remotes(config: Path) -> dict[str, str]:
+    """Returns the URLs of the remotes in a file of DVC, by name."""
     parser = configparser.ConfigParser(interpolation=None, strict=False)
     try:
         parser.read(config, encoding="utf-8")
     except (configparser.Error, UnicodeDecodeError):
-        return set()  # DVC itself names a damaged configuration
-    return {name.split('"')[1] for name in parser.sections() if name.startswith("'remote \"") and name.count('"') == 2}
+        return {}  # DVC itself names a damaged configuration
+    names = [name for name in parser.sections() if name.startswith("'remote \"") and name.count('"') == 2]
+    return {name.split('"')[1]: parser[name].get("url", "") for name in names}
+
+
+def _missing_client(url: str) -> str:
+    """Returns the package by which DVC would reach a URL; empty if it is installed, or none is needed.
+
+    >>> _missing_client("/archive")
+    ''
+    """
+    from dvc.fs import known_implementations  # imports what other commands do without
+
+    scheme, separator, _ = url.partition("://")
+    client = known_implementations.get(scheme, {}) if separator else {}
+    module = client.get("class", "").partition(".")[0]
+    return "" if not module or find_spec(module) else module.replace("_", "-")
 
 
 def check_leftovers(project: Path) -> list[Finding]:

@@ -59,6 +59,7 @@ Name = Annotated[
 
 # The body of an upload is the file itself. FastAPI's UploadFile would read all of it before any limit applies.
 _BODY = {"requestBody": {"required": True, "content": {"*/*": {"schema": {"type": "string", "format": "binary"}}}}}
+NO_FORM = "send the file itself as the body: curl --data-binary @FILE"
 _PROBLEMS = {
     403: "The request names another server, or comes from another site's page.",
     408: "The file did not arrive in time.",
@@ -120,7 +121,9 @@ def make_app(serving: Serving) -> ASGIApp:
         return _problem(error.status_code, str(error.detail), dict(error.headers or {}))
 
     @app.exception_handler(RequestValidationError)
-    async def explain_parameters(_: Request, error: RequestValidationError) -> Response:
+    async def explain_parameters(request: Request, error: RequestValidationError) -> Response:
+        if _is_form(request):  # the usual mistake of a client that sends no name either
+            return _problem(415, NO_FORM)
         return _problem(422, "; ".join(f"{one['loc'][-1]}: {one['msg']}" for one in error.errors()))
 
     return Guard(app, serving.hosts)
@@ -142,8 +145,8 @@ async def _answer(
     serving: Serving, request: Request, size: int | None, task: Callable[[Path], ImageAnswer | MapsAnswer]
 ) -> Response:
     """Receives a file, waits for its turn and returns the answer of a task; the file is deleted by then."""
-    if request.headers.get("content-type", "").startswith("multipart/"):
-        return _problem(415, "send the file itself as the body: curl --data-binary @FILE")
+    if _is_form(request):
+        return _problem(415, NO_FORM)
     length = request.headers.get("content-length")
     body = int(length) if length else None
     file = serving.folder / uuid.uuid4().hex
@@ -171,6 +174,10 @@ async def _answer(
     finally:
         file.unlink(missing_ok=True)
     return JSONResponse(answer.model_dump(), 413 if length_of_body > serving.limits.max_bytes else 200)
+
+
+def _is_form(request: Request) -> bool:
+    return request.headers.get("content-type", "").startswith("multipart/")
 
 
 def _problem(status: int, problem: str, headers: dict[str, str] | None = None) -> Response:
