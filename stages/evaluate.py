@@ -57,7 +57,7 @@ def main(
     write_table(evaluation.test, test_out)
     save_unlike(evaluation.unlike, unlike)
     card = {"parameters": evaluation.card.parameters, "epoch": evaluation.card.epoch}
-    write_json({"validation": summarize(evaluation.validation, judging_of(params))} | card, metrics)
+    write_json({"validation": summarize(evaluation.validation, judging_of(params), held_out=True)} | card, metrics)
     if params.evaluate.test:
         if params.split.control is None:  # a control's scores are no look at the study's question
             record_look(side_cache("test-looks.jsonl"), split, model, fold, weights)

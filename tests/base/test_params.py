@@ -143,6 +143,49 @@ def test_a_short_file_has_one_message_for_one_fault(tmp_path: Path, lines: str, 
 
 
 @pytest.mark.parametrize(
+    ("lines", "fault"),
+    [
+        ("train.lr: 1", "train.lr: unknown key: write lr below `train:`"),
+        ("train: {augment.zoom: 1}", "train.augment.zoom: unknown key: write zoom below `augment:`"),
+        ("\u00a0seed: 1", "\u00a0seed: unknown key, with characters that are not seen: '\\xa0seed'"),
+        ("1: 2", "1: the key 1 is not text: write it in quotes"),
+        ("true: 2", "1: the key True is not text: write it in quotes"),
+        ("null: 2", "the key None is not text: write it in quotes"),
+        ("recipes: {1: {architecture: cnn}}", "recipes.1: the key 1 is not text: write it in quotes"),
+        ("data: {raw: ''}", "data.raw: is '': string should have at least 1 character"),
+    ],
+)
+def test_a_key_that_is_written_in_another_way_is_told_apart_from_an_unknown_one(
+    tmp_path: Path, lines: str, fault: str
+) -> None:
+    with pytest.raises(InputError) as raised:
+        load(tmp_path, f"tumorboard: 0.0.1\n{lines}\n")
+    assert str(raised.value) == f"{tmp_path}/params.yaml: {fault}"
+
+
+@pytest.mark.parametrize(
+    ("name", "fault"),
+    [
+        (".", "string should match pattern"),
+        ("..", "string should match pattern"),
+        ("a" * 201, "string should have at most 200 characters"),
+        ("vote", "which is the name of a vote: rename it"),
+        ("heading", "which is the name of a vote: rename it"),
+        ("soft", "which is the name of a vote: rename it"),
+        (".hidden", ""),
+        ("softer", ""),
+    ],
+)
+def test_a_model_has_a_name_that_is_a_folder_s_and_no_vote_s(tmp_path: Path, name: str, fault: str) -> None:
+    text = f"tumorboard: 0.0.1\nmodels: ['{name}']\nrecipes: {{'{name}': {{architecture: cnn}}}}\n"
+    if not fault:
+        assert load(tmp_path, text).models == (name,)
+        return
+    with pytest.raises(InputError, match=re.escape(fault)):
+        load(tmp_path, text)
+
+
+@pytest.mark.parametrize(
     ("text", "threshold"),
     [
         ("youden", "youden"),

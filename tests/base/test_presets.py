@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from tumorboard.base.errors import InputError
-from tumorboard.base.params import Params, load_params
+from tumorboard.base.params import Params, load_params, package_params
 from tumorboard.base.presets import PRESETS, explain_preset, explain_study, fill_empty
 from tumorboard.base.recipe import resolve_recipe
 from tumorboard.base.schema import read_yaml
@@ -222,3 +222,25 @@ def test_the_page_has_the_values_of_the_code() -> None:
     for key, *cells in rows:
         values = [preset.settings[key.strip("`")].value for preset in PRESETS.values()]
         assert [yaml.safe_load(cell) for cell in cells] == [list(v) if isinstance(v, tuple) else v for v in values], key
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_ready_recipe_with_alterations_of_its_own_has_them_under_every_preset(preset: str) -> None:
+    """Rotation within 45 degrees, both flips, a crop of 200 of 250 pixels, and nothing else."""
+    params = package_params(preset)
+    for name in ("plateau_cnn3", "plateau_lite0", "plateau_lite0_longer", "plateau_resnet50"):
+        augment = resolve_recipe(params, name).augment
+        changes = augment.model_dump(exclude={"fill", "interpolation", "blur_sigma"})
+        assert changes == {
+            "hflip": 0.5,
+            "vflip": 0.5,
+            "rotate": 45,
+            "zoom": (1, 1),
+            "crop": 0.8,
+            "shift": 0,
+            "brightness": 0,
+            "contrast": 0,
+            "saturation": 0,
+            "blur": 0,
+            "noise": 0,
+        }

@@ -137,20 +137,21 @@ def test_a_hint_is_the_nearest_name_or_else_all() -> None:
 
 def test_scalars_and_merged_keys_are_read_as_dvc_reads_them(tmp_path: Path) -> None:
     text = (
-        "words: [off, on, yes, no, 2026-11-24, 0x10, 1_000]\nnumbers: [1e-3, 2E5, .5, 7, -3, 017]\n"
+        "words: [off, on, yes, no, 2026-11-24, 0x10, 1_000]\nnumbers: [1e-3, 2E5, .5, 7, -3, 017, 08]\n"
         "truth: [true, False, null, ~]\nbase: &base {a: 1, b: 2}\n"
         "merged: &two {<<: *base, b: 3}\ntwice: {<<: *two, c: 4}\n"
     )
     found = read_yaml(write(tmp_path, text))
     assert found["words"][:4] == ["off", "on", "yes", "no"]
-    assert found["numbers"][:5] == [0.001, 200000.0, 0.5, 7, -3]
+    assert found["numbers"] == [0.001, 200000.0, 0.5, 7, -3, 17, 8]
+    assert [type(number) for number in found["numbers"][3:]] == [int] * 4
     assert found["twice"] == {"a": 1, "b": 3, "c": 4}
     theirs = parse_yaml(text, "file.yaml")
     assert {key: found[key] for key in ("truth", "base", "merged", "twice")} == {
         key: theirs[key] for key in ("truth", "base", "merged", "twice")
     }
     assert found["words"][:4] == theirs["words"][:4]
-    assert found["numbers"][:5] == theirs["numbers"][:5]
+    assert found["numbers"] == theirs["numbers"]
 
 
 @pytest.mark.parametrize(
@@ -168,6 +169,30 @@ def test_a_file_that_is_no_mapping(tmp_path: Path, text: str, message: str) -> N
         read_yaml(write(tmp_path, text))
     assert message in str(raised.value)
     assert "file.yaml" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: 1\nb: Hämatologie".encode("latin-1"), "line 2 is not UTF-8: save the file in that encoding"),
+        ("a: 1\n".encode("utf-16"), "line 1 is not UTF-8: save the file in that encoding"),
+        (b"a:\n\tb: 1", "use spaces: YAML takes no tabs there"),
+        (b"\xef\xbb\xbfa: 1\r\n", ""),
+    ],
+    ids=["latin", "utf-16", "tab", "mark"],
+)
+def test_a_file_of_another_editor_is_read_or_refused_with_what_to_do(
+    tmp_path: Path, content: bytes, message: str
+) -> None:
+    file = tmp_path / "file.yaml"
+    file.write_bytes(content)
+    if not message:
+        assert read_yaml(file) == {"a": 1}
+        return
+    with pytest.raises(InputError) as raised:
+        read_yaml(file)
+    assert str(raised.value).startswith(f"{file}: ")
+    assert str(raised.value).endswith(message)
 
 
 LEVELS = "a0: &a0 [x, x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}, *a{n - 1}]\n" for n in range(1, 60))
@@ -215,5 +240,5 @@ def test_a_missing_file_and_bytes_that_are_no_utf_8(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"cannot be read: Is a directory"):
         read_yaml(tmp_path)
     (tmp_path / "odd.yaml").write_bytes(b"a: \xff")
-    with pytest.raises(InputError, match=r"odd\.yaml: not readable as YAML"):
+    with pytest.raises(InputError, match=r"odd\.yaml: line 1 is not UTF-8"):
         read_yaml(tmp_path / "odd.yaml")

@@ -255,6 +255,17 @@ def test_the_text_of_a_refusal_and_the_first_few_of_many() -> None:
     assert text.rstrip().endswith("A run would refuse this: class 'x' [is] lost")
 
 
+@pytest.mark.parametrize(
+    ("grouped", "text"),
+    [
+        (False, "2 groups: one per image: no patients are known (--group-pattern, or a column group)"),
+        (True, "2 groups: each has one image"),
+    ],
+)
+def test_groups_of_one_image_are_told_apart_from_unknown_ones(grouped: bool, text: str) -> None:
+    assert f"\n{text}\n" in printed(Account(classes={"a": 1, "b": 1}, groups=2, grouped=grouped), 200)
+
+
 def test_the_text_of_warnings_and_of_images_left_out() -> None:
     account = Account(
         classes={"a": 1, "b": 1},
@@ -298,6 +309,10 @@ def test_names_that_look_like_patients_are_a_warning_until_a_pattern_is_given(tm
     assert "8 groups (a/OAS1_0000_MR1_0.png is of OAS1_0000)" in warning
     pattern = warning.split("group_pattern: ")[1]
     assert not [text for text in warnings_of(tmp_path / "raw", "--group-pattern", pattern) if "the names look" in text]
+    (warning,) = [
+        text for text in warnings_of(tmp_path / "raw", "--group-pattern", r"_(\d+)\.") if "names look" in text
+    ]
+    assert "but each image is a group of its own, so that images of one patient may be on two sides" in warning
 
 
 def test_names_that_tell_the_class_are_no_patients(tmp_path: Path) -> None:

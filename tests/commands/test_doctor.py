@@ -19,7 +19,8 @@ from tumorboard.base.errors import InputError
 from tumorboard.base.findings import Finding
 from tumorboard.commands import machine_checks
 from tumorboard.commands.doctor import PROJECT_CHECKS, app
-from tumorboard.commands.start_checks import prepare_start, run_checks
+from tumorboard.commands.project_checks import check_data
+from tumorboard.commands.start_checks import check_commit, prepare_start, run_checks
 
 ROOT = Path(__file__).resolve().parents[2]
 DVC = ("dvc",)
@@ -218,6 +219,63 @@ def test_a_word_where_the_matrix_needs_a_list_is_reported_with_the_line_to_write
     assert f"write a list in params.yaml, as in `{name}: [" in finding.cure
     with pytest.raises(InputError, match=r"write a list in params\.yaml"):
         prepare_start(Path())
+
+
+@pytest.mark.parametrize(
+    ("key", "cure"),
+    [
+        ("models", "write in params.yaml, as in `models: [linear, cnn]`"),
+        ("folds", "write in params.yaml, as in `folds: [0]`"),
+        ("medmnist", "write in params.yaml, as in `medmnist: []`"),
+        ("raw", "write below `data:` in params.yaml, as in `raw: /path/to/images`"),
+    ],
+)
+def test_a_key_that_dvc_reads_from_a_short_file_must_be_there(study: Study, key: str, cure: str) -> None:
+    lines = [
+        "tumorboard: '0'",
+        "models: [cnn]",
+        "folds: [0]",
+        "medmnist: []",
+        "data:",
+        "  raw: data/phantom",
+        "  unit:",
+    ]
+    study.write("params.yaml", "\n".join(line for line in lines if not line.strip().startswith(f"{key}:")))
+    (finding,) = study.found("params.yaml")
+    assert f"{key}: missing" in finding.message
+    assert finding.cure == cure
+    assert not [finding for finding in check_data(study.folder) if key == "raw"]
+    with pytest.raises(InputError, match=re.escape(cure)):
+        prepare_start(Path())
+
+
+@pytest.mark.parametrize("raw", ["", "''"])
+def test_an_empty_data_folder_is_one_problem_and_no_crash(study: Study, raw: str) -> None:
+    study.write("dvc.yaml", STAGES.replace("deps: [data/phantom]", "deps: ['${data.raw}']"))
+    text = (study.folder / "params.yaml").read_text(encoding="utf-8")
+    study.write("params.yaml", re.sub(r"^  raw: .*", f"  raw: {raw}", text, flags=re.M))
+    result = CliRunner().invoke(app)
+    assert result.exit_code == 1
+    assert "PROBLEM params.yaml: params.yaml: data.raw: is " in result.output
+    assert result.output.splitlines()[-1] == "1 problem"
+
+
+@pytest.mark.parametrize("raw", [".", "data", "data/crop"])
+def test_a_data_folder_that_the_pipeline_writes_to_is_reported(study: Study, raw: str) -> None:
+    study.write("dvc.yaml", STAGES.replace("deps: [data/phantom]", f"deps: ['{raw}']"))
+    result = CliRunner().invoke(app)
+    assert result.exit_code == 1
+    assert "data.raw may not be, or hold, what the pipeline writes" in result.output
+
+
+def test_a_folder_without_a_commit_is_refused_with_the_cure_before_an_experiment(study: Study) -> None:
+    check_commit(study.folder)
+    shutil.rmtree(study.folder / ".git")
+    with pytest.raises(InputError, match=r"no repository of git[^`]*\n  cure: git init && git add -A"):
+        check_commit(study.folder)
+    study("git", "init", "--quiet")
+    with pytest.raises(InputError, match=r"no commit yet, .*\n  cure: git add -A && git commit"):
+        check_commit(study.folder)
 
 
 @pytest.mark.parametrize("kept", [(), ("name",), ("email",)])

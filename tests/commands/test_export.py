@@ -237,6 +237,12 @@ def test_onnx_files_are_checked_on_the_folds_validation_images(monkeypatch: pyte
     assert [len(crops) for crops in compared] == [2, 2, 32, 32]
 
 
+@pytest.mark.usefixtures("study")
+def test_the_printed_command_quotes_the_name_of_the_package() -> None:
+    done = run("export", "../my panel's.zip")
+    assert """Use it anywhere: tumorboard predict --panel 'my panel'"'"'s.zip' IMAGES""" in done.output
+
+
 def test_a_vote_with_columns_is_exported_with_a_command_that_works(
     study: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -259,6 +259,17 @@ def test_values_of_a_file_are_not_called_assumed(crop: str, assumed: list[str]) 
 
 
 @pytest.mark.parametrize(
+    ("grouped", "text"),
+    [(True, "2, as the table or the files have them"), (False, "2, one per image: no patients are known")],
+)
+def test_groups_of_one_image_that_the_table_has_are_known(grouped: bool, text: str) -> None:
+    console = Console(record=True, width=200)
+    account = Account(classes={"a": 1, "b": 1}, accepted=["a/1.png", "b/1.png"], groups=2, grouped=grouped)
+    print_assumptions(replace(FACTS, group_pattern=None), account, console)
+    assert text in console.export_text()
+
+
+@pytest.mark.parametrize(
     ("lines", "message"),
     [
         ("data: {tabel: x}", "data.tabel: unknown key; did you mean table?"),

@@ -572,6 +572,10 @@ def test_a_search_without_a_finished_trial_is_an_error(
     monkeypatch.chdir(tmp_path)
     searched = with_search(params, LR)
     study = open_study(tmp_path, searched)
+    report(study, searched, "cnn", stopped=True)  # Ctrl-C in the first trial is no fault of a trial
+    with pytest.raises(InputError, match=r"no trial was begun: --minutes leaves no time for one"):
+        report(study, searched, "cnn")
+    monkeypatch.setattr(study, "records", lambda: [record(0, None, "failed")])
     with pytest.raises(InputError, match=r"no trial was finished; .*cnn/trials.csv lists those that failed"):
         report(study, searched, "cnn")
 

@@ -64,6 +64,8 @@ def test_a_table_outside_the_folder_replaces_the_labels(raw: Path, tmp_path: Pat
     account = check_folder(raw, params_for(with_folds(params, 3), raw, None), tmp_path / "mine.csv")
     assert account.classes == {"001": 8, "1": 7}
     assert account.groups == 4 + 7
+    assert account.grouped
+    assert not check_folder(raw, params_for(params, raw, None)).grouped
     assert account.ignored == [{"path": "normal/P15_x.png", "reason": "not in the table"}]
     assert account.refused is None
 

@@ -77,10 +77,21 @@ def test_too_many_texts_are_refused():
     with pytest.raises(InputError, match=f"column 'site' has {MAX_VALUES + 1} values, such as site 0"):
         values_of_column(table(names, "site"), "site", ["i0"])
     assert values_of_column(table(names[:-1], "site"), "site", ["i0"])[1] == ["site 0"]
-    with pytest.raises(InputError, match="such as about fifty"):
+    with pytest.raises(InputError, match="has 30 different numbers, but also about fifty, which is no number"):
         values_of_column(table([*map(str, range(30)), "about fifty"]), "age", ["i0"])
-    with pytest.raises(InputError, match="such as nan"):
+    with pytest.raises(InputError, match="but also nan"):
         values_of_column(table([*map(str, range(30)), "nan"]), "age", ["i0"])
+
+
+def test_texts_among_many_numbers_are_told_from_a_column_of_texts():
+    ages = [str(age) for age in range(20, 60)]
+    for word in ("NA", "45Y", "45,5"):
+        with pytest.raises(
+            InputError, match=f"^evaluate.subgroups: column 'age' has 40 different numbers, but also {word}, "
+        ):
+            values_of_column(table([*ages, "", word]), "age", ["i0"])
+    few = [str(age) for age in range(MAX_VALUES - 1)]
+    assert "NA" in values_of_column(table([*few, "NA"]), "age", [f"i{k}" for k in range(MAX_VALUES)])[1]
 
 
 def test_images_that_the_table_lacks_or_repeats_are_named():

@@ -133,6 +133,23 @@ def test_an_undefined_score_is_none_and_says_so(judging: Judging) -> None:
     assert summary["by_group"] == {"reason": "every patient has an image of 'well'"}
 
 
+def test_held_out_rows_have_no_auc_where_a_class_has_fewer_than_ten_patients(judging: Judging) -> None:
+    for rows, ranked in ((table(groups=20), True), (table(groups=19), False)):  # 10 and 9 patients are ill
+        alike, held_out = summarize(rows, judging), summarize(rows, judging, held_out=True)
+        lost = {} if ranked else {"auc": None, "auc_low": None, "auc_high": None}
+        if not ranked:
+            lost["auc_method"] = "too few patients of 'ill' to rank held-out images (9)"
+        assert alike["auc"] > 0.5
+        assert alike.pop("by_group") | lost == held_out.pop("by_group")
+        assert alike | lost == held_out
+        spread = mean_and_spread([table(), rows], held_out=True)
+        assert (spread["auc_mean"] > 0.5, spread["accuracy_mean"] > 0.5) == (ranked, True)
+    one_class = table(groups=19).query("label == 'well'")
+    assert summarize(one_class, judging, held_out=True)["auc_method"] == summarize(one_class, judging)["auc_method"]
+    shares = summarize(table(groups=19), judging, probabilities=False, held_out=True)
+    assert not [name for name in shares if name.startswith("auc")]
+
+
 def test_groups_are_scored_as_rows_where_their_images_can_be_taken_together(judging: Judging) -> None:
     rows = table()
     summary = summarize(rows, judging)["by_group"]

@@ -1,5 +1,6 @@
 """Networks by name: their features and seeds, wrong names and sizes, and the recipes of all models that run."""
 
+import hashlib
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from tumorboard.base.recipe import resolve_recipe
 from tumorboard.models import names
 from tumorboard.models.heads import build_head
 from tumorboard.models.names import OWN, check_architecture, names_in_source
+from tumorboard.models.networks.cnn import cnn
 from tumorboard.models.recipes import pin_recipes
 from tumorboard.models.registry import ARCHITECTURES, Classifier, build_model
 
@@ -253,14 +255,27 @@ def test_label_smoothing_is_refused_where_balancing_sets_the_focal_loss(params: 
 def test_a_weights_file_is_pinned_by_its_digest(
     tmp_path: Path, params: Params, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """SHA-256 of "abc", from FIPS 180-2."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "weights").mkdir()
-    (tmp_path / "weights/start.pth").write_bytes(b"abc")
-    pinned = pin_recipes(with_recipe(params, "cnn", pretrained="weights/start.pth"))
-    digest = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    file = tmp_path / "weights/start.pth"
+    tensors = cnn(params.crop.side).state_dict()
+    torch.save(tensors, file)
+    params = with_recipe(params, "cnn", pretrained="weights/start.pth")
+    pinned = pin_recipes(params)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
     assert list(pinned["cnn"].items())[-1] == ("pretrained_sha256", digest)
     assert "pretrained_sha256" not in pinned["linear"]
+    torch.save({name: tensor for name, tensor in tensors.items() if name != "1.running_var"}, file)
+    with pytest.raises(InputError, match=r"^recipes\.cnn: .* tensor '1\.running_var' \[32\] is missing"):
+        pin_recipes(params)
+
+
+def test_a_side_that_a_network_is_not_built_for_is_refused_before_any_training(params: Params) -> None:
+    """Patches of 16 pixels divide no side of 100."""
+    params = with_recipe(params, "cnn", architecture="vit_b_16")
+    assert pin_recipes(params.model_copy(update={"crop": params.crop.model_copy(update={"side": 96})}))
+    with pytest.raises(InputError, match=r"^recipes\.cnn: architecture vit_b_16 cannot take images of crop\.side 100"):
+        pin_recipes(params.model_copy(update={"crop": params.crop.model_copy(update={"side": 100})}))
 
 
 @pytest.mark.parametrize(

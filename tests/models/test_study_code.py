@@ -136,6 +136,8 @@ def test_pretrained_weights_of_a_file_go_into_the_network(study: Path, recipe: R
         ("def network(depth): pass", r"the factory needs an argument 'depth', .*give it a default"),
         ("def network():\n    return 1 / 0", r"it raised ZeroDivisionError: division by zero \(mine\.py, line 2\)"),
         ("def network():\n    raise TypeError('odd')", r"it raised TypeError: odd \(mine\.py, line 2\)"),
+        ("def network():\n    raise SystemExit(2)", r"it raised SystemExit: 2 \(mine\.py, line 2\)"),
+        ("raise SystemExit(2)\ndef network(): pass", r"the module raised SystemExit: 2 \(mine\.py, line 1\)"),
         ("def network(): return 3", r"it returned a int, expected a nn\.Module"),
         ("from .blocks import block", r"mine\.py:1: a relative import; write the module's whole name"),
     ],
@@ -174,6 +176,11 @@ def test_code_elsewhere_than_in_the_folder_is_refused(name: str, recipe: Recipe)
         build(recipe, architecture=name)
 
 
+def test_a_name_of_the_hub_without_timm_is_told_how_it_is_written(recipe: Recipe) -> None:
+    with pytest.raises(InputError, match=r"A model of the Hugging Face Hub is timm/hf-hub:<owner>/<name>$"):
+        build(recipe, architecture="hf-hub:timm/resnet18.a1_in1k")
+
+
 @pytest.mark.parametrize("elsewhere", ["blocks.py", "blocks/__init__.py"])
 def test_an_import_that_dvc_does_not_watch_is_refused(study: Path, recipe: Recipe, elsewhere: str) -> None:
     (study.parent / elsewhere).parent.mkdir(exist_ok=True)
@@ -197,6 +204,12 @@ def test_a_recipe_is_pinned_with_the_digest_of_its_code(study: Path, params: Par
         pin_recipes(params)
     (study / "mine.py").write_text("1 / 0")
     with pytest.raises(InputError, match=r"^recipes\.cnn: .*the module raised ZeroDivisionError"):
+        pin_recipes(params)
+    (study / "mine.py").write_text("from torch import nn\ndef network(): return nn.Conv2d(3, 4, 3)\n")
+    side = params.crop.side
+    with pytest.raises(
+        InputError, match=rf"^recipes\.cnn: .* it makes float32\[2, 4, {side - 2}, {side - 2}\], expected"
+    ):
         pin_recipes(params)
 
 

@@ -171,6 +171,8 @@ def test_tensors_are_copied_by_name_and_not_by_position() -> None:
         ({}, r"'bias' \[1\] is missing"),
         ({"bias": torch.ones(2)}, r"'bias' has the shape \[2\], expected \[1\]"),
         ({"bias": torch.ones(1), "x": torch.ones(3)}, r"'x' \[3\] has no place in the network"),
+        ({"bias": torch.ones(1, dtype=torch.int8)}, "'bias' has values of type int8, expected floating point"),
+        ({"bias": torch.ones(1, dtype=torch.complex64)}, "'bias' has values of type complex64, expected"),
     ],
 )
 def test_no_tensor_is_copied_when_one_does_not_fit(others: dict[str, torch.Tensor], message: str) -> None:
@@ -179,6 +181,13 @@ def test_no_tensor_is_copied_when_one_does_not_fit(others: dict[str, torch.Tenso
     with pytest.raises(InputError, match=f"^here: tensor {message}"):
         copy_tensors(layer, {"weight": torch.ones(1, 2)} | others, "here")
     assert torch.equal(layer.weight, before)
+
+
+def test_floating_point_of_another_width_is_copied_also_for_a_count() -> None:
+    layer = nn.BatchNorm1d(2)
+    copy_tensors(layer, {name: torch.full_like(one, 3).half() for name, one in layer.state_dict().items()}, "here")
+    assert layer.weight.tolist() == [3, 3]
+    assert layer.num_batches_tracked.item() == 3
 
 
 def test_only_a_count_of_batches_may_be_missing() -> None:

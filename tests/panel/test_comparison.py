@@ -49,7 +49,7 @@ def fitting(vote="auto", calibrate=True, models=MODELS, positive=1):
 @pytest.fixture
 def unscored(monkeypatch):
     """Panels are judged without the scores, which take most of the time."""
-    monkeypatch.setattr(comparison, "score_part", lambda *_: {})
+    monkeypatch.setattr(comparison, "score_part", lambda *_, **__: {})
 
 
 def applied(part, row):
@@ -197,25 +197,31 @@ def test_noise_in_the_test_part_changes_nothing_but_the_test_part(params):
 def test_scores_are_those_of_the_tables_and_the_heading_has_its_thresholds(params):
     settings = judging(params)
     results = judge_panel(panel_outputs(7, FOLDS), fitting("weighted"), settings)
-    for part, tree in ((results.validation, results.validation_scores), (results.test, results.test_scores)):
+    for part, tree, held_out in (
+        (results.validation, results.validation_scores, True),
+        (results.test, results.test_scores, False),
+    ):
         assert (list(tree), list(tree["votes"])) == (
             ["members", "votes", "uncalibrated", "folds"],
             [*results.fit.votes, HEADING, UNCALIBRATED],
         )
         for model, table in part.members.items():
-            assert str(tree["members"][model]) == str(summarize(table, settings))
+            assert str(tree["members"][model]) == str(summarize(table, settings, held_out=held_out))
             raw = part.raw_members[model]
             assert tree["uncalibrated"][model] == calibration_scores(raw, positive="b")
             assert tree["uncalibrated"][model] != calibration_scores(table, positive="b")
         for vote in ("soft", "weighted", UNCALIBRATED):
-            assert str(tree["votes"][vote]) == str(summarize(part.votes[vote], settings))
-        expected = summarize(part.votes[HEADING], settings, thresholds=part.thresholds)
+            assert str(tree["votes"][vote]) == str(summarize(part.votes[vote], settings, held_out=held_out))
+        expected = summarize(part.votes[HEADING], settings, thresholds=part.thresholds, held_out=held_out)
         assert str(tree["votes"][HEADING]) == str(expected)
         assert not {"loss", "auc", "brier", "calibration_slope"} & set(tree["votes"]["hard"])
         table = part.votes["hard"]
         assert tree["votes"]["hard"]["accuracy"] == pytest.approx(scores(table)["accuracy"])
     assert results.validation_scores["members"]["three"]["images"] == 26
     assert results.test_scores["members"]["three"]["images"] == 16
+    patients = results.validation_scores["members"]["three"]["by_group"]
+    assert patients["auc_method"] == "too few patients of 'a' to rank held-out images (2)"
+    assert results.validation_scores["members"]["three"]["auc"] > 0, "nearly all patients have images of both classes"
     at = results.fit.threshold
     called = results.test.votes[HEADING]["p_b"] >= at
     ill = results.test.votes[HEADING]["label"] == "b"
@@ -302,7 +308,7 @@ def test_columns_are_joined_by_id_and_a_fold_with_too_few_images_has_no_heading(
     attributes = labels[["id"]].assign(site="north", mark=np.where(labels["label"] == "b", "x", "y"))[::-1]
     settings = dataclasses.replace(fitting("stacking"), stacking_columns=["mark"])
     tables = []
-    monkeypatch.setattr(comparison, "score_part", lambda part, folds, *_: tables.append((part, folds)))
+    monkeypatch.setattr(comparison, "score_part", lambda part, folds, *_, **__: tables.append((part, folds)))
     results = judge_panel(outputs, settings, judging(params), attributes)
     for part in (results.validation, results.test):
         heading = part.votes[HEADING]

@@ -36,6 +36,9 @@ def test_a_column_with_too_many_texts_and_an_image_that_is_not_there():
     many = pd.DataFrame({"id": [f"i{row}" for row in range(40)], "name": [f"p{row}" for row in range(40)]})
     with pytest.raises(InputError, match="column 'name' has 40 values, such as p0: name fewer than 21"):
         cells_of(many, ["name"], ["i0"])
+    ages = many.assign(age=[*(f"{row + 20}" for row in range(39)), "NA"])
+    with pytest.raises(InputError, match="stacking_columns: column 'age' has 39 different numbers, but also NA, which"):
+        cells_of(ages, ["age"], ["i0"])
     numbers = many.assign(name=[f"{row / 3}" for row in range(40)])
     assert cells_of(numbers, ["name"], ["i3"]).tolist() == [["1.0"]], "numbers may be many"
     with pytest.raises(InputError, match="image 'q' is not in the table of attributes: run `dvc repro`"):

@@ -72,7 +72,7 @@ def test_files_hold_what_the_library_returns(tree, settings):
     assert list(metrics) == ["validation", "parameters", "epoch"]
     assert metrics["epoch"] == 7
     assert metrics["parameters"] == evaluation.card.parameters
-    expected = summarize(evaluation.validation, judging_of(settings))
+    expected = summarize(evaluation.validation, judging_of(settings), held_out=True)
     assert list(metrics["validation"]) == list(expected)
     for name in ("images", "loss", "accuracy", "auc"):
         assert metrics["validation"][name] == expected[name]

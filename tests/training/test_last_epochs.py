@@ -31,6 +31,8 @@ def test_a_mean_of_more_epochs_than_there_are_and_two_kinds_of_average_are_refus
         make_job(epochs=2, average_last=3)
     with pytest.raises(ValueError, match="average_last and ema_decay both average the weights: set one of them to 0"):
         make_job(epochs=2, average_last=1, ema_decay=0.9)
+    with pytest.raises(ValueError, match=r"early_stopping 3 may end a training before .* average_last 1 averages: set"):
+        make_job(epochs=9, average_last=1, early_stopping=3)
 
 
 @pytest.mark.parametrize("freeze", [0, 3])

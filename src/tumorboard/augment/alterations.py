@@ -40,10 +40,7 @@ def draw_numbers(
     """Draws alterations like `draw_alterations`, and returns the numbers by which they are carried out.
 
     Args:
-        augment: ranges of the alterations.
-        seed: the seed of the whole run.
-        keys: uint64[N], one per image.
-        counter: epoch or copy number, one for all images or int64[N].
+        augment, seed, keys, counter: as in `draw_alterations`.
         side: side of the images in pixels.
 
     Returns:

@@ -36,7 +36,7 @@ class Columns(Section):
 
 
 class Data(Section):
-    raw: str
+    raw: Annotated[str, Field(min_length=1)]
     table: str | None
     columns: Columns | None
     prefix: str | None

@@ -25,7 +25,7 @@ from tumorboard.base.run_params import LrFind as LrFind
 from tumorboard.base.run_params import Runtime as Runtime
 from tumorboard.base.schema import Section, nearest, parse, read_yaml
 from tumorboard.base.search_params import Search as Search
-from tumorboard.base.short_params import complete_values
+from tumorboard.base.short_params import read_short
 
 
 def _rising(pair: tuple[float, float]) -> tuple[float, float]:
@@ -43,6 +43,8 @@ def _widening(window: tuple[float, float]) -> tuple[float, float]:
 Range = Annotated[tuple[Positive, Positive], AfterValidator(_rising)]
 View = Literal["hflip", "vflip", "quarter_turns", "shift"]
 Byte = Annotated[int, Field(ge=0, le=255)]
+# A model's name is that of its folder: not '.' or '..', and short enough for a file system, with an ending.
+ModelName = Annotated[str, Field(pattern=r"^\.*[A-Za-z0-9_][A-Za-z0-9_.-]*$", max_length=200)]
 
 
 class Phantom(Section):
@@ -200,6 +202,11 @@ class Recipe(Train):
             raise ValueError(f"average_last {self.average_last} is more than all of {self.epochs} epochs")
         if self.average_last and self.ema_decay:
             raise ValueError("average_last and ema_decay both average the weights: set one of them to 0")
+        if self.average_last and self.early_stopping:
+            raise ValueError(
+                f"early_stopping {self.early_stopping} may end a training before the last epochs, which average_last "
+                f"{self.average_last} averages: set one of them to 0"
+            )
         if self.loss == "focal" and self.label_smoothing > 0:
             raise ValueError(f"label_smoothing is {self.label_smoothing:g}, but the focal loss has none: set it to 0")
         if self.sampler == "balanced" and self.class_weights == "balanced":
@@ -251,7 +258,7 @@ class Params(Section):
     split: Split
     balance: Balance
     train: Train
-    recipes: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9_.][A-Za-z0-9_.-]*$")], Overrides]  # type: ignore[valid-type]
+    recipes: dict[ModelName, Overrides]  # type: ignore[valid-type]
     evaluate: Evaluate
     ensemble: Ensemble
     lr_find: LrFind
@@ -274,6 +281,8 @@ class Params(Section):
                 f"recipes has a model named '{min(hidden)}': DVC ignores changes below a key of that name, rename it"
             )
         votes = get_args(Ensemble.model_fields["vote"].annotation)
+        if shared := {"vote", "heading", *votes} & self.recipes.keys():
+            raise ValueError(f"recipes has a model named '{min(shared)}', which is the name of a vote: rename it")
         for name in self.evaluate.primary or ():
             if name not in (comparable := ["vote", *self.models, *(vote for vote in votes if vote != "auto")]):
                 raise ValueError(
@@ -317,8 +326,12 @@ def load_params(path: Path | str) -> Params:
 
 
 def read_values(path: Path | str) -> dict[str, Any]:
-    """Returns the plain values of params.yaml, completed by the package's defaults and by the preset, unchecked."""
-    return fill_empty(complete_values(read_yaml(Path(path))))
+    """Returns the plain values of params.yaml, completed by the package's defaults and by the preset, unchecked.
+
+    Raises:
+        InputError: there is no such file, or it is neither complete nor says by what it is to be completed.
+    """
+    return fill_empty(read_short(read_yaml(Path(path)), str(path)))
 
 
 def package_params(preset: str) -> Params:

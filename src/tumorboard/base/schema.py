@@ -128,7 +128,9 @@ def _hint(problem: Any, place: _Place, section: type[Section]) -> tuple[str, str
     """Returns the beginning of an error's message, which is the value or '', and the rest."""
     kind, given = problem["type"], f"is {place.value!r}"
     if kind == "extra_forbidden":
-        return "", "unknown key" + nearest(str(problem["loc"][-1]), _keys_at(section, problem["loc"][:-1]))
+        return "", "unknown key" + _meant(str(problem["loc"][-1]), _keys_at(section, problem["loc"][:-1]))
+    if kind == "invalid_key" or (kind == "string_type" and problem["loc"][-1] == "[key]"):
+        return "", f"the key {problem['input']!r} is not text: write it in quotes"
     if kind == "missing" and isinstance(problem["loc"][-1], int):  # an item that a list lacks
         return f"{given}: ", f"list should have {problem['loc'][-1] + 1} items"
     if kind == "missing":
@@ -142,6 +144,8 @@ def _hint(problem: Any, place: _Place, section: type[Section]) -> tuple[str, str
             return "", "is empty: give it keys, or delete the line"
         return f"{given}: ", "input should be a mapping of keys"
     message = f"{problem['msg'][:1].lower()}{problem['msg'][1:]}".replace("tuple", "list")
+    if kind == "string_type" and isinstance(place.value, bool | int | float):
+        message += ", so write it in quotes"
     return f"{given}: ", message.replace(" after validation", "")
 
 
@@ -189,6 +193,16 @@ def _sections_of(annotation: Any) -> list[type[Section]]:
     return [inner for part in getattr(annotation, "__args__", ()) for inner in _sections_of(part)]
 
 
+def _meant(key: str, known: Iterable[str]) -> str:
+    """Returns the end of a message about an unknown key, also of one that is written as in `-S train.lr=1`."""
+    if not key.isprintable():
+        return f", with characters that are not seen: {key!a}"
+    section, dot, rest = key.partition(".")
+    if dot and section in known:
+        return f": write {rest} below `{section}:`"
+    return nearest(key, known)
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """Returns the end of a message about an unknown name: the closest known name, or all of them.
 
@@ -227,9 +241,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
     except RecursionError:
         raise InputError(f"{path}: not readable as YAML: its values are nested too deeply") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{path}: line {line} is not UTF-8: save the file in that encoding") from None
     # PyYAML lets Python's own errors through where a tag such as !!int does not fit its value.
     except (yaml.YAMLError, ValueError, TypeError, AttributeError, LookupError, OverflowError) as error:
-        raise InputError(f"{path}: not readable as YAML: {error}") from None
+        hint = "; use spaces: YAML takes no tabs there" if r"'\t'" in str(error) else ""
+        raise InputError(f"{path}: not readable as YAML: {error}{hint}") from None
     if not isinstance(tree, dict):
         raise InputError(f"{path}: expected a mapping of sections, found {type(tree).__name__}")
     return tree
@@ -295,14 +313,19 @@ class _CoreLoader(yaml.SafeLoader):
         # A key of the mapping itself follows the merged key and replaces it; it is no duplicate.
         node.value = list({key.value: (key, value) for key, value in node.value}.values())
 
+    def construct_yaml_int(self, node: yaml.ScalarNode) -> int:
+        """Returns a number in decimal: of YAML 1.1, PyYAML would read 010 as 8."""
+        return int(self.construct_scalar(node))
 
+
+_CoreLoader.add_constructor("tag:yaml.org,2002:int", _CoreLoader.construct_yaml_int)
 _CoreLoader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":bool", ":float", ":int", ":timestamp"))]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 for _tag, _pattern, _first in (
     ("bool", r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("int", r"[-+]?(0|[1-9][0-9]*)", "-+0123456789"),
+    ("int", r"[-+]?[0-9]+", "-+0123456789"),
     ("float", r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?", "-+.0123456789"),
 ):
     _CoreLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))

@@ -81,7 +81,7 @@ def check(
     if account.groups == len(account.accepted):
         guess = guess_groups(account.accepted)
         if guess is not None and guess.groups > len(account.classes):  # otherwise the groups may be the classes
-            account.warnings.append(describe_guess(guess))
+            account.warnings.append(describe_guess(guess, grouped=account.grouped))
     if as_json:
         typer.echo(json.dumps(asdict(account)))
     else:
@@ -142,10 +142,10 @@ def _print_classes(account: Account, console: Console) -> None:
         table.add_row(Text(printable(label)), Text(str(count)), Text(f"{count / max(images, 1):.1%}"))
     console.print()
     console.print(table)
-    ungrouped = images > 0 and account.groups == images
     nature = "the images of a group stay on one side"
-    if ungrouped:
-        nature = "one per image: no patients are known (--group-pattern, or a column group)"
+    if images > 0 and account.groups == images:
+        unknown = "one per image: no patients are known (--group-pattern, or a column group)"
+        nature = "each has one image" if account.grouped else unknown
     console.print(Text(f"{account.groups} groups: {nature}"), soft_wrap=True)
 
 

@@ -20,7 +20,7 @@ from tumorboard.base.params import load_params
 from tumorboard.base.versioning import explain_unversioned
 from tumorboard.commands.errors import reports_user_errors
 from tumorboard.commands.paths import METRICS, TEST_METRICS
-from tumorboard.commands.start_checks import prepare_start
+from tumorboard.commands.start_checks import check_commit, prepare_start
 
 SUSPICIOUS = 0.01  # probability below which the number of intervals without 0.5 is not taken as chance
 LEAKS = 1  # the exit status if the scores are not at chance
@@ -63,6 +63,7 @@ def control(
     """
     for line in prepare_start(Path()):
         print(line, file=sys.stderr)
+    check_commit(Path())
     params = load_params("params.yaml")
     if unversioned := explain_unversioned(params.data.raw):
         raise InputError(unversioned)

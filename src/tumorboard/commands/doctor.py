@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from dvc.exceptions import DvcException
+from dvc.exceptions import CyclicGraphError
 from dvc.repo import Repo
 
 from tumorboard.base.disk import check_disk
 from tumorboard.base.errors import counted, printable
 from tumorboard.base.findings import Finding
+from tumorboard.commands.damaged_outputs import check_outputs
 from tumorboard.commands.errors import reports_user_errors
 from tumorboard.commands.machine_checks import check_code, check_links, check_processor, check_torch
 from tumorboard.commands.project_checks import (
@@ -43,6 +44,7 @@ PROJECT_CHECKS: dict[str, Check] = {
     "uncommitted": check_uncommitted,
     "remote": check_remote,
     "leftovers": check_leftovers,
+    "outputs": check_outputs,
 }
 MARKS = {"ok": "ok      ", "note": "note    ", "problem": "PROBLEM "}
 
@@ -91,11 +93,16 @@ def check_dvc_loads(project: Path, findings: list[Finding]) -> list[Finding]:
     try:
         with Repo(str(project)) as repo:
             count = len(repo.index.stages)
-    except (DvcException, OSError, ValueError, TypeError) as error:
+            repo.index.check_graph()
+    except Exception as error:  # many kinds, AssertionError among them, for values that DVC does not expect
         explained = {"params.yaml", "files of DVC", "git"}
         if any(finding.level == "problem" and finding.check in explained for finding in findings):
             return []
-        return [Finding("dvc", "problem", f"DVC cannot load the project: {error}", "dvc status")]
+        if isinstance(error, CyclicGraphError):
+            message = f"DVC cannot order the stages: data.raw may not be, or hold, what the pipeline writes: {error}"
+            return [Finding("dvc", "problem", message, "name another folder as data.raw in params.yaml")]
+        message = f"DVC cannot load the project: {str(error) or type(error).__name__}"
+        return [Finding("dvc", "problem", message, "dvc status")]
     return [Finding("dvc", "ok", f"DVC loads {count} stages")]
 
 

@@ -1,5 +1,6 @@
 """The command `tumorboard export`: the study's panel as one file that another machine can use."""
 
+import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from tumorboard.base.params import Params, find_params, load_params
 from tumorboard.base.study import package_version
 from tumorboard.base.tables import read_manifest
 from tumorboard.commands.errors import reports_user_errors
-from tumorboard.commands.panel_source import check_study, known_digests, study_inputs, study_models
+from tumorboard.commands.panel_source import check_study, known_digests, naming_the_cure, study_inputs, study_models
 from tumorboard.commands.paths import METRICS, PANEL, RECIPES, SPLIT, STORE, UNLIKE
 from tumorboard.commands.target_file import check_target
 from tumorboard.data.store import CropStore
@@ -61,7 +62,8 @@ def export(
     check_split()
     trained = [load_member(file) for file in study_models(params)]
     panel = join_models(trained)
-    content = read_panel(PANEL, list(panel.models), classes=panel.card.classes, manifest=panel.card.manifest)
+    with naming_the_cure():
+        content = read_panel(PANEL, list(panel.models), classes=panel.card.classes, manifest=panel.card.manifest)
     preprocessing = preprocessing_of(panel, params)
     with tempfile.TemporaryDirectory(prefix="tumorboard-") as folder:
         check = write_onnx(trained, Path(folder)) if onnx else OnnxCheck({}, {}, "")
@@ -90,7 +92,7 @@ def usage(package: str, content: PanelFile) -> list[str]:
         package: name of its file.
         content: content of models/panel.json.
     """
-    command = f"Use it anywhere: tumorboard predict --panel {printable(package)} IMAGES"
+    command = f"Use it anywhere: tumorboard predict --panel {shlex.quote(printable(package))} IMAGES"
     columns = columns_of_vote(content.vote, content.stacking)
     if not columns:
         return [command]
@@ -112,7 +114,8 @@ def check_split() -> None:
 
 def load_member(file: Path) -> TrainedModel:
     """Loads a model file of the study; raises InputError where its network is code of the study."""
-    trained = load_trained(file, "cpu", UNLIKE)
+    with naming_the_cure():
+        trained = load_trained(file, "cpu", UNLIKE)
     architecture = trained.card.recipe.architecture
     if is_study_code(architecture):
         raise InputError(

@@ -196,7 +196,7 @@ def survey_data(data: Path, params: Params, positive: str | None, *, ask: Callab
 
     table, group_pattern = params.data.table, params.data.group_pattern
     account = checked(group_pattern)
-    if group_pattern or account.groups < len(account.accepted):
+    if group_pattern or account.grouped or account.groups < len(account.accepted):
         return Survey(account, table, group_pattern, None, None)
     guess = guess_groups(account.accepted)
     if guess is None or not ask(guess):
@@ -210,9 +210,8 @@ def print_assumptions(facts: StudyFacts, account: Account, console: Console) -> 
     if facts.group_pattern:
         groups = f"{account.groups}, by data.group_pattern {facts.group_pattern}"
     else:
-        given = (
-            "as the table or the files have them" if account.groups < images else "one per image: no patients are known"
-        )
+        known = account.grouped or account.groups < images
+        given = "as the table or the files have them" if known else "one per image: no patients are known"
         groups = f"{account.groups}, {given}"
     panel, own_crop = panel_of(facts.preset), facts.lines.get("crop", {})
     models = [] if "models" in facts.lines else [("models", f"{', '.join(panel.models)}: {panel.reason}")]

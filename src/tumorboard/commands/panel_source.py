@@ -1,6 +1,7 @@
 """Opens the panel that a command uses: the study's own, named model files, or a package of `tumorboard export`."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -108,10 +109,22 @@ def _open_study(params: Params, vote: str | None) -> PanelSource:
     from tumorboard.panel.trained_model import load_panel
 
     check_study()
-    panel = load_panel(study_models(params), _device(params), unlike=UNLIKE)
-    content = read_panel(PANEL, list(panel.models), classes=panel.card.classes, manifest=panel.card.manifest)
+    with naming_the_cure():
+        panel = load_panel(study_models(params), _device(params), unlike=UNLIKE)
+        content = read_panel(PANEL, list(panel.models), classes=panel.card.classes, manifest=panel.card.manifest)
     deciding = _deciding(content, vote, params.evaluate.abstain)
     return PanelSource(panel, deciding, known=known_digests(), limits=params.crop, frames=params.data.frames)
+
+
+@contextmanager
+def naming_the_cure() -> Iterator[None]:
+    """Adds to an error about the study's own files how they become whole, where its message does not say so."""
+    try:
+        yield
+    except InputError as error:
+        if "`dvc " in str(error):
+            raise
+        raise InputError(f"{error}; if it is damaged, `dvc repro` restores it") from None
 
 
 def _deciding(content: PanelFile, vote: str | None, abstain: float) -> Deciding:

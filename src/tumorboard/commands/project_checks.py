@@ -5,10 +5,12 @@ import os
 import shlex
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from tumorboard.base.errors import InputError, printable
 from tumorboard.base.findings import Finding
 from tumorboard.base.params import Params, load_params
+from tumorboard.base.schema import read_yaml
 from tumorboard.base.versioning import (
     commit_command,
     explain_missing,
@@ -21,6 +23,12 @@ from tumorboard.base.versioning import (
 from tumorboard.commands.image_guard import large_images
 
 FEW = 3  # names in a message
+READ_BY_DVC = {  # what dvc.yaml takes from the file params.yaml itself, with a line to write
+    "models": "models: [linear, cnn]",
+    "folds": "folds: [0]",
+    "medmnist": "medmnist: []",
+    "data.raw": "raw: /path/to/images",
+}
 
 
 def check_identity(project: Path) -> list[Finding]:
@@ -65,15 +73,31 @@ def check_params(project: Path) -> list[Finding]:
         load_params(project / "params.yaml")
     except InputError as error:
         return [Finding("params.yaml", "problem", str(error), _cure_of_params(project, str(error)))]
-    return [Finding("params.yaml", "ok", "all keys are known, all values of the right type")]
+    tree = read_yaml(project / "params.yaml")
+    return [_absent(key) for key in READ_BY_DVC if not _has(tree, key.split("."))] or [
+        Finding("params.yaml", "ok", "all keys are known, all values of the right type")
+    ]
+
+
+def _has(tree: Any, path: list[str]) -> bool:
+    return not path or (isinstance(tree, dict) and path[0] in tree and _has(tree[path[0]], path[1:]))
+
+
+def _absent(key: str) -> Finding:
+    """Returns the finding for a key for which the package has a value, but which DVC reads from the file alone."""
+    *section, _ = key.split(".")
+    place = f"below `{section[0]}:` in params.yaml" if section else "in params.yaml"
+    message = f"params.yaml: {key}: missing, and DVC runs nothing without it"
+    return Finding("params.yaml", "problem", message, f"write {place}, as in `{READ_BY_DVC[key]}`")
 
 
 def _cure_of_params(project: Path, message: str) -> str:
     if not (project / "params.yaml").exists():  # the message names the command that makes a study
         return "git checkout HEAD -- params.yaml" if in_last_commit(project, "params.yaml") else ""
-    for key, example in {"models": "[linear, cnn]", "folds": "[0]", "medmnist": "[]"}.items():
+    for key in ("models", "folds", "medmnist"):
         if f": {key}: is " in message:
-            return f"write a list in params.yaml, as in `{key}: {example}`; in a command: -S '{key}={example}'"
+            line = READ_BY_DVC[key]
+            return f"write a list in params.yaml, as in `{line}`; in a command: -S '{line.replace(': ', '=')}'"
     return "correct the key in params.yaml; `git diff params.yaml` shows your changes"
 
 
@@ -89,7 +113,7 @@ def check_project_path(project: Path) -> list[Finding]:
 def check_data(project: Path) -> list[Finding]:
     """Checks that `data.raw` is there, and that a queued experiment would have it."""
     params = _params(project)
-    if params is None:
+    if params is None or not _has(read_yaml(project / "params.yaml"), ["data", "raw"]):  # check_params reports it
         return []
     raw = params.data.raw
     if not (project / raw).exists() and not is_stage_output(project, Path(os.path.normpath(raw)).as_posix()):

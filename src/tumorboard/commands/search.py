@@ -26,7 +26,7 @@ from tumorboard.commands.search_results import advise, best_record, draw_trials,
 from tumorboard.commands.search_space import check_space, present_point
 from tumorboard.commands.search_study import Study, import_optuna, locked, search_key
 from tumorboard.commands.search_trials import Plan, Scheduler
-from tumorboard.commands.start_checks import prepare_start
+from tumorboard.commands.start_checks import check_commit, prepare_start
 from tumorboard.commands.trainings import thread_settings
 
 RESULTS = Path("search")  # <model>/trials.csv and trials.png
@@ -84,7 +84,7 @@ def search(
             seconds=None if minutes is None else 60 * minutes,
         )
         run_trials(study, plan, received, model=model, params=params, gpus=chosen)
-        report(study, params, model)
+        report(study, params, model, stopped=bool(received))
     if received:
         typer.echo(f"Stopped. `tumorboard search {model}` goes on where it was.", err=True)
         raise typer.Exit(128 + received[0])
@@ -145,10 +145,8 @@ def check_start(params: Params) -> str:
     for fold in params.folds:
         if not (BALANCE / str(fold)).exists():
             raise InputError(f"{BALANCE / str(fold)} is not there: `dvc repro balance@{fold}` prepares fold {fold}")
-    commit = (run_git(Path(), "rev-parse", "HEAD") or "").strip()
-    if not commit:
-        raise InputError("the folder has no commit, from which experiments start: git add -A && git commit -m 'Begin'")
-    return commit
+    check_commit(Path())
+    return (run_git(Path(), "rev-parse", "HEAD") or "").strip()
 
 
 def clean_up(study: Study, prefix: str) -> None:
@@ -163,11 +161,25 @@ def clean_up(study: Study, prefix: str) -> None:
         typer.echo(f"{len(left)} trials of a killed search are run again", err=True)
 
 
-def report(study: Study, params: Params, model: str) -> None:
-    """Prints the best trials, writes the table and the picture, and names the experiment to apply."""
+def report(study: Study, params: Params, model: str, *, stopped: bool = False) -> None:
+    """Prints the best trials, writes the table and the picture, and names the experiment to apply.
+
+    Args:
+        study: stores the trials.
+        params: the study's parameters.
+        model: the model that the trials trained.
+        stopped: whether a signal ended the search, so that a search without a finished trial did not fail.
+
+    Raises:
+        InputError: no trial was finished.
+    """
     records = study.records()
     write_table(trials_table(records, params.search.dimensions), RESULTS / model / "trials.csv")
     best = best_record(records)
+    if best is None and stopped:
+        return
+    if best is None and not records:
+        raise InputError("no trial was begun: --minutes leaves no time for one")
     if best is None:
         raise InputError(f"no trial was finished; {RESULTS / model / 'trials.csv'} lists those that failed")
     with replacing(RESULTS / model / "trials.png") as temporary:

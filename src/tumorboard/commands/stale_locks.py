@@ -44,7 +44,8 @@ def _check_rwlock(project: Path, name: str) -> Finding | None:
     stale = [(number, command) for number, command in holders if not is_command_of_dvc(number)]
     if len(stale) < len(holders):
         number, command = next(holder for holder in holders if holder not in stale)
-        return Finding("locks", "note", f"another command works here: {command} (process {number})", f"wait {number}")
+        message = f"another command works here: {command} (process {number})"
+        return Finding("locks", "note", message, f"wait until it ends, or end it: kill {number}")
     if any(psutil.pid_exists(number) for number, _ in stale):
         number, command = next(holder for holder in stale if psutil.pid_exists(holder[0]))
         message = f"{name} waits for `{command}`, which has ended; process {number} is another program now"

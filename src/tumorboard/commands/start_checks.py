@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.findings import Finding
-from tumorboard.commands.project_checks import check_data, check_identity, check_params
+from tumorboard.commands.project_checks import check_data, check_git, check_identity, check_params
 from tumorboard.commands.stale_locks import check_locks
 from tumorboard.commands.torn_files import check_torn_files
 
@@ -29,6 +29,13 @@ def run_checks(checks: Mapping[str, Check], project: Path) -> list[Finding]:
             cure = f"ls -ld {error.filename or '.'}"
             findings.append(Finding(name, "problem", f"could not be checked: {error}", cure))
     return findings
+
+
+def check_commit(project: Path) -> None:
+    """Raises InputError with the cure where the folder has no commit, from which experiments of DVC start."""
+    problems = [finding for finding in check_git(project) if finding.level == "problem"]
+    if problems:
+        raise InputError("\n".join(map(str, problems)))
 
 
 def prepare_start(project: Path) -> list[str]:

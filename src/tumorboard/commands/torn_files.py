@@ -1,5 +1,6 @@
 """Finds the files of DVC that a kill or a power cut left half-written, and restores their last whole version."""
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -55,11 +56,11 @@ def _check_file(project: Path, name: str) -> Finding | None:
         return None
     shown = printable(name)
     if any(line.startswith("<<<<<<< ") for line in text.splitlines()):
-        cure = f"git checkout --ours {name} && dvc repro" if name == LOCK else f"git mergetool {name}"
+        cure = "git checkout --ours dvc.lock && dvc repro" if name == LOCK else f"git mergetool {shlex.quote(name)}"
         return Finding("files of DVC", "problem", f"{shown} has the marks of an unresolved merge", cure)
     version = last_whole_version(project, name)
     if version is None and name != LOCK:
-        path = name.removesuffix(".dvc")
+        path = shlex.quote(name.removesuffix(".dvc"))
         return Finding("files of DVC", "problem", f"{shown} is torn, and git has no whole version", f"dvc add {path}")
     message = f"{shown} is torn: a kill or a power cut while DVC wrote it"
     return Finding("files of DVC", "problem", message, FIX, lambda: _restore(project, name, version))

@@ -53,6 +53,7 @@ class Account:
     shortcuts: list[dict[str, Any]] = field(default_factory=list)  # scores of facts that reach audit.shortcut
     warnings: list[str] = field(default_factory=list)  # sentences about what a run would accept
     groups: int = 0  # groups (patients) of the accepted images
+    grouped: bool = False  # whether a pattern, a table or the files name groups; else each image is its own
     refused: dict[str, str] | None = None  # message: the error with which a run would stop; None: it would not stop
 
 
@@ -136,6 +137,7 @@ def _fill(account: Account, raw: Path, params: Params, *, labels: Path | None, f
     )
     account.warnings += crop_images(listed, ignored, job).warnings
     manifest, images = read_manifest(folder / "manifest.csv"), read_table(folder / "images.csv")
+    account.grouped = bool((manifest["group"] != manifest["id"]).any())
     unusable = read_table(folder / "quarantined.csv")
     account.quarantined = _records(unusable)
     _accept(account, manifest)

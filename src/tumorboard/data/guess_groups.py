@@ -53,10 +53,16 @@ def guess_groups(paths: Sequence[str]) -> Guess | None:
     return None
 
 
-def describe_guess(guess: Guess) -> str:
-    """Returns a warning that the names of images look like groups, with the line that makes these the patients."""
+def describe_guess(guess: Guess, *, grouped: bool = False) -> str:
+    """Returns a warning that the names of images look like groups, with the line that makes these the patients.
+
+    Args:
+        guess: the grouping that the names suggest.
+        grouped: whether the images have groups, of one image each.
+    """
+    present = "each image is a group of its own" if grouped else "no patients are known"
     line = yaml.safe_dump({"data": {"group_pattern": guess.pattern}}, allow_unicode=True, width=1000).rstrip()
     return (
-        f"the names look like {guess.groups} groups ({guess.example}), but no patients are known, so that images of "
-        f"one patient may be on two sides of the split. If these are patients, write in params.yaml:\n{line}"
+        f"the names look like {guess.groups} groups ({guess.example}), but {present}, so that images of one "
+        f"patient may be on two sides of the split. If these are patients, write in params.yaml:\n{line}"
     )

@@ -66,17 +66,42 @@ def _number(text: str) -> float:
     return number if math.isfinite(number) else math.nan
 
 
+def check_texts(cells: Sequence[str], column: str, where: str) -> None:
+    """Raises InputError for a column of more than MAX_VALUES different values that are not all numbers.
+
+    Args:
+        cells: the texts of the cells that have a value.
+        column: name of the column.
+        where: key of params.yaml that names the column.
+
+    >>> check_texts([*map(str, range(20, 50)), "NA"], "age", "evaluate.subgroups")
+    Traceback (most recent call last):
+    tumorboard.base.errors.InputError: evaluate.subgroups: column 'age' has 30 different numbers, but also NA, which \
+is no number: leave a cell without a value empty, and write numbers with a decimal point and without a unit
+    """
+    values = set(cells)
+    words = sorted(text for text in values if math.isnan(_number(text)))
+    if len(values) <= MAX_VALUES or not words:
+        return
+    word, numbers = printable(clip(words[0])), len(values) - len(words)
+    if numbers > len(words):
+        raise InputError(
+            f"{where}: column '{column}' has {numbers} different numbers, but also {word}, which is no number: leave a "
+            "cell without a value empty, and write numbers with a decimal point and without a unit"
+        )
+    raise InputError(
+        f"{where}: column '{column}' has {len(values)} values, such as {word}: name fewer than {MAX_VALUES + 1} in the "
+        "table, or leave the column out; numbers need a decimal point and no unit"
+    )
+
+
 def _divide(texts: list[str], column: str) -> list[str]:
     """Returns each text, or the range of its number where the column has more than MAX_VALUES values."""
     known = [text for text in texts if text not in ("", UNKNOWN)]
     if len(set(known)) <= MAX_VALUES:
         return [text or UNKNOWN for text in texts]
+    check_texts(known, column, "evaluate.subgroups")
     numbers = np.array([_number(text) for text in texts])
-    if words := sorted({text for text in known if math.isnan(_number(text))}):
-        raise InputError(
-            f"evaluate.subgroups: column '{column}' has {len(set(known))} values, such as {printable(clip(words[0]))}: "
-            f"name fewer than {MAX_VALUES + 1} in the table, or leave the column out"
-        )
     inner = numbers[np.isfinite(numbers)]
     edges = np.unique(np.quantile(inner, np.arange(1, PARTS) / PARTS, method="inverted_cdf"))
     part = np.searchsorted(edges, numbers, side="left")

@@ -13,7 +13,7 @@ from tumorboard.base.params import Evaluate, Params
 from tumorboard.base.tables import Predictions, probabilities_of
 from tumorboard.evaluation.by_group import group_predictions
 from tumorboard.evaluation.calibration import calibration_scores, class_column
-from tumorboard.evaluation.intervals import intervals
+from tumorboard.evaluation.intervals import MIN_GROUPS, intervals
 from tumorboard.evaluation.metrics import scores
 from tumorboard.evaluation.operating_point import operating_scores
 
@@ -47,6 +47,7 @@ def summarize(
     *,
     probabilities: bool = True,
     thresholds: NDArray[np.float64] | None = None,
+    held_out: bool = False,
 ) -> dict[str, Any]:
     """Scores predictions, with intervals.
 
@@ -56,6 +57,8 @@ def summarize(
         probabilities: whether the table holds probabilities; a hard vote's shares are none.
         thresholds: float64[N], the lowest probability of the positive class that decides for it; nan: the more probable
             class. None: the table is not decided by a threshold and has no OPERATING_SCORES.
+        held_out: whether each row was left out of the fit that it comes from, so that the rows are of several fits;
+            there is no AUC then where `why_not_ranked` has a reason.
 
     Returns:
         A dict, flat but for its last two keys: `images` and `groups`; SUMMARY_SCORES by the more probable class, shares
@@ -65,16 +68,32 @@ def summarize(
         scores of one row per group, where its images can be taken together, else the `reason` why they cannot.
     """
     flat: dict[str, Any] = {"images": len(predictions), "groups": int(predictions["group"].nunique())}
-    flat |= _headline(predictions, judging, probabilities)
+    flat |= _headline(predictions, judging, probabilities, held_out)
     if judging.positive is not None and thresholds is not None:
         flat |= _operating(predictions, judging.positive, judging, thresholds)
     if probabilities:
         calibration = calibration_scores(predictions, positive=judging.positive)
         flat |= {name: calibration[name] for name in CALIBRATION_SCORES}
-    return flat | {"by_group": _by_group(predictions, judging, probabilities)}
+    return flat | {"by_group": _by_group(predictions, judging, probabilities, held_out)}
 
 
-def _headline(predictions: Predictions, judging: Judging, probabilities: bool) -> dict[str, Any]:
+def why_not_ranked(predictions: Predictions, unit: str | None) -> str:
+    """Returns why rows that were left out of their fits cannot be ranked together; '' where they can.
+
+    A fit without a group depends on that group's label: without a group on which the model is wrong it becomes surer.
+    With fewer than MIN_GROUPS groups of a class the ranks of such rows lean against their labels (docs/metrics.md).
+
+    Args:
+        predictions: rows that all have a label.
+        unit: the noun for a group, in the singular; None: 'group'.
+    """
+    groups = predictions.groupby("label")["group"].nunique()
+    if len(groups) < 2 or groups.min() >= MIN_GROUPS:
+        return ""
+    return f"too few {unit or 'group'}s of '{groups.idxmin()}' to rank held-out images ({groups.min()})"
+
+
+def _headline(predictions: Predictions, judging: Judging, probabilities: bool, held_out: bool) -> dict[str, Any]:
     evaluate = judging.evaluate
     every = intervals(predictions, evaluate.confidence, judging.seed, bootstrap=evaluate.bootstrap, unit=judging.unit)
     left_out = () if probabilities else OF_PROBABILITIES
@@ -84,6 +103,8 @@ def _headline(predictions: Predictions, judging: Judging, probabilities: bool) -
         flat[name] = every[name]
         if f"{name}_low" in every:
             flat |= _ends(name, every[f"{name}_low"], every[f"{name}_high"], str(every[f"{name}_method"]))
+    if held_out and probabilities and (reason := why_not_ranked(predictions, judging.unit)):
+        flat |= {"auc": None} | _ends("auc", None, None, reason)
     return flat
 
 
@@ -107,7 +128,7 @@ def _operating(
     return flat
 
 
-def _by_group(predictions: Predictions, judging: Judging, probabilities: bool) -> dict[str, Any]:
+def _by_group(predictions: Predictions, judging: Judging, probabilities: bool, held_out: bool) -> dict[str, Any]:
     """Returns the scores of groups, or as `reason` why there are none."""
     if predictions["group"].nunique() == len(predictions):
         return {"reason": f"each image is its own {judging.unit or 'group'}"}
@@ -119,20 +140,25 @@ def _by_group(predictions: Predictions, judging: Judging, probabilities: bool) -
         return {"reason": str(error)}
     if table["label"].nunique() < 2:
         return {"reason": f"every {judging.unit or 'group'} has an image of '{table['label'].iloc[0]}'"}
-    return {"groups": len(table)} | _headline(table, judging, probabilities)
+    return {"groups": len(table)} | _headline(table, judging, probabilities, held_out)
 
 
-def mean_and_spread(folds: Sequence[Predictions], *, probabilities: bool = True) -> dict[str, float]:
+def mean_and_spread(
+    folds: Sequence[Predictions], *, probabilities: bool = True, held_out: bool = False
+) -> dict[str, float]:
     """Returns the mean and the standard deviation (n - 1) of the folds' headline scores.
 
     Args:
         folds: predictions of each fold.
         probabilities: whether the tables hold probabilities; shares of votes have no OF_PROBABILITIES.
+        held_out: as in `summarize`.
 
     Returns:
         `<score>_mean` and `<score>_sd`; nan if the score is undefined in one fold.
     """
     names = [name for name in SUMMARY_SCORES if probabilities or name not in OF_PROBABILITIES]
     per_fold = pd.DataFrame([scores(fold) for fold in folds])[names]
+    if held_out and probabilities and any(why_not_ranked(fold, None) for fold in folds):
+        per_fold["auc"] = np.nan
     statistics = {"mean": per_fold.mean(skipna=False), "sd": per_fold.std(skipna=False)}
     return {f"{name}_{statistic}": float(values[name]) for name in names for statistic, values in statistics.items()}

@@ -16,7 +16,8 @@ def output_layer_names(network: nn.Module) -> tuple[str, ...]:
     """Returns the names of the layers that compute a network's own outputs, or of the Identity in their place.
 
     There is one in torchvision's classifiers and in most of timm's (two in distilled ones), and none in the project's
-    own networks that end in features.
+    own networks that end in features. Some of timm's have a norm or a hidden layer before it, and timm removes them
+    together.
 
     >>> import torchvision
     >>> output_layer_names(torchvision.models.resnet18())
@@ -26,7 +27,7 @@ def output_layer_names(network: nn.Module) -> tuple[str, ...]:
     """
     if cfg := getattr(network, "pretrained_cfg", None):  # set by timm
         names = cfg["classifier"]
-        return (names,) if isinstance(names, str) else tuple(names or ())
+        return tuple(_removed(network, name) for name in ((names,) if isinstance(names, str) else names or ()))
     candidates = [
         name
         for name, layer in network.named_modules()
@@ -35,12 +36,26 @@ def output_layer_names(network: nn.Module) -> tuple[str, ...]:
     return tuple(candidates[-1:])
 
 
+def _removed(network: nn.Module, name: str) -> str:
+    """Returns the first module on a path of names that a network lacks or has an Identity for, else the whole path."""
+    parts = name.split(".")
+    paths = [".".join(parts[:end]) for end in range(1, len(parts) + 1)]
+    return next((path for path in paths if _is_removed(network, path)), name)
+
+
+def _is_removed(network: nn.Module, name: str) -> bool:
+    try:
+        return isinstance(network.get_submodule(name), nn.Identity)
+    except AttributeError:  # there is no such module
+        return True
+
+
 def removed_layer_names(network: nn.Module) -> tuple[str, ...]:
-    """Returns the output layers in whose place a network has an Identity; a file's tensors for them are not used.
+    """Returns the output layers that a network lacks or has an Identity for; a file's tensors for them are not used.
 
     For a network of the study's own code only these are left out; a layer that it calls `fc` may be a hidden one.
     """
-    return tuple(name for name in output_layer_names(network) if isinstance(network.get_submodule(name), nn.Identity))
+    return tuple(name for name in output_layer_names(network) if _is_removed(network, name))
 
 
 def without_output_layer(

@@ -7,11 +7,13 @@ from tumorboard.base.params import Params, Recipe
 from tumorboard.base.recipe import resolve_recipe
 from tumorboard.models.names import check_architecture
 from tumorboard.models.published import pin_pretrained
-from tumorboard.models.study_code import is_study_code, load_factory, study_digest
+from tumorboard.models.study_code import is_study_code, study_digest
 from tumorboard.models.timm_names import TIMM_PREFIX, timm_config
 
 if TYPE_CHECKING:
     import torch
+
+_ONE_SIDE = ("vit_", "maxvit_")  # beginnings of the names of torchvision's networks that are built for one side
 
 
 def pin_recipes(params: Params) -> dict[str, dict[str, Any]]:
@@ -37,12 +39,31 @@ def _pin_recipe(recipe: Recipe, size: int, where: str) -> dict[str, Any]:
         check_architecture(recipe.architecture)
         check_progressive(recipe, size)
         pinned = pin_pretrained(recipe)
+        check_network(recipe, size)
         if is_study_code(recipe.architecture):
-            load_factory(recipe.architecture)
             pinned["architecture_sha256"] = study_digest(recipe.architecture)
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
     return recipe.model_dump(mode="json") | pinned
+
+
+def check_network(recipe: Recipe, size: int) -> None:
+    """Builds a network where that may fail: the study's own, one that starts from a file, one for images of one side.
+
+    Args:
+        recipe: its `architecture`, `pretrained` and `head` entries are used.
+        size: side of the images in pixels.
+
+    Raises:
+        InputError: the study's own code fails or makes no features, the file does not fit, or the network takes no
+            images of this side.
+    """
+    if is_study_code(recipe.architecture) or recipe.pretrained not in ("none", "imagenet", "packaged"):
+        from tumorboard.models.registry import build_model  # here, because it imports torch
+
+        build_model(recipe, 2, size, ((0.0,) * 3, (1.0,) * 3))
+    elif recipe.architecture.startswith(_ONE_SIDE):
+        _weights_of(recipe, size)
 
 
 def check_progressive(recipe: Recipe, size: int) -> None:
@@ -58,7 +79,7 @@ def check_progressive(recipe: Recipe, size: int) -> None:
     name = recipe.architecture
     if recipe.progressive == 1:
         return
-    fixed = timm_config(name).fixed_side if name.startswith(TIMM_PREFIX) else name.startswith(("vit_", "maxvit_"))
+    fixed = timm_config(name).fixed_side if name.startswith(TIMM_PREFIX) else name.startswith(_ONE_SIDE)
     if fixed or _weights_of(recipe, size) != _weights_of(recipe, 2 * size):
         raise InputError(
             f"progressive is {recipe.progressive:g}, but architecture {name} takes images of one side only, "

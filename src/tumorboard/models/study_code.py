@@ -94,7 +94,7 @@ def build_study_network(architecture: str, side: int) -> "nn.Module":
         network = factory(**_settings_of(architecture, factory, side))
     except InputError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that parses its command line ends by SystemExit
         raise InputError(f"architecture {architecture}: it raised {_describe(error)}") from error
     if not isinstance(network, nn.Module):
         raise InputError(f"architecture {architecture}: it returned a {type(network).__name__}, expected a nn.Module")
@@ -111,7 +111,7 @@ def study_features(network: "nn.Module", side: int, architecture: str) -> "Tenso
 
     try:
         features = network(torch.zeros(2, 3, side, side))
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(
             f"architecture {architecture}: images float32[2, 3, {side}, {side}] raised {_describe(error)}"
         ) from error
@@ -132,7 +132,7 @@ def load_factory(architecture: str) -> Callable[..., Any]:
     name, attribute = _parts_of(architecture)
     try:
         module = _import(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise InputError(f"architecture {architecture}: the module raised {_describe(error)}") from error
     factory = getattr(module, attribute, None)
     if not callable(factory):
@@ -148,9 +148,11 @@ def load_factory(architecture: str) -> Callable[..., Any]:
 def _parts_of(architecture: str) -> tuple[str, str]:
     match = _NAME.fullmatch(architecture)
     if match is None:
+        is_from_hub = architecture.startswith(("hf-hub:", "hf_hub:"))
         raise InputError(
             f"architecture {clip(architecture)!r}: expected {FOLDER}.<module>:<factory>: put the module into the "
             f"folder {FOLDER} of the study, which DVC watches"
+            f"{'. A model of the Hugging Face Hub is timm/hf-hub:<owner>/<name>' if is_from_hub else ''}"
         )
     return match[1], match[2]
 
@@ -231,7 +233,7 @@ def _import(name: str) -> ModuleType:
     return importlib.import_module(name)
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: BaseException) -> str:
     """Returns an exception's type and message, and the last line of the study's code that it went through."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if f"/{FOLDER}/" in frame.filename]
     place = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""

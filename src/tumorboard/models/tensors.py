@@ -26,7 +26,8 @@ def copy_tensors(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -
         where: the beginning of an error message, such as the file's name.
 
     Raises:
-        InputError: names the first tensor that is missing, unknown or of another shape.
+        InputError: names the first tensor that is missing, unknown, of another shape, or of integers (a quantized file)
+            or complex numbers where the module has floating point.
     """
     check_tensors(module, tensors, where)
     own = module.state_dict()
@@ -45,6 +46,9 @@ def check_tensors(module: nn.Module, tensors: Mapping[str, Tensor], where: str) 
             raise InputError(
                 f"{where}: tensor '{name}' has the shape {list(tensors[name].shape)}, expected {list(tensor.shape)}"
             )
+        if name in tensors and tensor.is_floating_point() and not tensors[name].is_floating_point():
+            kind = str(tensors[name].dtype).removeprefix("torch.")
+            raise InputError(f"{where}: tensor '{name}' has values of type {kind}, expected floating point")
     for name, tensor in tensors.items():
         if name not in own:
             raise InputError(f"{where}: tensor {clip(name)!r} {list(tensor.shape)} has no place in the network")

@@ -108,8 +108,8 @@ def judge_panel(
         fitted.final,
         validation,
         test,
-        score_part(validation, [results[0] for results in by_fold], fitted.final.vote, judging),
-        score_part(test, [results[1] for results in by_fold], fitted.final.vote, judging)
+        score_part(validation, [results[0] for results in by_fold], fitted.final.vote, judging, held_out=True),
+        score_part(test, [results[1] for results in by_fold], fitted.final.vote, judging, held_out=False)
         if len(test.thresholds)
         else {},
     )
@@ -217,7 +217,9 @@ def stack(members: Mapping[str, Predictions], fit: Fit) -> Array:
     return np.stack([probabilities_of(members[model]) for model in fit.temperatures])
 
 
-def score_part(part: PartResults, folds: list[PartResults], vote: str, judging: Judging) -> ScoreTree:
+def score_part(
+    part: PartResults, folds: list[PartResults], vote: str, judging: Judging, *, held_out: bool
+) -> ScoreTree:
     """Scores members and votes on one part of the data, joined and per fold.
 
     Args:
@@ -225,6 +227,7 @@ def score_part(part: PartResults, folds: list[PartResults], vote: str, judging: 
         folds: predictions of each fold on its own, where only its models vote; empty where there is one fold only.
         vote: the vote that heads the report.
         judging: how predictions are scored.
+        held_out: whether each row was left out of the fits that its predictions come from, as validation rows are.
 
     Returns:
         - `members`, `votes`: the scores by name, as `summarize` returns them. The hard vote has no scores of
@@ -241,7 +244,13 @@ def score_part(part: PartResults, folds: list[PartResults], vote: str, judging: 
 
     def scores_of(kind: str, name: str) -> dict[str, Any]:
         thresholds = part.thresholds if kind == "votes" and name == HEADING else None
-        return summarize(getattr(part, kind)[name], judging, probabilities=stated(kind, name), thresholds=thresholds)
+        return summarize(
+            getattr(part, kind)[name],
+            judging,
+            probabilities=stated(kind, name),
+            thresholds=thresholds,
+            held_out=held_out,
+        )
 
     kinds = {"members": part.members, "votes": part.votes}
     return {kind: {name: scores_of(kind, name) for name in tables} for kind, tables in kinds.items()} | {
@@ -250,7 +259,11 @@ def score_part(part: PartResults, folds: list[PartResults], vote: str, judging: 
         },
         "folds": {
             kind: {
-                name: mean_and_spread([getattr(fold, kind)[name] for fold in folds], probabilities=stated(kind, name))
+                name: mean_and_spread(
+                    [getattr(fold, kind)[name] for fold in folds],
+                    probabilities=stated(kind, name),
+                    held_out=held_out,
+                )
                 for name in tables
                 if folds and all(name in getattr(fold, kind) for fold in folds)
             }

@@ -8,6 +8,7 @@ becomes a path.
 import hashlib
 import io
 import json
+import re
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ KIND = "tumorboard panel"
 MANIFEST = "manifest.json"
 MAX_MANIFEST = 10_000_000  # bytes; a panel of 10,000 model files has less
 _DATE = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can hold
+_CURE_IN_A_STUDY = re.compile("run `dvc repro[^`]*`")  # no cure for whoever has the package alone
 _CHUNK = 1 << 20  # bytes that are read at a time
 
 Name = Annotated[str, Field(min_length=1, max_length=300)]
@@ -193,6 +195,8 @@ def open_package(path: Path) -> Iterator[Package]:
             _check_entries(package, file)
             yield package
             package.check_unread()
+    except InputError as error:
+        raise InputError(_CURE_IN_A_STUDY.sub("get the package again", str(error))) from None
     except (FileNotFoundError, NotADirectoryError):
         raise InputError(f"{path}: no such file: name a package that `tumorboard export` wrote") from None
     except zipfile.BadZipFile as error:

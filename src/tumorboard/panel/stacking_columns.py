@@ -11,7 +11,7 @@ from tumorboard.base.errors import InputError, clip, counted, printable
 from tumorboard.base.files import plain_path
 from tumorboard.data.attributes import check_names, plain_text
 from tumorboard.data.table_text import describe_title, read_table_text
-from tumorboard.evaluation.attribute_values import MAX_VALUES
+from tumorboard.evaluation.attribute_values import check_texts
 from tumorboard.panel.stacking import MISSING, Cells, Column, Stacking, number_of
 from tumorboard.panel.votes import STACKING
 
@@ -42,7 +42,8 @@ def cells_of(attributes: pd.DataFrame, columns: Sequence[str], ids: Sequence[str
         object[N, J].
 
     Raises:
-        InputError: there is no such column, an image is not in the table, or a column has more than MAX_VALUES texts.
+        InputError: there is no such column, an image is not in the table, or a column has many values that are not
+            all numbers.
 
     >>> cells_of(pd.DataFrame({"id": ["a", "b"], "sex": ["f", "m"], "age": ["40", ""]}), ["age", "sex"], ["b"]).tolist()
     [['', 'm']]
@@ -50,11 +51,7 @@ def cells_of(attributes: pd.DataFrame, columns: Sequence[str], ids: Sequence[str
     check_names(attributes, columns, "params.yaml: ensemble.stacking_columns")
     for column in columns:
         known = {str(cell).strip() for cell in attributes[column]} - MISSING
-        if len(known) > MAX_VALUES and (words := sorted(text for text in known if np.isnan(number_of(text)))):
-            raise InputError(
-                f"ensemble.stacking_columns: column '{column}' has {len(known)} values, such as "
-                f"{printable(clip(words[0]))}: name fewer than {MAX_VALUES + 1} in the table, or leave the column out"
-            )
+        check_texts(sorted(known), column, "ensemble.stacking_columns")
     rows = attributes.set_index("id")[list(columns)]
     if missing := sorted(set(ids) - set(rows.index)):
         raise InputError(f"image '{missing[0]}' is not in the table of attributes: run `dvc repro`")

@@ -78,7 +78,7 @@ class GraphedSteps:
             on_failure: called after a failed capture, before the step is carried out without it.
             capture: calls a function once, and returns what repeats it and its result; None: by CUDA.
         """
-        self._model, self._optimizer, self._compute, self._moves = model, optimizer, compute, moves
+        self._model, self._optimizer, self._compute, self.moves = model, optimizer, compute, moves
         self._side = 0
         self._say, self._on_failure, self._make = say, on_failure, capture or cuda_capture()
         self._graphs: dict[tuple[torch.Size, ...], Captured] = {}
@@ -143,7 +143,7 @@ class GraphedSteps:
             self._give_up(str(error).strip().partition("\n")[0] or type(error).__name__)
             self._on_failure()
         else:
-            gradients = [] if self._moves else [parameter.grad for parameter in self._model.parameters()]
+            gradients = [] if self.moves else [parameter.grad for parameter in self._model.parameters()]
             self._graphs[shapes] = Captured(own, replay, result, gradients, held)
 
 

@@ -136,7 +136,7 @@ def graphed_steps(setup: Setup, state: State, say: Callable[[str], None]) -> Gra
         return outcomes
 
     def start_anew() -> None:
-        """Forgets a scaler that stopped in the midst of a step."""
+        """Forgets a scaler that stopped in the middle of a step."""
         scaler = torch.amp.GradScaler(setup.group.device.type, enabled=state.scaler.is_enabled())
         scaler.load_state_dict(state.scaler.state_dict())
         state.scaler = scaler

@@ -20,7 +20,6 @@ from tumorboard.models.registry import Classifier
 from tumorboard.training.batch_norm import average_batch_norm
 from tumorboard.training.checkpoint import Checkpoints
 from tumorboard.training.ema import average_decay, update_average
-from tumorboard.training.graphs import moves_on_device
 from tumorboard.training.job import Job, Setup, State
 from tumorboard.training.journal import MinuteLines
 from tumorboard.training.loader import Draws, RowNumbers, epoch_batches
@@ -160,7 +159,7 @@ def _steps(setup: Setup, state: State, epoch: int, batches: list[Draws]) -> Iter
             _skip(setup, state, where=where, plan=plan, losses=outcomes[0])
             yield StepResult(plan.rows[:0], outcomes[:, :0], 0.0)
             continue
-        if not (setup.graphs and moves_on_device(recipe)):
+        if not (setup.graphs and setup.graphs.moves):
             optimizer_step(recipe, state)
         if state.average is not None and recipe.ema_decay:
             update_average(state.average, state.model.state_dict(), average_decay(recipe.ema_decay, first + step))
@@ -172,7 +171,7 @@ def _gradients(
 ) -> Iterator[Tensor]:
     """Computes the gradients of one step after the other; yields losses and correct predictions, as `backward` does.
 
-    A step of CUDA graphs moves the parameters too, if it can (`moves_on_device`).
+    A step of CUDA graphs moves the parameters too, if it can (`GraphedSteps.moves`).
     """
     draws = [part for plan in plans for part in plan.micro_batches]
     if setup.graphs is None:
