@@ -46,7 +46,7 @@ docs: env ## build the documentation as a site in site/: open site/index.html, n
 	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 	@echo "The site: $(CURDIR)/site/index.html"
 
-docs-test: env ## run the commands of README.md and docs/ (for 15 to 40 minutes), and compare what they print and state
+docs-test: env ## run the commands of README.md and docs/ (for 25 to 60 minutes), and compare what they print and state
 	pytest -m docs tests/test_docs.py tests/test_docs_runs.py tests/test_committed_scores.py
 
 lint: env ## check style, types and the directions of imports

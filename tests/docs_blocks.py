@@ -1,4 +1,8 @@
-"""The code blocks of README.md and docs/: commands that are parsed, pages that are run, outputs that are compared."""
+"""The code blocks of README.md and docs/: commands that are parsed, pages that are run, outputs that are compared.
+
+A block of commands has the language `sh` or none. A block `text` is an output, a drawing or an example of a file: it
+has no command for the reader, so that none is run.
+"""
 
 import os
 import re

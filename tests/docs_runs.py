@@ -1,8 +1,8 @@
-"""The blocks of commands in README.md and docs/: which a test runs, with which replacements, and why not the others."""
-
-from typing import NamedTuple
+"""The blocks of commands in README.md, CONTRIBUTING.md and docs/, and the replacements with which a test runs them."""
 
 from tests.docs_blocks import Block
+from tests.docs_clone_runs import CLONE_BEGIN, CLONE_RUNS
+from tests.docs_shell import CLEAN_UP, SERVE, VENV, WAIT, Run
 
 WHOLE_PAGES = ("tutorial.md", "datasets.md")  # all their blocks `sh` are run word by word, by tests of their own
 
@@ -11,30 +11,24 @@ _SMALL = (
     "sed -i -e 's/^models: .*/models: [linear, cnn]/' -e 's/^  positive: .*/  positive: blast/' params.yaml "
     "&& printf 'train:\\n  epochs: 2\\n' >> params.yaml && git commit --quiet --all -m Smaller"
 )
-_WAIT = (
-    "while dvc queue status | grep -E 'Queued|Running'; do sleep 2; done; ! dvc queue status | grep Failed || exit 1"
+# Some packages of the lock file, with their hashes.
+_FEW = "awk '/^[a-z]/ { few = /^(colorama|iniconfig|idna)==/ } few' requirements.lock > few.lock"
+# Pushes to S3, and pulls in a clone without a cache, where the models and the report are then the same.
+_S3 = (
+    "../s3/bin/dvc push && git add -A && git commit --quiet -m 'A run' && git clone --quiet . ../clone && cd ../clone "
+    "&& ../s3/bin/dvc pull && diff -r models ../study/models && diff -r report ../study/report"
 )
-# Until it has answered.
-_SERVE = r"""serve() {
-  rm -f ../served
-  tumorboard serve --port 0 "$@" > ../served &
-  trap "kill $!" EXIT
-  until grep -s 'The panel is at' ../served; do sleep 1; kill -0 $!; done
-  curl --fail --silent --show-error "$(grep -o 'http://[^ ]*' ../served)api/panel" && kill $! && wait $! && trap - EXIT
-}"""
 _REMOTE = (
     "git init --quiet --bare ../origin.git && git remote add origin ../origin.git && git push --quiet -u origin HEAD"
 )
 _NEW = {"new/": "$WORK/cells/new"}
-
-
-class Run(NamedTuple):
-    """A block that is run."""
-
-    page: str
-    begin: str  # beginning of its first line
-    replaced: dict[str, str] = {}  # noqa: RUF012 - never changed; texts of the block and what is run instead
-    before: str = ""  # commands that prepare it, whose results the page takes for granted
+# Another length of the trainings, so that there is something to train.
+_EPOCHS = 'epochs() { sed -i "s/^  epochs: .*/  epochs: $1/" params.yaml; }'
+_WORKERS = """workers() {
+  python -c "from distributed import Client; Client('tcp://127.0.0.1:$PORT').wait_for_workers($1, 90)"
+}"""
+_SCHEDULER = "dask scheduler --port $PORT > ../scheduler.log 2>&1 &"
+_WORKER = "dask worker tcp://127.0.0.1:$PORT --nthreads 1 --local-directory ../"
 
 
 # The study of all the others, in a home without anything, where git does not know its user.
@@ -62,11 +56,16 @@ RUNS = (
         "README.md",
         "tumorboard predict new/ --out ../new.csv --explain ../maps",
         {"tumorboard serve": "serve", **_NEW},
-        before=_SERVE,
+        before=SERVE,
     ),
     Run(
         "README.md",
         "tumorboard doctor   ",
+    ),
+    Run(
+        "cluster.md",
+        "dvc exp run --queue -S '++recipes.resnet18.seed=0,1,2,3,4'",
+        {"resnet18.seed=0,1,2,3,4": "cnn.seed=0,1", "dvc queue start": f"dvc queue start; {WAIT}"},
     ),
     Run(
         "comparing.md",
@@ -94,6 +93,17 @@ RUNS = (
     ),
     Run(
         "data.md",
+        "tumorboard new ~/my-study",
+        {
+            "~/my-study": "$WORK/data/again",
+            "/path/to/images": "$WORK/cells/labeled",
+            r"'(p\d+)_'": r"'(P\d+)_'",
+            "--preset skin": "--preset cells",
+            "dvc repro ": f"{_SMALL} && dvc repro ",
+        },
+    ),
+    Run(
+        "data.md",
         "mkdir -p datasets && cp -r /path/to/images datasets/mine",
         {"/path/to/images": "$WORK/cells/labeled"},
     ),
@@ -108,7 +118,7 @@ RUNS = (
             "-S train.lr": "-S ++train.lr",  # as the page says for a study of `tumorboard new`
             "resnet18": "linear",
             "'++recipes.cnn.lr=0.01,0.05,0.1'": "'++recipes.cnn.lr=0.01'",
-            "dvc queue start --jobs 1 ": f"dvc queue start --jobs 1; {_WAIT} ",
+            "dvc queue start --jobs 1 ": f"dvc queue start --jobs 1; {WAIT} ",
             "dvc exp apply NAME": "dvc exp apply slower",
             "compare HEAD NAME": "compare HEAD slower",
             "-S evaluate.test": "-S ++evaluate.test",
@@ -119,7 +129,7 @@ RUNS = (
         "dvc exp run --queue -S balance.strategy=none,augment,weights,sampler,focal",
         {
             "-S balance.strategy=none,augment,weights,sampler,focal": "-S ++balance.strategy=none,weights",
-            "dvc queue start --jobs 1": f"dvc queue start --jobs 1; {_WAIT}",
+            "dvc queue start --jobs 1": f"dvc queue start --jobs 1; {WAIT}",
         },
     ),
     Run(
@@ -127,6 +137,7 @@ RUNS = (
         "dvc plots diff   ",
         {"main my-branch": "master slower"},
     ),
+    Run("experiments.md", "tumorboard compare predictions/joined/cnn.csv"),
     Run("explain.md", "dvc repro   ", _NEW),
     Run(
         "export.md",
@@ -150,6 +161,40 @@ RUNS = (
             f"&& git add -A && git commit --quiet -m 'A run' && {_REMOTE}"
         ),
     ),
+    Run(
+        "gpus.md",
+        "tumorboard run   ",
+        {
+            "run --gpus 0,1": "run --jobs 1",
+            "tumorboard run --jobs 2": "epochs 3; tumorboard run --jobs 2",
+            "tumorboard run --scheduler tcp://first:8786": "workers 1; tumorboard run --scheduler tcp://127.0.0.1:$PORT",
+        },
+        before=f"{CLEAN_UP}\n{_EPOCHS}\n{_WORKERS}\n{_SCHEDULER}\n{_WORKER}first > ../first.log 2>&1 &\nepochs 1",
+    ),
+    Run(
+        "gpus.md",
+        "dask scheduler --port 8786",
+        {
+            "dask scheduler --port 8786": _SCHEDULER,
+            "--local-directory /scratch": f"--local-directory ../first > ../first.log 2>&1 &\n"
+            f"{_WORKER}second --resources GPU=1 > ../second.log 2>&1 &",
+            "tumorboard run": "epochs 4; workers 2; tumorboard run",
+            "tcp://first:8786": "tcp://127.0.0.1:$PORT",
+        },
+        before=f"{CLEAN_UP}\n{_EPOCHS}\n{_WORKERS}",
+    ),
+    Run(
+        "gpus.md",
+        "dask scheduler     ",
+        {
+            "dask scheduler ": f"{_SCHEDULER} ",
+            "--nthreads 4": "--nthreads 2 --local-directory ../first > ../first.log 2>&1 &",
+            "tumorboard predict": "workers 1; tumorboard predict",
+            "tcp://host:8786": "tcp://127.0.0.1:$PORT",
+            **_NEW,
+        },
+        before=f"{CLEAN_UP}\n{_WORKERS}",
+    ),
     Run("offline.md", "git init --bare /drive/my-study.git", {"/drive": "$WORK/offline"}),
     Run(
         "predict.md",
@@ -171,16 +216,27 @@ RUNS = (
             "--minutes 60": "--minutes 60 --trials 3",
         },
     ),
+    Run("search.md", "tumorboard search linear", {"--trials 4": "--trials 2"}),
     Run(
         "search.md",
         "dvc exp apply cnn-search-8a8b-004 && dvc repro",
-        {"cnn-search-8a8b-004": "$(dvc exp list --name-only | grep search | head -n 1)"},
+        {"cnn-search-8a8b-004": "$(dvc exp list --name-only | grep cnn-search | head -n 1)"},
     ),
     Run(
         "serve.md",
         "tumorboard serve   ",
         {"tumorboard serve": "serve", "--port 8765": ""},
-        before=f"tumorboard export panel.zip\n{_SERVE}",
+        before=f"tumorboard export panel.zip\n{SERVE}",
+    ),
+    Run(
+        "serve.md",
+        "curl --data-binary",
+        {
+            "'http://127.0.0.1:8000/": '"$SERVED"\'',
+            "http://127.0.0.1:8000/": "${SERVED}",
+            "curl ": "curl --fail --silent --show-error ",
+        },
+        before=f"{SERVE}\ncp $(ls $WORK/cells/new/* | head -n 1) cell.png\nkeep_serving",
     ),
     Run(
         "sharing.md",
@@ -194,72 +250,57 @@ RUNS = (
         "stuck.md",
         "tumorboard doctor   ",
     ),
+    Run(
+        "tutorial.md",
+        "tumorboard serve --panel panel.zip",
+        {"tumorboard serve": "serve"},
+        before=f"tumorboard export panel.zip\n{SERVE}",
+    ),
 )
 
-_MACHINES = "needs GPUs or several machines"
-_HOURS = "trains for tens of minutes to hours"
-_NET = "downloads from a registry or a data set's host"
-_OUTPUT = "an output of other data, or no command"
-_OTHER = "the tutorial or README.md runs the same"
-
-# Beginnings of first lines.
-NOT_RUN = {
-    ("CONTRIBUTING.md", "git clone … && cd tumorboard"): _NET,
-    ("CONTRIBUTING.md", "pytest tests/panel/test_votes.py"): "runs the tests that run this",
-    ("README.md", "make         # creates .venv"): _NET,
-    ("README.md", "HEAD against slower: "): _OUTPUT,
-    ("architecture.md", "phantom ─► crop"): _OUTPUT,
-    ("cluster.md", "export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"): _MACHINES,
-    ("cluster.md", "torchrun --nnodes 2"): _MACHINES,
-    ("cluster.md", "uninterrupted: 1.3 s of training"): _OUTPUT,
-    ("cluster.md", "dvc exp run --queue -S '++recipes.resnet18.seed=0,1,2,3,4'"): _HOURS,
-    (
-        "control.md",
-        "dvc exp run --name noise-0.001",
-    ): "of this repository's own data set, whose params.yaml has every key",
-    ("data.md", "tumorboard new ~/my-study"): _OTHER,
-    ("data.md", "dvc exp run -S preset=xray"): _NET,
-    ("experiments.md", "$ tumorboard compare predictions/joined/cnn.csv"): _OUTPUT,
-    ("gpus.md", "tumorboard run   "): _MACHINES,
-    ("gpus.md", "dvc repro recipe && dvc repro balance@0"): _MACHINES,
-    ("gpus.md", "dask scheduler --port 8786"): _MACHINES,
-    ("gpus.md", "running  train@linear-0  on first"): _OUTPUT,
-    ("gpus.md", "dask scheduler     "): _MACHINES,
-    ("offline.md", "git clone … && cd tumorboard"): _NET,
-    ("offline.md", "python3 -m venv tumorboard-env"): _NET,
-    ("presets.md", "dvc exp run -S preset=xray"): _HOURS,
-    ("presets.md", "python -m benchmarks.presets"): _HOURS,
-    ("results.md", "python -m benchmarks.accuracy --preset mri --side 64"): _HOURS,
-    ("results.md", "python -m benchmarks.accuracy --preset mri --side 160"): _HOURS,
-    ("results.md", "dvc exp run -S data.raw=$DATA/bccd_cells"): _HOURS,
-    ("results.md", "python -m benchmarks.accuracy --group-pattern"): _HOURS,
-    ("results.md", "python -m benchmarks.accuracy --preset cells"): _HOURS,
-    ("results.md", "dvc exp run --queue -S 'models=[cnn]'"): _HOURS,
-    ("results.md", "dvc exp run --queue -S balance.strategy=none,augment,generate"): _HOURS,
-    ("results.md", "dvc exp run -S crop.side=32 \\"): _HOURS,
-    ("results.md", "dvc exp run -S data.raw=$DATA/brain_mri"): _HOURS,
-    ("results.md", "dvc exp run -S crop.side=32 -S balance.strategy=none"): _HOURS,
-    ("results.md", "dvc exp run --queue -S crop.side=32"): _HOURS,
-    ("results.md", "dvc exp run -S crop.side=48"): _HOURS,
-    ("results.md", "4 classes "): _OUTPUT,
-    ("search.md", "$ tumorboard search linear --trials 4"): _OUTPUT,
-    ("serve.md", "curl --data-binary"): "needs a running server; tests/commands/test_server.py sends these requests",
-    ("sharing.md", "dvc remote add --default storage s3://panels/my-study"): "needs S3",
-    ("sharing.md", "python -m venv s3"): _NET,
-    ("tutorial.md", "tumorboard serve --panel panel.zip"): "does not end; the test of serve.md runs it",
-}
-
-
-def first_line(block: Block) -> str:
-    """Returns what names a block in these lists."""
-    return block.text.partition("\n")[0]
-
-
-def reasons_of(block: Block) -> list[str]:
-    """Returns why a block is not run; more than one where several entries of NOT_RUN fit."""
-    return [why for (page, begin), why in NOT_RUN.items() if page == block.page and first_line(block).startswith(begin)]
+# With packages from a registry, each page in a copy of that study.
+PACKAGE_RUNS = (
+    Run(
+        "offline.md",
+        "git clone … && cd tumorboard",
+        {
+            "git clone …": "git clone --quiet $REPOSITORY tumorboard",
+            "pip download --require-hashes -r requirements.lock": f"{_FEW}\npip download --require-hashes -r few.lock",
+        },
+        before="cd ..",
+    ),
+    Run(
+        "offline.md",
+        "python3 -m venv tumorboard-env",
+        {
+            "python3 -m venv": "venv",
+            "-r requirements.lock": "--ignore-installed -r few.lock",
+            "--no-deps tumorboard": "--no-deps --ignore-installed tumorboard",
+        },
+        before=f"{VENV}\nmkdir ../inside && mv wheels few.lock ../inside && cd ../inside",
+    ),
+    Run(
+        "sharing.md",
+        "python -m venv s3",
+        {
+            "s3/bin/pip install": "uv pip install --quiet --python s3/bin/python",  # pip may look for minutes what fits
+            "5055 &": "$PORT > moto.log 2>&1 &",
+            "127.0.0.1:5055": "127.0.0.1:$PORT",
+        },
+        before=f"{CLEAN_UP}\ncd ..",
+        goes_on=True,
+    ),
+    Run(
+        "sharing.md",
+        "dvc remote add --default storage s3://panels/my-study",
+        {"https://s3.hospital.example": "http://127.0.0.1:$PORT", "dvc push": _S3},
+        before="cd study",
+    ),
+)
+ALL_RUNS = (*BEGIN, *RUNS, *CLONE_BEGIN, *CLONE_RUNS, *PACKAGE_RUNS)
 
 
 def runs_of(block: Block) -> list[Run]:
     """Returns how a block is run; more than one where it is listed several times."""
-    return [run for run in (*BEGIN, *RUNS) if run.page == block.page and first_line(block).startswith(run.begin)]
+    first_line = block.text.partition("\n")[0]
+    return [run for run in ALL_RUNS if run.page == block.page and first_line.startswith(run.begin)]

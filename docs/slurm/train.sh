@@ -19,10 +19,11 @@ export PATH="$PWD/.venv/bin:$PATH"
 # export GLOO_SOCKET_IFNAME=ib0 NCCL_SOCKET_IFNAME=ib0
 # Restarted workers must not use the addresses of dead ones:
 export TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1
-mkdir -p "models/$model" "metrics/train/$model"
+mkdir -p "models/$model" "predictions/held_out/$model" "metrics/train/$model"
 srun --kill-on-bad-exit=0 torchrun \
   --nnodes "$SLURM_NNODES" --nproc-per-node "${SLURM_GPUS_ON_NODE:-1}" --max-restarts 10 \
   --rdzv-backend c10d --rdzv-endpoint "$head:29400" --rdzv-id "$SLURM_JOB_ID" --rdzv-conf join_timeout=1800 \
   -m stages.train --model "$model" --fold "$fold" --store data/crop/store --manifest data/split/manifest.csv \
   --balance "data/balance/$fold" --recipe "recipes/$model.json" --weights "models/$model/$fold.safetensors" \
+  --held-out "predictions/held_out/$model/$fold.safetensors" \
   --out "training/$model/$fold" --metrics "metrics/train/$model/$fold.json"
