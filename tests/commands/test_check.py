@@ -127,6 +127,7 @@ def test_the_object_of_an_ugly_folder(ugly: Path, tmp_path: Path) -> None:
         "shortcuts": [],
         "warnings": [ANY, ANY],
         "groups": 17,
+        "grouped": False,
         "refused": None,
     }
     assert "cannot read normal/gone.png" in account["warnings"][0]

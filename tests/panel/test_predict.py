@@ -227,7 +227,7 @@ def test_new_images_get_what_the_study_gave_its_test_images_to_the_last_digit(
     tmp_path, pictures, params, monkeypatch, calibrate
 ):
     """From the images' files by evaluation, the fits and their file, and by prediction."""
-    monkeypatch.setattr(comparison, "score_part", lambda *_: {})
+    monkeypatch.setattr(comparison, "score_part", lambda *_, **__: {})
     paths = sorted((pictures / "deeper").iterdir())
     ids = [str(path) for path in paths]
     crops = np.stack([crop_image(np.asarray(Image.open(path)), params.crop) for path in paths])

@@ -118,6 +118,7 @@ def test_the_key_covers_the_code_that_trains() -> None:
         "tumorboard.base.schema",
         "tumorboard.base.search_params",
         "tumorboard.base.short_params",
+        "tumorboard.base.study",
         "tumorboard.base.tables",
         "tumorboard.data.crop_record",
     }
