@@ -147,7 +147,7 @@ def test_a_short_file_has_one_message_for_one_fault(tmp_path: Path, lines: str, 
     [
         ("train.lr: 1", "train.lr: unknown key: write lr below `train:`"),
         ("train: {augment.zoom: 1}", "train.augment.zoom: unknown key: write zoom below `augment:`"),
-        ("\u00a0seed: 1", "\u00a0seed: unknown key, with characters that are not seen: '\\xa0seed'"),
+        ("\u00a0seed: 1", "\u00a0seed: unknown key, with invisible characters: '\\xa0seed'"),
         ("1: 2", "1: the key 1 is not text: write it in quotes"),
         ("true: 2", "1: the key True is not text: write it in quotes"),
         ("null: 2", "the key None is not text: write it in quotes"),

@@ -64,7 +64,8 @@ class FakeClient:
         assert n_workers == -1
         return {"workers": {address: {"resources": each} for address, each in self.workers.items()}}
 
-    def sync(self, function: Callable[..., Any], **options: Any) -> Any:
+    def sync(self, function: Callable[..., Any], *, callback_timeout: float, **options: Any) -> Any:
+        assert callback_timeout == module.WAIT_SECONDS, "a scheduler that hangs is a lost one"
         return function(**options)
 
     def run(self, _: object, marker: str, workers: list[str], on_error: str) -> dict[str, Any]:

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,13 @@ def replace(file: Path, text: str) -> None:
 
 def test_what_the_last_run_wrote_is_whole_and_a_missing_file_is_no_fault(trained: Study) -> None:
     (finding,) = check_outputs(trained.folder)
-    assert (finding.level, finding.message) == ("ok", "3 outputs as the last run wrote them")
+    assert finding.level == "ok"
+    assert finding.message == "3 outputs compared with dvc.lock: size, and content of small files"
     (trained.folder / "model").unlink()
     (finding,) = check_outputs(trained.folder)
-    assert (finding.level, finding.message) == ("ok", "2 outputs as the last run wrote them")
+    assert finding.level == "ok"
+    message = "2 outputs compared with dvc.lock: size, and content of small files; 1 more is not here"
+    assert finding.message == message
     (trained.folder / "dvc.lock").unlink()
     assert [finding.level for finding in check_outputs(trained.folder)] == ["ok"]
 
@@ -35,7 +39,7 @@ def test_a_cut_or_edited_output_is_named_and_restored_by_the_cure(trained: Study
     replace(trained.folder / name, text)
     (finding,) = check_outputs(trained.folder)
     assert finding.level == "problem"
-    assert finding.message.startswith(name.removesuffix("/x") + ": not what the last run wrote")
+    assert finding.message.startswith(name.removesuffix("/x") + ": not as in dvc.lock: ")
     trained(*finding.cure.split())
     assert [finding.level for finding in check_outputs(trained.folder)] == ["ok"]
 
@@ -43,7 +47,7 @@ def test_a_cut_or_edited_output_is_named_and_restored_by_the_cure(trained: Study
 def test_a_file_more_in_a_folder_counts(trained: Study) -> None:
     (trained.folder / "data/crop/empty").touch()
     (finding,) = check_outputs(trained.folder)
-    assert finding.message.startswith("data/crop: not what")
+    assert finding.message.startswith("data/crop: not as in dvc.lock")
 
 
 def test_the_size_decides_about_a_large_file(trained: Study) -> None:
@@ -66,3 +70,61 @@ def test_a_damaged_copy_in_the_cache_is_named(trained: Study) -> None:
     (finding,) = check_outputs(trained.folder)
     assert finding.message.startswith("DVC's cache has a damaged copy of model: ")
     assert copy.name in finding.message
+
+
+def test_outputs_of_another_commit_are_brought_back_without_a_run(trained: Study) -> None:
+    trained("git", "add", "--all")
+    trained("git", "commit", "--quiet", "-m", "1")
+    trained.write("dvc.yaml", STAGES + "  model: {cmd: echo 22 > model, outs: [model]}\n")
+    trained("dvc", "repro", "--quiet")
+    trained("git", "checkout", "--quiet", "dvc.yaml", "dvc.lock")
+    (finding,) = check_outputs(trained.folder)
+    assert finding.cure == "dvc checkout --force"
+    trained(*finding.cure.split())
+    assert (trained.folder / "model").read_text() == "1\n"
+    assert [finding.level for finding in check_outputs(trained.folder)] == ["ok"]
+
+
+def test_outputs_of_a_colleagues_commit_are_pulled(trained: Study) -> None:
+    replace(trained.folder / "model", "another commit's\n")
+    shutil.rmtree(trained.folder / ".dvc/cache")
+    assert [finding.cure for finding in check_outputs(trained.folder)] == ["dvc repro"]
+    trained("dvc", "remote", "add", "--default", "storage", "/archive")
+    (finding,) = check_outputs(trained.folder)
+    assert finding.cure.startswith("dvc pull --force")
+
+
+def test_an_edited_file_of_metrics_that_git_has_is_written_again(trained: Study) -> None:
+    trained("dvc", "remote", "add", "--default", "storage", "/archive")
+    trained.write("dvc.yaml", STAGES + "  score: {cmd: echo 1 > score, metrics: [{score: {cache: false}}]}\n")
+    trained("dvc", "repro", "--quiet")
+    trained("git", "add", "--all")
+    trained("git", "commit", "--quiet", "-m", "1")
+    replace(trained.folder / "score", "1\r\n")
+    (finding,) = check_outputs(trained.folder)
+    assert finding.cure == "dvc repro"
+    trained("dvc", "repro", "--quiet")
+    assert [finding.level for finding in check_outputs(trained.folder)] == ["ok"]
+
+
+def test_the_entry_of_a_renamed_stage_does_not_count(trained: Study) -> None:
+    trained.write("dvc.yaml", STAGES + "  renamed: {cmd: echo 22 > model, outs: [model]}\n")
+    trained("dvc", "repro", "--quiet")
+    assert "  model:" in (trained.folder / "dvc.lock").read_text()
+    assert [finding.level for finding in check_outputs(trained.folder)] == ["ok"]
+
+
+def test_links_into_a_cache_that_is_gone_are_named(trained: Study) -> None:
+    trained("dvc", "config", "cache.type", "symlink")
+    trained("dvc", "checkout", "--quiet", "--relink")
+    assert [finding.level for finding in check_outputs(trained.folder)] == ["ok"]
+    shutil.rmtree(trained.folder / ".dvc/cache")
+    (finding,) = check_outputs(trained.folder)
+    assert finding.level == "problem"
+    assert "data/crop" in finding.message
+
+
+def test_nothing_is_compared_while_a_command_of_dvc_works(trained: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace(trained.folder / "model", "half")
+    monkeypatch.setattr("tumorboard.commands.damaged_outputs.works_now", lambda _: True)
+    assert [finding.level for finding in check_outputs(trained.folder)] == ["note"]

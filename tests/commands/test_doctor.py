@@ -362,8 +362,10 @@ def test_a_remote_whose_client_is_not_installed_is_reported_as_dvc_would(study: 
     failed = subprocess.run(asked, cwd=study.folder, capture_output=True, text=True)
     assert "requires 'dvc-oss'" in failed.stderr
     (finding,) = study.found("remote")
-    assert (finding.level, finding.cure) == ("problem", "pip install dvc-oss")
-    assert finding.message == "the remote bucket, oss://bucket/study: DVC needs dvc-oss, which is not installed"
+    assert (finding.level, finding.cure) == ("note", "pip install dvc-oss")
+    assert finding.message == "the remote bucket: DVC needs dvc-oss, which is not installed here"
+    study("dvc", "remote", "modify", "--local", "bucket", "oss_key_id", "a")  # an entry without the URL
+    assert [finding.cure for finding in study.found("remote")] == ["pip install dvc-oss"]
 
 
 def test_what_dvc_exp_apply_leaves_of_other_models_is_reported(study: Study) -> None:

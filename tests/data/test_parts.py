@@ -163,6 +163,25 @@ def test_a_validation_part_of_a_handful_is_told_with_the_cure(counts: tuple[int,
     assert few_validation_warning(manifest_of(drawn), [1]) == ""
 
 
+def test_of_several_small_validation_parts_the_worst_is_told_whatever_its_number() -> None:
+    images = [
+        ("a", "n", "train", 0, 13),
+        ("b", "o", "train", 0, 14),
+        ("a", "s", "train", 1, 30),
+        ("b", "t", "train", 1, 3),
+    ]
+    assert "fold 1 has 33 images, 3 of them of class 'b'" in few_validation_warning(manifest_of(images), [0, 1])
+    assert "fold 0 has 27 images, 13 of them of class 'a'" in few_validation_warning(manifest_of(images), [0])
+
+
+def test_the_cure_of_a_small_left_out_value_is_not_split_folds() -> None:
+    images = [(label, f"{label}{fold}", "train", fold, n) for fold, n in ((0, 40), (1, 2)) for label in "ab"]
+    told = few_validation_warning(manifest_of(images), [0, 1], "site")
+    assert "fold 1 has 4 images, 2 of them of class 'a'" in told
+    assert "the values of the column 'site' (split.leave_out)" in told
+    assert "split.folds" not in told
+
+
 def test_counts_of_the_parts_by_hand() -> None:
     manifest = manifest_of(DRAWN)
     assert {part: len(rows) for part, rows in rows_by_part(manifest).items()} == {

@@ -371,6 +371,17 @@ def test_a_way_out_is_named_only_where_it_is_one() -> None:
         split_manifest(manifest, pictures_of(images), split=SPLIT, folds=[0], seed=0)
 
 
+@pytest.mark.parametrize(
+    ("groups", "cure"), [(1, "add images of more groups"), (2, "lower split.folds, give the test")]
+)
+def test_a_class_of_one_group_is_not_told_to_lower_the_folds(groups: int, cure: str) -> None:
+    """Two folds are the least, and each needs a group."""
+    names = [*(f"b{n % groups}" for n in range(4)), *(f"a{n}" for n in range(20))]
+    manifest, images = tables(["b"] * 4 + ["a"] * 20, names)
+    with pytest.raises(InputError, match=rf"class 'b' has {groups} groups? .* need: {cure}"):
+        split_manifest(manifest, pictures_of(images), split=SPLIT, folds=[0], seed=0)
+
+
 def test_a_class_that_a_given_test_set_lacks_is_warned_of() -> None:
     manifest, images = tables([*"ab" * 10, *"aaaa"], splits=["train"] * 20 + ["test"] * 4)
     result, _ = split_manifest(manifest, pictures_of(images), split=SPLIT, folds=[0], seed=0)

@@ -340,6 +340,16 @@ def test_images_of_one_class_have_no_curves(results):
     }
 
 
+@pytest.mark.parametrize("label", ["a", "b"])
+def test_images_of_one_class_have_no_decision_curve(binary, label):
+    """Without a case there is no net benefit to draw; without a healthy image, no false alarm."""
+    heading = binary.test.heading
+    one = {name: table[table["label"] == label] for name, table in binary.test.members.items()}
+    votes = dict.fromkeys(binary.test.votes, heading[heading["label"] == label])
+    part = dataclasses.replace(binary.test, members=one, votes=votes)
+    assert draw_part(part, part_tables(part), "b").keys().isdisjoint(["roc", "decision_curve"])
+
+
 def test_without_a_scored_test_part_there_are_no_figures_of_test(results):
     assert draw_test_figures(dataclasses.replace(results, test=None)) == {}
 

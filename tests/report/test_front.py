@@ -6,7 +6,7 @@ import pytest
 from tests.report.finished_run import CLASSES, conclusions_of
 from tumorboard.base.tables import make_predictions
 from tumorboard.panel.comparison import HEADING
-from tumorboard.report.front import front_page, interval_text, percent
+from tumorboard.report.front import front_page, interval_text, percent, score_text
 
 
 def front_of(results):
@@ -200,9 +200,25 @@ def test_failures_name_the_weakest_class_and_the_few_patients_with_half_of_the_m
 
 def test_without_mistakes_no_patient_is_named(binary):
     right = heading_of(binary, np.ones(len(binary.test.heading), bool))
+    images = len(binary.test.heading)
     assert front_of(right).failures == [
-        f"Of a, {percent(1.0)} of 36 test images are recognized, the least of all classes."
+        f"Every one of the {images} test images is recognized: they do not show where it fails."
     ]
+
+
+def test_the_only_class_of_the_test_images_is_not_the_weakest_of_all(binary):
+    table = binary.test.heading
+    one = table[table["label"] == "a"].assign(p_a=[0.2, *[0.9] * (int((table["label"] == "a").sum()) - 1)])
+    one = one.assign(p_b=1 - one["p_a"])
+    failures = front_of(replace_part(binary, "test", votes={**binary.test.votes, HEADING: one})).failures
+    assert failures[0].startswith("Of a, ")
+    assert failures[0].endswith(f"of {len(one)} test images are recognized; no test image is of another class.")
+
+
+def test_one_patient_is_counted_in_the_singular(binary):
+    head = {"groups": 1}
+    one = replace_part(binary, "test", scores=with_heading(binary.test.scores, head))
+    assert any("test images of 1 patient as they are labeled" in sentence for sentence in front_of(one).claim)
 
 
 def test_a_weak_site_is_a_failure(binary):
@@ -224,6 +240,8 @@ def test_shares_and_intervals_as_text():
     assert interval_text(scores, "accuracy", 2) == "0.90 to 0.95"
     assert interval_text(scores, "auc", 4) == "too few smears: 3"
     assert interval_text(scores, "f1") == ""
+    scores["auc_method"] = "too few smears of 'blast (L1)' to rank held-out images (6)"
+    assert interval_text(scores, "auc", 4) == "too few smears of 'blast (L1)' to rank held-out images: 6"
 
 
 def test_the_run_is_that_of_the_control_in_params(judged):
@@ -276,3 +294,28 @@ def test_validation_scores_beyond_the_test_interval_are_a_caution(binary, low, h
     cautions = front_of(replace_part(both, "test", scores=with_heading(test, {"accuracy_high": high}))).cautions
     sentence = "Of validation images the vote classifies 85.0\N{NO-BREAK SPACE}% as they are labeled (80.0"
     assert any(caution.startswith(sentence) for caution in cautions) == named
+
+
+@pytest.mark.parametrize(
+    ("scores", "digits", "text"),
+    [
+        ({"auc": None, "auc_low": None, "auc_high": None, "auc_method": "undefined"}, 3, "undefined"),
+        ({"auc": float("nan")}, None, "undefined"),
+        ({"auc": 0.5}, 3, "0.500"),
+        ({"auc": 0.5, "auc_low": 0.25, "auc_high": 0.75}, 2, "0.50 (0.25 to 0.75)"),
+        (
+            {"auc": 1.0, "auc_low": None, "auc_high": None, "auc_method": "too few groups for an interval (4)"},
+            3,
+            "1.000 (too few groups: 4)",
+        ),
+    ],
+)
+def test_a_score_has_its_interval_in_brackets_and_an_undefined_one_is_named_once(scores, digits, text):
+    assert score_text(scores, "auc", digits) == text
+
+
+def test_an_undefined_sensitivity_is_named_once_on_the_front_page(binary):
+    none = {"sensitivity": None, "sensitivity_low": None, "sensitivity_high": None, "sensitivity_method": "undefined"}
+    changed = replace_part(binary, "test", scores=with_heading(binary.test.scores, none))
+    claim = front_page(changed, conclusions_of(binary)).claim
+    assert any("its sensitivity is undefined, its specificity " in sentence for sentence in claim)

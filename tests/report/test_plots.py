@@ -200,6 +200,14 @@ def test_decision_curves_show_the_vote_all_and_none():
     assert "blast" in axes.get_xlabel()
 
 
+@pytest.mark.filterwarnings("error")
+def test_decision_curves_are_drawn_where_calling_none_is_best():
+    """Of a class with 5 of 1,000 images, a model that finds none of them has no net benefit above 0."""
+    table = pd.DataFrame({"threshold": [0.01, 0.5], "model": [-0.005, 0.0], "all": [-0.005, -1.0], "none": [0.0, 0.0]})
+    low, high = plots.decision_curves(table, "soft vote", "blast").axes[0].get_ylim()
+    assert low < 0 < high
+
+
 def test_a_learning_rate_curve_marks_the_rates_and_cuts_off_the_explosion():
     curve = pd.DataFrame({"lr": [1e-4, 1e-3, 1e-2, 1e-1], "loss": [2.0, 1.5, 1, 90], "smoothed": [2.0, 1.8, 1.4, 50]})
     axes = plots.learning_rate_curve(curve, {"steepest fall": 0.001}, "cnn").axes[0]

@@ -239,6 +239,7 @@ def test_with_an_undefined_score_the_last_epoch_is_kept_and_a_line_says_so(
     one_class = job.val_rows[job.val_rows["label"] == "red"]
     _, epochs = train(dataclasses.replace(job, val_rows=one_class), alone)
     assert [epoch.best for epoch in epochs] == [False, False]
+    assert " auc undefined  " in loop.epoch_line(job, epochs[-1])
     assert load_model(job.out / "model.safetensors", CPU)[1].epoch == 2
     assert capsys.readouterr().out.splitlines()[-1].endswith("auc is undefined in every epoch: the last one is kept")
     assert read_table(job.out / "history.csv")["val_auc"].tolist() == ["", ""]

@@ -51,7 +51,8 @@ def read_table(path: Path | str, number_prefix: str | None = None) -> "pd.DataFr
     except FileNotFoundError:
         raise InputError(f"{path}: no such table") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-        raise InputError(f"{path}: not a table: {error}") from None
+        cause = str(error).strip().removeprefix("Error tokenizing data. C error: ")
+        raise InputError(f"{path}: not a table: {cause}") from None
     except ValueError:
         return _read_numbers(read(dtype=object), numbers, path)
 

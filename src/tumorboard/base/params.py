@@ -329,7 +329,7 @@ def read_values(path: Path | str) -> dict[str, Any]:
     """Returns the plain values of params.yaml, completed by the package's defaults and by the preset, unchecked.
 
     Raises:
-        InputError: there is no such file, or it is neither complete nor says by what it is to be completed.
+        InputError: there is no such file, or it lacks sections and the line `tumorboard:`.
     """
     return fill_empty(read_short(read_yaml(Path(path)), str(path)))
 

@@ -196,7 +196,7 @@ def _sections_of(annotation: Any) -> list[type[Section]]:
 def _meant(key: str, known: Iterable[str]) -> str:
     """Returns the end of a message about an unknown key, also of one that is written as in `-S train.lr=1`."""
     if not key.isprintable():
-        return f", with characters that are not seen: {key!a}"
+        return f", with invisible characters: {key!a}"
     section, dot, rest = key.partition(".")
     if dot and section in known:
         return f": write {rest} below `{section}:`"

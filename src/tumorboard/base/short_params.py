@@ -27,7 +27,7 @@ def complete_values(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_short(tree: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Returns the values of a study's own file as `complete_values` does, after a look at the line that makes it short.
+    """Returns the values of a study's own file as `complete_values` does, and checks the line that makes it short.
 
     Args:
         tree: the file's plain values.

@@ -161,7 +161,9 @@ class _Run:
         if self.client.status != "running":
             raise ConnectionError("no connection")
         # Not `scheduler_info`: its answer may be the one that Dask keeps for itself, which has no workers.
-        workers = self.client.sync(self.client.scheduler.identity, n_workers=-1)["workers"]
+        workers = self.client.sync(self.client.scheduler.identity, n_workers=-1, callback_timeout=WAIT_SECONDS)[
+            "workers"
+        ]
         declared = {address: worker.get("resources") or {} for address, worker in workers.items()}
         if any(GPU in resources for resources in declared.values()):
             declared = {address: each for address, each in declared.items() if each.get(GPU, 0) >= 1}

@@ -109,8 +109,9 @@ def _open_study(params: Params, vote: str | None) -> PanelSource:
     from tumorboard.panel.trained_model import load_panel
 
     check_study()
+    files, device = study_models(params), _device(params)
     with naming_the_cure():
-        panel = load_panel(study_models(params), _device(params), unlike=UNLIKE)
+        panel = load_panel(files, device, unlike=UNLIKE)
         content = read_panel(PANEL, list(panel.models), classes=panel.card.classes, manifest=panel.card.manifest)
     deciding = _deciding(content, vote, params.evaluate.abstain)
     return PanelSource(panel, deciding, known=known_digests(), limits=params.crop, frames=params.data.frames)

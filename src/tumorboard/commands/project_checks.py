@@ -152,14 +152,15 @@ def check_uncommitted(project: Path) -> list[Finding]:
 
 
 def check_remote(project: Path) -> list[Finding]:
-    """Checks that DVC has what a remote needs, and that a clone would know the remote and the run that is pushed."""
+    """Checks that DVC has what a remote needs, and that a clone would know the remote and the pushed run."""
     shared, own = (_remotes(project / ".dvc" / name) for name in ("config", "config.local"))
     if not shared and not own:
         return [Finding("remote", "ok", "no remote, so that results are on this machine only")]
-    for name, url in sorted((shared | own).items()):
+    urls = shared | {name: url for name, url in own.items() if url}  # credentials alone are often in config.local
+    for name, url in sorted(urls.items()):
         if package := _missing_client(url):
-            message = f"the remote {printable(name)}, {printable(url)}: DVC needs {package}, which is not installed"
-            return [Finding("remote", "problem", message, f"pip install {package}")]
+            message = f"the remote {printable(name)}: DVC needs {package}, which is not installed here"
+            return [Finding("remote", "note", message, f"pip install {package}")]
     if not shared:
         message = f"the remote {_list(sorted(own))} is only in .dvc/config.local, which no clone has"
         return [Finding("remote", "note", message, "dvc remote add without --local, then git commit .dvc/config")]

@@ -27,6 +27,12 @@ def check_locks(project: Path) -> list[Finding]:
     return findings or [Finding("locks", "ok", "no stale lock")]
 
 
+def works_now(project: Path) -> bool:
+    """Returns whether a command of DVC works in a project, whose outputs may thus be half-written."""
+    holders = _read_holders(project / RWLOCKS[0])
+    return any(is_command_of_dvc(number) for number, _ in holders or ())
+
+
 def _check_rwlock(project: Path, name: str) -> Finding | None:
     """Checks the file in which DVC's commands note what they read and write."""
     file = project / name

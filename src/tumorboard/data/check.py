@@ -165,7 +165,7 @@ def _add_prepared(account: Account, prepared: Prepared, params: Params) -> None:
     warnings = [
         describe_placeholders(prepared.audited),
         missing_class_warning(divided),
-        few_validation_warning(divided, params.folds),
+        few_validation_warning(divided, params.folds, params.split.leave_out),
     ]
     account.warnings += filter(None, warnings)
     account.shortcuts = [

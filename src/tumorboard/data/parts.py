@@ -48,36 +48,50 @@ def count_tree(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def few_validation_warning(manifest: Manifest, folds: Sequence[int]) -> str:
-    """Returns a sentence about the first fold that has too few validation images to choose by, else ''.
+def few_validation_warning(manifest: Manifest, folds: Sequence[int], leave_out: str | None = None) -> str:
+    """Returns a sentence about the worst fold that has too few validation images to choose by, else ''.
 
     Too few means fewer than FEWEST_VALIDATION in all, or fewer than FEWEST_VALIDATION_PER_CLASS of a class, whether
-    the fold was given with the data or drawn. `check`, the stage split and the report use this one rule.
+    the fold was given with the data or drawn. `check`, the stage split and the report use this one rule. The worst
+    fold has the fewest images of a class, and of such folds the fewest in all.
 
     Args:
         manifest: the Manifest after the split; without rows where the split failed, for which '' is returned.
         folds: the folds that are trained.
+        leave_out: the column whose values are the folds (`split.leave_out`); None: the folds were drawn or given.
     """
     train = manifest[manifest["split"] == "train"]
+    found = []
     for fold in folds if len(train) else ():
         rows = train[train["fold"].eq(fold).fillna(False)]
         counts = {label: int((rows["label"] == label).sum()) for label in sorted(set(train["label"]))}
         rarest = min(counts, key=lambda label: counts[label], default="")
-        if len(rows) >= FEWEST_VALIDATION and counts[rarest] >= FEWEST_VALIDATION_PER_CLASS:
-            continue
-        # Rows without a fold exist only where the validation set was given: drawn folds share out all of train.
-        cure = (
+        if len(rows) < FEWEST_VALIDATION or counts[rarest] < FEWEST_VALIDATION_PER_CLASS:
+            found.append((counts[rarest], len(rows), fold, rarest))
+    if not found:
+        return ""
+    least, images, fold, rarest = min(found)
+    return (
+        f"the validation set of fold {fold} has {images} images, {least} of them of class {rarest!r}: it chooses the "
+        f"epoch and the vote's weights, and fewer than {FEWEST_VALIDATION} images, or {FEWEST_VALIDATION_PER_CLASS} of "
+        f"a class, choose by chance; {_more_validation(train, leave_out)}"
+    )
+
+
+def _more_validation(train: Manifest, leave_out: str | None) -> str:
+    """Returns what gives a fold more validation images."""
+    if leave_out is not None:  # split.folds has no effect
+        return (
+            f"the folds are the values of the column {leave_out!r} (split.leave_out): give small ones a common value, "
+            "take their folds out of `folds`, or add images"
+        )
+    # Rows without a fold exist only where the validation set was given: drawn folds share out all of train.
+    if train["fold"].isna().any():
+        return (
             "to merge the given validation set into training, write train instead of val in the table's column "
             "split, or move its files into the training folder; split.folds folds are then drawn"
-            if train["fold"].isna().any()
-            else "lower split.folds, or add images"
         )
-        return (
-            f"the validation set of fold {fold} has {len(rows)} images, {counts.get(rarest, 0)} of them of class "
-            f"{rarest!r}: it chooses the epoch and the vote's weights, and fewer than {FEWEST_VALIDATION} images, or "
-            f"{FEWEST_VALIDATION_PER_CLASS} of a class, choose by chance; {cure}"
-        )
-    return ""
+    return "lower split.folds, or add images"
 
 
 def class_shares(manifest: Manifest, before: Manifest, split: Split) -> Shares:

@@ -196,7 +196,8 @@ def _divide(
     counts["merged_groups"] = count_merged(groups, divided)
     shares = class_shares(divided, manifest, split)
     merged = merged_warning(groups, divided, params.data.unit)
-    warnings = _named("split", merged, missing_class_warning(divided), few_validation_warning(divided, params.folds))
+    few = few_validation_warning(divided, params.folds, split.leave_out)
+    warnings = _named("split", merged, missing_class_warning(divided), few)
     return replace(
         known,
         manifest=divided,

@@ -7,7 +7,7 @@ from tumorboard.evaluation.summary import OF_PROBABILITIES, SUMMARY_SCORES
 from tumorboard.panel.votes import STACKING
 from tumorboard.report.checklist_data import NOT_KNOWN, balancing, partitions
 from tumorboard.report.conclusions import Conclusions, sentence_of
-from tumorboard.report.front import front_page, interval_text, percent
+from tumorboard.report.front import front_page, score_text
 from tumorboard.report.results import Results, name_of_vote
 
 FOR_AUTHOR = "For the author."
@@ -142,9 +142,9 @@ def performance(results: Results, _: Conclusions) -> str:
     part, head = results.shown, results.shown.headline
     control = "Control with shuffled labels. " if results.control is not None else ""
     text = f"{control}{name_of_vote(part.vote).capitalize()}, {head['images']:,} {part.name} images: accuracy"
-    text += f" {percent(head['accuracy'])} ({interval_text(head, 'accuracy')})"
+    text += f" {score_text(head, 'accuracy')}"
     if head.get("auc") is not None:
-        text += f", AUC {head['auc']:.3f} ({interval_text(head, 'auc', 3)})"
+        text += f", AUC {score_text(head, 'auc', 3)}"
     return f"{text}."
 
 
@@ -153,10 +153,7 @@ def diagnostic_accuracy(results: Results, _: Conclusions) -> str:
     head, part = results.shown.headline, results.shown.name
     if results.positive is None:
         return f"No class is positive (data.positive): 'By class' has recall and precision of each, {part} images."
-    rates = [
-        f"{name} {percent(head[name])} ({interval_text(head, name)})"
-        for name in ("sensitivity", "specificity", "ppv", "npv")
-    ]
+    rates = [f"{name} {score_text(head, name)}" for name in ("sensitivity", "specificity", "ppv", "npv")]
     return f"For {results.positive}, on {part} images: {', '.join(rates)}."
 
 

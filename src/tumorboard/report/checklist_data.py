@@ -147,7 +147,7 @@ def _files(count: int) -> str:
 
 
 def _counted(results: Results) -> str:
-    return f"{len(results.manifest):,} images of {results.manifest['group'].nunique():,} {results.units}"
+    return f"{len(results.manifest):,} images of {results.counted_groups(results.manifest['group'].nunique())}"
 
 
 def _parts(results: Results) -> str:
@@ -156,7 +156,7 @@ def _parts(results: Results) -> str:
     counts = {str(part): (len(rows), rows["group"].nunique()) for part, rows in grouped}
     names = {"train": "Training and validation", "test": "test"}
     return ", ".join(
-        f"{names[part]} {counts[part][0]:,} images of {counts[part][1]:,} {results.units}"
+        f"{names[part]} {counts[part][0]:,} images of {results.counted_groups(counts[part][1])}"
         for part in names
         if part in counts
     )

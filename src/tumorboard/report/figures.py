@@ -63,7 +63,7 @@ def data_table(results: Results) -> pd.DataFrame:
         Columns `manifest`, the digest of the images of training and validation, and `data`, a text with their numbers.
     """
     rows = results.manifest[results.manifest["split"] != "test"]
-    counted = f"{len(rows):,} images of {rows['group'].nunique():,} {results.units}"
+    counted = f"{len(rows):,} images of {results.counted_groups(rows['group'].nunique())}"
     return pd.DataFrame({"manifest": [results.digest], "data": [f"{counted} in {results.raw}, {results.digest}"]})
 
 
@@ -178,7 +178,7 @@ def draw_part(part: Part, tables: Mapping[str, ChartTable], positive: str | None
         positive: the class that is to be detected; without one, and for a hard vote, there is no 'decision_curve'.
 
     Returns:
-        The figures by name; images of one class only have neither 'roc' nor 'precision_recall'.
+        The figures by name; images of one class only have no 'roc', 'precision_recall' and 'decision_curve'.
     """
     texts, vote = drawable_names(classes_of(part.heading)), name_of_vote(part.vote)
     confusions = _drawn_confusions(part, texts)
@@ -197,7 +197,7 @@ def draw_part(part: Part, tables: Mapping[str, ChartTable], positive: str | None
     if not roc.empty:
         figures["roc"] = class_curves.roc_curves(roc, vote)
         figures["precision_recall"] = class_curves.precision_recall_curves(precision_recall, vote, shares)
-    if positive is not None and part.has_probabilities:
+    if positive is not None and part.has_probabilities and part.heading["label"].nunique() > 1:
         figures["decision_curve"] = plots.decision_curves(decision_curve(part.heading, positive), vote, texts[positive])
     return figures
 

@@ -1,5 +1,6 @@
 """The front page of a report: facts of the study, its claim, the cautions against it, its failures."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -53,9 +54,24 @@ def interval_text(scores: Mapping[str, Any], name: str, digits: int | None = Non
     if None in ends:
         # The text may stand in brackets: 'too few patients for an interval (7)' becomes 'too few patients: 7'.
         reason = str(scores.get(f"{name}_method", "undefined"))
-        return reason.replace(" for an interval (", ": ").removesuffix(")")
+        return re.sub(r"(?: for an interval)? \((\d+)\)$", r": \1", reason)
     low, high = (percent(end) if digits is None else f"{end:.{digits}f}" for end in ends)
     return f"{low} to {high}"
+
+
+def score_text(scores: Mapping[str, Any], name: str, digits: int | None = None) -> str:
+    """Returns a score with its interval, or the reason why there is none, in brackets; 'undefined' stands alone.
+
+    Args:
+        scores: have `<name>`, and what `interval_text` reads.
+        name: the name of the score.
+        digits: decimals of a number; None: a share in percent.
+    """
+    value = scores[name]
+    if value is None or not np.isfinite(value):
+        return "undefined"
+    text, ends = percent(value) if digits is None else f"{value:.{digits}f}", interval_text(scores, name, digits)
+    return f"{text} ({ends})" if ends else text
 
 
 def _facts(results: Results) -> dict[str, str]:
@@ -68,7 +84,7 @@ def _facts(results: Results) -> dict[str, str]:
     groups, merged = manifest["group"].nunique(), results.split_metrics["merged_groups"]
     before = f" ({groups + merged:,} before those that share a picture were merged)" if merged and results.unit else ""
     return {
-        "images": f"{len(manifest):,} of {groups:,} {results.units}{before} in {results.raw}",
+        "images": f"{len(manifest):,} of {results.counted_groups(groups)}{before} in {results.raw}",
         "classes": ", ".join(classes_of(results.shown.heading)),
         "crops": f"{results.crop.side} pixels",
         "models": ", ".join(results.fit.temperatures),
@@ -85,19 +101,18 @@ def _claim(results: Results, conclusions: Conclusions) -> Iterator[str]:
         text = f"{100 * results.evaluate.confidence:g} % interval {text}"
     yield (
         f"The {name_of_vote(part.vote)} classifies {percent(head['accuracy'])} of {head['images']:,} {part.name} "
-        f"images of {head['groups']:,} {results.units} as they are labeled, {BY_CLASS}"
+        f"images of {results.counted_groups(head['groups'])} as they are labeled, {BY_CLASS}"
         + (f" ({text})." if text else ".")
     )
     most_frequent = max((part.heading["label"] == name).mean() for name in classes_of(part.heading))
     yield f"Always predicting the most frequent class would score {percent(float(most_frequent))}."
     if results.positive is not None:
-        rates = [f"{percent(head[name])} ({interval_text(head, name)})" for name in ("sensitivity", "specificity")]
+        rates = [score_text(head, name) for name in ("sensitivity", "specificity")]
         threshold = results.fit.threshold
         chosen = "" if threshold is None else f" from a probability of {threshold:.3f} on, chosen on validation images"
         right = ""
         if threshold is not None:
-            ends = interval_text(head, "decided_accuracy")
-            right = f"{percent(head['decided_accuracy'])} ({ends}) of these decisions are right, "
+            right = f"{score_text(head, 'decided_accuracy')} of these decisions are right, "
         yield (
             f"Deciding for {results.positive}{chosen}, as predict does: {right}its sensitivity is {rates[0]}, its "
             f"specificity {rates[1]}."
@@ -213,11 +228,14 @@ def _failures(results: Results, conclusions: Conclusions) -> Iterator[str]:
     recalls = {
         name: float((decided[labels == name] == name).mean()) for name in classes_of(part.heading) if name in labels
     }
-    if recalls:
+    if recalls and min(recalls.values()) == 1:
+        yield f"Every one of the {len(labels):,} {part.name} images is recognized: they do not show where it fails."
+    elif recalls:
         weakest = min(recalls, key=lambda name: recalls[name])
+        least = ", the least of all classes" if len(recalls) > 1 else f"; no {part.name} image is of another class"
         yield (
             f"Of {weakest}, {percent(recalls[weakest])} of {int((labels == weakest).sum()):,} {part.name} images are "
-            "recognized, the least of all classes."
+            f"recognized{least}."
         )
     yield from _weak_groups(part, decided, results.unit or "group")
     if conclusions.sites is not None:

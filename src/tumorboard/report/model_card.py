@@ -11,14 +11,14 @@ from typing import Any
 
 import jinja2
 
-from tumorboard.base.errors import printable
+from tumorboard.base.errors import counted, printable
 from tumorboard.base.files import read_json
 from tumorboard.base.params import Params
 from tumorboard.panel.comparison import HEADING
 from tumorboard.panel.panel_file import PanelFile
 from tumorboard.panel.stacking import Column
 from tumorboard.panel.stacking_columns import columns_of_vote
-from tumorboard.report.front import interval_text, percent
+from tumorboard.report.front import score_text
 
 NOT_SCORED = "The test part was not scored (`evaluate.test: false`)."
 
@@ -275,9 +275,9 @@ def _data(run: Run) -> Iterator[str]:
 
 
 def _evaluation(run: Run) -> str:
-    head = run.validation["votes"][HEADING]
+    head, unit = run.validation["votes"][HEADING], run.params.data.unit or "group"
     text = (
-        f"Validation: {head['images']:,} images of {head['groups']:,} {run.units}; each was predicted by models, "
+        f"Validation: {head['images']:,} images of {counted(head['groups'], unit)}; each was predicted by models, "
         "temperatures, weights and a threshold that were fitted without it."
     )
     if run.test is None:
@@ -285,8 +285,8 @@ def _evaluation(run: Run) -> str:
     head = run.test["votes"][HEADING]
     copies = "" if run.audit.get("may_leak") else " and no copy of a picture that was found"
     return (
-        f"{text} Test: {head['images']:,} images of {head['groups']:,} {run.units}, on which nothing was fitted or "
-        f"chosen. No {run.params.data.unit or 'group'}{copies} is on two sides."
+        f"{text} Test: {head['images']:,} images of {counted(head['groups'], unit)}, on which nothing was fitted or "
+        f"chosen. No {unit}{copies} is on two sides."
     )
 
 
@@ -306,9 +306,7 @@ def _tables(run: Run, models: Sequence[str], *, votes: bool) -> str:
 def _score_row(name: str, scores: Mapping[str, Any]) -> str:
     cells = []
     for score, digits in (("accuracy", None), ("balanced_accuracy", None), ("auc", 3), ("brier", 3)):
-        value, ends = scores.get(score), interval_text(scores, score, digits)
-        text = percent(value) if digits is None else "" if value is None else f"{value:.{digits}f}"
-        cells.append(f"{text} ({ends})" if text and ends else text)
+        cells.append(score_text(scores, score, digits) if score in scores else "")
     slope = scores.get("calibration_slope")
     return f"| {name} | {' | '.join(cells)} | {'' if slope is None else f'{slope:.2f}'} |"
 
@@ -317,15 +315,16 @@ def _decided(run: Run, scores: Mapping[str, Any]) -> str:
     head = scores["votes"][HEADING]
     if run.content.positive is None or "sensitivity" not in head:
         return ""
-    rates = [f"{name} {percent(head[name])} ({interval_text(head, name)})" for name in ("sensitivity", "specificity")]
+    rates = [f"{name} {score_text(head, name)}" for name in ("sensitivity", "specificity")]
     return f"Decisions for {plain(run.content.positive)}: {', '.join(rates)}."
 
 
 def _caveats(run: Run) -> Iterator[str]:
     if run.params.split.control is not None:
         yield "This run is a control: its labels were shuffled. It is of no use on images."
-    groups = (run.test or run.validation)["votes"][HEADING]["groups"]
-    yield f"The scores rest on {groups:,} {run.units}; the intervals are as wide as so few make them."
+    count = (run.test or run.validation)["votes"][HEADING]["groups"]
+    groups = counted(count, run.params.data.unit or "group")
+    yield f"The scores rest on {groups}; the intervals are as wide as so few make them."
     if run.params.data.unit is None:
         yield "Nobody said what a group is: where images of one patient are in two parts, the scores are too high."
     if count := run.audit.get("shortcuts", 0):

@@ -23,7 +23,7 @@ from tumorboard.report.conclusions import Conclusions, verdict_text
 from tumorboard.report.decisions import BY_CLASS, decisions_of, rule_of
 from tumorboard.report.explained import Explained
 from tumorboard.report.figures import base_rates, pairs_to_review, replaced_names, worst_mistakes
-from tumorboard.report.front import front_page, interval_text, percent
+from tumorboard.report.front import front_page, interval_text, percent, score_text
 from tumorboard.report.generated import count_alike
 from tumorboard.report.results import Counts, Part, Results, name_of_vote
 
@@ -67,7 +67,9 @@ def render_page(
             quarantined=results.quarantined.to_dict("records"),
             training_images=int((results.manifest["split"] == "train").sum()),
             replaced_names=replaced_names(results),
-            few_validation=few_validation_warning(results.manifest, list(next(iter(results.evaluations.values())))),
+            few_validation=few_validation_warning(
+                results.manifest, list(next(iter(results.evaluations.values()))), results.split.leave_out
+            ),
             held_out_images=len(results.validation.heading),
             pairs=pairs_to_review(results.duplicates).to_dict("records"),
             shortcut_rows=_shortcut_rows(results),
@@ -98,6 +100,7 @@ def _environment(results: Results) -> jinja2.Environment:
         "number": _number,
         "p_value": p_text,
         "interval": interval_text,
+        "with_interval": score_text,
         "ends": _ends,
         "signed": lambda value: "undefined" if pd.isna(value) else f"{value:+z.4f}",
         "gain": "{:+.2f}".format,
@@ -139,7 +142,7 @@ def summarize_scores(results: Results) -> str:
     rule = rule_of(results, part)
     width = max(map(len, rows))
     images, groups = len(part.heading), part.heading["group"].nunique()
-    lines = [f"{images:,} {part.name} images of {groups:,} {results.units}:"]
+    lines = [f"{images:,} {part.name} images of {results.counted_groups(groups)}:"]
     for name, row in rows.items():
         text = interval_text(row, "accuracy").replace("\N{NO-BREAK SPACE}%", "")
         accuracy = f"accuracy {100 * row['accuracy']:.1f} %" + (f" ({text})" if text else "")

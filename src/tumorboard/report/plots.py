@@ -240,7 +240,9 @@ def decision_curves(table: DecisionCurve, vote: str, positive: str) -> Figure:
     }
     for column, color, style in [*lines.values(), ("none", "#888888", ":")]:
         axes.plot(table["threshold"], table[column], color=color, linestyle=style)
+    # Of a rare class, calling none may be best at every threshold, with a net benefit of 0.
     highest = max(table["model"].max(), table["all"].max())
+    highest = highest if highest > 0 else 0.01
     axes.set(ylim=(-0.15 * highest, 1.08 * highest), xlim=(0, 1), ylabel="net benefit per image")
     axes.set(xlabel=f"probability of {shorten(positive, 30)} from which one would act")
     handles = [Line2D([], [], color=color, linestyle=style) for _, color, style in lines.values()]

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tumorboard.base.errors import InputError
+from tumorboard.base.errors import InputError, counted
 from tumorboard.base.files import read_json, read_table
 from tumorboard.base.params import Crop, Evaluate, Params, Split
 from tumorboard.base.tables import (
@@ -155,6 +155,10 @@ class Results:
     def units(self) -> str:
         """The name of a group in the plural, such as 'patients'."""
         return f"{self.unit or 'group'}s"
+
+    def counted_groups(self, count: int) -> str:
+        """Returns a number of groups with their name, such as '1 patient' or '2,000 patients'."""
+        return counted(count, self.unit or "group")
 
 
 def read_results(

@@ -60,7 +60,7 @@ SCORES: dict[str, Score] = {
 ENDINGS = {
     "_low": "lower end of the interval; null: there is none",
     "_high": "upper end of the interval; null: there is none",
-    "_method": "why there is no interval; absent where there is one",
+    "_method": "why there is no interval, or no AUC; absent where there is an interval",
     "_mean": "mean over the folds, each scored on its own",
     "_sd": "standard deviation over the folds (n - 1)",
     "_p": "p of the test whether it is 0, by sign flips of whole groups; null: too few groups",

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from tumorboard.base.errors import counted
 from tumorboard.base.tables import Predictions
 from tumorboard.evaluation.intervals import intervals
 from tumorboard.report.results import Results
@@ -30,7 +31,7 @@ def site_spread(results: Results) -> Sites | None:
         return None
     heading = results.validation.heading
     rows = _rows(heading, _values_of(results, column, heading), results)
-    return Sites(column, rows, _describe(rows, column, results.units))
+    return Sites(column, rows, _describe(rows, column, results.unit or "group"))
 
 
 def _values_of(results: Results, column: str, heading: Predictions) -> pd.DataFrame:
@@ -54,17 +55,17 @@ def _rows(heading: Predictions, values: pd.DataFrame, results: Results) -> pd.Da
     return pd.DataFrame(table)
 
 
-def _describe(rows: pd.DataFrame, column: str, units: str) -> str:
+def _describe(rows: pd.DataFrame, column: str, unit: str) -> str:
     """Returns the spread of the accuracy in sentences.
 
-    >>> rows = pd.DataFrame({"value": ["north", "south", "west"], "accuracy": [0.7, 0.8, 0.9], "groups": [3, 4, 5]})
-    >>> _describe(rows, "site", "patients").split("; ")[1]
-    'lowest 70.0 % on north (3 patients), highest 90.0 % on west (5 patients).'
+    >>> rows = pd.DataFrame({"value": ["north", "south", "west"], "accuracy": [0.7, 0.8, 0.9], "groups": [1, 4, 5]})
+    >>> _describe(rows, "site", "patient").split("; ")[1]
+    'lowest 70.0 % on north (1 patient), highest 90.0 % on west (5 patients).'
     """
     accuracy = rows["accuracy"].to_numpy(np.float64)
     lowest, highest = rows.iloc[int(accuracy.argmin())], rows.iloc[int(accuracy.argmax())]
     ends = [
-        f"{word} {100 * row['accuracy']:.1f} % on {row['value']} ({row['groups']} {units})"
+        f"{word} {100 * row['accuracy']:.1f} % on {row['value']} ({counted(row['groups'], unit)})"
         for word, row in (("lowest", lowest), ("highest", highest))
     ]
     if len(rows) < 2:

@@ -306,10 +306,11 @@ def _row(epoch: Epoch) -> dict[str, float]:
 
 def epoch_line(job: Job, epoch: Epoch) -> str:
     """Returns the line that a training prints per epoch; a star at its end marks the best epoch so far."""
+    auc = f"{epoch.val['auc']:.4f}" if math.isfinite(epoch.val["auc"]) else "undefined"
     return (
         f"fold {job.fold}  {job.name}  epoch {epoch.number}/{job.recipe.epochs}  lr {epoch.lr:.3g}  "
         f"train loss {epoch.train['loss']:.4f} accuracy {epoch.train['accuracy']:.4f}  "
-        f"val loss {epoch.val['loss']:.4f} accuracy {epoch.val['accuracy']:.4f} auc {epoch.val['auc']:.4f}  "
+        f"val loss {epoch.val['loss']:.4f} accuracy {epoch.val['accuracy']:.4f} auc {auc}  "
         f"{epoch.images_per_second:.0f} images/s  {epoch.seconds:.1f} s{'  *' if epoch.best else ''}"
     )
 
