@@ -66,15 +66,18 @@ class Reader:
         state.write_text(str(self.work))
         self.run(runs, state, self.project)
 
-    def follow(self, page: str, runs: Sequence[Run], prefix: str = "") -> None:
-        """Runs the blocks of a page in a copy of the project, in a folder that has the name of the page."""
+    def follow(self, page: str, runs: Sequence[Run], prefix: str = "") -> Path:
+        """Runs the blocks of a page in a copy of the project, in a folder that has the name of the page.
+
+        Returns the folder in which the last block ended, which it notes when all of it has run.
+        """
         folder = self.work / (prefix + page.removesuffix(".md"))
         folder.mkdir()
         subprocess.run(["cp", "-a", self.project, folder / "study"], check=True)
         state = folder / "state"
         state.write_text(str(folder / "study"))
         self.run([run for run in runs if run.page == page], state, folder / "study")
-        assert Path(state.read_text().strip()).is_dir()  # written by the last block when all of it has run
+        return Path(state.read_text().strip())
 
     def run(self, runs: Sequence[Run], state: Path, project: Path) -> None:
         """Runs blocks, each where the last one ended; each of their commands must end well."""
@@ -141,13 +144,13 @@ def contributor(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> I
 @pytest.mark.docs
 @pytest.mark.parametrize("page", pages_of(RUNS))
 def test_the_commands_of_a_page_run(page: str, stranger: Reader) -> None:
-    stranger.follow(page, RUNS)
+    assert stranger.follow(page, RUNS).is_dir()
 
 
 @pytest.mark.docs
 @pytest.mark.parametrize("page", pages_of(CLONE_RUNS))
 def test_the_commands_of_a_page_run_in_a_clone_of_the_repository(page: str, contributor: Reader) -> None:
-    contributor.follow(page, CLONE_RUNS)
+    assert contributor.follow(page, CLONE_RUNS).is_dir()
 
 
 @pytest.mark.docs
@@ -155,4 +158,4 @@ def test_the_commands_of_a_page_run_in_a_clone_of_the_repository(page: str, cont
 def test_the_commands_of_a_page_run_with_packages_of_a_registry(page: str, stranger: Reader, tmp_path: Path) -> None:
     if not registry_answers(tmp_path):
         pytest.skip("no registry of packages can be reached")
-    stranger.follow(page, PACKAGE_RUNS, "packages-")
+    assert stranger.follow(page, PACKAGE_RUNS, "packages-").is_dir()

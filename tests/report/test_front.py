@@ -301,6 +301,11 @@ def test_validation_scores_beyond_the_test_interval_are_a_caution(binary, low, h
     [
         ({"auc": None, "auc_low": None, "auc_high": None, "auc_method": "undefined"}, 3, "undefined"),
         ({"auc": float("nan")}, None, "undefined"),
+        (
+            {"auc": None, "auc_low": None, "auc_high": None, "auc_method": "too few smears of 'a' to rank images (6)"},
+            3,
+            "undefined (too few smears of 'a' to rank images: 6)",
+        ),
         ({"auc": 0.5}, 3, "0.500"),
         ({"auc": 0.5, "auc_low": 0.25, "auc_high": 0.75}, 2, "0.50 (0.25 to 0.75)"),
         (

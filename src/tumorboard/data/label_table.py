@@ -100,7 +100,6 @@ def read_label_table(
     columns = _columns_of(table, text, form.columns)
     kept = choose_columns(text.header, {name for names in columns.values() for name in names}).names
     places = Places(form.prefix, form.extension, rule=rule or link_rule(raw), files=files)
-    rows: list[Row] = []
     seen: dict[str, tuple[int, Row]] = {}
     for line, cells in text.rows:
         where = f"{table}: line {line}"
@@ -113,15 +112,13 @@ def read_label_table(
                 raise _repeated_path(table, {first: known, line: row})
             known |= {key: "" for key in attributes if known[key] != attributes[key]}  # for example, one line per box
             continue
-        if rows and bool(row["split"]) != bool(rows[0]["split"]):
+        if seen and bool(row["split"]) != bool(next(iter(seen.values()))[1]["split"]):
             raise InputError(f"{where}: split is filled in some lines and empty in others: fill all or none")
-        row |= attributes
-        seen[row["path"]] = line, row
-        rows.append(row)
+        seen[row["path"]] = line, row | attributes
     refuse_changed_groups(table, [(line, row["group"]) for line, row in seen.values()])
     if form.values is None:
         refuse_several_findings(table, [(line, row["label"]) for line, row in seen.values()])
-    return rows
+    return [row for _, row in seen.values()]
 
 
 def _columns_of(table: Path, text: TableText, columns: Columns) -> dict[str, tuple[str, ...]]:

@@ -61,16 +61,16 @@ def few_validation_warning(manifest: Manifest, folds: Sequence[int], leave_out: 
         leave_out: the column whose values are the folds (`split.leave_out`); None: the folds were drawn or given.
     """
     train = manifest[manifest["split"] == "train"]
-    found = []
+    small_folds = []
     for fold in folds if len(train) else ():
         rows = train[train["fold"].eq(fold).fillna(False)]
         counts = {label: int((rows["label"] == label).sum()) for label in sorted(set(train["label"]))}
         rarest = min(counts, key=lambda label: counts[label], default="")
         if len(rows) < FEWEST_VALIDATION or counts[rarest] < FEWEST_VALIDATION_PER_CLASS:
-            found.append((counts[rarest], len(rows), fold, rarest))
-    if not found:
+            small_folds.append((counts[rarest], len(rows), fold, rarest))
+    if not small_folds:
         return ""
-    least, images, fold, rarest = min(found)
+    least, images, fold, rarest = min(small_folds)
     return (
         f"the validation set of fold {fold} has {images} images, {least} of them of class {rarest!r}: it chooses the "
         f"epoch and the vote's weights, and fewer than {FEWEST_VALIDATION} images, or {FEWEST_VALIDATION_PER_CLASS} of "

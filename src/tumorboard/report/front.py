@@ -60,18 +60,19 @@ def interval_text(scores: Mapping[str, Any], name: str, digits: int | None = Non
 
 
 def score_text(scores: Mapping[str, Any], name: str, digits: int | None = None) -> str:
-    """Returns a score with its interval, or the reason why there is none, in brackets; 'undefined' stands alone.
+    """Returns a score with its interval, or the reason why there is none, in brackets.
 
     Args:
         scores: have `<name>`, and what `interval_text` reads.
         name: the name of the score.
         digits: decimals of a number; None: a share in percent.
     """
-    value = scores[name]
+    value, ends = scores[name], interval_text(scores, name, digits)
     if value is None or not np.isfinite(value):
-        return "undefined"
-    text, ends = percent(value) if digits is None else f"{value:.{digits}f}", interval_text(scores, name, digits)
-    return f"{text} ({ends})" if ends else text
+        text = "undefined"
+    else:
+        text = percent(value) if digits is None else f"{value:.{digits}f}"
+    return f"{text} ({ends})" if ends and ends != text else text
 
 
 def _facts(results: Results) -> dict[str, str]:
