@@ -11,8 +11,10 @@ WORKERS = $(shell $(BIN)/python -c "from tumorboard.base.cores import available_
 
 .PHONY: all env test test-slow docs docs-test lint format lock plots control results clean help
 
+# Images this small train faster side by side than one after the other with a thread per core; and the scores then do not
+# depend on the number of cores (docs/threads.md).
 all: env ## make the environment and run the pipeline: models, vote, metrics, plots, report
-	dvc repro
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} tumorboard run
 	@echo; echo "The report: $(CURDIR)/report/index.html"
 
 env: $(BIN)/.installed ## make .venv with the locked versions and the project in it

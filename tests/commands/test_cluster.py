@@ -263,7 +263,7 @@ def test_the_training_of_a_killed_worker_ends_with_it_and_goes_to_the_other(stud
     assert run.returncode == 1
     assert f"queued   train@a  the worker on {socket.gethostname()} is lost" in said
     assert {note["worker"] for note in study.notes()} == {"one", "two"}
-    assert "1 of 3 trainings failed" in said
+    assert "1 of 3 stages failed" in said
     assert "train@c  train: the loss is not finite" in said
     assert study.trained() == ["a", "a", "b", "c"]
     locked = yaml.safe_load(study.lock)["stages"]

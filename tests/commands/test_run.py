@@ -20,6 +20,8 @@ from typer.testing import CliRunner
 from tests.pipeline import Project
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Params
+from tumorboard.commands import run as run_module
+from tumorboard.commands import trainings
 from tumorboard.commands.app import app as tumorboard
 from tumorboard.commands.run import choose_gpus, reproduce_in_parallel
 
@@ -79,6 +81,10 @@ if name == "train":
     text += option("--recipe").read_text()
     print(f"fold 0  {item}  epoch 2/2  lr 1  train loss 1 accuracy 0  val loss 0.5000 accuracy 0.7500 auc 1")
     note("end")
+if name == "evaluate":
+    note("evaluate")
+    if asked("spoil"):
+        sys.exit("evaluate: no space left")
 for entry in stage["outs"] + stage.get("metrics", []):
     path = entry if isinstance(entry, str) else next(iter(entry))
     model, _, fold = item.rpartition("-")
@@ -160,6 +166,9 @@ def test_trainings_overlap_on_one_gpu_each_and_the_lock_file_equals_a_serial_run
     assert [note["event"] for note in project.notes()][:2] == ["begin", "begin"]  # each waited for the other
     assert {note["CUDA_VISIBLE_DEVICES"] for note in begun[:2]} == {"5", "7"}
     assert begun[2]["CUDA_VISIBLE_DEVICES"] in ("5", "7")
+    evaluated = project.notes("evaluate")
+    assert sorted(str(note["item"]) for note in evaluated) == project.trained()  # once each
+    assert {note["CUDA_VISIBLE_DEVICES"] for note in evaluated} == {"5", "7"}
     assert project.lock == serial
     project.commit("side by side")
 
@@ -170,7 +179,7 @@ def test_failed_trainings_leave_the_others_running_and_are_named_with_their_logs
     project.script(together=2, fail="cnn", kill="linear")
     said = project.side_by_side(fails=True)
     assert project.trained() == ["cnn-0", "linear-0", "resnet18-0"]
-    assert "2 of 3 trainings failed" in said
+    assert "2 of 4 stages failed" in said
     assert "train@cnn-0  train: the loss is not finite" in said
     assert re.search(
         r"train@linear-0  failed to run: python -m stages.train --model linear .*, exited with -?\d+\n", said
@@ -182,6 +191,19 @@ def test_failed_trainings_leave_the_others_running_and_are_named_with_their_logs
     changed = {stage for stage in after if after[stage] != before[stage]}
     # The stub's evaluation writes the same again, so that only its dependency is new.
     assert changed == {"recipe", "train@resnet18-0", "evaluate@resnet18-0"}
+
+
+def test_a_failed_evaluation_is_named_and_repeated_without_a_training(project: StubProject) -> None:
+    project.write_params({"train": {"lr": 0.02}}, MODELS)
+    project.script(together=2, spoil="cnn")
+    said = project.side_by_side(fails=True)
+    assert "1 of 6 stages failed" in said
+    assert "evaluate@cnn-0  evaluate: no space left" in said
+    assert {note["CUDA_VISIBLE_DEVICES"] for note in project.notes("evaluate")} == {"5", "7"}
+    project.script()
+    project.side_by_side()
+    assert [(note["event"], note["item"]) for note in project.notes()] == [("evaluate", "cnn-0")]
+    project.write_params({"train": {"lr": 0.01}}, MODELS)
 
 
 def test_another_run_trains_only_what_failed_and_the_command_divides_the_threads(project: StubProject) -> None:
@@ -316,6 +338,43 @@ def test_the_gpus_are_those_that_torch_finds(params: Params, monkeypatch: pytest
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
     assert choose_gpus(None, runtime_of(params)) == []
+
+
+@pytest.mark.parametrize(
+    ("options", "gpus", "threads", "jobs", "divide"),
+    [
+        ([], [], "auto", 1, True),
+        ([], [], 1, 5, False),
+        ([], ["0", "1"], 1, 2, False),
+        (["--jobs", "3"], [], "auto", 3, True),
+        (["--jobs", "3"], ["0", "1"], "auto", 3, True),
+    ],
+)
+def test_number_of_trainings_at_a_time(
+    options: list[str],
+    gpus: list[str],
+    threads: str | int,
+    jobs: int,
+    divide: bool,
+    params: Params,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: dict[str, object] = {}
+
+    def reproduce(_: list[str], **settings: object) -> int:
+        said.update(settings)
+        return 0
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    changed = params.model_copy(update={"runtime": params.runtime.model_copy(update={"threads": threads})})
+    monkeypatch.setattr(run_module, "load_params", lambda *_: changed)
+    monkeypatch.setattr(run_module, "choose_gpus", lambda *_: gpus)
+    monkeypatch.setattr(run_module, "prepare_start", lambda *_: [])
+    monkeypatch.setattr(run_module, "reproduce_in_parallel", reproduce)
+    monkeypatch.setattr(trainings, "_thread_count", lambda: 5)
+    result = CliRunner().invoke(run_module.app, options)
+    assert result.exit_code == 0, result.output
+    assert (said["jobs"], said["gpus"], said["divide"]) == (jobs, gpus, divide)
 
 
 @pytest.mark.parametrize(

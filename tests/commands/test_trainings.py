@@ -9,12 +9,23 @@ import time
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
+from tumorboard.base.params import Params
 from tumorboard.commands import trainings as module
-from tumorboard.commands.trainings import ProgressView, Training, end_processes, run_trainings, start_process
+from tumorboard.commands.trainings import (
+    ProgressView,
+    Training,
+    end_processes,
+    jobs_without_gpu,
+    run_trainings,
+    start_process,
+    thread_settings,
+    threads_note,
+)
 from tumorboard.training.job import Epoch
 from tumorboard.training.loop import epoch_line
 
@@ -101,12 +112,13 @@ def run_notes(folder: Path, monkeypatch: pytest.MonkeyPatch, jobs: int, gpus: li
 
     monkeypatch.setattr(module, "start_process", start)
     monkeypatch.setattr(module, "_thread_count", lambda: 7)
-    run_trainings([Training(f"t{n}", folder / f"logs/t{n}.log") for n in range(4)], jobs, gpus, [])
+    stages = [Training(f"t{n}", folder / f"logs/t{n}.log") for n in range(4)]
+    run_trainings(stages, jobs, gpus, [], thread_settings(jobs))
     return [line.split() for line in notes.read_text().splitlines()]
 
 
 def test_jobs_limit_the_trainings_at_a_time_and_each_gpu_has_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     notes = run_notes(tmp_path, monkeypatch, 2, ["5", "GPU-8a"])
@@ -117,21 +129,49 @@ def test_jobs_limit_the_trainings_at_a_time_and_each_gpu_has_one(
         assert gpu in ("5", "GPU-8a")
         assert (gpu in busy) == (event == "end")
         busy ^= {gpu}
-    assert capsys.readouterr().err == ""  # the threads matter to a result on the CPU only
 
 
-def test_threads_are_divided_unless_the_user_has_set_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("threads", "processes", "environment", "jobs"),
+    [
+        ("auto", "auto", None, 1),  # each training has all cores
+        ("auto", "auto", "1", 7),
+        ("auto", "auto", "2", 3),
+        ("auto", "auto", "9", 1),
+        ("auto", 2, "1", 3),
+        ("auto", "auto", "4,2", 1),  # a number per level of nesting, as OpenMP reads it
+        ("auto", "auto", "0", 1),
+        (3, "auto", "1", 2),  # runtime.threads decides
+        (3, 2, None, 1),
+    ],
+)
+def test_jobs_without_gpu(
+    threads: Any,
+    processes: Any,
+    environment: str | None,
+    jobs: int,
+    params: Params,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(module, "_thread_count", lambda: 7)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("OMP_NUM_THREADS", environment)
+    runtime = params.runtime.model_copy(update={"threads": threads, "processes": processes})
+    assert jobs_without_gpu(runtime) == jobs
+
+
+def test_threads_are_divided_unless_the_user_has_set_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     notes = run_notes(tmp_path, monkeypatch, 4, [])
     assert [event for event, *_ in notes[:4]] == ["begin"] * 4
     assert {(gpu, threads) for _, _, gpu, threads in notes} == {("-", "1")}
-    assert "Each training has 1 of the processor's 7 threads" in capsys.readouterr().err
+    assert "Each training has 1 of the processor's 7 threads" in threads_note(thread_settings(4))
+    assert threads_note(thread_settings(1)) == ""
     monkeypatch.setenv("OMP_NUM_THREADS", "6")
     assert {threads for *_, threads in run_notes(tmp_path, monkeypatch, 2, [])} == {"6"}
-    assert capsys.readouterr().err == ""
+    assert threads_note(thread_settings(2)) == ""
 
 
 def test_one_job_has_all_threads_and_runs_one_training_after_another(
@@ -147,7 +187,7 @@ def test_one_job_has_all_threads_and_runs_one_training_after_another(
 def test_no_training_starts_after_a_signal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "start_process", lambda *_: pytest.fail("a training was started"))
     queued = Training("t", tmp_path / "t.log")
-    run_trainings([queued], 1, [], [15])
+    run_trainings([queued], 1, [], [15], {})
     assert queued.state == "queued"
 
 

@@ -101,7 +101,7 @@ def test_two_values_are_one_test():
     )
     assert verdicts(table) == {"site 0": BELOW, "site 1": ABOVE}
     (sentence,) = subgroups_warnings(table)
-    assert sentence.startswith(f"site site 0: {first['accuracy']:.1%} of {first['images']:,} images are right, ")
+    assert sentence.startswith(f"site site 0: {100 * first['accuracy']:.1f} % of {first['images']:,} images are right, ")
     assert f"{-100 * first['gap']:.1f} points below the other values" in sentence
 
 

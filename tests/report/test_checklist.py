@@ -204,8 +204,8 @@ def test_fairness_is_answered_where_a_column_is_scored(results):
     ):
         changed = dataclasses.replace(drawn, subgroups=drawn.subgroups.assign(verdict=verdicts))
         assert fairness(results, changed) == answer
-    warned = dataclasses.replace(drawn, subgroup_warnings=["site north: 60.0% of 36 images are right"])
-    assert fairness(results, warned) == f"{start} Site north: 60.0% of 36 images are right."
+    warned = dataclasses.replace(drawn, subgroup_warnings=["site north: 60.0 % of 36 images are right"])
+    assert fairness(results, warned) == f"{start} Site north: 60.0 % of 36 images are right."
     without = change(results, "evaluate", subgroups=())
     assert answers(without, "TRIPOD+AI")[14] == f"No column is scored by its values (evaluate.subgroups). {FOR_AUTHOR}"
     assert "site" not in answers(without)[30]

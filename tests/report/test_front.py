@@ -222,8 +222,8 @@ def test_one_patient_is_counted_in_the_singular(binary):
 
 
 def test_a_weak_site_is_a_failure(binary):
-    conclusions = dataclasses.replace(conclusions_of(binary), subgroup_warnings=["site north: 60.0% of 36 images"])
-    assert front_page(binary, conclusions).failures[-1] == "Site north: 60.0% of 36 images."
+    conclusions = dataclasses.replace(conclusions_of(binary), subgroup_warnings=["site north: 60.0 % of 36 images"])
+    assert front_page(binary, conclusions).failures[-1] == "Site north: 60.0 % of 36 images."
 
 
 def test_shares_and_intervals_as_text():

@@ -1,4 +1,4 @@
-"""The command `tumorboard run`: `dvc repro` with the trainings side by side, one per GPU.
+"""The command `tumorboard run`: `dvc repro` with the trainings side by side, one per GPU or a few per processor.
 
 DVC runs one stage after another (its issue 755). Two simpler designs were tried with DVC 3.67 and rejected:
 
@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,12 +37,15 @@ from tumorboard.commands.trainings import (
     POLL_SECONDS,
     Training,
     end_processes,
+    jobs_without_gpu,
     open_repo,
     run_trainings,
     start_process,
+    thread_settings,
+    threads_note,
 )
 
-SIDE_BY_SIDE = "train"  # the stage of dvc.yaml whose matrix is run side by side
+TRAIN, EVALUATE = SIDE_BY_SIDE = ("train", "evaluate")  # stages of dvc.yaml whose matrices are run side by side
 
 app = typer.Typer(add_completion=False)
 
@@ -54,7 +57,14 @@ def run(
         list[str] | None, typer.Argument(help="Stages or outputs, as `dvc repro` takes them; default: all.")
     ] = None,
     jobs: Annotated[
-        int | None, typer.Option("--jobs", "-j", min=1, help="Trainings at a time; default: one per GPU, 1 without.")
+        int | None,
+        typer.Option(
+            "--jobs",
+            "-j",
+            min=1,
+            help="Trainings at a time; default: one per GPU; without, as many as there are cores for their "
+            "runtime.threads or OMP_NUM_THREADS, and 1 where neither is set.",
+        ),
     ] = None,
     gpus: Annotated[
         str | None, typer.Option(help="GPUs to use, as in 0,1; default: all visible ones.", show_default=False)
@@ -88,57 +98,80 @@ def run(
         print(line, file=sys.stderr)
     if cluster:
         raise typer.Exit(reproduce_in_parallel(targets or [], cluster=cluster, logs=side_cache("logs")))
-    chosen = choose_gpus(gpus, load_params("params.yaml").runtime)
-    jobs = jobs or len(chosen) or 1
-    raise typer.Exit(reproduce_in_parallel(targets or [], jobs=jobs, gpus=chosen, logs=side_cache("logs")))
+    runtime = load_params("params.yaml").runtime
+    chosen = choose_gpus(gpus, runtime)
+    raise typer.Exit(
+        reproduce_in_parallel(
+            targets or [],
+            jobs=jobs or len(chosen) or jobs_without_gpu(runtime),
+            gpus=chosen,
+            logs=side_cache("logs"),
+            divide=runtime.threads == "auto",
+        )
+    )
 
 
 def reproduce_in_parallel(
-    targets: Sequence[str], *, logs: Path, jobs: int = 1, gpus: Sequence[str] = (), cluster: Cluster | None = None
+    targets: Sequence[str],
+    *,
+    logs: Path,
+    jobs: int = 1,
+    gpus: Sequence[str] = (),
+    divide: bool = True,
+    cluster: Cluster | None = None,
 ) -> int:
-    """Brings targets up to date like `dvc repro`, with the changed trainings side by side.
+    """Brings targets up to date like `dvc repro`, with the changed trainings side by side, then their evaluations.
 
     A failed training leaves the others running; only the stages that need it are left out. On SIGINT, SIGTERM and
     SIGHUP the running commands are ended, and DVC ends as if they had failed.
 
     Args:
         targets: stages or outputs, as `dvc repro` takes them; empty: all.
-        logs: folder that gets the output of each training as <stage>.log.
-        jobs: trainings at a time; they share the processor's threads.
+        logs: folder that gets the output of each training and evaluation as <stage>.log.
+        jobs: trainings, or evaluations, at a time; with 1, and on a cluster, `dvc repro` evaluates.
         gpus: entries of CUDA_VISIBLE_DEVICES, one per training; empty: each training sees what this process sees.
+        divide: whether the trainings divide the processor's threads; false where `runtime.threads` is a number.
         cluster: runs the trainings in place of this machine, and `jobs` and `gpus` are not used.
 
     Returns:
-        The exit status: 0, the one of a failed `dvc repro`, 1 if a training failed, or 128 + the signal's number.
+        The exit status: 0, the one of a failed `dvc repro`, 1 if a stage failed, or 128 + the signal's number.
 
     Raises:
         InputError: DVC cannot load the project or find a target, or the cluster cannot train.
     """
     with collected_signals() as received:
-        failed: list[Training] = []
+        ran: list[Training] = []
         plan = _plan(targets)
-        changed = _changed([*plan.before, *plan.trainings])
+        changed = _changed([*plan.before, *plan.stages[TRAIN]])
         status = _dvc_repro(plan.before, received) if changed & set(plan.before) else 0
         if not status and not received:
             if changed & set(plan.before):
-                changed = _changed(plan.trainings)
-            files = {stage: logs / f"{stage}.log" for stage in plan.trainings if stage in changed}
+                changed = _changed(plan.stages[TRAIN])
+            files = {stage: logs / f"{stage}.log" for stage in plan.stages[TRAIN] if stage in changed}
             if cluster:
-                trainings = run_on_cluster(files, cluster, received)
+                ran = run_on_cluster(files, cluster, received)
+                _forget_lost_outputs(ran)
             else:
-                trainings = [Training(*each) for each in files.items()]
-                run_trainings(trainings, jobs, gpus, received)
-            failed = [training for training in trainings if training.state == "failed"]
-            _forget_lost_outputs([training.stage for training in trainings if training.state == "done"])
+                settings = thread_settings(jobs) if divide else {}
+                if files and not gpus and (note := threads_note(settings)):
+                    print(note, file=sys.stderr)
+                ran = _run_side_by_side(files, jobs, gpus, received, settings)
+                if jobs > 1 and not received:
+                    stages = [stage for stage in plan.stages[EVALUATE] if not _failed(ran) & plan.needs[stage]]
+                    changed = _changed(stages)
+                    files = {stage: logs / f"{stage}.log" for stage in stages if stage in changed}
+                    ran += _run_side_by_side(files, jobs, gpus, received, settings)
+        failed = _failed(ran)
         if not status and not received:
-            rest = plan.without({training.stage for training in failed}) if failed else [*targets]
+            rest = plan.without(failed) if failed else [*targets]
             status = _dvc_repro(rest, received) if rest or not failed else 0
     if received:
         print("Stopped. The results of finished trainings are in DVC's run cache; another run takes them from there.")
     elif failed:
-        print(f"\n{len(failed)} of {len(trainings)} trainings failed; another run trains only these:", file=sys.stderr)
-        for training in failed:
-            print(f"  {training.stage}  {training.reason()}\n    {training.log}", file=sys.stderr)
+        print(f"\n{len(failed)} of {len(ran)} stages failed; another run repeats only these:", file=sys.stderr)
+        for training in ran:
+            if training.stage in failed:
+                print(f"  {training.stage}  {training.reason()}\n    {training.log}", file=sys.stderr)
     return 128 + received[0] if received else int(status or bool(failed))
 
 
@@ -182,13 +215,18 @@ class _Plan:
     """The stages that the targets need, in DVC's order."""
 
     needs: dict[str, set[str]]  # all stages that a stage needs, itself included, by stage
-    trainings: list[str]  # the stages of the matrix SIDE_BY_SIDE
+
+    @property
+    def stages(self) -> dict[str, list[str]]:
+        """The stages of each matrix of SIDE_BY_SIDE."""
+        return {name: [stage for stage in self.needs if stage.split("@")[0] == name] for name in SIDE_BY_SIDE}
 
     @property
     def before(self) -> list[str]:
         """The other stages that the trainings need."""
-        needed = set[str]().union(*(self.needs[stage] for stage in self.trainings))
-        return [stage for stage in self.needs if stage in needed and stage not in self.trainings]
+        trainings = self.stages[TRAIN]
+        needed = set[str]().union(*(self.needs[stage] for stage in trainings))
+        return [stage for stage in self.needs if stage in needed and stage not in trainings]
 
     def without(self, failed: set[str]) -> list[str]:
         """Returns the stages that need none of the failed ones."""
@@ -200,7 +238,21 @@ def _plan(targets: Sequence[str]) -> _Plan:
         graph = get_active_graph(repo.index.graph)
         steps = plan_repro(graph, collect_stages(repo, targets or ["dvc.yaml"]))
         needs = {stage.addressing: {other.addressing for other in plan_repro(graph, [stage])} for stage in steps}
-    return _Plan(needs, [stage for stage in needs if stage.split("@")[0] == SIDE_BY_SIDE])
+    return _Plan(needs)
+
+
+def _run_side_by_side(
+    files: Mapping[str, Path], jobs: int, gpus: Sequence[str], received: list[int], settings: Mapping[str, str]
+) -> list[Training]:
+    """Runs stages, whose log is given for each, on this machine; the other arguments are those of `run_trainings`."""
+    ran = [Training(*each) for each in files.items()]
+    run_trainings(ran, jobs, gpus, received, settings)
+    _forget_lost_outputs(ran)
+    return ran
+
+
+def _failed(ran: Sequence[Training]) -> set[str]:
+    return {training.stage for training in ran if training.state == "failed"}
 
 
 def _changed(stages: list[str]) -> set[str]:
@@ -209,14 +261,17 @@ def _changed(stages: list[str]) -> set[str]:
         return set(repo.status(targets=stages)) if stages else set()
 
 
-def _forget_lost_outputs(stages: list[str]) -> None:
-    """Removes outputs that are not in the cache from the entries of stages in dvc.lock.
+def _forget_lost_outputs(ran: Sequence[Training]) -> None:
+    """Removes outputs that are not in the cache from the entries of stages in dvc.lock that have run.
 
     For an entry with outputs DVC looks only for these, as in a clone without its cache, and not in the run cache: it
     would train once more. The next `dvc repro` writes the whole entry in the same place.
     """
+    done = [training.stage for training in ran if training.state == "done"]
+    if not done:
+        return
     with open_repo() as repo, repo.lock:
-        lost = [stage.name for name in stages for stage in repo.stage.collect(name) if not stage.outs_cached()]
+        lost = [stage.name for name in done for stage in repo.stage.collect(name) if not stage.outs_cached()]
         if lost and Path("dvc.lock").is_file():
             with modify_yaml("dvc.lock") as tree:
                 for name in lost:

@@ -9,7 +9,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +25,7 @@ from rich.text import Text
 
 from tumorboard.base.cores import available_cores
 from tumorboard.base.errors import InputError
+from tumorboard.base.params import Runtime
 
 POLL_SECONDS = 0.2  # between two looks at the processes
 KILL_SECONDS = 10.0  # time from the first SIGTERM to the SIGKILL of a stage's command
@@ -34,7 +35,7 @@ _EPOCH = re.compile(r"epoch (\d+/\d+).*?(val loss \S+ accuracy \S+)")  # part of
 
 @dataclass
 class Training:
-    """One training, run in a process of its own."""
+    """A training or another stage, run in a process of its own."""
 
     stage: str  # its name in DVC, as in train@cnn-0
     log: Path  # the file that has its output
@@ -74,23 +75,19 @@ class Training:
         return f"{state:<7}  {self.stage}  {details}".rstrip()
 
 
-def run_trainings(trainings: list[Training], jobs: int, gpus: Sequence[str], received: list[int]) -> None:
-    """Runs trainings side by side and shows their progress on standard output; returns when all have ended.
+def run_trainings(
+    trainings: list[Training], jobs: int, gpus: Sequence[str], received: list[int], settings: Mapping[str, str]
+) -> None:
+    """Runs stages side by side and shows their progress on standard output; returns when all have ended.
 
     Args:
-        trainings: the trainings in the order of their start.
-        jobs: trainings at a time.
-        gpus: entries of CUDA_VISIBLE_DEVICES, one per training; empty: each training sees what this process sees.
-        received: received signals; once there is one, no training is started and the running ones are ended.
+        trainings: the stages in the order of their start.
+        jobs: stages at a time.
+        gpus: entries of CUDA_VISIBLE_DEVICES, one per stage; empty: each stage sees what this process sees.
+        received: received signals; once there is one, no stage is started and the running ones are ended.
+        settings: environment variables that override this process's, as of `thread_settings`.
     """
     free_gpus = [gpus[slot % len(gpus)] if gpus else None for slot in range(jobs)]
-    settings = thread_settings(jobs)
-    if settings and trainings and not gpus:
-        print(
-            f"Each training has {settings['OMP_NUM_THREADS']} of the processor's {_thread_count()} threads, which "
-            "changes rounding: its results equal those of other runs with as many threads, not those of `dvc repro`.",
-            file=sys.stderr,
-        )
     queue, running = list(trainings), list[tuple[Training, str | None]]()
     with ProgressView(trainings) as view:
         try:
@@ -100,7 +97,7 @@ def run_trainings(trainings: list[Training], jobs: int, gpus: Sequence[str], rec
                     free_gpus.append(gpu)
                 while queue and free_gpus:
                     training, gpu = queue.pop(0), free_gpus.pop(0)
-                    _start_training(training, settings | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}))
+                    _start_training(training, {**settings} | ({} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}))
                     running.append((training, gpu))
                 view.show()
                 time.sleep(POLL_SECONDS)
@@ -108,11 +105,35 @@ def run_trainings(trainings: list[Training], jobs: int, gpus: Sequence[str], rec
             end_processes([training.process for training, _ in running if training.process])
 
 
+def jobs_without_gpu(runtime: Runtime) -> int:
+    """Returns how many trainings fit side by side on the CPU: as many as the number of threads that was set allows.
+
+    Args:
+        runtime: its `threads` and `processes` are used. Where `threads` is "auto", OMP_NUM_THREADS sets the number;
+            without it each training has all cores, and they run one by one.
+    """
+    threads = os.environ.get("OMP_NUM_THREADS", "") if runtime.threads == "auto" else str(runtime.threads)
+    if not threads.isdecimal() or int(threads) == 0:
+        return 1
+    processes = 1 if runtime.processes == "auto" else runtime.processes
+    return max(1, _thread_count() // (int(threads) * processes))
+
+
 def thread_settings(jobs: int) -> dict[str, str]:
     """Returns the environment that divides the processor's threads among `jobs`; the user's own setting stays."""
     if jobs == 1 or "OMP_NUM_THREADS" in os.environ:
         return {}
     return {"OMP_NUM_THREADS": str(max(1, _thread_count() // jobs))}
+
+
+def threads_note(settings: Mapping[str, str]) -> str:
+    """Returns a sentence on what `thread_settings` changes; '' where it changes nothing."""
+    if not settings:
+        return ""
+    return (
+        f"Each training has {settings['OMP_NUM_THREADS']} of the processor's {_thread_count()} threads, which changes "
+        "rounding: its results equal those of other runs with as many threads, not those of `dvc repro`."
+    )
 
 
 def _thread_count() -> int:

@@ -166,7 +166,7 @@ def p_text(p: float) -> str:
 def subgroups_warnings(subgroups: Subgroups) -> list[str]:
     """Returns a sentence for each value on which the model is worse than on the others."""
     return [
-        f"{row['column']} {row['value']}: {row['accuracy']:.1%} of {row['images']:,} images are right, "
+        f"{row['column']} {row['value']}: {100 * row['accuracy']:.1f} % of {row['images']:,} images are right, "
         f"{-100 * row['gap']:.1f} points below the other values at equal shares of classes "
         f"(p {p_text(row['p_holm'])} after Holm's correction)"
         for row in subgroups[subgroups["verdict"] == BELOW].to_dict("records")

@@ -11,6 +11,7 @@ from torch.nn import Module
 from tumorboard.augment.mixing import Mixture, draw_mixture, mix_batch, needed_positions, select_images
 from tumorboard.base.params import Recipe
 from tumorboard.models.device import autocast
+from tumorboard.training.convolutions import faster_convolutions
 from tumorboard.training.graphs import GraphedSteps, moves_on_device, takes_graphs
 from tumorboard.training.job import Setup, State
 from tumorboard.training.loader import Draws, RowNumbers, micro_batches
@@ -99,7 +100,7 @@ def _backward(
     parts = []
     for number, (images, labels, *mixture) in enumerate(batches):
         with group.gradient_averaging(model, number == count - 1):
-            with autocast(recipe.precision, group.device):
+            with autocast(recipe.precision, group.device), faster_convolutions(group.device):
                 logits = model(images.to(memory_format=layout))
             losses, correct = setup.loss(logits.float(), labels), (logits.argmax(1) == labels).float()
             if mixture:

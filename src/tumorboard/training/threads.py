@@ -14,6 +14,7 @@ import torch
 
 from tumorboard.base.params import Runtime
 from tumorboard.models.device import autocast
+from tumorboard.training.convolutions import faster_convolutions
 from tumorboard.training.job import Setup, State
 from tumorboard.training.steps import set_train_mode
 
@@ -136,7 +137,7 @@ def _measured_step(setup: Setup, state: State) -> Callable[[], None]:
         set_train_mode(model, recipe, epoch)
         buffers = [buffer.clone() for buffer in model.buffers()]
         with torch.random.fork_rng(devices=[]):
-            with autocast(recipe.precision, setup.group.device):
+            with autocast(recipe.precision, setup.group.device), faster_convolutions(setup.group.device):
                 logits = model(pixels)
             setup.loss(logits.float(), labels).sum().backward()  # type: ignore[no-untyped-call]
         state.optimizer.zero_grad()
