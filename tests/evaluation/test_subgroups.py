@@ -101,7 +101,8 @@ def test_two_values_are_one_test():
     )
     assert verdicts(table) == {"site 0": BELOW, "site 1": ABOVE}
     (sentence,) = subgroups_warnings(table)
-    assert sentence.startswith(f"site site 0: {100 * first['accuracy']:.1f} % of {first['images']:,} images are right, ")
+    right = f"{100 * first['accuracy']:.1f} % of {first['images']:,} images are right"
+    assert sentence.startswith(f"site site 0: {right}, ")
     assert f"{-100 * first['gap']:.1f} points below the other values" in sentence
 
 
