@@ -63,6 +63,7 @@ INGREDIENTS: dict[str, Any] = {
     "longer x2": lambda epochs: {"epochs": 2 * epochs},
     "longer x2, stop after 3": lambda epochs: {"epochs": 2 * epochs, "early_stopping": 3},
     "scratch": {"pretrained": "none", "lr": 0.001},
+    "bf16": {"precision": "bf16"},
 }
 SETTINGS = ("data", "preset", "model", "side", "images", "epochs", "folds")  # equal in all lines of a table
 
