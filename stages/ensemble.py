@@ -9,15 +9,30 @@ from tumorboard.base.params import Params
 from tumorboard.base.stage import Input, Output, run_stage
 from tumorboard.base.tables import classes_of
 from tumorboard.evaluation.summary import judging_of
-from tumorboard.panel.comparison import HEADING, PartResults, headline, headline_of_test, judge_panel, read_outputs
+from tumorboard.panel.comparison import (
+    HEADING,
+    PanelResults,
+    PartResults,
+    headline,
+    headline_of_test,
+    judge_panel,
+    read_outputs,
+)
 from tumorboard.panel.fits import fitting_of
 from tumorboard.panel.panel_file import write_panel
 from tumorboard.panel.unlike import load_unlike, panel_threshold
+from tumorboard.panel.unlike_test_images import read_test_unlike, share_unlike
 
 Files: TypeAlias = Mapping[tuple[str, int], Path]  # one file by model and fold
 
 # The folders that have one file per model and fold, by the option that names them, and the kind of file.
-INPUT_FOLDERS = {"members": "csv", "test_members": "csv", "held_out": "safetensors", "unlike": "safetensors"}
+INPUT_FOLDERS = {
+    "members": "csv",
+    "test_members": "csv",
+    "held_out": "safetensors",
+    "unlike": "safetensors",
+    "test_unlike": "csv",
+}
 
 
 def main(
@@ -27,6 +42,7 @@ def main(
     test_members: Path,
     held_out: Path,
     unlike: Path,
+    test_unlike: Path,
     attributes: Input,
     panel: Output,
     joined: Output,
@@ -40,13 +56,14 @@ def main(
 ) -> None:
     """Writes the panel's fitted numbers, its predictions and their scores.
 
-    Deletes from the four folders that it reads the files of models and folds that params.yaml does not list.
+    Deletes from the five folders that it reads the files of models and folds that params.yaml does not list.
 
     Args:
         members: folder with the members' Predictions for validation images, <model>/<fold>.csv.
         test_members: folder with the members' Predictions for test images.
         held_out: folder with the outputs for validation images by left-out part, <model>/<fold>.safetensors.
         unlike: folder with the statistics of the training images, <model>/<fold>.safetensors.
+        test_unlike: folder with how unlike the training images each test image is, <model>/<fold>.csv.
         attributes: file of the data's further columns, some of which the vote `stacking` may use.
         panel: file for the fitted numbers, which `tumorboard predict` reads.
         joined: folder for each member's calibrated Predictions for validation images, <model>.csv.
@@ -58,28 +75,35 @@ def main(
         test_metrics: JSON file for the test scores of the vote that heads the report, named test_<score>.
         test_comparison: JSON file for the test scores of all members and votes; empty where they are not computed.
     """
-    folders = (members, test_members, held_out, unlike)
-    kinds = list(INPUT_FOLDERS.values())
-    tables, tests, outputs, statistics = (_files(params, *pair) for pair in zip(folders, kinds, strict=True))
-    for folder, kind, files in zip(folders, kinds, (tables, tests, outputs, statistics), strict=True):
-        remove_leftovers(folder, f"*/*.{kind}", list(files.values()))
+    folders = (members, test_members, held_out, unlike, test_unlike)
+    pairs = list(zip(folders, INPUT_FOLDERS.values(), strict=True))
+    tables, tests, outputs, statistics, unlike_tables = files = [_files(params, *pair) for pair in pairs]
+    for (folder, kind), listed in zip(pairs, files, strict=True):
+        remove_leftovers(folder, f"*/*.{kind}", list(listed.values()))
     read = read_outputs(tables, outputs, tests)
     classes = classes_of(read[params.models[0]][params.folds[0]].validation)
     results = judge_panel(read, fitting_of(params, classes), judging_of(params), read_table(attributes))
     manifest = results.validation.votes[HEADING]["manifest"].iloc[0]
     limit = _limit(params, statistics)
+    share = _unlike_test_images(params, results, unlike_tables, limit) if results.test_scores else {}
     write_panel(panel, results.fit, classes=classes, manifest=manifest, positive=params.data.positive, unlike=limit)
     _write_part(results.validation, joined, votes)
     _write_part(results.test, test_joined, test_votes)
     write_json(results.validation_scores, comparison)
     write_json(headline(results.validation_scores, results.fit), metrics)
-    write_json(results.test_scores, test_comparison)
-    write_json(headline_of_test(results), test_metrics)
+    write_json(results.test_scores | share, test_comparison)
+    write_json(headline_of_test(results) | {f"test_{name}": value for name, value in share.items()}, test_metrics)
 
 
 def _limit(params: Params, statistics: Files) -> float:
     by_fold = {fold: [load_unlike(statistics[model, fold]) for model in params.models] for fold in params.folds}
     return panel_threshold(by_fold, params.evaluate.unlike)
+
+
+def _unlike_test_images(params: Params, results: PanelResults, files: Files, limit: float) -> dict[str, Any]:
+    rows = results.test.votes[HEADING]
+    scores = read_test_unlike(list(files.values()), rows["id"].tolist())
+    return share_unlike(scores, rows, limit=limit, confidence=params.evaluate.confidence, unit=params.data.unit)
 
 
 def _write_part(part: PartResults, members: Path, votes: Path) -> None:

@@ -23,6 +23,7 @@ def main(
     out: Output,
     test_out: Output,
     unlike: Output,
+    test_unlike: Output,
     metrics: Output,
 ) -> None:
     """Writes a model's Predictions, uncalibrated, and their scores on the validation images.
@@ -40,6 +41,7 @@ def main(
         out: file for the validation images.
         test_out: file for the test images; without rows where `evaluate.test` is false.
         unlike: file for the statistics of the training images, by which new images are reported as unlike them.
+        test_unlike: CSV file for how unlike the training images each test image is by this model: id, unlike.
         metrics: JSON file for the scores of the validation images.
     """
     split = read_manifest(manifest)
@@ -56,6 +58,7 @@ def main(
     write_table(evaluation.validation, out)
     write_table(evaluation.test, test_out)
     save_unlike(evaluation.unlike, unlike)
+    write_table(evaluation.test[["id"]].assign(unlike=evaluation.test_unlike), test_unlike)
     card = {"parameters": evaluation.card.parameters, "epoch": evaluation.card.epoch}
     write_json({"validation": summarize(evaluation.validation, judging_of(params), held_out=True)} | card, metrics)
     if params.evaluate.test:

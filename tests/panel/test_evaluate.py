@@ -12,6 +12,8 @@ from tumorboard.data.store import CropStore, write_store
 from tumorboard.evaluation.held_out import HeldOut, read_held_out, write_held_out
 from tumorboard.models.model_file import load_model, save_model
 from tumorboard.panel.evaluate import evaluate_model
+from tumorboard.panel.fit_unlike import collected_features
+from tumorboard.panel.unlike import unlike_scores
 
 
 @pytest.fixture
@@ -50,6 +52,23 @@ def test_a_test_image_has_the_models_own_output_in_float32(folder, params):
     assert [column for column in test if column.startswith("p_")] == ["p_b", "p_a"]
     assert probabilities_of(test) == pytest.approx(expected, abs=1e-6), "bf16 differs by about 1e-3"
     assert test["manifest"].unique().tolist() == [card.manifest]
+
+
+@pytest.mark.parametrize("tta", [(), ("hflip",)])
+def test_a_test_image_is_as_unlike_as_predict_says(folder, params, tta):
+    """Views at prediction change the logits; how unlike an image is follows the image itself."""
+    model, card = load_model(folder / "model.safetensors", "cpu")
+    recipe = card.recipe.model_copy(update={"tta": tta, "batch_size": 3})  # two batches
+    save_model(folder / "model.safetensors", model, card.model_copy(update={"recipe": recipe}))
+    evaluation = evaluate(folder, params)
+    crops = CropStore(folder / "store")[evaluation.test["id"].tolist()]
+    expected = []
+    for crop in crops:
+        with collected_features(model) as features, torch.inference_mode():
+            model(torch.from_numpy(crop[None]).permute(0, 3, 1, 2))
+        expected.append(unlike_scores(evaluation.unlike, features[0], crop[None])[0])
+    assert evaluation.test_unlike == pytest.approx(expected, abs=1e-4)
+    assert np.ptp(evaluation.test_unlike) > 0.01
 
 
 def test_a_validation_image_has_the_output_of_the_epoch_that_was_chosen_without_it(folder, params):

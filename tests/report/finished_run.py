@@ -140,6 +140,7 @@ def run_ensemble(root: Path, params: Params) -> None:
         test_members=predictions / "test" / "members",
         held_out=predictions / "held_out",
         unlike=predictions / "unlike",
+        test_unlike=predictions / "test" / "unlike",
         attributes=root / "crop" / "attributes.csv",
         panel=root / "models" / "panel.json",
         joined=predictions / "joined",
@@ -335,6 +336,8 @@ def _write_predictions(
         tests, probabilities = tests.head(0), probabilities[:0]
     table = make_predictions(tests, probabilities, classes, digest)
     write_table(table, predictions / "test" / "members" / model / f"{fold}.csv")
+    unlike = table[["id"]].assign(unlike=-1.0)  # like a training image
+    write_table(unlike, predictions / "test" / "unlike" / model / f"{fold}.csv")
 
 
 def _logits(rows: Manifest, classes: Sequence[str], skill: float, generator: np.random.Generator) -> np.ndarray:

@@ -324,3 +324,24 @@ def test_an_undefined_sensitivity_is_named_once_on_the_front_page(binary):
     changed = replace_part(binary, "test", scores=with_heading(binary.test.scores, none))
     claim = front_page(changed, conclusions_of(binary)).claim
     assert any("its sensitivity is undefined, its specificity " in sentence for sentence in claim)
+
+
+@pytest.mark.parametrize(
+    ("low", "said"), [(0.051, True), (0.05, False), (0.01, False), (None, False)], ids=["more", "equal", "few", "none"]
+)
+def test_a_test_part_of_another_kind_is_named(results, low, said):
+    share = {"unlike": 0.123, "unlike_low": low, "unlike_high": 0.2}
+    changed = replace_part(results, "test", scores={**results.test.scores, **share})
+    cautions = front_page(changed, conclusions_of(results)).cautions
+    expected = (
+        "12.3\N{NO-BREAK SPACE}% (5.1\N{NO-BREAK SPACE}% to 20.0\N{NO-BREAK SPACE}%) of the test images are unlike the "
+        "training images, where at most 5.0\N{NO-BREAK SPACE}% of new images of the same source would be: the test "
+        "part is of another kind, and validation scores say little about it."
+    )
+    assert (expected in cautions) == said
+    assert any("unlike" in caution for caution in cautions) == said
+
+
+def test_an_unscored_test_part_is_not_called_unlike(results):
+    cautions = front_page(dataclasses.replace(results, test=None), conclusions_of(results)).cautions
+    assert not any("unlike" in caution for caution in cautions)

@@ -69,6 +69,8 @@ def write(folder, outputs):
             write_held_out(one.held_out, folder / f"held_out/{model}/{fold}.safetensors")
             statistics = made_up_statistics(3, held_out=generator.normal(size=len(one.validation)), per_group=2)
             save_unlike(statistics, folder / f"unlike/{model}/{fold}.safetensors")
+            unlike = one.test[["id"]].assign(unlike=np.random.default_rng(fold).normal(size=len(one.test)))
+            write_table(unlike, folder / f"test/unlike/{model}/{fold}.csv")
 
 
 def run(folder, settings, outputs=None):
@@ -80,6 +82,7 @@ def run(folder, settings, outputs=None):
         test_members=folder / "test/members",
         held_out=folder / "held_out",
         unlike=folder / "unlike",
+        test_unlike=folder / "test/unlike",
         attributes=folder / "attributes.csv",
         panel=folder / "models/panel.json",
         joined=folder / "joined",
@@ -124,7 +127,7 @@ def test_files_hold_what_the_library_returns(finished, expected):
     assert (panel.positive, panel.vote) == ("b", "product")
     for file, tree in (("votes.json", expected.validation_scores), ("test/votes.json", expected.test_scores)):
         written = read(finished / "metrics" / file)
-        assert list(written) == list(tree)
+        assert [key for key in written if not key.startswith("unlike")] == list(tree)
         assert written["votes"]["soft"]["accuracy"] == tree["votes"]["soft"]["accuracy"]
         assert written["members"]["cnn"]["images"] == tree["members"]["cnn"]["images"]
         assert written["folds"]["members"]["cnn"]["loss_mean"] == tree["folds"]["members"]["cnn"]["loss_mean"]
@@ -142,8 +145,40 @@ def test_the_metrics_are_those_of_the_vote_that_heads_the_report_and_test_scores
     assert not any("test" in name for name in written)
     test_written = read(finished / "metrics/test/ensemble.json")
     test_flat = headline(expected.test_scores, expected.fit)
-    assert list(test_written) == [f"test_{name}" for name in test_flat]
+    names = [f"test_{name}" for name in test_flat]
+    assert list(test_written)[: len(names)] == names
     assert test_written["test_accuracy"] == test_flat["accuracy"] != written["accuracy"]
+
+
+def test_test_images_are_unlike_by_the_mean_of_all_model_files_and_the_panels_limit(finished):
+    tables = [pd.read_csv(finished / f"test/unlike/{model}/{fold}.csv") for model in MODELS for fold in FOLDS]
+    scores = np.mean([table["unlike"] for table in tables], axis=0)
+    limit = read(finished / "models/panel.json")["unlike"]
+    for file, prefix in (("test/votes.json", ""), ("test/ensemble.json", "test_")):
+        written = read(finished / "metrics" / file)
+        assert written[f"{prefix}unlike"] == (scores >= limit).mean()
+        assert [key for key in written if "unlike" in key][:3] == [
+            f"{prefix}unlike{end}" for end in ("", "_low", "_high")
+        ]
+    assert not any("unlike" in key for key in read(finished / "metrics/ensemble.json"))
+
+
+@pytest.mark.parametrize("share", [0, 1])
+def test_share_follows_the_tables(tmp_path, settings, outputs, share):
+    write(tmp_path, outputs)
+    for file in (tmp_path / "test/unlike").rglob("*.csv"):
+        write_table(pd.read_csv(file).assign(unlike=100.0 * (share - 0.5)), file)
+    run(tmp_path, settings)
+    assert read(tmp_path / "metrics/test/votes.json")["unlike"] == share
+
+
+def test_unlike_scores_of_other_images_are_refused(tmp_path, settings, outputs):
+    write(tmp_path, outputs)
+    file = tmp_path / "test/unlike/cnn/2.csv"
+    write_table(pd.read_csv(file)[1:], file)
+    with pytest.raises(InputError, match=r"test/unlike/cnn/2.csv: has 11 images that are not the 12 test images"):
+        run(tmp_path, settings)
+    assert not (tmp_path / "metrics").exists()
 
 
 def contents(folder):
@@ -187,6 +222,7 @@ def test_a_test_part_that_is_not_scored_leaves_empty_tables_and_empty_objects(tm
 
 def test_files_of_models_and_folds_no_longer_listed_are_deleted(tmp_path, settings, outputs):
     folders = {"members": "csv", "test/members": "csv", "held_out": "safetensors", "unlike": "safetensors"}
+    folders |= {"test/unlike": "csv"}
     for folder, kind in folders.items():
         for name in (f"linear/1.{kind}", f"retired/0.{kind}"):
             (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -201,7 +237,7 @@ def test_files_of_models_and_folds_no_longer_listed_are_deleted(tmp_path, settin
 def test_what_a_run_reads_is_listed(settings, tmp_path):
     options = {name: tmp_path / name for name in ensemble.INPUT_FOLDERS}
     files = ensemble._inputs(settings, options)
-    assert len(files) == 4 * 2 * 2
+    assert len(files) == 5 * 2 * 2
     assert tmp_path / "test_members/cnn/2.csv" in files
     assert tmp_path / "unlike/linear/0.safetensors" in files
 

@@ -9,6 +9,7 @@ import pytest
 from stages import evaluate
 from tests.panel.models import save_split_and_model
 from tumorboard.base.errors import InputError
+from tumorboard.base.files import read_table
 from tumorboard.base.tables import read_manifest, read_predictions
 from tumorboard.data.store import CropStore
 from tumorboard.evaluation.summary import judging_of, summarize
@@ -45,6 +46,7 @@ def run(tree, settings, model="linear", fold=1):
         out=tree / "predictions/out.csv",
         test_out=tree / "predictions/test/out.csv",
         unlike=tree / "predictions/unlike/out.safetensors",
+        test_unlike=tree / "predictions/test/unlike/out.csv",
         metrics=tree / "metrics/out.json",
     )
 
@@ -79,6 +81,9 @@ def test_files_hold_what_the_library_returns(tree, settings):
     assert metrics["validation"]["images"] == 4
     statistics = load_unlike(tree / "predictions/unlike/out.safetensors")
     assert statistics.held_out.tolist() == evaluation.unlike.held_out.tolist()
+    unlike = read_table(tree / "predictions/test/unlike/out.csv", number_prefix="unlike")
+    assert unlike["id"].tolist() == evaluation.test["id"].tolist()
+    assert unlike["unlike"].tolist() == evaluation.test_unlike.tolist()
 
 
 def test_metrics_are_of_validation_images_and_equal_in_every_run_and_the_speed_is_printed(tree, settings, capsys):
@@ -109,6 +114,7 @@ def test_a_test_part_that_is_not_scored_has_a_table_without_rows(tree, settings,
     run(tree, unscored(settings))
     table = read_predictions(tree / "predictions/test/out.csv")
     assert (len(table), list(table)) == (0, list(read_predictions(tree / "predictions/out.csv")))
+    assert (tree / "predictions/test/unlike/out.csv").read_text() == "id,unlike\n"
     assert capsys.readouterr().out == ""
     validation, metrics = (tree / "predictions/out.csv").read_bytes(), (tree / "metrics/out.json").read_bytes()
     run(tree, settings)

@@ -9,16 +9,17 @@ from numpy.typing import NDArray
 
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Runtime
+from tumorboard.base.progress import tracked
 from tumorboard.base.tables import Manifest, Predictions, make_predictions, manifest_digest
 from tumorboard.data.crop_record import check_crop
 from tumorboard.data.store import CropStore
 from tumorboard.evaluation.held_out import read_held_out
 from tumorboard.models.device import choose_device, use_threads
-from tumorboard.models.inference import predict_logits, softmax
+from tumorboard.models.inference import crop_logits, softmax
 from tumorboard.models.model_file import ModelCard, load_model
 from tumorboard.models.registry import Classifier
-from tumorboard.panel.fit_unlike import fit_unlike
-from tumorboard.panel.unlike import UnlikeStatistics
+from tumorboard.panel.fit_unlike import collected_features, fit_unlike
+from tumorboard.panel.unlike import UnlikeStatistics, unlike_scores
 
 
 class Evaluation(NamedTuple):
@@ -26,6 +27,7 @@ class Evaluation(NamedTuple):
 
     validation: Predictions  # predictions of the fold's validation rows, uncalibrated
     test: Predictions  # predictions of the test rows, uncalibrated; no rows where they are not to be scored
+    test_unlike: NDArray[np.float64]  # [N], how unlike the training images each test row is by this model (`unlike.py`)
     images_per_second: float  # speed of predicting the test rows; differs from run to run
     card: ModelCard
     unlike: UnlikeStatistics  # statistics of the training images
@@ -70,31 +72,44 @@ def evaluate_model(
     train_rows = manifest[(manifest["split"] == "train") & ~in_fold]
     test_rows = manifest[(manifest["split"] == "test") & test]
     outputs = read_held_out(held_out, len(val_rows), len(card.classes))
+    unlike = fit_unlike(network, card, train=train_rows, held_out=val_rows, crops=crops)
     start = time.perf_counter()
-    test_logits = _predict(network, card, crops, test_rows)
+    test_logits, test_unlike = _predict(network, card, crops, test_rows, unlike)
     seconds = time.perf_counter() - start
     return Evaluation(
         validation=make_predictions(val_rows, softmax(outputs.own_logits), card.classes, digest),
         test=make_predictions(test_rows, softmax(test_logits), card.classes, digest),
+        test_unlike=test_unlike,
         images_per_second=len(test_rows) / seconds,
         card=card,
-        unlike=fit_unlike(network, card, train=train_rows, held_out=val_rows, crops=crops),
+        unlike=unlike,
     )
 
 
-def _predict(network: Classifier, card: ModelCard, crops: CropStore, rows: Manifest) -> NDArray[np.float32]:
-    """Returns the logits float32[N, K] of the N images of a manifest, with a progress bar."""
-    return predict_logits(
-        network,
-        crops,
+def _predict(
+    network: Classifier, card: ModelCard, crops: CropStore, rows: Manifest, unlike: UnlikeStatistics
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Returns logits float32[N, K] and unlike scores float64[N] of the N images of a manifest, with a progress bar."""
+    ids, size = (
         rows["id"].tolist(),
-        precision="off",
-        channels_last=card.recipe.channels_last,
-        device=network.mean.device,
-        batch_size=-(-card.recipe.batch_size // card.recipe.accumulate),  # as many as fit into memory in training
-        tta=card.recipe.tta,
-        progress=True,
-    )
+        -(-card.recipe.batch_size // card.recipe.accumulate),
+    )  # fits into memory in training
+    logits, scores = [], []
+    for start in tracked(range(0, max(1, len(ids)), size), "predict", "batch"):  # one empty batch for no images
+        batch = crops[ids[start : start + size]]
+        with collected_features(network) as features:
+            logits.append(
+                crop_logits(
+                    network,
+                    batch,
+                    precision="off",
+                    channels_last=card.recipe.channels_last,
+                    device=network.mean.device,
+                    tta=card.recipe.tta,
+                )
+            )
+        scores.append(unlike_scores(unlike, features[0], batch))  # of the unaltered crops, which come first
+    return np.concatenate(logits), np.concatenate(scores)
 
 
 def _check_card(card: ModelCard, expected: dict[str, Any], weights: Path) -> None:

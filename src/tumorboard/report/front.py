@@ -132,6 +132,7 @@ def _cautions(results: Results, conclusions: Conclusions) -> Iterator[str]:
         yield f"{conclusions.concentration[0].upper()}{conclusions.concentration[1:]}: its images decide the scores."
     if results.audit_metrics["may_leak"]:
         yield "Copies of pictures may be on both sides of the split (audit.policy: report)."
+    yield from _unlike_test_images(results)
     yield from _against_validation(results)
     yield from _shortcuts(results)
     yield from _against_members(results)
@@ -194,6 +195,18 @@ def _accuracies(results: Results, *, of_test: bool) -> dict[str, float]:
         for facts, skill in zip(probe["facts"], skills, strict=True)
         if np.isfinite(skill)
     }
+
+
+def _unlike_test_images(results: Results) -> Iterator[str]:
+    """Yields a caution where more test images are unlike the training images than images of the same source are."""
+    share = results.test.scores if results.test is not None else {}
+    expected, low = results.evaluate.unlike, share.get("unlike_low")
+    if low is not None and low > expected:
+        yield (
+            f"{score_text(share, 'unlike')} of the test images are unlike the training images, where at most "
+            f"{percent(expected)} of new images of the same source would be: the test part is of another kind, and "
+            "validation scores say little about it."
+        )
 
 
 def _against_validation(results: Results) -> Iterator[str]:

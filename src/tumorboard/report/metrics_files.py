@@ -148,7 +148,8 @@ FILES: dict[str, MetricsFile] = {
     ),
     "places.json": _PLACES,
     "test/votes.json": _COMPARED._replace(
-        what="as `metrics/votes.json`, on test images; empty with `evaluate.test: false`"
+        what="as `metrics/votes.json`, on test images, and the score `unlike`; empty with `evaluate.test: false`",
+        scores=("", *_COMPARED.scores),
     ),
     "test/ensemble.json": MetricsFile(
         "as `metrics/ensemble.json`, on test images; each name begins with `test_`; empty with `evaluate.test: false`",

@@ -43,6 +43,9 @@ SCORES: dict[str, Score] = {
     ),
     "calibration_intercept": Score("what the stated log-odds lack; above 0: too low", "log-odds", None, None, "0"),
     "ece": Score("mean distance of the stated probability from the share that is right", "share", 0, 1, "lower"),
+    "unlike": Score(
+        "test images that `predict` would call unlike the training images", "share", 0, 1, "neither", PROPORTION
+    ),
     "shortcut": Score(
         "`shortcut_<fact>`: balanced accuracy of a probe that sees one fact of a file, rescaled so that guessing is 0",
         "share",
