@@ -10,6 +10,7 @@ Example:
 """
 
 import cProfile
+import gc
 import pstats
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import ExitStack
 from functools import wraps
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -38,12 +40,23 @@ PATIENTS = 60  # patients per part
 PARTS = ("validation", "other folds", "test")
 SKILL = 3.0  # lead of the right class's logit, for each member
 PROFILED = 35  # functions that --profile prints
-# The functions that the stage calls, by what is timed.
+# The functions that the stage calls, with the module in which it finds each, by what is timed.
 STEPS = {
-    "statistics": ("read_results", "draw_conclusions", "plot_tables"),
-    "drawing": ("draw_figures", "draw_test_figures", "draw_explained", "to_png"),
-    "HTML": ("render_page",),
+    "statistics": (
+        ("stages.report", "read_results"),
+        ("stages.report", "draw_conclusions"),
+        ("tumorboard.report.figures", "plot_tables"),
+    ),
+    "drawing": (
+        ("tumorboard.report.figures", "draw_figures"),
+        ("tumorboard.report.figures", "draw_test_figures"),
+        ("tumorboard.report.explained", "draw_explained"),
+        ("tumorboard.report.plots", "to_png"),
+    ),
+    "HTML": (("tumorboard.report.page", "render_page"),),
 }
+# All modules are imported before any function is replaced, so that only the stage calls the replaced ones.
+MODULES = {name: import_module(name) for name in sorted({module for names in STEPS.values() for module, _ in names})}
 
 
 def make_params(members: int) -> Params:
@@ -103,13 +116,12 @@ def timed(function: Callable[..., Any], name: str, seconds: Counter[str]) -> Cal
 
 def time_report(folder: Path, params: Params) -> Counter[str]:
     """Runs the stage report and returns its CPU seconds by part, and `other`."""
-    from stages import report
-
     seconds: Counter[str] = Counter()
     with ExitStack() as patches:
         for part, names in STEPS.items():
-            for name in names:
-                patches.enter_context(mock.patch.object(report, name, timed(getattr(report, name), part, seconds)))
+            for module, name in names:
+                function = timed(getattr(MODULES[module], name), part, seconds)
+                patches.enter_context(mock.patch.object(MODULES[module], name, function))
         timed(run_report, "all", seconds)(folder, params)
     whole = seconds.pop("all")
     return seconds + Counter({"other": whole - seconds.total()})
@@ -117,7 +129,7 @@ def time_report(folder: Path, params: Params) -> Counter[str]:
 
 def start_up() -> float:
     """Returns the CPU seconds until the stage's code is imported, of a process of its own."""
-    code = "import time, stages.report; print(time.process_time())"
+    code = f"import time, {', '.join(MODULES)}; print(time.process_time())"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=stage_environment(), check=True, text=True, stdout=subprocess.PIPE
     )
@@ -133,6 +145,7 @@ def measure(folder: Path, classes: int, members: int, images: int, profile: bool
     skills = [SKILL] * members
     write_run(folder, params, manifest, crops=crops, classes=names, skills=skills, generator=generator)
     seconds: Counter[str] = Counter()
+    gc.freeze()  # as a stage does once its modules are imported
     profiler = cProfile.Profile()
     if profile:
         profiler.enable()

@@ -14,6 +14,7 @@ from tumorboard.base.files import (
     remove_leftovers,
     replacing,
     side_cache,
+    table_bytes,
     write_json,
     write_table,
 )
@@ -73,6 +74,23 @@ def test_the_side_cache_belongs_to_the_main_checkout(tmp_path: Path, monkeypatch
     assert side_cache("crops") == tmp_path / ".cache" / "crops"
     monkeypatch.setenv("DVC_ROOT", "/main")
     assert side_cache("crops") == Path("/main/.cache/crops")
+
+
+def test_numbers_are_written_as_pandas_writes_them():
+    bits = np.random.default_rng(0).integers(0, 2**64, 20_000, dtype=np.uint64).view(np.float64)
+    ends = [0.0, -0.0, 1e16, 9999999999999998.0, 1e-4, 9.999e-5, 1e22, 5e-324, np.nan, np.inf, -np.inf, 0.1, 2.0]
+    numbers = np.concatenate([bits, ends])
+    table = pd.DataFrame(
+        {
+            "number": numbers,
+            "single": np.linspace(-1, 1, len(numbers), dtype=np.float32),
+            "whole": np.arange(len(numbers)),
+            "missing": pd.array([None, 3] * (len(numbers) // 2) + [7] * (len(numbers) % 2), dtype="Int64"),
+            "true": np.arange(len(numbers)) % 3 == 0,
+            "text": ['a,"b"', "c\r", None] * (len(numbers) // 3) + ["d"] * (len(numbers) % 3),
+        }
+    )
+    assert table_bytes(table).decode() == table.to_csv(index=False, lineterminator="\r\n").replace("\r\n", "\n")
 
 
 def test_columns_of_numbers_are_read_to_the_last_bit_and_all_others_as_text(tmp_path):

@@ -6,7 +6,8 @@ import pytest
 import sklearn
 import statsmodels.api as sm
 from packaging.version import parse
-from scipy.special import expit, logit, softmax
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, log_softmax, logit, softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.calibration import CalibratedClassifierCV, calibration_curve
 from sklearn.frozen import FrozenEstimator
@@ -15,7 +16,7 @@ from tumorboard.base.errors import InputError
 from tumorboard.base.tables import make_predictions
 from tumorboard.evaluation.calibration import TOP_LABEL, calibration_scores, equal_bins, reliability_table
 from tumorboard.evaluation.metrics import scores
-from tumorboard.evaluation.temperature import COLDEST, HOTTEST, apply_temperature, fit_temperature
+from tumorboard.evaluation.temperature import COLDEST, GRID, HOTTEST, apply_temperature, fit_temperature
 
 
 def draw(n, classes, temperature, spread=2.0, seed=0):
@@ -83,6 +84,28 @@ def test_the_temperature_minimizes_the_penalized_loss(sure, right, spread):
         np.array([[sure, 1 - sure]] * 100), np.repeat([0, 1], [right, 100 - right]), prior_spread=spread
     )
     assert fitted == pytest.approx(np.exp(log_temperatures[loss.argmin()]), rel=1e-3)
+
+
+@pytest.mark.parametrize("zeros", [0.0, 0.3])
+@pytest.mark.parametrize("spread", [math.inf, math.log(2)])
+def test_it_is_the_search_with_scipys_log_softmax_to_the_last_digit(spread, zeros):
+    """The same grid and the same refinement, with the logarithms of all classes' probabilities."""
+    generator = np.random.default_rng(4)
+    for classes, rows in ((2, 30), (7, 1), (60, 200)):
+        probabilities, actual = draw(rows, classes, 0.5, seed=rows)
+        probabilities[generator.random(probabilities.shape) < zeros] = 0
+
+        def cost(log_temperature, probabilities=probabilities, actual=actual):
+            logarithms = np.log(np.maximum(probabilities, np.finfo(float).tiny)) / math.exp(log_temperature)
+            chosen = log_softmax(logarithms, axis=1)[np.arange(len(actual)), actual]
+            return -chosen.sum() + log_temperature**2 / (2 * spread**2)
+
+        grid = np.linspace(math.log(COLDEST), math.log(HOTTEST), GRID)
+        best = int(np.argmin([cost(point) for point in grid]))
+        bounds = (grid[max(0, best - 1)], grid[min(GRID - 1, best + 1)])
+        refined = minimize_scalar(cost, bounds=bounds, method="bounded", options={"xatol": 1e-9})
+        least = min((*bounds, refined.x), key=cost)
+        assert fit_temperature(probabilities, actual, prior_spread=spread) == float(f"{math.exp(least):.6g}")
 
 
 def test_a_second_fit_finds_nothing_left_to_mend():

@@ -11,9 +11,8 @@ from tumorboard.base.tables import make_predictions
 from tumorboard.evaluation.metrics import (
     HEADLINE_SCORES,
     confusion_table,
+    curve_tables,
     log_odds,
-    precision_recall_table,
-    roc_table,
     scores,
 )
 
@@ -168,7 +167,7 @@ def test_empty_tables_and_unlabeled_rows_are_refused():
 
 def test_roc_by_hand():
     table = predictions(["n", "p", "n", "p"], [[0.9, 0.1], [0.6, 0.4], [0.6, 0.4], [0.2, 0.8]], ["n", "p"])
-    curve = roc_table(table).query("`class` == 'p'")
+    curve = curve_tables(table)[0].query("`class` == 'p'")
     assert curve[["fpr", "tpr", "threshold"]].to_numpy().tolist() == [
         [0, 0, math.inf],
         [0, 0.5, 0.8],
@@ -179,7 +178,7 @@ def test_roc_by_hand():
 
 def test_precision_recall_by_hand():
     table = predictions(["n", "p", "n", "p"], [[0.9, 0.1], [0.7, 0.3], [0.6, 0.4], [0.2, 0.8]], ["n", "p"])
-    curve = precision_recall_table(table).query("`class` == 'p'")
+    curve = curve_tables(table)[1].query("`class` == 'p'")
     assert curve[["recall", "precision"]].to_numpy() == pytest.approx(
         np.array([[0, 1], [0.5, 1], [0.5, 0.5], [1, 2 / 3], [1, 0.5]])
     )
@@ -191,11 +190,11 @@ def test_thinned_curves_keep_their_area():
     labels = generator.choice(["n", "p"], 20_000)
     p = generator.uniform(size=20_000)
     long = predictions(labels, np.stack([1 - p, p], 1), ["n", "p"])
-    curve = roc_table(long).query("`class` == 'p'")
+    curve = curve_tables(long)[0].query("`class` == 'p'")
     assert 150 < len(curve) <= 200
     assert np.trapezoid(curve["tpr"], curve["fpr"]) == pytest.approx(scores(long)["auc_p"], abs=0.002)
     assert curve.iloc[[0, -1]][["fpr", "tpr"]].to_numpy().tolist() == [[0, 0], [1, 1]]
-    curve = precision_recall_table(long).query("`class` == 'p'")
+    curve = curve_tables(long)[1].query("`class` == 'p'")
     assert 100 < len(curve) <= 200
     exact = sklearn.metrics.average_precision_score(labels == "p", p)
     assert np.trapezoid(curve["precision"], curve["recall"]) == pytest.approx(exact, abs=0.01)
@@ -213,14 +212,14 @@ def test_auc_and_curves_of_a_saturated_model_use_both_columns():
     table = saturated()
     assert scores(table)["auc"] == scores(table)["auc_n"] == scores(table)["auc_p"] == 12 / 16
     assert sklearn.metrics.roc_auc_score(table["label"] == "p", table["p_p"]) != 12 / 16
-    curve = roc_table(table)
+    curve = curve_tables(table)[0]
     for name in ("n", "p"):
         drawn = curve[curve["class"] == name]
         assert np.trapezoid(drawn["tpr"], drawn["fpr"]) == pytest.approx(12 / 16)
         assert drawn[["fpr", "tpr"]].iloc[[0, -1]].to_numpy().tolist() == [[0, 0], [1, 1]]
     assert curve.query("`class` == 'p'")["threshold"].iloc[-1] == 0.25
     assert curve.query("`class` == 'p'")["threshold"].is_monotonic_decreasing
-    precision = precision_recall_table(table).query("`class` == 'p'")
+    precision = curve_tables(table)[1].query("`class` == 'p'")
     assert precision["precision"].iloc[:3].tolist() == [1, 1, 1]  # the first two positives come before a negative
 
 
@@ -238,10 +237,10 @@ def test_log_odds_are_exact_near_0_and_1_and_keep_ties():
 
 def test_curves_leave_out_classes_without_images():
     table = predictions(["a", "b"], [[0.6, 0.3, 0.1], [0.3, 0.6, 0.1]], ["a", "b", "c"])
-    assert set(roc_table(table)["class"]) == set(precision_recall_table(table)["class"]) == {"a", "b"}
+    assert set(curve_tables(table)[0]["class"]) == set(curve_tables(table)[1]["class"]) == {"a", "b"}
     alone = predictions(["a"], [[0.6, 0.4]], ["a", "b"])
-    assert roc_table(alone).empty
-    assert precision_recall_table(alone).columns.tolist() == ["class", "recall", "precision", "threshold"]
+    assert curve_tables(alone)[0].empty
+    assert curve_tables(alone)[1].columns.tolist() == ["class", "recall", "precision", "threshold"]
 
 
 def test_confusion_counts_and_shares():

@@ -94,10 +94,24 @@ def test_chunks_do_not_repeat_draws(monkeypatch):
     values, weights = gains(30), np.full(30, 1 / 30)
     whole = flip_signs(values, weights, names(30), **SETTINGS)
     monkeypatch.setattr(sign_flip, "CHUNK_CELLS", 30 * 100)
-    signs = np.concatenate(list(sign_flip._drawn_flips(np.arange(30, dtype=np.uint64), 0, 1000)))
-    assert signs.shape == (1000, 30)
-    assert len(np.unique(signs, axis=0)) == 1000
+    sign_flip._drawn_flips.cache_clear()
+    flips = np.concatenate(sign_flip._drawn_flips(tuple(range(30)), 0, 1000))
+    assert flips.shape == (1000, 30)
+    assert len(np.unique(flips, axis=0)) == 1000
+    sign_flip._drawn_flips.cache_clear()
     assert flip_signs(values, weights, names(30), **SETTINGS).p == pytest.approx(whole.p, abs=0.02)
+
+
+def test_kept_flips_are_those_of_the_same_groups_and_seed():
+    cases = [(30, 0), (31, 0), (30, 1), (30, 0)]
+    fresh = []
+    for count, seed in cases:
+        sign_flip._drawn_flips.cache_clear()
+        fresh.append(flip_signs(gains(count), np.full(count, 1 / count), names(count), **SETTINGS | {"seed": seed}))
+    for _ in range(2):
+        for (count, seed), expected in zip(cases, fresh, strict=True):
+            options = SETTINGS | {"seed": seed}
+            assert flip_signs(gains(count), np.full(count, 1 / count), names(count), **options) == expected
 
 
 def test_many_groups_are_flipped_in_sets_and_agree_with_the_normal_distribution():

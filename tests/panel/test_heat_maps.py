@@ -23,10 +23,17 @@ def test_maps_are_read_back_to_one_of_256_levels(tmp_path):
     read = read_explained(tmp_path)
     assert read.examples["id"].tolist() == EXAMPLES["id"].tolist()
     assert read.examples["probability"].tolist() == pytest.approx(EXAMPLES["probability"].tolist())
-    assert set(read.members) == {"cnn", "vote"}
+    assert list(read.members) == ["cnn", "vote"]
     assert read.members["cnn"] == pytest.approx(0.3, abs=0.5 / 255)
     assert read.members["vote"] == pytest.approx(1.0)
     assert read.vote == pytest.approx(0.65, abs=0.5 / 255)
+
+
+def test_models_are_read_in_the_order_of_their_names(tmp_path):
+    """safetensors has another order in each process."""
+    names = [f"m{number}" for number in range(20)]
+    write_explained(ExplainedExamples(EXAMPLES, {name: maps(0.3) for name in names[::-1]}, None), tmp_path)
+    assert list(read_explained(tmp_path).members) == sorted(names)
 
 
 def test_a_panel_without_maps_and_a_part_without_images_are_read_back(tmp_path):

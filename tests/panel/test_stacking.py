@@ -5,6 +5,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
+from tumorboard.evaluation.temperature import softmax as own_softmax
 from tumorboard.panel.stacking import (
     FEWEST,
     LOWEST,
@@ -104,6 +105,23 @@ def test_a_row_alone_is_what_it_is_among_others_to_the_last_digit():
         assert (alone[0] == together[row]).all()
     assert (apply_stacking(stacking, members[:, ::-1], cells[::-1])[::-1] == together).all()
     assert apply_stacking(stacking, members[:, :0], cells[:0]).shape == (0, 3)
+
+
+@pytest.mark.parametrize("at_once", [1, 700, 10**9])
+def test_rows_are_summed_in_blocks_to_the_last_digit(monkeypatch, at_once):
+    """Equal to all products at once, whatever is left for the last block."""
+    _, members = panel(3, members=4, rows=45, classes=6)
+    generator = np.random.default_rng(0)
+    stacking = Stacking(
+        coefficients=tuple(map(tuple, generator.normal(size=(6, 24)).tolist())),
+        intercepts=tuple(generator.normal(size=6).tolist()),
+        penalty=1.0,
+    )
+    logs = np.log(members)
+    features = np.concatenate(list(logs - logs.mean(2, keepdims=True)), axis=1)
+    odds = (features[:, None, :] * np.array(stacking.coefficients)).sum(-1) + np.array(stacking.intercepts)
+    monkeypatch.setattr("tumorboard.panel.stacking.PRODUCTS", at_once)
+    assert apply_stacking(stacking, members).tolist() == own_softmax(odds).tolist()
 
 
 def test_columns_by_their_cells():

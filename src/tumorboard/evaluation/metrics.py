@@ -205,47 +205,41 @@ def _ranks(odds: NDArray[np.float64]) -> NDArray[np.int64]:
     return np.unique(odds, return_inverse=True)[1]
 
 
-def roc_table(predictions: Predictions) -> Curves:
-    """Returns the ROC curve of each class against the rest: class, fpr, tpr, threshold.
+def curve_tables(predictions: Predictions) -> tuple[Curves, Curves]:
+    """Returns the ROC curve and the precision-recall curve of each class against the rest.
 
-    A curve has at most `CURVE_POINTS` points, sorted by rising fpr. The first point calls no image positive
-    (threshold inf). A class without images, or without images of other classes, has no curve.
+    A curve has at most `CURVE_POINTS` points. A class without images, or without images of other classes, has none.
+
+    Returns:
+        class, fpr, tpr, threshold, sorted by rising fpr; the first point calls no image positive (threshold inf).
+        And class, recall, precision, threshold, sorted by rising recall; the first point, recall 0 at precision 1, is a
+        convention (threshold inf).
     """
-    curves = []
-    for name, positive, ranks, least in _one_vs_rest(predictions):
-        hits, misses = _counts_from_the_top(positive, ranks)
+    roc, precision_recall = [], []
+    for name, hits, misses, least in _one_vs_rest(predictions):
         bends = _bends(hits, misses)
         fpr, tpr = (np.append(0.0, counts[bends] / counts[-1]) for counts in (misses, hits))
-        threshold = np.append(np.inf, least[::-1][bends])
-        curves.append(_thin_curve(name, fpr, tpr, threshold))
-    return _concat_curves(curves, ["class", "fpr", "tpr", "threshold"])
-
-
-def precision_recall_table(predictions: Predictions) -> Curves:
-    """Returns the precision-recall curve of each class against the rest: class, recall, precision, threshold.
-
-    A curve has at most `CURVE_POINTS` points, sorted by rising recall. The first point, recall 0 at precision 1, is a
-    convention (threshold inf). A class without images, or without images of other classes, has no curve.
-    """
-    curves = []
-    for name, positive, ranks, least in _one_vs_rest(predictions):
-        hits, misses = _counts_from_the_top(positive, ranks)
+        roc.append(_thin_curve(name, fpr, tpr, np.append(np.inf, least[bends])))
         changes = np.diff(hits) != 0
         kept = np.concatenate([[True], changes[:-1] | changes[1:], [True]])[: len(hits)]
         recall = np.append(0.0, hits[kept] / hits[-1])
         precision = np.append(1.0, hits[kept] / (hits + misses)[kept])
-        curves.append(_thin_curve(name, recall, precision, np.append(np.inf, least[::-1][kept])))
-    return _concat_curves(curves, ["class", "recall", "precision", "threshold"])
+        precision_recall.append(_thin_curve(name, recall, precision, np.append(np.inf, least[kept])))
+    return (
+        _concat_curves(roc, ["class", "fpr", "tpr", "threshold"]),
+        _concat_curves(precision_recall, ["class", "recall", "precision", "threshold"]),
+    )
 
 
 def _one_vs_rest(
     predictions: Predictions,
-) -> Iterator[tuple[str, NDArray[np.bool_], NDArray[np.int64], NDArray[np.float64]]]:
+) -> Iterator[tuple[str, NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]]:
     """Yields each class that has a curve.
 
     Yields:
-        Its name, which rows bool[N] have its label, the rank int64[N] of each row by the class's log-odds, and the
-        least probability float64 of the class at each rank: the threshold that takes this rank and all above it.
+        Its name; then by the R distinct log-odds of the class, float64[R], highest first: how many rows of the class
+        and how many others are there or above, and the least probability of the class there, which is the threshold
+        that takes these rows.
     """
     actual, probabilities = labels_and_probabilities(predictions)
     odds = log_odds(probabilities)
@@ -255,7 +249,7 @@ def _one_vs_rest(
             ranks = _ranks(odds[:, column])
             least = np.full(ranks.max() + 1, np.inf)
             np.minimum.at(least, ranks, probabilities[:, column])
-            yield name, positive, ranks, least
+            yield name, *_counts_from_the_top(positive, ranks), least[::-1]
 
 
 def _thin_curve(

@@ -12,7 +12,8 @@ Example:
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -81,8 +82,9 @@ def flip_signs(
     needed = math.ceil((1 - confidence) * total - 1e-9) - 1
     if count == 0 or needed < 1:
         return Flipped(difference, math.nan, math.nan, math.nan, count)
-    flips = _all_flips(len(keys)) if exact else _drawn_flips(keys, seed, permutations)
-    sums, shares = np.concatenate([signs @ np.stack([contributions, weights], 1) for signs in flips]).T
+    flips = _all_flips(len(keys)) if exact else _drawn_flips(tuple(keys.tolist()), seed, permutations)
+    columns = np.stack([contributions, weights], 1)
+    sums, shares = np.concatenate([np.where(chunk, -1.0, 1.0) @ columns for chunk in flips]).T
     p = _mid_p(difference, sums, total)
     low, high = _inverse(difference, sums, shares, needed)
     few = 0.5 ** (int((np.abs(contributions) > ROUNDING).sum()) - 1) >= 1 - confidence
@@ -166,15 +168,19 @@ def _merge(
     return contributions, weights, numbers
 
 
-def _all_flips(groups: int) -> Iterator[NDArray[np.float64]]:
-    """Yields all signs of the groups but the observed ones, float64[F, G]; the first group keeps its sign."""
+def _all_flips(groups: int) -> list[NDArray[np.bool_]]:
+    """Returns which groups each flip but the observed one changes, bool[F, G]; the first group keeps its sign."""
     numbers = np.arange(1, 2 ** (groups - 1))
-    signs = 1.0 - 2.0 * ((numbers[:, None] >> np.arange(groups - 1)) & 1)
-    yield np.hstack([np.ones((len(numbers), 1)), signs])
+    changed = ((numbers[:, None] >> np.arange(groups - 1)) & 1) == 1
+    return [np.hstack([np.zeros((len(numbers), 1), dtype=np.bool_), changed])]
 
 
-def _drawn_flips(keys: NDArray[np.uint64], seed: int, permutations: int) -> Iterator[NDArray[np.float64]]:
+@lru_cache(maxsize=1)  # a report compares all its pairs of models on the same groups, and drawing takes most time
+def _drawn_flips(keys: tuple[int, ...], seed: int, permutations: int) -> list[NDArray[np.bool_]]:
+    """Returns which groups each drawn flip changes, in chunks bool[F, G]."""
     step = max(1, CHUNK_CELLS // len(keys))
-    for number, first in enumerate(range(0, permutations, step)):
-        draws = uniforms(seed, keys, STREAM + number, min(step, permutations - first)).T
-        yield np.where(draws < 0.5, -1.0, 1.0)
+    groups = np.array(keys, dtype=np.uint64)
+    return [
+        uniforms(seed, groups, STREAM + number, min(step, permutations - first)).T < 0.5
+        for number, first in enumerate(range(0, permutations, step))
+    ]

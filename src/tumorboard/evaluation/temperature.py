@@ -51,23 +51,29 @@ def fit_temperature(
     (3.09, [0.816, 0.184])
     """
     from scipy.optimize import minimize_scalar  # applying a temperature needs no scipy
-    from scipy.special import log_softmax
 
     if len(probabilities) == 0:
         raise InputError("no images to fit a temperature on")
     logarithms = _logarithms(probabilities)
-    rows = np.arange(len(actual))
+    of_label, largest = logarithms[np.arange(len(actual)), actual], logarithms.max(1)
+    powers = np.empty_like(logarithms)  # one array for all temperatures: a new one each time takes as long as the rest
 
     def cost(log_temperature: float) -> float:
-        scaled = log_softmax(logarithms / math.exp(log_temperature), axis=1)
-        return float(-scaled[rows, actual].sum() + log_temperature**2 / (2 * prior_spread**2))
+        temperature = math.exp(log_temperature)
+        np.divide(logarithms, temperature, out=powers)
+        np.subtract(powers, (largest / temperature)[:, None], out=powers)
+        np.exp(powers, out=powers)
+        scaled = of_label / temperature - largest / temperature - np.log(powers.sum(1))
+        return float(-scaled.sum() + log_temperature**2 / (2 * prior_spread**2))
 
     grid = np.linspace(math.log(COLDEST), math.log(HOTTEST), GRID)
-    best = int(np.argmin([cost(point) for point in grid]))
-    bounds = (grid[max(0, best - 1)], grid[min(GRID - 1, best + 1)])
-    refined = minimize_scalar(cost, bounds=bounds, method="bounded", options={"xatol": 1e-9})
+    costs = [cost(point) for point in grid]
+    best = int(np.argmin(costs))
+    ends = (max(0, best - 1), min(GRID - 1, best + 1))
+    refined = minimize_scalar(cost, bounds=grid[list(ends)], method="bounded", options={"xatol": 1e-9})
     # The bounded method never tries the bounds themselves.
-    log_temperature = min((*bounds, refined.x), key=cost)
+    tried = [(costs[end], grid[end]) for end in ends] + [(float(refined.fun), refined.x)]
+    _, log_temperature = min(tried, key=lambda pair: pair[0])
     return float(f"{math.exp(log_temperature):.6g}")
 
 

@@ -56,7 +56,8 @@ def read_explained(folder: Path) -> ExplainedExamples:
     arrays = read_named_arrays(folder / "maps.safetensors")
     if any(one.dtype != np.uint8 or one.ndim != 3 or len(one) != len(examples) for one in arrays.values()):
         raise InputError(f"{folder / 'maps.safetensors'}: has no map per row of examples.csv: run `dvc repro explain`")
-    maps = {name: one.astype(np.float32) / np.float32(LEVELS) for name, one in arrays.items()}
+    # safetensors returns them in an order that differs from process to process.
+    maps = {name: arrays[name].astype(np.float32) / np.float32(LEVELS) for name in sorted(arrays)}
     members = {name.removeprefix(_MEMBER): one for name, one in maps.items() if name.startswith(_MEMBER)}
     return ExplainedExamples(examples, members, maps.get(VOTE))
 

@@ -29,6 +29,7 @@ Cells: TypeAlias = NDArray[np.object_]  # [N, J], the text of N images in J colu
 LOWEST = 1e-6  # probabilities below count as this one, so that a sure mistake has a finite logarithm
 FEWEST = 10  # images of each class that a fit needs
 PENALTIES = (0.001, 0.01, 0.1, 1.0)  # candidates for scikit-learn's C, the inverse strength of the L2 penalty
+PRODUCTS = 2**15  # products of features and coefficients that are summed at once: 256 kB
 MISSING = frozenset({"", UNKNOWN})  # texts of a cell that has no value
 
 Number: TypeAlias = Annotated[float, Field(allow_inf_nan=False)]
@@ -127,9 +128,15 @@ def apply_stacking(stacking: Stacking, members: Array, cells: Cells | None = Non
 
     The result of a row does not depend on the other rows, to the last digit.
     """
-    features = _features(members, stacking.columns, cells)
-    odds = (features[:, None, :] * np.array(stacking.coefficients)).sum(-1) + np.array(stacking.intercepts)
-    probabilities: Array = softmax(odds)
+    features, coefficients = _features(members, stacking.columns, cells), np.array(stacking.coefficients)
+    odds = np.empty((len(features), len(coefficients)))
+    # A product of matrices would round a row differently beside other rows. The products of all rows at once would not
+    # fit into the processor's cache.
+    rows = max(1, PRODUCTS // coefficients.size)
+    for begin in range(0, len(features), rows):
+        block = features[begin : begin + rows, None, :]
+        odds[begin : begin + rows] = (block * coefficients).sum(-1)
+    probabilities: Array = softmax(odds + np.array(stacking.intercepts))
     return probabilities
 
 

@@ -50,7 +50,7 @@ class _Pixels(FigureImage):
 
     def __init__(self, figure: Figure, pixels: NDArray[np.uint8]) -> None:
         super().__init__(figure)
-        self.set_data(pixels)
+        self._A = pixels  # `set_data` would copy them twice
         self._rgba = np.dstack([pixels[::-1], np.full(pixels.shape[:2], 255, np.uint8)])
 
     def make_image(

@@ -111,7 +111,7 @@ def decide_rows(table: Predictions, ids: Sequence[str]) -> tuple[list[str], NDAr
     >>> decide_rows(table, ["y", "x"])
     (['a', 'b'], array([0.9, 0.6]))
     """
-    rows = table.set_index("id").loc[list(ids)]
+    rows = table[table["id"].isin(ids)].set_index("id").loc[list(ids)]
     probabilities = probabilities_of(rows)
     classes = classes_of(rows)
     return [classes[index] for index in probabilities.argmax(1)], probabilities.max(1)

@@ -1,6 +1,6 @@
 """Selects the data of a report's charts and pictures, and draws them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import matplotlib as mpl
@@ -9,14 +9,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from tumorboard.base.randomness import keys_of, order
-from tumorboard.base.tables import Members, Predictions, classes_of, probabilities_of
+from tumorboard.base.tables import Predictions, classes_of, probabilities_of
 from tumorboard.evaluation.calibration import reliability_table
-from tumorboard.evaluation.metrics import (
-    Confusion,
-    confusion_table,
-    precision_recall_table,
-    roc_table,
-)
+from tumorboard.evaluation.metrics import Confusion, confusion_table, curve_tables
 from tumorboard.evaluation.operating_point import decision_curve
 from tumorboard.evaluation.paired import FIRST, SECOND
 from tumorboard.evaluation.suspects import Suspects
@@ -75,11 +70,13 @@ def part_tables(part: Part) -> dict[str, ChartTable]:
         heads the report, 'reliability' also of this vote without temperatures; a hard vote is in 'confusion' alone, as
         its shares are no probabilities. 'scores': for all members and votes.
     """
+    curves = {name: curve_tables(table) for name, table in part.probabilities.items()}
+    drawn = {**part.members, **part.calibrated_and_not}
     return {
-        "roc": _concat(part.probabilities, roc_table),
-        "precision_recall": _concat(part.probabilities, precision_recall_table),
-        "confusion": _concat(part.predictions, confusion_table),
-        "reliability": _concat({**part.members, **part.calibrated_and_not}, reliability_table),
+        "roc": _concat({name: roc for name, (roc, _) in curves.items()}),
+        "precision_recall": _concat({name: precision_recall for name, (_, precision_recall) in curves.items()}),
+        "confusion": _concat({name: confusion_table(table) for name, table in part.predictions.items()}),
+        "reliability": _concat({name: reliability_table(table) for name, table in drawn.items()}),
         "scores": _scores_table(part),
     }
 
@@ -96,9 +93,8 @@ def _curves_table(results: Results) -> ChartTable:
     return pd.concat(tables, ignore_index=True)
 
 
-def _concat(predictions: Members, table_of: Callable[[Predictions], ChartTable]) -> ChartTable:
-    tables = [table_of(table).assign(model=name) for name, table in predictions.items()]
-    return pd.concat(tables, ignore_index=True)
+def _concat(tables: Mapping[str, ChartTable]) -> ChartTable:
+    return pd.concat([table.assign(model=name) for name, table in tables.items()], ignore_index=True)
 
 
 def _scores_table(part: Part) -> ChartTable:
@@ -231,7 +227,8 @@ def base_rates(predictions: Predictions) -> dict[str, float]:
     >>> base_rates(pd.DataFrame({"label": ["b", "a", "b", "b"], "p_a": 0.5, "p_b": 0.5}))
     {'a': 0.25, 'b': 0.75}
     """
-    return {name: float((predictions["label"] == name).mean()) for name in classes_of(predictions)}
+    shares = predictions["label"].value_counts(normalize=True)
+    return {name: float(shares.get(name, 0.0)) for name in classes_of(predictions)}
 
 
 def pairs_to_review(duplicates: Duplicates) -> Duplicates:

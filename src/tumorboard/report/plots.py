@@ -43,8 +43,7 @@ def draw_pixels(figure: Figure) -> Image.Image:
     """Draws an opaque figure once; `savefig` would draw one with a layout twice, and keep its transparency."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # type: ignore[no-untyped-call]
-    rgba = np.asarray(canvas.buffer_rgba())  # type: ignore[no-untyped-call]
-    return Image.fromarray(np.ascontiguousarray(rgba[..., :3]))
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")  # type: ignore[no-untyped-call]
 
 
 @mpl.rc_context(STYLE)  # type: ignore[untyped-decorator]
@@ -142,11 +141,14 @@ def confusion_matrices(tables: Mapping[str, Confusion], *, normalized: bool) -> 
                 color = "white" if value > 0.55 else "#333333"
                 size = float(np.interp(len(classes), [2, 20, 40], [10, 6.5, 4.5]))
                 axes.text(column, row, text, ha="center", va="center", color=color, fontsize=size, in_layout=False)
+        axes.grid(visible=False)
+        axes.tick_params(length=0, left=False, bottom=False)
         axes.set_xticks(range(len(classes)), names, rotation=90 if upright else 0, fontsize=8)
         axes.set_yticks(range(len(classes)), names, fontsize=8)
-        axes.set_title(shorten(name, int(12 * side)))
-        axes.tick_params(length=0)
-        axes.grid(visible=False)
+        axes.set_title(shorten(name, int(12 * side)), y=1)
+        # Places for title and (empty) labels are given: matplotlib would measure all names once more to find each.
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_label_coords(0, 0)
         axes.spines[:].set_visible(False)
     figure.supxlabel("predicted", fontsize=9.5)
     numbers = ("% of the row" if normalized else "images") + (
