@@ -267,6 +267,10 @@ def test_groups_of_one_image_are_told_apart_from_unknown_ones(grouped: bool, tex
     assert f"\n{text}\n" in printed(Account(classes={"a": 1, "b": 1}, groups=2, grouped=grouped), 200)
 
 
+def test_one_patient_is_one_group() -> None:
+    assert "\n1 group: the images" in printed(Account(classes={"a": 1, "b": 1}, groups=1, grouped=True), 200)
+
+
 def test_the_text_of_warnings_and_of_images_left_out() -> None:
     account = Account(
         classes={"a": 1, "b": 1},

@@ -4,7 +4,8 @@ from pathlib import Path
 import pytest
 
 from tests.commands.test_doctor import STAGES, Study
-from tumorboard.commands.damaged_outputs import READ_BYTES, check_outputs
+from tumorboard.commands.damaged_outputs import check_outputs
+from tumorboard.commands.locked_outputs import READ_BYTES, explain_other_run
 
 
 @pytest.fixture
@@ -128,3 +129,39 @@ def test_nothing_is_compared_while_a_command_of_dvc_works(trained: Study, monkey
     replace(trained.folder / "model", "half")
     monkeypatch.setattr("tumorboard.commands.damaged_outputs.works_now", lambda _: True)
     assert [finding.level for finding in check_outputs(trained.folder)] == ["note"]
+
+
+def test_a_commands_files_of_another_commit_are_named_with_the_cure(trained: Study) -> None:
+    files = [Path("model"), Path("data/crop"), Path("nothing")]
+    assert explain_other_run(trained.folder, files) == ""
+    trained.commit()
+    trained.write("dvc.yaml", STAGES + "  model: {cmd: echo 2 > model, outs: [model]}\n")
+    trained("dvc", "repro", "--quiet")
+    assert explain_other_run(trained.folder, files) == ""
+    trained("git", "stash", "--quiet")
+    told = "model: not as in dvc.lock, but of another commit or an unfinished run: dvc checkout --force"
+    assert explain_other_run(trained.folder, files) == told
+    assert explain_other_run(trained.folder, files[1:]) == ""
+    trained("dvc", "checkout", "--force")
+    assert explain_other_run(trained.folder, files) == ""
+    (trained.folder / "model").unlink()
+    assert explain_other_run(trained.folder, files) == ""
+    (trained.folder / "dvc.lock").unlink()
+    assert explain_other_run(trained.folder, files) == ""
+
+
+def test_a_model_that_was_trained_after_its_scores_is_named(trained: Study) -> None:
+    """As `dvc repro train@cnn-0` leaves it."""
+    stages = """stages:
+  train: {matrix: {model: [cnn]}, cmd: echo 1 > model, outs: [model]}
+  evaluate: {matrix: {model: [cnn]}, cmd: cp model scores, deps: [model], outs: [scores]}
+"""
+    trained.write("dvc.yaml", stages)
+    trained("dvc", "repro", "--quiet")
+    assert explain_other_run(trained.folder, [Path("model")]) == ""
+    trained.write("dvc.yaml", stages.replace("echo 1", "echo 2"))
+    trained("dvc", "repro", "--quiet", "train@cnn")
+    told = "model: trained after the scores were computed: dvc repro"
+    assert explain_other_run(trained.folder, [Path("scores"), Path("model")]) == told
+    trained("dvc", "repro", "--quiet")
+    assert explain_other_run(trained.folder, [Path("model")]) == ""

@@ -197,6 +197,72 @@ def test_a_merge_in_dvc_lock_is_not_called_torn(study: Study) -> None:
         prepare_start(Path())
 
 
+def test_marks_of_a_merge_that_were_committed_are_restored_from_an_older_commit(study: Study) -> None:
+    whole = (study.folder / "dvc.lock").read_text(encoding="utf-8")
+    study.write("dvc.lock", "schema: '2.0'\n<<<<<<< HEAD\nstages: {}\n=======\nstages: {}\n>>>>>>> other\n")
+    study.commit()
+    status, answer = doctor("--fix")
+    assert status == 0, [each for each in answer["findings"] if each["level"] != "ok"]
+    assert (study.folder / "dvc.lock").read_text(encoding="utf-8") == whole
+
+
+def test_a_merge_in_params_yaml_is_named_with_its_line(study: Study) -> None:
+    text = (study.folder / "params.yaml").read_text(encoding="utf-8")
+    study.write("params.yaml", f"{text}<<<<<<< HEAD\nx: 1\n=======\nx: 2\n>>>>>>> other\n")
+    (finding,) = study.found("params.yaml")
+    line = len(text.splitlines()) + 1
+    assert finding.message == f"params.yaml has the marks of an unresolved merge, first in line {line}"
+    assert "keep one side of each pair" in finding.cure
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("<<<<<<< HEAD\nstages: {}\n", "has the marks of an unresolved merge, first in line 1"),
+        ("", "is damaged"),
+        ("stages: [", "is damaged"),
+        ("steps: {}\n", "is damaged"),
+    ],
+)
+def test_a_dvc_yaml_that_dvc_cannot_read_is_left_as_it_is_and_its_cure_works(
+    study: Study, text: str, message: str
+) -> None:
+    study.write("dvc.yaml", text)
+    study.commit()
+    (finding,) = study.found("files of DVC")
+    assert finding.message.startswith(f"dvc.yaml {message}")
+    doctor("--fix")
+    assert (study.folder / "dvc.yaml").read_text(encoding="utf-8") == text
+    study(*finding.cure.split())
+    assert doctor()[0] == 0
+    assert (study.folder / "dvc.yaml").read_text(encoding="utf-8") == STAGES
+
+
+def test_frozen_stages_are_noted_with_a_cure_that_works(study: Study) -> None:
+    study(*DVC, "freeze", "crop")
+    (finding,) = [each for each in doctor()[1]["findings"] if each["check"] == "dvc"]
+    assert finding["level"] == "note"
+    assert finding["message"].startswith("frozen in dvc.yaml: crop: ")
+    study("sh", "-c", finding["cure"])
+    assert [each["level"] for each in doctor()[1]["findings"] if each["check"] == "dvc"] == ["ok"]
+
+
+def test_a_study_inside_a_larger_repository_is_reported_and_starts_no_experiment(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    larger = tmp_path / "larger"
+    larger.mkdir()
+    shutil.copytree(study.folder, larger / "inner")
+    shutil.move(larger / "inner/.git", larger)
+    monkeypatch.chdir(larger / "inner")
+    study.folder = larger / "inner"
+    study.commit()
+    (finding,) = study.found("git")
+    assert finding.message.startswith("the folder is inner/ of a larger repository of git")
+    with pytest.raises(InputError, match="move it out"):
+        check_commit(Path())
+
+
 def test_a_torn_dvc_file_is_restored(study: Study) -> None:
     study.write("datasets/mine/1.png", "image")
     study(*DVC, "add", "--quiet", "datasets/mine")
@@ -207,6 +273,20 @@ def test_a_torn_dvc_file_is_restored(study: Study) -> None:
         status, answer = doctor("--fix")
         assert status == 0, [each for each in answer["findings"] if each["level"] != "ok"]
         assert (study.folder / "datasets/mine.dvc").read_text(encoding="utf-8") == whole
+
+
+def test_an_old_lock_of_git_in_a_worktree_is_removed(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    study("git", "worktree", "add", "--quiet", "../tree")
+    monkeypatch.chdir(study.folder.parent / "tree")
+    lock = study.folder / ".git/worktrees/tree/index.lock"
+    lock.touch()
+    os.utime(lock, (0, 0))
+    monkeypatch.setattr("psutil.process_iter", lambda _: [])
+    (finding,) = study.found("locks")
+    assert finding.cure == f"rm {lock}"
+    assert finding.fix is not None
+    finding.fix()
+    assert not lock.exists()
 
 
 @pytest.mark.parametrize("key", ["models: linear", "folds: 0", "medmnist: bloodmnist_224"])

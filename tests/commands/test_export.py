@@ -4,7 +4,7 @@ import json
 import shutil
 import sys
 import zipfile
-from hashlib import sha256
+from hashlib import md5, sha256
 from pathlib import Path
 from typing import Any
 
@@ -307,6 +307,29 @@ def test_mistakes_are_one_message_each(study: Path, monkeypatch: pytest.MonkeyPa
     fails("Change into the folder of a trained study (`tumorboard new` makes one)\n", "export", "b.zip")
     assert not Path("b.zip").exists()
     assert not (study / "b.zip").exists()
+
+
+def test_models_of_another_run_than_the_scores_are_not_packed(study: Path) -> None:
+    """As `git stash` or `git checkout` without `dvc checkout` leave them: the metrics are git's, the models DVC's."""
+
+    def lock(panel: bytes) -> None:
+        digest = md5(panel, usedforsecurity=False).hexdigest()
+        entry = {"path": PANEL.as_posix(), "hash": "md5", "md5": digest, "size": len(panel)}
+        tree = {"schema": "2.0", "stages": {"ensemble": {"cmd": "x", "outs": [entry]}}}
+        (study / "dvc.lock").write_text(yaml.safe_dump(tree), encoding="utf-8")
+
+    own = (study / PANEL).read_bytes()
+    lock(own)
+    assert run("export", "whole.zip").exit_code == 0
+    assert "not as in dvc.lock" not in run("predict", "new/0.png").stderr
+    lock(own.replace(b"0", b"1"))
+    fails("scores of the model cards may be another panel's: models/panel.json: not as in dvc.lock", "export", "b.zip")
+    assert not Path("b.zip").exists()
+    warning = "warning: the panel is not the one of this commit: models/panel.json: not as in dvc.lock"
+    assert warning in run("predict", "new/0.png").stderr
+    assert warning not in run("predict", "new/0.png", "--panel", "whole.zip").stderr
+    (study / SPLIT).unlink()
+    assert "so that no file is marked as known" in run("predict", "new/0.png").stderr
 
 
 def test_code_of_the_study_is_not_packed(study: Path) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,16 @@ def test_a_folder_that_python_left_beside_the_templates_is_left_out(
     files = study_files(FACTS)
     assert files == expected
     assert ".dvc/plots/class_line.json" in files
+
+
+def test_git_never_changes_the_bytes_that_dvc_lock_has_hashes_of(tmp_path: Path) -> None:
+    """As git for Windows does by `core.autocrlf`, whose clone would have other metrics than the run."""
+    study, clone = tmp_path / "study", tmp_path / "clone"
+    identity = ["-c", "user.name=t", "-c", "user.email=t@localhost"]
+    (study / "metrics").mkdir(parents=True)
+    (study / ".gitattributes").write_bytes(study_files(FACTS)[".gitattributes"])
+    (study / "metrics/ensemble.json").write_bytes(b'{\n"loss": 1\n}\n')
+    for words in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-q", "-m", "x"]):
+        subprocess.run(["git", *words], cwd=study, check=True)
+    subprocess.run(["git", "-c", "core.autocrlf=true", "clone", "--quiet", str(study), str(clone)], check=True)
+    assert (clone / "metrics/ensemble.json").read_bytes() == (study / "metrics/ensemble.json").read_bytes()

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -589,9 +590,15 @@ def test_table_and_picture_are_written_and_the_experiment_is_named(
     run(study, Fake(), trials=6)
     PANEL.parent.mkdir()
     PANEL.touch()  # DVC's exit status is that of a study that has run
-    report(study, searched, "cnn")
     best = best_record(study.records())
     assert best is not None
+    monkeypatch.setattr("tumorboard.commands.search.existing_experiments", lambda _: [])
+    report(study, searched, "cnn")
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("the experiment of the best is no longer there; to run its values again: dvc exp run -S ")
+    assert shlex.split(last.partition(": ")[2])[4::2] == [*overrides_of("cnn", best.point)]
+    monkeypatch.setattr("tumorboard.commands.search.existing_experiments", lambda prefix: [prefix])
+    report(study, searched, "cnn")
     out = capsys.readouterr().out
     assert out.splitlines()[-1] == f"to use the best: dvc exp apply {best.experiment} && dvc repro"
     table = pd.read_csv("search/cnn/trials.csv")

@@ -249,6 +249,12 @@ TRAIN = ["train"] * 22 + ["test"] * 2
 HALVES = [n // 2 % 2 for n in range(22)] + [None] * 2
 
 
+def test_a_given_column_with_one_fold_is_named_as_the_cause() -> None:
+    manifest, images = tables(["a", "b"] * 8, None, ["train"] * 12 + ["test"] * 4, [0] * 12 + [None] * 4)
+    with pytest.raises(InputError, match="the data gives all images fold 0: give some another, or none"):
+        split_manifest(manifest, pictures_of(images), split=SPLIT, folds=[0], seed=0)
+
+
 def test_twins_and_patients_across_given_parts_leave_the_training_side() -> None:
     pixels = [f"x{n}" for n in range(24)]
     groups = [f"P{n}" for n in range(24)]

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tumorboard.base.errors import InputError, printable
+from tumorboard.base.errors import InputError, counted, printable
 from tumorboard.base.faults import PLACES
 from tumorboard.base.files import side_cache
 from tumorboard.base.package_files import package_file
@@ -146,7 +146,7 @@ def _print_classes(account: Account, console: Console) -> None:
     if images > 0 and account.groups == images:
         unknown = "one per image: no patients are known (--group-pattern, or a column group)"
         nature = "each has one image" if account.grouped else unknown
-    console.print(Text(f"{account.groups} groups: {nature}"), soft_wrap=True)
+    console.print(Text(f"{counted(account.groups, 'group')}: {nature}"), soft_wrap=True)
 
 
 def _print_by_reason(heading: str, entries: Sequence[dict[str, str]], console: Console) -> None:

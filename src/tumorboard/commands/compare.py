@@ -19,6 +19,7 @@ from tumorboard.base.params import load_params
 from tumorboard.base.tables import Predictions, probabilities_of, read_predictions
 from tumorboard.base.versioning import run_git
 from tumorboard.commands.errors import reports_user_errors
+from tumorboard.commands.start_checks import check_commit
 from tumorboard.evaluation.comparisons import PanelComparison, compare_pair
 from tumorboard.evaluation.paired import DIFFERENCE_COLUMNS, FIRST, NOISE, SECOND, SHARES, UNDEFINED
 from tumorboard.evaluation.subgroups import p_text
@@ -202,6 +203,7 @@ def _read_revision(side: str, name: str, part: Literal["test", "validation"]) ->
         raise InputError(
             f"'{printable(side)}' is no file, and {Path.cwd()} is no DVC project, so it has no revisions{_NO_STUDY}"
         )
+    check_commit(Path())
     try:
         files = DVCFileSystem(rev=side)
         present = [path for path in _candidates(name, part) if files.exists(path.as_posix())]

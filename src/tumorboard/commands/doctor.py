@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 from dvc.exceptions import CyclicGraphError
 from dvc.repo import Repo
+from dvc.stage import PipelineStage
 
 from tumorboard.base.disk import check_disk
 from tumorboard.base.errors import counted, printable
@@ -92,7 +93,8 @@ def check_dvc_loads(project: Path, findings: list[Finding]) -> list[Finding]:
     """Checks that DVC can load dvc.yaml and all it names; DVC's own message counts only if nothing else explains it."""
     try:
         with Repo(str(project)) as repo:
-            count = len(repo.index.stages)
+            stages = repo.index.stages
+            frozen = [stage.addressing for stage in stages if isinstance(stage, PipelineStage) and stage.frozen]
             repo.index.check_graph()
     except Exception as error:  # many kinds, AssertionError among them, for values that DVC does not expect
         explained = {"params.yaml", "files of DVC", "git"}
@@ -103,7 +105,16 @@ def check_dvc_loads(project: Path, findings: list[Finding]) -> list[Finding]:
             return [Finding("dvc", "problem", message, "name another folder as data.raw in params.yaml")]
         message = f"DVC cannot load the project: {str(error) or type(error).__name__}"
         return [Finding("dvc", "problem", message, "dvc status")]
-    return [Finding("dvc", "ok", f"DVC loads {count} stages")]
+    return [note_frozen(frozen)] if frozen else [Finding("dvc", "ok", f"DVC loads {len(stages)} stages")]
+
+
+def note_frozen(names: list[str]) -> Finding:
+    """Notes the stages that are frozen in dvc.yaml; DVC refuses to unfreeze those of a matrix."""
+    shown = ", ".join(map(printable, names))
+    message = f"frozen in dvc.yaml: {shown}: `dvc repro` leaves what these wrote as it is, also where it is out of date"
+    matrix = any("@" in name for name in names)
+    cure = "delete `frozen: true` in dvc.yaml" if matrix else f"dvc unfreeze {' '.join(names)} && dvc repro"
+    return Finding("dvc", "note", message, cure)
 
 
 def to_json(finding: Finding) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from tumorboard.base.params import Params, find_params, load_params
 from tumorboard.base.study import package_version
 from tumorboard.base.tables import read_manifest
 from tumorboard.commands.errors import reports_user_errors
+from tumorboard.commands.locked_outputs import explain_other_run
 from tumorboard.commands.panel_source import check_study, known_digests, naming_the_cure, study_inputs, study_models
 from tumorboard.commands.paths import METRICS, PANEL, RECIPES, SPLIT, STORE, UNLIKE
 from tumorboard.commands.target_file import check_target
@@ -60,6 +61,8 @@ def export(
     read = [find_params(), *study_inputs(params), *RECIPES.glob("*.json"), *METRICS.parent.rglob("*.json")]
     check_target(out, force, inputs=read)
     check_split()
+    if other := explain_other_run(Path(), read):
+        raise InputError(f"the scores of the model cards may be another panel's: {other}")
     trained = [load_member(file) for file in study_models(params)]
     panel = join_models(trained)
     with naming_the_cure():

@@ -23,7 +23,7 @@ from tumorboard.data.guess_groups import Guess
 
 RESOLVED = "resolved.yaml"  # the complete parameters of a study, which its stages read
 RUNNER = "python -m tumorboard.commands.stage"
-_COPIED = (".gitignore", ".dvcignore", "weights/README.md", "architectures/README.md")
+_COPIED = (".gitignore", ".gitattributes", ".dvcignore", "weights/README.md", "architectures/README.md")
 _TEMPLATE = ("raw", "table", "group_pattern", "unit", "positive")  # keys of `data` that each study has
 PICTURES = ("plots/images", "plots/test")  # folders of pictures of the study's images: in DVC's cache, not in git
 _PLOTS = ".dvc/plots"  # templates and page of `dvc plots`

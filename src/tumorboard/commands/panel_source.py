@@ -10,6 +10,7 @@ from pathlib import Path
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import Crop, Frames, Params
 from tumorboard.base.tables import read_manifest
+from tumorboard.commands.locked_outputs import explain_other_run
 from tumorboard.commands.paths import MODELS, PANEL, SPLIT, UNLIKE
 from tumorboard.data.new_files import Decoders
 from tumorboard.panel.deciding import Deciding, unfitted
@@ -169,6 +170,24 @@ def study_models(params: Params) -> list[Path]:
 def study_inputs(params: Params) -> list[Path]:
     """Returns the files of the study from which its panel is loaded; some may be missing."""
     return [PANEL, SPLIT, *_members_files(MODELS, params), *_members_files(UNLIKE, params)]
+
+
+def doubts_of_study(inputs: Sequence[Path]) -> list[str]:
+    """Returns a warning per reason to doubt the study's own panel, each with its cure.
+
+    Args:
+        inputs: as from `study_inputs`; none where another panel is used.
+    """
+    if not inputs:
+        return []
+    doubts = []
+    if other := explain_other_run(Path(), inputs):
+        doubts.append(f"warning: the panel is not the one of this commit: {other}")
+    if not SPLIT.is_file():
+        doubts.append(
+            f"warning: {SPLIT} is not there, so that no file is marked as known: `dvc checkout`, or `dvc repro`"
+        )
+    return doubts
 
 
 def _members_files(folder: Path, params: Params) -> list[Path]:

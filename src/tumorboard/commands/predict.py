@@ -12,7 +12,7 @@ from tumorboard.base.files import replacing, safe_cell, table_bytes
 from tumorboard.base.params import find_params, load_params
 from tumorboard.commands.by_patient import join_patients, patients_of
 from tumorboard.commands.errors import reports_user_errors
-from tumorboard.commands.panel_source import PanelSource, check_study, open_source, study_inputs
+from tumorboard.commands.panel_source import PanelSource, check_study, doubts_of_study, open_source, study_inputs
 from tumorboard.commands.submission import NAMES, Form, check_probabilities, fill_columns, open_form, six_digits
 from tumorboard.commands.target_file import check_target
 from tumorboard.data.new_files import list_new_files, open_decoders
@@ -130,7 +130,7 @@ def predict(
         table = source.predict(files, decoders)
     rows = table if groups is None else join_patients(table, groups, source.deciding)
     _write(shown_bytes(rows, groups, form), out)
-    notes = [*describe_rows(rows, groups, form), *describe_columns(source.deciding, files)]
+    notes = [*describe_rows(rows, groups, form), *describe_columns(source.deciding, files), *doubts_of_study(own)]
     for line in [*notes, *summarize_decisions(table, source.panel, source.deciding)]:
         typer.echo(line, err=True)
     if explain:

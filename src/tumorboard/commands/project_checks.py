@@ -21,6 +21,7 @@ from tumorboard.base.versioning import (
     run_git,
 )
 from tumorboard.commands.image_guard import large_images
+from tumorboard.commands.torn_files import marks_of_merge
 
 FEW = 3  # names in a message
 READ_BY_DVC = {  # what dvc.yaml takes from the file params.yaml itself, with a line to write
@@ -64,6 +65,12 @@ def check_git(project: Path) -> list[Finding]:
     if run_git(project, "rev-parse", "HEAD") is None:
         message = "there is no commit yet, which every experiment starts from"
         return [Finding("git", "problem", message, "git add -A && git commit -m Begin")]
+    if place := (run_git(project, "rev-parse", "--show-prefix") or "").strip():
+        message = (
+            f"the folder is {printable(place)} of a larger repository of git: there `tumorboard compare`, `search` and "
+            "`control` cannot read its commits"
+        )
+        return [Finding("git", "problem", message, "move it out, then git init && git add -A && git commit -m Begin")]
     return [Finding("git", "ok", "the folder is a repository of git")]
 
 
@@ -72,6 +79,10 @@ def check_params(project: Path) -> list[Finding]:
     try:
         load_params(project / "params.yaml")
     except InputError as error:
+        if line := marks_of_merge(project / "params.yaml"):
+            message = f"params.yaml has the marks of an unresolved merge, first in line {line}"
+            cure = "keep one side of each pair in params.yaml, and delete the lines <<<<<<<, ======= and >>>>>>>"
+            return [Finding("params.yaml", "problem", message, cure)]
         return [Finding("params.yaml", "problem", str(error), _cure_of_params(project, str(error)))]
     tree = read_yaml(project / "params.yaml")
     return [_absent(key) for key in READ_BY_DVC if not _has(tree, key.split("."))] or [

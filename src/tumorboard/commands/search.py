@@ -1,5 +1,6 @@
 """The command `tumorboard search`: trials of a model's hyper-parameters as experiments of DVC, by Optuna."""
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,7 @@ from tumorboard.commands.search_experiments import (
     remove_experiments,
 )
 from tumorboard.commands.search_results import advise, best_record, draw_trials, print_trials, trials_table
-from tumorboard.commands.search_space import check_space, present_point
+from tumorboard.commands.search_space import check_space, overrides_of, present_point
 from tumorboard.commands.search_study import Study, import_optuna, locked, search_key
 from tumorboard.commands.search_trials import Plan, Scheduler
 from tumorboard.commands.start_checks import check_commit, prepare_start
@@ -188,7 +189,11 @@ def report(study: Study, params: Params, model: str, *, stopped: bool = False) -
     for line in advise(records, params):
         typer.echo(line)
     typer.echo(f"{RESULTS / model / 'trials.png'} and trials.csv show all {len(records)} trials")
-    typer.echo(f"to use the best: {apply_command(best.experiment, finished=PANEL.exists())}")
+    if best.experiment in existing_experiments(best.experiment):
+        typer.echo(f"to use the best: {apply_command(best.experiment, finished=PANEL.exists())}")
+    else:  # the user may have removed or renamed it
+        sets = " ".join(f"-S {shlex.quote(override)}" for override in overrides_of(model, best.point))
+        typer.echo(f"the experiment of the best is no longer there; to run its values again: dvc exp run {sets}")
 
 
 def apply_command(experiment: str, *, finished: bool) -> str:

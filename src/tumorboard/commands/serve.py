@@ -14,7 +14,7 @@ import typer
 from tumorboard.base.errors import InputError
 from tumorboard.base.params import find_params, load_params
 from tumorboard.commands.errors import reports_user_errors
-from tumorboard.commands.panel_source import open_source
+from tumorboard.commands.panel_source import doubts_of_study, open_source, study_inputs
 from tumorboard.commands.server_guard import loopback_hosts
 from tumorboard.commands.uploads import Queue, UploadLimits
 from tumorboard.panel.deciding import Deciding
@@ -66,7 +66,10 @@ def serve(
         from tumorboard.commands.served_panel import ServedPanel  # here, because `tumorboard --help` does not need it
         from tumorboard.commands.server import Serving, make_app, run_app
 
-        source = open_source(load_params(find_params()), models=model or [], package=panel, vote=vote)
+        params = load_params(find_params())
+        source = open_source(params, models=model or [], package=panel, vote=vote)
+        for doubt in doubts_of_study([] if model or panel else study_inputs(params)):
+            typer.echo(doubt, err=True)
         check_columns(source.deciding)
         address = f"{LOOPBACK}:{listener.getsockname()[1]}"
         served = ServedPanel(source, max_megabytes * MEGABYTE)

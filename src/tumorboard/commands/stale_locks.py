@@ -1,6 +1,7 @@
 """Finds the locks and the queued experiments that a killed process left behind."""
 
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from typing import Any
 import psutil
 
 from tumorboard.base.findings import Finding
+from tumorboard.base.versioning import run_git
 from tumorboard.commands.torn_files import FIX
 
 RWLOCKS = (".dvc/tmp/rwlock", ".dvc/tmp/exps/rwlock")
@@ -75,17 +77,21 @@ def _read_holders(file: Path) -> list[tuple[int, str]] | None:
 
 
 def _check_git_lock(project: Path) -> Finding | None:
-    """Checks the lock of git's index, with which git and `dvc exp run` fail."""
-    file = project / ".git/index.lock"
+    """Checks the lock of git's index, with which git and `dvc exp run` fail.
+
+    In a worktree and in a submodule it lies outside of the project's folder.
+    """
+    name = (run_git(project, "rev-parse", "--git-path", "index.lock") or ".git/index.lock").removesuffix("\n")
+    file = project / name
     try:
         age = time.time() - file.stat().st_mtime
     except OSError:
         return None
     running = any(process.info["name"] == "git" for process in psutil.process_iter(["name"]))
     if age < FRESH_SECONDS or running:
-        return Finding("locks", "note", ".git/index.lock is there: a git command runs, or one was killed", "git status")
-    message = f".git/index.lock is {age / 60:.0f} minutes old, and no git command runs"
-    return Finding("locks", "problem", message, "rm .git/index.lock", lambda: _remove(file, ".git/index.lock"))
+        return Finding("locks", "note", f"{name} is there: a git command runs, or one was killed", "git status")
+    message = f"{name} is {age / 60:.0f} minutes old, and no git command runs"
+    return Finding("locks", "problem", message, f"rm {shlex.quote(name)}", lambda: _remove(file, name))
 
 
 def check_queue(project: Path) -> list[Finding]:

@@ -342,7 +342,7 @@ def _check_folds(
             raise InputError(f"folds lists {fold}, but no image is left in that fold; those with images: {known}")
         left = set(training["label"][(training["fold"] != fold).fillna(True)])
         if missing := sorted(set(classes) - left):
-            raise InputError(
-                f"with fold {fold} as validation, class {missing[0]!r} has no image left to train on: it has too few "
-                "groups for split.folds; where folds are drawn, more folds or another split.fold_seed may help"
-            )
+            few = "it has too few groups for split.folds; where folds are drawn, more folds or another seed may help"
+            one = f"the data gives all images fold {fold}: give some another, or none, to have folds drawn"
+            what = f"with fold {fold} as validation, class {missing[0]!r} has no image left to train on"
+            raise InputError(f"{what}: {few if left else one}")

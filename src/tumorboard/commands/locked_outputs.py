@@ -1,0 +1,115 @@
+"""Compares outputs of the pipeline with dvc.lock. DVC itself is not imported, which takes a second."""
+
+import os
+from collections.abc import Iterable
+from hashlib import md5
+from pathlib import Path
+from typing import Any
+
+from tumorboard.base.dvc_cache import dvc_cache_folders
+from tumorboard.base.errors import InputError, printable
+from tumorboard.base.schema import read_yaml
+from tumorboard.base.versioning import in_last_commit
+
+READ_BYTES = 1_000_000  # largest file whose content is read; of larger ones the size counts
+FEW = 3  # names in a message
+
+
+def explain_other_run(project: Path, files: Iterable[Path]) -> str:
+    """Returns which of a command's files are not those of dvc.lock, and the cure; '' where there is no such file.
+
+    `git checkout`, `git stash` and `git reset` bring back what git has, such as the metrics, and not what DVC has, such
+    as the models: without `dvc checkout` the two are of different runs.
+
+    Args:
+        project: folder of the project.
+        files: outputs of the pipeline, relative to the project; one that is missing differs from nothing.
+    """
+    try:
+        stages = read_yaml(project / "dvc.lock").get("stages")
+    except InputError:
+        return ""  # there is none before the first run; DVC and `doctor` report a torn one
+    known: dict[str, list[dict[str, Any]]] = {}  # several stages have one path where one of them was renamed
+    for entry in outs_of(list(stages.values()) if isinstance(stages, dict) else []):
+        known.setdefault(entry["path"], []).append(entry)
+    names = dict.fromkeys(file.as_posix() for file in files)
+    entries = [known[name] for name in names if name in known and (project / name).exists()]
+    changed = [each[0] for each in entries if all(differs(project / one["path"], one) for one in each)]
+    if not changed:
+        ahead = [name for name in names if _is_ahead(stages, name)]
+        return f"{list_few(ahead)}: trained after the scores were computed: dvc repro" if ahead else ""
+    shown = list_few([entry["path"] for entry in changed])
+    return f"{shown}: not as in dvc.lock, but of another commit or an unfinished run: {cure_of(project, changed)}"
+
+
+def _is_ahead(stages: Any, name: str) -> bool:
+    """Returns whether dvc.lock has another version of a file than the one its stages `evaluate` have read.
+
+    `dvc repro train@cnn-0` leaves it so. Entries of other stages may be older than the pipeline.
+    """
+
+    def versions(key: str, of: str) -> set[Any]:
+        found = [stage.get(key) for part, stage in stages.items() if part.startswith(of) and isinstance(stage, dict)]
+        listed = [entry for each in found if isinstance(each, list) for entry in each if isinstance(entry, dict)]
+        return {entry.get("md5") for entry in listed if entry.get("path") == name}
+
+    made, read = (versions("outs", "train@"), versions("deps", "evaluate@")) if isinstance(stages, dict) else ((), ())
+    return bool(made and read and not set(made) & set(read))
+
+
+def cure_of(project: Path, changed: list[dict[str, Any]]) -> str:
+    """Returns the command that brings outputs back: without training where the cache or a remote may have them."""
+    in_dvc = [entry for entry in changed if not in_last_commit(project, entry["path"])]  # git has metrics and plots
+    if len(in_dvc) < len(changed):
+        return "dvc repro"
+    copies = [(copy_of(project, entry), entry) for entry in in_dvc if isinstance(entry.get("md5"), str)]
+    whole = [copy.is_file() and not (is_cached_file(entry) and differs(copy, entry)) for copy, entry in copies]
+    if len(whole) == len(in_dvc) and all(whole):
+        return "dvc checkout --force"
+    if any('remote "' in file.read_text(errors="replace") for file in (project / ".dvc").glob("config*")):
+        return "dvc pull --force; what the remote lacks, dvc repro makes again"
+    return "dvc repro"
+
+
+def outs_of(stages: list[Any]) -> list[dict[str, Any]]:
+    """Returns the outputs of stages of dvc.lock that have a path and a size."""
+    outs = [stage.get("outs") for stage in stages if isinstance(stage, dict)]
+    listed = [out for each in outs if isinstance(each, list) for out in each if isinstance(out, dict)]
+    return [out for out in listed if isinstance(out.get("path"), str) and isinstance(out.get("size"), int)]
+
+
+def is_cached_file(entry: dict[str, Any]) -> bool:
+    """Returns whether an output is a file that DVC's cache has, and no folder."""
+    return entry.get("hash") == "md5" and isinstance(entry.get("md5"), str) and not entry["md5"].endswith(".dir")
+
+
+def copy_of(project: Path, entry: dict[str, Any]) -> Path:
+    """Returns the path of an output's copy in the cache, which need not be there."""
+    inside = Path("files", "md5", entry["md5"][:2], entry["md5"][2:])
+    places = [cache / inside for cache in dvc_cache_folders(project.resolve())]
+    return next((place for place in places if place.exists()), project / ".dvc" / "cache" / inside)
+
+
+def differs(path: Path, entry: dict[str, Any]) -> bool:
+    """Returns whether a file or folder is there and has another size or, if it is small, another content.
+
+    What cannot be read differs, such as a link into a cache that is gone.
+    """
+    try:
+        if path.is_dir():
+            files = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
+            return len(files) != entry.get("nfiles") or sum(file.stat().st_size for file in files) != entry["size"]
+        if not path.is_file():
+            return path.is_symlink()
+        size = path.stat().st_size
+        if size != entry["size"] or size > READ_BYTES or entry.get("hash") != "md5":
+            return bool(size != entry["size"])
+        return md5(path.read_bytes(), usedforsecurity=False).hexdigest() != entry.get("md5")
+    except OSError:
+        return True
+
+
+def list_few(names: list[str]) -> str:
+    """Returns the first FEW names, and how many more there are."""
+    more = f" and {len(names) - FEW} more" if len(names) > FEW else ""
+    return ", ".join(printable(name) for name in names[:FEW]) + more
