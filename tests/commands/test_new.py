@@ -22,7 +22,6 @@ from tumorboard.base.params import load_params
 from tumorboard.base.presets import PRESETS, explain_preset
 from tumorboard.commands.app import app
 from tumorboard.commands.new import check_positive, print_assumptions
-from tumorboard.commands.new_files import pipeline_text
 from tumorboard.commands.new_folder import check_can_be_made
 from tumorboard.commands.new_panel import panel_of
 from tumorboard.commands.stage import write_lists, write_resolved
@@ -512,9 +511,3 @@ def test_a_study_crops_by_dvc(described: Path) -> None:
     again = repro()
     assert "Stage 'crop' didn't change" in again
     assert "Stage 'params' didn't change" in again
-
-
-def test_pipeline_text_is_yaml_with_a_comment() -> None:
-    text = pipeline_text((ROOT / "dvc.yaml").read_text(encoding="utf-8"))
-    assert text.startswith("# The pipeline")
-    assert yaml.safe_load(text)["stages"]["digest"]["always_changed"] is True

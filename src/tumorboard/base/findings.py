@@ -4,6 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+FIX = "tumorboard doctor --fix"
+KEPT = ".dvc/tmp/torn"  # folder below the project for files that a fix replaces
+
 Level = Literal["ok", "note", "problem"]
 
 

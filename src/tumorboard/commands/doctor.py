@@ -27,6 +27,7 @@ from tumorboard.commands.project_checks import (
 )
 from tumorboard.commands.stale_locks import check_queue
 from tumorboard.commands.start_checks import START_CHECKS, Check, run_checks
+from tumorboard.commands.study_pipeline import check_pipeline
 
 MACHINE_CHECKS: dict[str, Check] = {
     "code": check_code,
@@ -40,6 +41,7 @@ PROJECT_CHECKS: dict[str, Check] = {
     "git identity": check_identity,
     "path": check_project_path,
     **START_CHECKS,
+    "dvc.yaml": check_pipeline,
     "queue": check_queue,
     "data": check_data,
     "uncommitted": check_uncommitted,
@@ -56,13 +58,14 @@ app = typer.Typer(add_completion=False)
 @reports_user_errors
 def doctor(
     fix: Annotated[
-        bool, typer.Option("--fix", help="Do what is harmless: remove stale locks, restore torn files of DVC.")
+        bool, typer.Option("--fix", help="Do what is harmless: remove stale locks, restore torn files, renew dvc.yaml.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")] = False,
 ) -> None:
     """Looks at this machine and project, and names the one command that cures each problem.
 
-    Nothing is changed without --fix, and no file of yours with it: a torn file is moved to .dvc/tmp/torn.
+    Nothing is changed without --fix, and no file of yours with it: a torn file, and the
+    dvc.yaml of another version, are moved to .dvc/tmp/torn.
 
     Exit status 1: a problem remains.
     """

@@ -19,13 +19,11 @@ from tumorboard.base.study import package_version
 from tumorboard.commands.new_data import Copy, copy_data
 from tumorboard.commands.new_panel import panel_of
 from tumorboard.commands.preset import as_yaml
+from tumorboard.commands.study_pipeline import PICTURES, pipeline_text
 from tumorboard.data.guess_groups import Guess
 
-RESOLVED = "resolved.yaml"  # the complete parameters of a study, which its stages read
-RUNNER = "python -m tumorboard.commands.stage"
 _COPIED = (".gitignore", ".gitattributes", ".dvcignore", "weights/README.md", "architectures/README.md")
 _TEMPLATE = ("raw", "table", "group_pattern", "unit", "positive")  # keys of `data` that each study has
-PICTURES = ("plots/images", "plots/test")  # folders of pictures of the study's images: in DVC's cache, not in git
 _PLOTS = ".dvc/plots"  # templates and page of `dvc plots`
 
 
@@ -61,46 +59,6 @@ def study_files(facts: StudyFacts) -> dict[str, bytes]:
     files["params.yaml"] = params_text(facts).encode()
     files["README.md"] = _README.format(name=facts.name, data=facts.data).encode()
     return files
-
-
-def pipeline_text(package_pipeline: str) -> str:
-    """Returns the dvc.yaml of a study, made from the package's.
-
-    The stages run from the package; `digest` runs each time, since the sources lie outside the study, and the other
-    stages depend on its lists as in the package. Parameters come from `resolved.yaml`, which the stage `params` writes.
-    PICTURES are in DVC's cache.
-    """
-    pipeline = yaml.safe_load(package_pipeline)
-    stages: dict[str, Any] = {
-        "digest": {
-            "desc": "list the source files of each stage with their SHA-256; a stage whose files changed runs again",
-            "cmd": f"{RUNNER} digest --out digests",
-            "always_changed": True,
-            "outs": [{"digests": {"persist": True}}],
-        },
-        "params": {
-            "desc": "complete params.yaml by the defaults of the package",
-            "cmd": f"{RUNNER} params --out {RESOLVED}",
-            "deps": ["params.yaml", "digests/params.sha256"],
-            "outs": [{RESOLVED: {"cache": False}}],
-        },
-    }
-    for name, stage in pipeline["stages"].items():
-        if name in ("digest", "phantom"):
-            continue
-        stage["cmd"] = stage["cmd"].replace("python -m stages.", f"{RUNNER} ")
-        stage["outs"] = [_in_cache(output) for output in stage["outs"]]
-        if "params" in stage:
-            stage["params"] = [{RESOLVED: stage["params"]}]
-        stages[name] = stage
-    pipeline["stages"] = stages
-    text: str = yaml.safe_dump(pipeline, sort_keys=False, allow_unicode=True, width=110)
-    return f"# The pipeline; `tumorboard new` wrote it, and a study changes params.yaml alone.\n{text}"
-
-
-def _in_cache(output: Any) -> Any:
-    """Returns an output of dvc.yaml; an output in PICTURES without the setting that keeps it out of DVC's cache."""
-    return next((folder for folder in PICTURES if isinstance(output, dict) and folder in output), output)
 
 
 def params_text(facts: StudyFacts) -> str:

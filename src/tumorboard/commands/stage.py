@@ -15,11 +15,13 @@ from tumorboard.base.digests import source_files, write_digests
 from tumorboard.base.errors import InputError, escape_unprintable
 from tumorboard.base.faults import reported_errors
 from tumorboard.base.files import replacing
+from tumorboard.base.findings import FIX
 from tumorboard.base.package_files import PACKAGE, package_file
 from tumorboard.base.params import load_params, read_values
 from tumorboard.base.schema import read_yaml
 from tumorboard.base.short_params import DEFAULTS_OF
 from tumorboard.base.study import describe_other_version
+from tumorboard.commands.study_pipeline import other_options
 
 
 def main(name: str, words: list[str]) -> None:
@@ -44,7 +46,13 @@ def main(name: str, words: list[str]) -> None:
 
 
 def write_lists(out: Path) -> None:
-    """Writes the digests of the installed sources, and prints the stages that another version runs again."""
+    """Writes the digests of the installed sources, and prints the stages that another version runs again.
+
+    Raises:
+        InputError: the study's dvc.yaml is of another version, so that a later stage would fail.
+    """
+    if differing := other_options(Path()):
+        raise InputError(f"dvc.yaml is of another version of tumorboard: {'; '.join(differing)}: run `{FIX}`")
     stages = package_file("stages")
     before = _lists(out)
     write_digests(stages, PACKAGE, out, installed=True)

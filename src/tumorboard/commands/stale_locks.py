@@ -12,9 +12,8 @@ from typing import Any
 
 import psutil
 
-from tumorboard.base.findings import Finding
+from tumorboard.base.findings import FIX, Finding
 from tumorboard.base.versioning import run_git
-from tumorboard.commands.torn_files import FIX
 
 RWLOCKS = (".dvc/tmp/rwlock", ".dvc/tmp/exps/rwlock")
 RUNS = ".dvc/tmp/exps/run"  # one folder per started experiment of the queue; <revision>.json has its process

@@ -10,14 +10,12 @@ from dvc.utils.serialize import parse_yaml
 from voluptuous import Invalid
 
 from tumorboard.base.errors import printable
-from tumorboard.base.findings import Finding
+from tumorboard.base.findings import FIX, KEPT, Finding
 from tumorboard.base.versioning import run_git
+from tumorboard.commands.study_pipeline import PIPELINE
 
 LOCK = "dvc.lock"
-PIPELINE = "dvc.yaml"
-KEPT = ".dvc/tmp/torn"  # folder below the project for the damaged files
 COMMITS = 50  # latest commits of a file that are searched for a whole version
-FIX = "tumorboard doctor --fix"
 
 
 def check_torn_files(project: Path) -> list[Finding]:
