@@ -4,24 +4,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tumorboard.base.files import read_table, remove_leftovers, write_json, write_table
+from tumorboard.base.files import read_table, remove_leftovers, write_json
 from tumorboard.base.params import Params
 from tumorboard.base.stage import Input, Output, run_stage
 from tumorboard.base.tables import classes_of
 from tumorboard.evaluation.summary import judging_of
-from tumorboard.panel.comparison import (
-    HEADING,
-    PanelResults,
-    PartResults,
-    headline,
-    headline_of_test,
-    judge_panel,
-    read_outputs,
-)
+from tumorboard.panel.comparison import HEADING, headline, headline_of_test, judge_panel, read_outputs, write_part
 from tumorboard.panel.fits import fitting_of
 from tumorboard.panel.panel_file import write_panel
-from tumorboard.panel.unlike import load_unlike, panel_threshold
-from tumorboard.panel.unlike_test_images import read_test_unlike, share_unlike
+from tumorboard.panel.unlike import read_threshold
+from tumorboard.panel.unlike_test_images import share_unlike
 
 Files: TypeAlias = Mapping[tuple[str, int], Path]  # one file by model and fold
 
@@ -82,35 +74,18 @@ def main(
         remove_leftovers(folder, f"*/*.{kind}", list(listed.values()))
     read = read_outputs(tables, outputs, tests)
     classes = classes_of(read[params.models[0]][params.folds[0]].validation)
-    results = judge_panel(read, fitting_of(params, classes), judging_of(params), read_table(attributes))
+    judging = judging_of(params)
+    results = judge_panel(read, fitting_of(params, classes), judging, read_table(attributes))
     manifest = results.validation.votes[HEADING]["manifest"].iloc[0]
-    limit = _limit(params, statistics)
-    share = _unlike_test_images(params, results, unlike_tables, limit) if results.test_scores else {}
+    limit = read_threshold(statistics, params.evaluate.unlike)
+    share = share_unlike(unlike_tables, results.test.votes[HEADING], limit, judging) if results.test_scores else {}
     write_panel(panel, results.fit, classes=classes, manifest=manifest, positive=params.data.positive, unlike=limit)
-    _write_part(results.validation, joined, votes)
-    _write_part(results.test, test_joined, test_votes)
+    write_part(results.validation, joined, votes)
+    write_part(results.test, test_joined, test_votes)
     write_json(results.validation_scores, comparison)
     write_json(headline(results.validation_scores, results.fit), metrics)
     write_json(results.test_scores | share, test_comparison)
     write_json(headline_of_test(results) | {f"test_{name}": value for name, value in share.items()}, test_metrics)
-
-
-def _limit(params: Params, statistics: Files) -> float:
-    by_fold = {fold: [load_unlike(statistics[model, fold]) for model in params.models] for fold in params.folds}
-    return panel_threshold(by_fold, params.evaluate.unlike)
-
-
-def _unlike_test_images(params: Params, results: PanelResults, files: Files, limit: float) -> dict[str, Any]:
-    rows = results.test.votes[HEADING]
-    scores = read_test_unlike(list(files.values()), rows["id"].tolist())
-    return share_unlike(scores, rows, limit=limit, confidence=params.evaluate.confidence, unit=params.data.unit)
-
-
-def _write_part(part: PartResults, members: Path, votes: Path) -> None:
-    files = {members / f"{name}.csv": table for name, table in part.members.items()}
-    files |= {votes / f"{name}.csv": table for name, table in part.votes.items()}
-    for file, table in files.items():
-        write_table(table, file)
 
 
 def _files(params: Params, folder: Path, kind: str) -> Files:

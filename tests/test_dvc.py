@@ -105,7 +105,7 @@ def test_scores_of_test_images_are_no_metrics_of_dvc_and_only_the_report_reads_t
     assert not [path for path in metrics if "test" in path]
     readers = {name: [dep for dep in stage["deps"] if "/test/" in dep] for name, stage in STAGES.items()}
     assert {name for name, deps in readers.items() if deps} == {"ensemble", "explain", "report"}
-    assert readers["ensemble"] == ["predictions/test/members"]
+    assert readers["ensemble"] == ["predictions/test/members", "predictions/test/unlike"]
     assert readers["explain"] == ["predictions/test/votes"]
     users = {name for name, stage in STAGES.items() if {"evaluate", "evaluate.test"} & set(stage.get("params", []))}
     assert "evaluate" in users

@@ -4,6 +4,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 
 from tumorboard.commands.paths import (
@@ -72,5 +73,6 @@ def test_the_artifact_is_the_folder_of_the_models() -> None:
     assert whole["artifacts"]["panel"]["path"] == str(MODELS)
 
 
-def test_the_stage_that_runs_side_by_side_is_a_matrix_of_models_and_folds() -> None:
-    assert stages()[SIDE_BY_SIDE]["matrix"] == {"model": "${models}", "fold": "${folds}"}
+@pytest.mark.parametrize("stage", SIDE_BY_SIDE)
+def test_a_stage_that_runs_side_by_side_is_a_matrix_of_models_and_folds(stage: str) -> None:
+    assert stages()[stage]["matrix"] == {"model": "${models}", "fold": "${folds}"}

@@ -198,12 +198,13 @@ def test_a_stage_killed_while_it_writes_a_checkpoint_ends_with_the_result_of_one
 
     def results() -> list[bytes]:
         shared = {name: OPTIONS[name] for name in ("model", "fold", "store", "manifest", "weights", "held-out")}
-        outputs = {"out": "p.csv", "test-out": "t.csv", "unlike": "unlike.safetensors", "metrics": "scores.json"}
+        outputs = {"out": "p.csv", "test-out": "t.csv", "unlike": "unlike.safetensors", "test-unlike": "u.csv"}
+        outputs |= {"metrics": "scores.json"}
         evaluate = _words(shared | outputs)
         evaluated = _python(project, "-m", "stages.evaluate", *evaluate)
         assert evaluated.returncode == 0, evaluated.stderr
         curve = Path("out") / "dvclive" / "plots" / "metrics" / "val" / "auc.tsv"
-        names = ("model.safetensors", "held_out.safetensors", "out/history.csv", "p.csv", "t.csv")
+        names = ("model.safetensors", "held_out.safetensors", "out/history.csv", "p.csv", "t.csv", "u.csv")
         files = [(project / name).read_bytes() for name in names]
         steps = pd.read_csv(project / curve, sep="\t")
         shutil.rmtree(project / "out")

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from tumorboard.base.files import write_table
 from tumorboard.base.tables import Predictions, classes_of, probabilities_of, read_predictions
 from tumorboard.evaluation.calibration import calibration_scores
 from tumorboard.evaluation.held_out import HeldOut, read_held_out
@@ -270,6 +271,13 @@ def score_part(
             for kind, tables in kinds.items()
         },
     }
+
+
+def write_part(part: PartResults, members: Path, votes: Path) -> None:
+    """Writes the tables of the members and of the votes into a folder each, <name>.csv."""
+    for folder, tables in ((members, part.members), (votes, part.votes)):
+        for name, table in tables.items():
+            write_table(table, folder / f"{name}.csv")
 
 
 def headline(tree: ScoreTree, fit: Fit) -> dict[str, Any]:

@@ -119,6 +119,14 @@ def panel_threshold(by_fold: Mapping[int, Sequence[UnlikeStatistics]], share: fl
     return tolerance_limit(np.concatenate(scores), np.concatenate(groups), share=share)
 
 
+def read_threshold(files: Mapping[tuple[str, int], Path], share: float) -> float:
+    """Returns `panel_threshold` of the statistics in one file per model and fold."""
+    by_fold: dict[int, list[UnlikeStatistics]] = {}
+    for (_, fold), file in files.items():
+        by_fold.setdefault(fold, []).append(load_unlike(file))
+    return panel_threshold(by_fold, share)
+
+
 def save_unlike(statistics: UnlikeStatistics, path: Path) -> None:
     """Writes statistics as safetensors; equal statistics give equal bytes."""
     write_arrays(statistics, path)

@@ -4,7 +4,7 @@ A test part from another scanner, hospital or archive than the training part giv
 validation score tells. No choice depends on this share.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from tumorboard.base.files import read_table
 from tumorboard.base.tables import Predictions
 from tumorboard.evaluation.clustered import estimate_proportion
 from tumorboard.evaluation.intervals import interval_of
+from tumorboard.evaluation.summary import Judging
 from tumorboard.panel.unlike import Array, panel_scores
 
 
@@ -40,28 +41,25 @@ def read_test_unlike(files: Sequence[Path], ids: Sequence[str]) -> Array:
 
 
 def share_unlike(
-    scores: Array, test: Predictions, *, limit: float, confidence: float, unit: str | None
+    files: Mapping[tuple[str, int], Path], test: Predictions, limit: float, judging: Judging
 ) -> dict[str, Any]:
     """Returns the share of test images that are unlike the training images, with its interval.
 
     Args:
-        scores: float64[N], the panel's score of each row.
-        test: N rows with their groups.
+        files: what `read_test_unlike` reads, by model and fold.
+        test: predictions of the test images, with their groups.
         limit: the score from which `tumorboard predict` calls an image unlike.
-        confidence: confidence level of the interval.
-        unit: the noun for a group; None: 'group'.
+        judging: its confidence and unit are used.
 
     Returns:
         `unlike`, `unlike_low` and `unlike_high`; where these are None, `unlike_method` is the reason.
 
-    >>> import pandas as pd
-    >>> rows = pd.DataFrame({"group": [f"p{number // 2}" for number in range(24)]})
-    >>> share = share_unlike(np.arange(24) / 24, rows, limit=0.75, confidence=0.95, unit="patient")
-    >>> share["unlike"], round(share["unlike_low"], 2), round(share["unlike_high"], 2)
-    (0.25, 0.04, 0.6)
+    Raises:
+        InputError: a file is of other images.
     """
-    unlike = scores >= limit
-    interval = interval_of(estimate_proportion(unlike, test["group"].to_numpy(object)), confidence, unit)
+    unlike = read_test_unlike(list(files.values()), test["id"].tolist()) >= limit
+    estimate = estimate_proportion(unlike, test["group"].to_numpy(object))
+    interval = interval_of(estimate, judging.evaluate.confidence, judging.unit)
     share: dict[str, Any] = {"unlike": float(unlike.mean())}
     share |= {"unlike_low": interval.low, "unlike_high": interval.high}
     return share if interval.low is not None else share | {"unlike_method": interval.method}
