@@ -59,6 +59,7 @@ INGREDIENTS: dict[str, Any] = {
     "label_smoothing 0.1": {"label_smoothing": 0.1},
     "mixup 0.2": {"mixup": 0.2},
     "cutmix 1": {"cutmix": 1.0},
+    "cosine": {"schedule": "cosine"},
     "onecycle": {"schedule": "onecycle"},
     "longer x2": lambda epochs: {"epochs": 2 * epochs},
     "longer x2, stop after 3": lambda epochs: {"epochs": 2 * epochs, "early_stopping": 3},
