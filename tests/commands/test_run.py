@@ -100,6 +100,7 @@ from pathlib import Path
 from tumorboard.commands.run import reproduce_in_parallel
 sys.exit(reproduce_in_parallel(sys.argv[1:], jobs=2, gpus=["5", "7"], logs=Path(".cache/logs")))
 """
+UNDIVIDED = ON_TWO_GPUS.replace('gpus=["5", "7"]', "divide=False")
 COMMAND = ("python", "-m", "tumorboard.commands.app", "run")
 STAGES = ("digest", "phantom", "crop", "split", "balance@0", "recipe", "ensemble", "explain", "report")
 MATRIX = ("train", "evaluate")
@@ -203,6 +204,16 @@ def test_a_failed_evaluation_is_named_and_repeated_without_a_training(project: S
     project.script()
     project.side_by_side()
     assert [(note["event"], note["item"]) for note in project.notes()] == [("evaluate", "cnn-0")]
+    project.write_params({"train": {"lr": 0.01}}, MODELS)
+
+
+def test_threads_that_are_set_are_not_divided(project: StubProject) -> None:
+    project.write_params({"train": {"lr": 0.03}}, MODELS)
+    project.script(together=2)
+    said = project("python", "-c", UNDIVIDED)
+    assert len(project.trained()) == 3
+    assert {note["OMP_NUM_THREADS"] for note in project.notes()} == {None}
+    assert "Each training has" not in said
     project.write_params({"train": {"lr": 0.01}}, MODELS)
 
 

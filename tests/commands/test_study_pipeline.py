@@ -76,6 +76,16 @@ def test_options_that_differ_are_named_and_the_file_is_renewed(study: Path, old:
     assert [finding.level for finding in check_pipeline(study)] == ["ok"]
 
 
+def test_a_second_renewal_keeps_both(study: Path) -> None:
+    for _ in range(2):
+        edit(study, UNLIKE, "")
+        (finding,) = check_pipeline(study)
+        assert finding.fix is not None
+        said = finding.fix()
+    assert said.endswith(".dvc/tmp/torn/dvc.yaml.1")
+    assert sorted(file.name for file in (study / ".dvc/tmp/torn").iterdir()) == ["dvc.yaml", "dvc.yaml.1"]
+
+
 def test_a_missing_stage_is_named(study: Path) -> None:
     edit(study, '"explain": {', '"elsewhere": {')
     assert other_options(study) == ["there is no stage explain"]

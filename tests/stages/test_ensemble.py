@@ -69,7 +69,9 @@ def write(folder, outputs):
             write_held_out(one.held_out, folder / f"held_out/{model}/{fold}.safetensors")
             statistics = made_up_statistics(3, held_out=generator.normal(size=len(one.validation)), per_group=2)
             save_unlike(statistics, folder / f"unlike/{model}/{fold}.safetensors")
-            unlike = one.test[["id"]].assign(unlike=np.random.default_rng(fold).normal(size=len(one.test)))
+            unlike = one.test[["id"]].assign(
+                unlike=np.random.default_rng([fold, len(model)]).normal(size=len(one.test))
+            )
             write_table(unlike, folder / f"test/unlike/{model}/{fold}.csv")
 
 

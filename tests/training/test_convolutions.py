@@ -104,6 +104,10 @@ def test_rule(images: tuple[int, ...], weight: tuple[int, ...], arguments: tuple
     with Operations() as operations:
         got = convolve(one, two, None, *arguments)
     assert ("convolution" in operations.names) == plain
+    for layout in (torch.contiguous_format, torch.channels_last) if one.dim() == 4 else ():
+        ordered = one.to(memory_format=layout), two.to(memory_format=layout)
+        expected = torch.conv2d(*ordered, None, *arguments)
+        assert convolve(*ordered, None, *arguments).stride() == expected.stride()
     torch.testing.assert_close(got, torch.conv2d(one, two, None, *arguments), rtol=0, atol=0)
 
 
@@ -178,3 +182,27 @@ def test_nothing_changes_on_a_gpu_and_outside_of_the_context() -> None:
     with faster_convolutions(torch.device("cpu")), Operations() as operations:
         functional.conv2d(images, weight, padding=1)
     assert "mm" in operations.names
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_result_may_be_changed_in_place(bias: bool) -> None:
+    """As by ReLU(inplace=True) behind a convolution without batch norm, and by the sum of a residual block."""
+    images, weight = sparse_integers(2, 128, 4, 4, seed=1), sparse_integers(128, 128, 3, 3, seed=2)
+    gradients = []
+    for convolution in (torch.conv2d, convolve):
+        half = [tensor.bfloat16().requires_grad_() for tensor in (images, weight)]
+        shift = [torch.ones(128).bfloat16()] if bias else [None]
+        output = convolution(*half, *shift, 1, 1)
+        output += 1
+        output.relu_()
+        gradients.append(torch.autograd.grad(output.float().sum(), half))
+    for one, other in zip(*gradients, strict=True):
+        torch.testing.assert_close(one, other, rtol=2**-7, atol=1)
+
+
+def test_no_images_and_wrong_shapes_are_left_to_torch() -> None:
+    weight = torch.ones(128, 128, 3, 3).bfloat16()
+    assert convolve(torch.ones(0, 128, 4, 4).bfloat16(), weight, None, 1, 1).shape == (0, 128, 4, 4)
+    for shape, message in (((2, 128, 2, 2), "Kernel size can't be greater"), ((2, 256, 4, 4), "to have 128 channels")):
+        with pytest.raises(RuntimeError, match=message):
+            convolve(torch.ones(shape).bfloat16(), weight)

@@ -36,7 +36,7 @@ SUMMARIES = {
     "serve": "Shows a page that classifies dropped images by the panel's vote. For research, not for diagnosis.",
     "export": "Writes the study's panel into one file, for someone who has neither the study nor its data.",
     "compare": "Compares A with B on the same images: each difference, its interval, and what is within noise.",
-    "run": "Brings the project up to date like `dvc repro`, with the trainings side by side, one per GPU.",
+    "run": "Brings the project up to date like `dvc repro`, with trainings and evaluations side by side.",
     "doctor": "Looks at this machine and project, and names the one command that cures each problem.",
     "control": "Runs the pipeline on shuffled labels, and reports whether its scores are at chance.",
     "lr-find": "Trains MODEL at a rising learning rate and suggests one; writes lr_find/MODEL.csv and .png.",

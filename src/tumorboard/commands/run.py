@@ -1,4 +1,4 @@
-"""The command `tumorboard run`: `dvc repro` with the trainings side by side, one per GPU or a few per processor.
+"""The command `tumorboard run`: `dvc repro` with trainings and evaluations side by side, one per GPU or some per CPU.
 
 DVC runs one stage after another (its issue 755). Two simpler designs were tried with DVC 3.67 and rejected:
 
@@ -62,8 +62,8 @@ def run(
             "--jobs",
             "-j",
             min=1,
-            help="Trainings at a time; default: one per GPU; without, as many as there are cores for their "
-            "runtime.threads or OMP_NUM_THREADS, and 1 where neither is set.",
+            help="Trainings, or evaluations, at a time; default: one per GPU; without, as many as there are cores for "
+            "their runtime.threads or OMP_NUM_THREADS, and 1 where neither is set.",
         ),
     ] = None,
     gpus: Annotated[
@@ -82,9 +82,9 @@ def run(
         ),
     ] = False,
 ) -> None:
-    """Brings the project up to date like `dvc repro`, with the trainings side by side, one per GPU.
+    """Brings the project up to date like `dvc repro`, with trainings and evaluations side by side.
 
-    A failed training leaves the others running; another run trains only what failed.
+    A failed training leaves the others running; another run repeats only what failed.
     Stale locks and torn files of DVC are mended first, as by `tumorboard doctor --fix`.
     """
     if scheduler and (jobs or gpus):

@@ -4,12 +4,14 @@ The stages' options are part of dvc.yaml. Where a later version of a stage has o
 """
 
 import shutil
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from tumorboard.base.errors import InputError
+from tumorboard.base.files import replacing
 from tumorboard.base.findings import FIX, KEPT, Finding
 from tumorboard.base.package_files import package_file
 from tumorboard.base.schema import read_yaml
@@ -115,9 +117,12 @@ def _options(stage: Any) -> set[str]:
 
 
 def _renew(project: Path) -> str:
-    """Moves dvc.yaml aside and writes that of the installed package in its place."""
-    kept = project / KEPT / PIPELINE
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(project / PIPELINE, kept)
-    (project / PIPELINE).write_text(_text(), encoding="utf-8")
-    return f"wrote dvc.yaml as this version of tumorboard does; the one before is {KEPT}/{PIPELINE}"
+    """Keeps dvc.yaml beside those that were kept before, and writes that of the installed package in its place."""
+    folder = project / KEPT
+    folder.mkdir(parents=True, exist_ok=True)
+    numbered = (f"{PIPELINE}.{number}" if number else PIPELINE for number in count())
+    name = next(name for name in numbered if not (folder / name).exists())
+    shutil.copyfile(project / PIPELINE, folder / name)
+    with replacing(project / PIPELINE) as temporary:
+        temporary.write_text(_text(), encoding="utf-8")
+    return f"wrote dvc.yaml as this version of tumorboard does; the one before is {KEPT}/{name}"

@@ -28,7 +28,7 @@ class Evaluation(NamedTuple):
     validation: Predictions  # predictions of the fold's validation rows, uncalibrated
     test: Predictions  # predictions of the test rows, uncalibrated; no rows where they are not to be scored
     test_unlike: NDArray[np.float64]  # [N], how unlike the training images each test row is by this model (`unlike.py`)
-    images_per_second: float  # speed of predicting the test rows; differs from run to run
+    images_per_second: float  # speed of predicting the test rows and of scoring how unlike they are; no result
     card: ModelCard
     unlike: UnlikeStatistics  # statistics of the training images
 
@@ -90,10 +90,8 @@ def _predict(
     network: Classifier, card: ModelCard, crops: CropStore, rows: Manifest, unlike: UnlikeStatistics
 ) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
     """Returns logits float32[N, K] and unlike scores float64[N] of the N images of a manifest, with a progress bar."""
-    ids, size = (
-        rows["id"].tolist(),
-        -(-card.recipe.batch_size // card.recipe.accumulate),
-    )  # fits into memory in training
+    ids = rows["id"].tolist()
+    size = -(-card.recipe.batch_size // card.recipe.accumulate)  # as many images as fit into memory in training
     logits, scores = [], []
     for start in tracked(range(0, max(1, len(ids)), size), "predict", "batch"):  # one empty batch for no images
         batch = crops[ids[start : start + size]]

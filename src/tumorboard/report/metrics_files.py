@@ -152,7 +152,8 @@ FILES: dict[str, MetricsFile] = {
         scores=("", *_COMPARED.scores),
     ),
     "test/ensemble.json": MetricsFile(
-        "as `metrics/ensemble.json`, on test images; each name begins with `test_`; empty with `evaluate.test: false`",
+        "as `metrics/ensemble.json`, on test images, and `unlike`; each name begins with `test_`; empty with "
+        "`evaluate.test: false`",
         ("",),
         {"test_vote": _VOTE},
     ),

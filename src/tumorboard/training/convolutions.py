@@ -1,7 +1,7 @@
 """Computes the convolutions of a training on the CPU by other means where oneDNN's bf16 kernels are slow.
 
-A bf16 convolution with many channels and few output pixels has a gradient that costs oneDNN up to ten times as much as
-the matrix product that it is; that of a depthwise convolution with a large kernel or a stride costs several times as
+A bf16 convolution with many channels and few output pixels costs oneDNN up to four times as much, forward and backward,
+as the matrix products that it is; a depthwise convolution with a large kernel or a stride costs two to three times as
 much as in float32. `faster_convolutions` exchanges these alone, and only while a network is trained. Each result is
 that of the convolution but for its rounding. `benchmarks.convolutions` measures the gain.
 """
@@ -72,25 +72,36 @@ def convolve(
             with torch.autocast("cpu", enabled=False):
                 own = None if bias is None else bias.float()
                 return torch.conv2d(input.float(), weight.float(), own, strides, pads, 1, groups).to(dtype)
-        pixels = _output_pixels(_pair(input.shape[2:]), kernel, strides, pads)
-        if groups == 1 and kernel == strides == (1, 1) and pads == (0, 0) and pixels <= _POINTWISE_PIXELS:
-            return functional.linear(input.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
-        if groups == 1 and pixels <= _PIXELS and weight.shape[0] * weight.shape[1] >= _CHANNELS:
-            output: Tensor = _MatrixProduct.apply(input.to(dtype), weight.to(dtype), strides, pads)
-            return output if bias is None else output + bias.to(dtype).view(1, -1, 1, 1)
+        if groups == 1 and (output := _multiply(input, weight, bias, strides, pads, dtype)) is not None:
+            # As torch: channels last if the images or the weights are.
+            last = torch.channels_last
+            either = any(one.is_contiguous(memory_format=last) and not one.is_contiguous() for one in (input, weight))
+            return output if either else output.contiguous()
     return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+
+
+def _multiply(
+    images: Tensor, weight: Tensor, bias: Tensor | None, stride: Pair, padding: Pair, dtype: torch.dtype
+) -> Tensor | None:
+    """Returns a convolution by a product of matrices, channels last; None where it is not faster or not possible."""
+    kernel, (channels, depth) = _pair(weight.shape[2:]), (images.shape[1], weight.shape[0])
+    height, width = _output_side(_pair(images.shape[2:]), kernel, stride, padding)
+    if channels != weight.shape[1] or not len(images) or min(height, width) < 1:
+        return None  # torch says what is wrong, or returns no images
+    if kernel == stride == (1, 1) and padding == (0, 0) and height * width <= _POINTWISE_PIXELS:
+        return functional.linear(images.permute(0, 2, 3, 1), weight.flatten(1), bias).permute(0, 3, 1, 2)
+    if height * width > _PIXELS or depth * channels < _CHANNELS:
+        return None
+    product: Tensor = _MatrixProduct.apply(images.to(dtype), weight.to(dtype), stride, padding)
+    # Outside of the Function, whose result could not be changed in place if it were a view.
+    output = product.view(len(images), height, width, depth).permute(0, 3, 1, 2)
+    return output if bias is None else output + bias.to(dtype).view(1, -1, 1, 1)
 
 
 def _pair(number: int | Iterable[int]) -> Pair:
     """Returns an argument of a convolution for height and width; a sequence of one counts for both."""
     numbers = (number,) if isinstance(number, int) else tuple(number)
     return numbers[0], numbers[-1]
-
-
-def _output_pixels(side: Pair, kernel: Pair, stride: Pair, padding: Pair) -> int:
-    """Returns the number of pixels of a convolution's output."""
-    height, width = _output_side(side, kernel, stride, padding)
-    return height * width
 
 
 def _output_side(side: Pair, kernel: Pair, stride: Pair, padding: Pair) -> Pair:
@@ -104,7 +115,7 @@ class _MatrixProduct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, weight: Tensor, stride: Pair, padding: Pair) -> Tensor:  # type: ignore[override]
-        """Returns the convolution [N, D, height, width] of images [N, C, H, W] with weights [D, C, kernel]."""
+        """Returns the convolution [N · height · width, D] of images [N, C, H, W] with weights [D, C, kernel]."""
         ctx.kernel, ctx.stride, ctx.padding = _pair(weight.shape[2:]), stride, padding
         ctx.shape, ctx.output = images.shape, _output_side(_pair(images.shape[2:]), ctx.kernel, stride, padding)
         pixels = images.permute(0, 2, 3, 1)
@@ -114,18 +125,17 @@ class _MatrixProduct(torch.autograd.Function):
         matrix = windows.permute(0, 1, 2, 4, 5, 3).reshape(len(images) * ctx.output[0] * ctx.output[1], -1)
         factors = weight.permute(0, 2, 3, 1).reshape(len(weight), -1)
         ctx.save_for_backward(matrix, factors)
-        return (matrix @ factors.t()).view(len(images), *ctx.output, -1).permute(0, 3, 1, 2)
+        return matrix @ factors.t()
 
     @staticmethod
     @once_differentiable  # type: ignore[untyped-decorator]
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:  # type: ignore[override]
         """Returns the gradients by images and by weights."""
         matrix, factors = ctx.saved_tensors
-        rows = gradient.permute(0, 2, 3, 1).reshape(len(matrix), -1)
-        by_images = _add_windows(ctx, rows @ factors) if ctx.needs_input_grad[0] else None
+        by_images = _add_windows(ctx, gradient @ factors) if ctx.needs_input_grad[0] else None
         by_weights = None
         if ctx.needs_input_grad[1]:
-            by_weights = (rows.t() @ matrix).view(len(factors), *ctx.kernel, -1).permute(0, 3, 1, 2)
+            by_weights = (gradient.t() @ matrix).view(len(factors), *ctx.kernel, -1).permute(0, 3, 1, 2)
         return by_images, by_weights, None, None
 
 
