@@ -67,18 +67,15 @@ def main(
         test_metrics: JSON file for the test scores of the vote that heads the report, named test_<score>.
         test_comparison: JSON file for the test scores of all members and votes; empty where they are not computed.
     """
-    folders = (members, test_members, held_out, unlike, test_unlike)
-    pairs = list(zip(folders, INPUT_FOLDERS.values(), strict=True))
-    tables, tests, outputs, statistics, unlike_tables = files = [_files(params, *pair) for pair in pairs]
-    for (folder, kind), listed in zip(pairs, files, strict=True):
-        remove_leftovers(folder, f"*/*.{kind}", list(listed.values()))
+    listed = _keep_listed(params, members, test_members, held_out, unlike, test_unlike)
+    tables, tests, outputs, statistics, scores = listed
     read = read_outputs(tables, outputs, tests)
     classes = classes_of(read[params.models[0]][params.folds[0]].validation)
     judging = judging_of(params)
     results = judge_panel(read, fitting_of(params, classes), judging, read_table(attributes))
     manifest = results.validation.votes[HEADING]["manifest"].iloc[0]
     limit = read_threshold(statistics, params.evaluate.unlike)
-    share = share_unlike(unlike_tables, results.test.votes[HEADING], limit, judging) if results.test_scores else {}
+    share = share_unlike(scores, results.test.votes[HEADING], limit, judging) if results.test_scores else {}
     write_panel(panel, results.fit, classes=classes, manifest=manifest, positive=params.data.positive, unlike=limit)
     write_part(results.validation, joined, votes)
     write_part(results.test, test_joined, test_votes)
@@ -86,6 +83,14 @@ def main(
     write_json(headline(results.validation_scores, results.fit), metrics)
     write_json(results.test_scores | share, test_comparison)
     write_json(headline_of_test(results) | {f"test_{name}": value for name, value in share.items()}, test_metrics)
+
+
+def _keep_listed(params: Params, *folders: Path) -> list[Files]:
+    """Returns the listed files of each folder, in the order of INPUT_FOLDERS, and deletes all others of their kind."""
+    pairs = list(zip(folders, INPUT_FOLDERS.values(), strict=True))
+    for folder, kind in pairs:
+        remove_leftovers(folder, f"*/*.{kind}", list(_files(params, folder, kind).values()))
+    return [_files(params, *pair) for pair in pairs]
 
 
 def _files(params: Params, folder: Path, kind: str) -> Files:

@@ -48,10 +48,9 @@ def _is_ahead(stages: Any, name: str) -> bool:
     `dvc repro train@cnn-0` leaves it so. Entries of other stages may be older than the pipeline.
     """
 
-    def versions(key: str, of: str) -> set[Any]:
-        found = [stage.get(key) for part, stage in stages.items() if part.startswith(of) and isinstance(stage, dict)]
-        listed = [entry for each in found if isinstance(each, list) for entry in each if isinstance(entry, dict)]
-        return {entry.get("md5") for entry in listed if entry.get("path") == name}
+    def versions(key: str, matrix: str) -> set[Any]:
+        of_matrix = [stage for title, stage in stages.items() if title.startswith(matrix)]
+        return {entry.get("md5") for entry in _entries_of(of_matrix, key) if entry.get("path") == name}
 
     made, read = (versions("outs", "train@"), versions("deps", "evaluate@")) if isinstance(stages, dict) else ((), ())
     return bool(made and read and not set(made) & set(read))
@@ -73,9 +72,14 @@ def cure_of(project: Path, changed: list[dict[str, Any]]) -> str:
 
 def outs_of(stages: list[Any]) -> list[dict[str, Any]]:
     """Returns the outputs of stages of dvc.lock that have a path and a size."""
-    outs = [stage.get("outs") for stage in stages if isinstance(stage, dict)]
-    listed = [out for each in outs if isinstance(each, list) for out in each if isinstance(out, dict)]
-    return [out for out in listed if isinstance(out.get("path"), str) and isinstance(out.get("size"), int)]
+    outs = _entries_of(stages, "outs")
+    return [out for out in outs if isinstance(out.get("path"), str) and isinstance(out.get("size"), int)]
+
+
+def _entries_of(stages: Iterable[Any], key: str) -> list[dict[str, Any]]:
+    """Returns what stages of dvc.lock list as `outs` or `deps`; what has another form than DVC writes is left out."""
+    lists = [stage.get(key) for stage in stages if isinstance(stage, dict)]
+    return [entry for each in lists if isinstance(each, list) for entry in each if isinstance(entry, dict)]
 
 
 def is_cached_file(entry: dict[str, Any]) -> bool:

@@ -96,19 +96,13 @@ def run(
         check_cluster(cluster)
     for line in prepare_start(Path()):
         print(line, file=sys.stderr)
+    logs = side_cache("logs")
     if cluster:
-        raise typer.Exit(reproduce_in_parallel(targets or [], cluster=cluster, logs=side_cache("logs")))
+        raise typer.Exit(reproduce_in_parallel(targets or [], cluster=cluster, logs=logs))
     runtime = load_params("params.yaml").runtime
-    chosen = choose_gpus(gpus, runtime)
-    raise typer.Exit(
-        reproduce_in_parallel(
-            targets or [],
-            jobs=jobs or len(chosen) or jobs_without_gpu(runtime),
-            gpus=chosen,
-            logs=side_cache("logs"),
-            divide=runtime.threads == "auto",
-        )
-    )
+    chosen, divide = choose_gpus(gpus, runtime), runtime.threads == "auto"
+    jobs = jobs or len(chosen) or jobs_without_gpu(runtime)
+    raise typer.Exit(reproduce_in_parallel(targets or [], jobs=jobs, gpus=chosen, logs=logs, divide=divide))
 
 
 def reproduce_in_parallel(
@@ -147,20 +141,13 @@ def reproduce_in_parallel(
         if not status and not received:
             if changed & set(plan.before):
                 changed = _changed(plan.stages[TRAIN])
-            files = {stage: logs / f"{stage}.log" for stage in plan.stages[TRAIN] if stage in changed}
+            files = _log_files(plan.stages[TRAIN], changed, logs)
             if cluster:
                 ran = run_on_cluster(files, cluster, received)
                 _forget_lost_outputs(ran)
             else:
                 settings = thread_settings(jobs) if divide else {}
-                if files and not gpus and (note := threads_note(settings)):
-                    print(note, file=sys.stderr)
-                ran = _run_side_by_side(files, jobs, gpus, received, settings)
-                if jobs > 1 and not received:
-                    stages = [stage for stage in plan.stages[EVALUATE] if not _failed(ran) & plan.needs[stage]]
-                    changed = _changed(stages)
-                    files = {stage: logs / f"{stage}.log" for stage in stages if stage in changed}
-                    ran += _run_side_by_side(files, jobs, gpus, received, settings)
+                ran = _run_on_this_machine(plan, files, logs, jobs, gpus, received, settings)
         failed = _failed(ran)
         if not status and not received:
             rest = plan.without(failed) if failed else [*targets]
@@ -168,10 +155,7 @@ def reproduce_in_parallel(
     if received:
         print("Stopped. The results of finished trainings are in DVC's run cache; another run takes them from there.")
     elif failed:
-        print(f"\n{len(failed)} of {len(ran)} stages failed; another run repeats only these:", file=sys.stderr)
-        for training in ran:
-            if training.stage in failed:
-                print(f"  {training.stage}  {training.reason()}\n    {training.log}", file=sys.stderr)
+        _print_failures(ran)
     return 128 + received[0] if received else int(status or bool(failed))
 
 
@@ -241,14 +225,50 @@ def _plan(targets: Sequence[str]) -> _Plan:
     return _Plan(needs)
 
 
+def _log_files(stages: Sequence[str], changed: set[str], logs: Path) -> dict[str, Path]:
+    """Returns the log of each stage that changed."""
+    return {stage: logs / f"{stage}.log" for stage in stages if stage in changed}
+
+
+def _run_on_this_machine(
+    plan: _Plan,
+    trainings: Mapping[str, Path],
+    logs: Path,
+    jobs: int,
+    gpus: Sequence[str],
+    received: list[int],
+    settings: Mapping[str, str],
+) -> list[Training]:
+    """Runs trainings side by side, whose log is given for each, then the changed evaluations of those that ended well.
+
+    The other arguments are those of `reproduce_in_parallel` and `run_trainings`.
+    """
+    if trainings and not gpus and (note := threads_note(settings)):
+        print(note, file=sys.stderr)
+    ran = _run_side_by_side(trainings, jobs, gpus, received, settings)
+    if jobs == 1 or received:
+        return ran
+    stages = [stage for stage in plan.stages[EVALUATE] if not _failed(ran) & plan.needs[stage]]
+    evaluations = _log_files(stages, _changed(stages), logs)
+    return ran + _run_side_by_side(evaluations, jobs, gpus, received, settings)
+
+
 def _run_side_by_side(
     files: Mapping[str, Path], jobs: int, gpus: Sequence[str], received: list[int], settings: Mapping[str, str]
 ) -> list[Training]:
-    """Runs stages, whose log is given for each, on this machine; the other arguments are those of `run_trainings`."""
     ran = [Training(*each) for each in files.items()]
     run_trainings(ran, jobs, gpus, received, settings)
     _forget_lost_outputs(ran)
     return ran
+
+
+def _print_failures(ran: Sequence[Training]) -> None:
+    """Names each stage that failed, with its reason and its log."""
+    failed = _failed(ran)
+    print(f"\n{len(failed)} of {len(ran)} stages failed; another run repeats only these:", file=sys.stderr)
+    for training in ran:
+        if training.stage in failed:
+            print(f"  {training.stage}  {training.reason()}\n    {training.log}", file=sys.stderr)
 
 
 def _failed(ran: Sequence[Training]) -> set[str]:
