@@ -247,6 +247,19 @@ def test_workspace_against_a_revision(study: Study) -> None:
     assert scores("workspace", "two")["accuracy"]["difference"] == pytest.approx(-0.5)
 
 
+def test_a_workspace_of_another_run_than_dvc_lock_is_compared_and_named(study: Study) -> None:
+    study.make({"votes/heading": 3, "joined/cnn": 2})
+    assert "warning" not in run("workspace", "two").stderr
+    study("git", "checkout", "--quiet", "--force", "two")
+    done = run("workspace", "two", "--json")
+    assert json.loads(done.stdout)["scores"][0]["difference"] == pytest.approx(-0.5)
+    where = "predictions/test/votes: not as in dvc.lock, but of another commit or an unfinished run"
+    assert done.stderr == f"warning: workspace is not the run of this commit: {where}: dvc checkout --force\n"
+    study(*DVC, "checkout", "--quiet", "--force")
+    done = run("workspace", "two")
+    assert (done.exit_code, done.stderr) == (0, "")
+
+
 def test_an_experiment_is_a_side(study: Study) -> None:
     shutil.rmtree(study.folder / "made")
     write_predictions(study.folder / "made", {"votes/heading": 3, "joined/cnn": 2})

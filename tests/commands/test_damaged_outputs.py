@@ -51,6 +51,20 @@ def test_a_file_more_in_a_folder_counts(trained: Study) -> None:
     assert finding.message.startswith("data/crop: not as in dvc.lock")
 
 
+@pytest.mark.parametrize("name", ["data/crop/x", "data/crop/a-b/z", "data/crop/é"])
+def test_of_a_small_folder_the_content_and_the_names_count(trained: Study, name: str) -> None:
+    more = "&& cd data/crop && mkdir a a-b && echo y > a/y && echo z > a-b/z && echo e > é"
+    trained.write("dvc.yaml", STAGES.replace("cp -r data/phantom data/crop", f"cp -r data/phantom data/crop {more}"))
+    trained("dvc", "repro", "--quiet")
+    assert [finding.level for finding in check_outputs(trained.folder)] == ["ok"]
+    replace(trained.folder / name, "w\n")
+    (finding,) = check_outputs(trained.folder)
+    assert finding.message.startswith("data/crop: not as in dvc.lock")
+    trained("dvc", "checkout", "--force")
+    (trained.folder / name).rename(trained.folder / "data/crop/other")
+    assert [finding.level for finding in check_outputs(trained.folder)] == ["problem"]
+
+
 def test_the_size_decides_about_a_large_file(trained: Study) -> None:
     trained.write("dvc.yaml", STAGES + f"  model: {{cmd: head -c {READ_BYTES + 1} /dev/zero > model, outs: [model]}}\n")
     trained("dvc", "repro", "--quiet")
@@ -89,10 +103,23 @@ def test_outputs_of_another_commit_are_brought_back_without_a_run(trained: Study
 def test_outputs_of_a_colleagues_commit_are_pulled(trained: Study) -> None:
     replace(trained.folder / "model", "another commit's\n")
     shutil.rmtree(trained.folder / ".dvc/cache")
-    assert [finding.cure for finding in check_outputs(trained.folder)] == ["dvc repro"]
+    assert [finding.cure for finding in check_outputs(trained.folder)] == ["dvc repro", "dvc commit"]
     trained("dvc", "remote", "add", "--default", "storage", "/archive")
+    assert check_outputs(trained.folder)[0].cure.startswith("dvc pull --force")
+
+
+def test_whole_outputs_without_a_copy_in_the_cache_are_put_back_without_a_run(trained: Study) -> None:
+    trained.write("dvc.yaml", STAGES + "  model: {cmd: echo 1 > model, outs: [model, {score: {cache: false}}]}\n")
+    trained.write("score", "1\n")
+    trained("dvc", "commit", "--force", "--quiet")
+    assert [finding.level for finding in check_outputs(trained.folder)] == ["ok"]
+    shutil.rmtree(trained.folder / ".dvc/cache")
     (finding,) = check_outputs(trained.folder)
-    assert finding.cure.startswith("dvc pull --force")
+    assert finding.message.startswith("DVC's cache has no copy of data/phantom, data/crop, model: ")
+    assert finding.cure == "dvc commit"
+    trained("dvc", "commit")
+    assert [finding.level for finding in check_outputs(trained.folder)] == ["ok"]
+    assert "Running" not in trained("dvc", "repro")
 
 
 def test_an_edited_file_of_metrics_that_git_has_is_written_again(trained: Study) -> None:
@@ -165,3 +192,32 @@ def test_a_model_that_was_trained_after_its_scores_is_named(trained: Study) -> N
     assert explain_other_run(trained.folder, [Path("scores"), Path("model")]) == told
     trained("dvc", "repro", "--quiet")
     assert explain_other_run(trained.folder, [Path("model")]) == ""
+
+
+def test_a_panel_that_is_older_than_its_members_predictions_is_named(trained: Study) -> None:
+    """As a frozen stage leaves it; an evaluation of a model that is no member any more does not count."""
+    stages = """stages:
+  evaluate:
+    matrix: {model: [cnn, resnet]}
+    cmd: mkdir -p members && echo 1${item.model} > members/${item.model}
+    outs: ["members/${item.model}"]
+  ensemble: {cmd: cat members/* > panel, deps: [members], outs: [panel]}
+"""
+    trained.write("dvc.yaml", stages)
+    trained("dvc", "repro", "--quiet")
+    assert explain_other_run(trained.folder, [Path("panel")]) == ""
+    trained.write("dvc.yaml", stages.replace("echo 1", "echo 2"))
+    trained("dvc", "repro", "--quiet", "evaluate@cnn")
+    told = "panel: made before the members' predictions, which stage ensemble reads: "
+    assert explain_other_run(trained.folder, [Path("members/cnn")]) == ""
+    assert explain_other_run(trained.folder, [Path("panel")]) == told + "dvc repro"
+    trained("dvc", "freeze", "ensemble")
+    assert explain_other_run(trained.folder, [Path("panel")]) == told + "dvc unfreeze ensemble; dvc repro"
+    trained("dvc", "unfreeze", "ensemble")
+    trained("dvc", "repro", "--quiet")
+    assert explain_other_run(trained.folder, [Path("panel")]) == ""
+    (trained.folder / "members/resnet").unlink()
+    trained.write("dvc.yaml", stages.replace("echo 1", "echo 2").replace("[cnn, resnet]", "[cnn]"))
+    trained("dvc", "repro", "--quiet")
+    assert "evaluate@resnet" in (trained.folder / "dvc.lock").read_text()
+    assert explain_other_run(trained.folder, [Path("panel")]) == ""

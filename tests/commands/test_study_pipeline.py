@@ -9,7 +9,7 @@ import yaml
 from tumorboard.base.errors import InputError
 from tumorboard.base.package_files import package_file
 from tumorboard.commands.stage import write_lists
-from tumorboard.commands.study_pipeline import check_pipeline, other_options, pipeline_text
+from tumorboard.commands.study_pipeline import check_pipeline, differences, pipeline_text
 
 PACKAGE = package_file("dvc.yaml").read_text(encoding="utf-8")
 
@@ -38,19 +38,19 @@ def edit(study: Path, old: str, new: str) -> str:
 
 
 def test_a_study_of_this_version_is_as_it_must_be(study: Path) -> None:
-    assert other_options(study) == []
+    assert differences(study) == []
     assert [finding.level for finding in check_pipeline(study)] == ["ok"]
 
 
 def test_the_packages_own_repository_has_its_stages_beside_it(study: Path) -> None:
     (study / "dvc.yaml").write_text(PACKAGE, encoding="utf-8")
-    assert other_options(study) == []
+    assert differences(study) == []
 
 
 @pytest.mark.parametrize("text", ["", "stages: 3", "stages: {a: {cmd: ls}}", "stages: {evaluate: {cmd: [a, b]}}", "{"])
 def test_other_pipelines_are_not_judged(study: Path, text: str) -> None:
     (study / "dvc.yaml").write_text(text, encoding="utf-8")
-    assert other_options(study) == []
+    assert differences(study) == []
 
 
 UNLIKE = " --test-unlike predictions/test/unlike/${item.model}/${item.fold}.csv"
@@ -65,7 +65,7 @@ UNLIKE = " --test-unlike predictions/test/unlike/${item.model}/${item.fold}.csv"
 )
 def test_options_that_differ_are_named_and_the_file_is_renewed(study: Path, old: str, new: str, expected: str) -> None:
     before = edit(study, old, new)
-    assert other_options(study) == [expected]
+    assert differences(study) == [expected]
     (finding,) = check_pipeline(study)
     assert finding.message == f"dvc.yaml is of another version of tumorboard: {expected}"
     assert (finding.level, finding.cure) == ("problem", "tumorboard doctor --fix")
@@ -74,6 +74,26 @@ def test_options_that_differ_are_named_and_the_file_is_renewed(study: Path, old:
     assert (study / "dvc.yaml").read_text(encoding="utf-8") == pipeline_text(PACKAGE)
     assert (study / ".dvc/tmp/torn/dvc.yaml").read_text(encoding="utf-8") == before
     assert [finding.level for finding in check_pipeline(study)] == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "key", "name", "expected"),
+    [
+        ("explain", "deps", "predictions/unlike", "explain does not depend on predictions/unlike"),
+        ("crop", "params", "data.frames", "crop does not read the parameter data.frames"),
+        ("split", "outs", "data/split", "split does not write data/split"),
+        ("split", "metrics", "metrics/split.json", "split does not write metrics/split.json"),
+        ("report", "outs", "plots/images", "report does not write plots/images"),
+    ],
+)
+def test_what_a_stage_lacks_is_named(study: Path, stage: str, key: str, name: str, expected: str) -> None:
+    tree = yaml.safe_load((study / "dvc.yaml").read_text(encoding="utf-8"))
+    entries = tree["stages"][stage][key]
+    place = entries[0]["resolved.yaml"] if key == "params" else entries
+    (found,) = [entry for entry in place if entry == name or (isinstance(entry, dict) and name in entry)]
+    place.remove(found)
+    (study / "dvc.yaml").write_text(yaml.safe_dump(tree), encoding="utf-8")
+    assert differences(study) == [expected]
 
 
 def test_a_second_renewal_keeps_both(study: Path) -> None:
@@ -88,7 +108,7 @@ def test_a_second_renewal_keeps_both(study: Path) -> None:
 
 def test_a_missing_stage_is_named(study: Path) -> None:
     edit(study, '"explain": {', '"elsewhere": {')
-    assert other_options(study) == ["there is no stage explain"]
+    assert differences(study) == ["there is no stage explain"]
 
 
 def test_stages_that_the_user_has_added_are_not_lost(study: Path) -> None:

@@ -191,6 +191,25 @@ def test_a_patient_of_dicom_files_is_their_group_unless_another_is_given(tmp_pat
     assert "patient" not in facts.columns
 
 
+def test_patients_of_dicom_files_that_differ_only_in_their_form_are_told(tmp_path: Path, crop: Crop) -> None:
+    pytest.importorskip("pydicom")
+    from tests.images.test_dicom import dicom
+
+    for number, patient in enumerate(["P-01", "p 1", "P2", "", "p 1"]):
+        (tmp_path / f"raw/{'ab'[number % 2]}").mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"raw/{'ab'[number % 2]}/{number}.dcm").write_bytes(
+            dicom(picture(number)[..., 0].copy(), PatientID=patient)
+        )
+    told = {}
+    for pattern in (None, r"(\d)\.dcm"):
+        rows, ignored = list_images(tmp_path / "raw", data_section(group_pattern=pattern))
+        summary = crop_images(rows, ignored, job_of(tmp_path / "raw", crop, tmp_path))
+        told[pattern] = [text for text in summary.warnings if "patients" in text]
+    (text,) = told[None]
+    assert text.startswith("the patients 'P-01' (1 images), 'p 1' (2 images) differ only in the form of a number, case")
+    assert told[r"(\d)\.dcm"] == []
+
+
 def test_a_patient_with_a_carriage_return_and_a_table_that_makes_each_image_its_own_group(
     tmp_path: Path, crop: Crop
 ) -> None:

@@ -131,6 +131,26 @@ def test_a_label_that_stands_for_not_known_is_told_with_the_lines_that_leave_it_
     assert table(tmp_path, "label", ["none", "x", "0", "*"]) == []
 
 
+@pytest.mark.parametrize(("parts", "given"), [(("train",), "train"), (("Training", "validation"), "train and val")])
+def test_given_parts_without_a_test_part_are_told(tmp_path: Path, parts: tuple[str, ...], given: str) -> None:
+    (told,) = table(tmp_path, "label,split", [f"{label},{part}" for label in ("ill", "well") for part in parts])
+    assert told.startswith(
+        f"the data gives {given} images and no test images: a share of the train images (split.test)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("header", "rows"),
+    [
+        ("label,split", ["a,train", "b,train", "a,test", "b,test"]),
+        ("label", ["a", "b"]),
+        ("label,fold", ["a,0", "b,1"]),
+    ],
+)
+def test_a_given_test_part_no_parts_and_folds_are_not_told(tmp_path: Path, header: str, rows: list[str]) -> None:
+    assert table(tmp_path, header, rows) == []
+
+
 def test_altered_copies_are_told_unless_groups_hold_them_together(tmp_path: Path) -> None:
     for name in ("a/p1.png", "a/p1_rot90.png", "a/aug_2_p1.png", "b/p2.png", "b/rotated.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -19,6 +19,7 @@ from tumorboard.base.params import load_params
 from tumorboard.base.tables import Predictions, probabilities_of, read_predictions
 from tumorboard.base.versioning import run_git
 from tumorboard.commands.errors import reports_user_errors
+from tumorboard.commands.locked_outputs import explain_other_run
 from tumorboard.commands.start_checks import check_commit
 from tumorboard.evaluation.comparisons import PanelComparison, compare_pair
 from tumorboard.evaluation.paired import DIFFERENCE_COLUMNS, FIRST, NOISE, SECOND, SHARES, UNDEFINED
@@ -83,6 +84,8 @@ def compare(
     """
     settings = read_settings(Path("params.yaml"))
     tables = [read_side(side, name, part) for side in (first, second)]
+    if WORKSPACE in (first, second) and (other := explain_other_run(Path(), _folders_of(part))):
+        typer.echo(f"warning: {WORKSPACE} is not the run of this commit: {other}", err=True)
     names = (first, second) if first != second else (f"A ({first})", f"B ({second})")
     comparison = compare_pair(
         dict(zip(names, tables, strict=True)),
@@ -172,7 +175,11 @@ def holds_shares(side: str, name: str, part: Literal["test", "validation"], tabl
 
 def _candidates(name: str, part: Literal["test", "validation"]) -> list[Path]:
     """Returns the files that may hold the Predictions of a member or vote."""
-    return [FOLDERS[part] / folder / f"{name}.csv" for folder in ("votes", "joined")]
+    return [folder / f"{name}.csv" for folder in _folders_of(part)]
+
+
+def _folders_of(part: Literal["test", "validation"]) -> list[Path]:
+    return [FOLDERS[part] / folder for folder in ("votes", "joined")]
 
 
 def _read_workspace(name: str, part: Literal["test", "validation"]) -> tuple[str, Predictions]:
@@ -182,7 +189,7 @@ def _read_workspace(name: str, part: Literal["test", "validation"]) -> tuple[str
             return str(file), read_predictions(file)
     if not Path("params.yaml").is_file():
         raise InputError(f"{Path.cwd()} is no study: it has no params.yaml{_NO_STUDY}")
-    names = sorted({file.stem for file in FOLDERS[part].glob("*/*.csv") if file.parent.name in ("votes", "joined")})
+    names = sorted({file.stem for folder in _folders_of(part) for file in folder.glob("*.csv")})
     raise InputError(_explain_absent(WORKSPACE, files[0], name, names, "`dvc repro` writes it, `dvc pull` fetches it"))
 
 
@@ -210,7 +217,7 @@ def _read_revision(side: str, name: str, part: Literal["test", "validation"]) ->
         if present:
             content = files.read_bytes(present[0].as_posix())
             return _parse(content, f"{present[0]} of {side}")
-        folders = [path.parent.as_posix() for path in _candidates(name, part)]
+        folders = [folder.as_posix() for folder in _folders_of(part)]
         names = sorted(
             {Path(file).stem for folder in folders if files.isdir(folder) for file in files.ls(folder, False)}
         )

@@ -23,7 +23,7 @@ def check_outputs(project: Path) -> list[Finding]:
     if works_now(project):
         message = "not compared with dvc.lock, since a command of DVC may be writing them"
         return [Finding(CHECK, "note", message, "tumorboard doctor, once that command has ended")]
-    entries = _entries(project)
+    entries, cached = _entries(project)
     findings = []
     if changed := [entry for entry in entries if differs(project / entry["path"], entry)]:
         names = [entry["path"] for entry in changed]
@@ -35,6 +35,10 @@ def check_outputs(project: Path) -> list[Finding]:
         message = f"DVC's cache has a damaged copy of {list_few(paths)}: {list_few(damaged)}"
         cure = "delete what is damaged there, then dvc pull; if no remote has it, dvc repro makes it again"
         findings.append(Finding(CHECK, "problem", message, cure))
+    here = [entry for entry in entries if entry["path"] in cached and (project / entry["path"]).exists()]
+    if lost := [entry["path"] for entry in here if entry not in changed and not copy_of(project, entry).exists()]:
+        message = f"DVC's cache has no copy of {list_few(lost)}: dvc repro makes again what is here and whole"
+        findings.append(Finding(CHECK, "problem", message, "dvc commit"))
     there = sum((project / entry["path"]).exists() for entry in entries)
     missing = len(entries) - there
     more = f"; {missing:,} more {'is' if missing == 1 else 'are'} not here" if missing else ""
@@ -42,16 +46,18 @@ def check_outputs(project: Path) -> list[Finding]:
     return findings or [Finding(CHECK, "ok", message)]
 
 
-def _entries(project: Path) -> list[dict[str, Any]]:
-    """Returns the outputs in dvc.lock that have a path and a size; none where the pipeline cannot be read.
+def _entries(project: Path) -> tuple[list[dict[str, Any]], set[str]]:
+    """Returns the outputs in dvc.lock that have a path and a size, and the paths of those that DVC's cache keeps.
 
-    DVC keeps the entries of stages that were renamed or removed. Other stages may write their files now.
+    There are none where the pipeline cannot be read. DVC keeps the entries of stages that were renamed or removed;
+    other stages may write their files now.
     """
     try:
         stages = read_yaml(project / "dvc.lock").get("stages")
         with Repo(str(project)) as repo:
-            names = {stage.name for stage in repo.index.stages if isinstance(stage, PipelineStage)}
+            present = {stage.name: stage for stage in repo.index.stages if isinstance(stage, PipelineStage)}
+            cached = {out.def_path for stage in present.values() for out in stage.outs if out.use_cache}
     except Exception:
-        return []  # no dvc.lock before the first run; other checks report what is torn or what DVC cannot load
-    present = [stage for name, stage in stages.items() if name in names] if isinstance(stages, dict) else []
-    return outs_of(present)
+        return [], set()  # no dvc.lock before the first run; other checks report what is torn or what DVC cannot load
+    locked = [stage for name, stage in stages.items() if name in present] if isinstance(stages, dict) else []
+    return outs_of(locked), cached

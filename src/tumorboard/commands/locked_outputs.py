@@ -1,5 +1,6 @@
 """Compares outputs of the pipeline with dvc.lock. DVC itself is not imported, which takes a second."""
 
+import json
 import os
 from collections.abc import Iterable
 from hashlib import md5
@@ -36,13 +37,49 @@ def explain_other_run(project: Path, files: Iterable[Path]) -> str:
     entries = [known[name] for name in names if name in known and (project / name).exists()]
     changed = [each[0] for each in entries if all(differs(project / one["path"], one) for one in each)]
     if not changed:
-        ahead = [name for name in names if _is_ahead(stages, name)]
-        return f"{list_few(ahead)}: trained after the scores were computed: dvc repro" if ahead else ""
+        return _explain_other_order(project, stages, list(names))
     shown = list_few([entry["path"] for entry in changed])
     return f"{shown}: not as in dvc.lock, but of another commit or an unfinished run: {cure_of(project, changed)}"
 
 
-def _is_ahead(stages: Any, name: str) -> bool:
+def _explain_other_order(project: Path, stages: Any, names: list[str]) -> str:
+    """Returns which files of dvc.lock were made before or after those that belong to them, and the cure; '' if none."""
+    stages = {title: stage for title, stage in stages.items() if isinstance(stage, dict)} if stages else {}
+    if ahead := [name for name in names if _is_ahead(stages, name)]:
+        return f"{list_few(ahead)}: trained after the scores were computed: dvc repro"
+    for name in names:
+        if stage := _maker_with_older_inputs(project, stages, name):
+            cure = f"dvc unfreeze {stage}; dvc repro" if _is_frozen(project, stage) else "dvc repro"
+            return f"{printable(name)}: made before the members' predictions, which stage {stage} reads: {cure}"
+    return ""
+
+
+def _maker_with_older_inputs(project: Path, stages: dict[str, Any], name: str) -> str:
+    """Returns the stage that made a file if it read other predictions than those that are here now, else ''.
+
+    A frozen stage `ensemble` leaves panel.json so when the members are trained anew.
+    """
+    evaluations = [stage for title, stage in stages.items() if title.startswith("evaluate@")]
+    predicted = [str(out.get("path")) for out in _entries_of(evaluations, "outs")]
+    for title, stage in stages.items():
+        if any(out.get("path") == name for out in _entries_of([stage], "outs")):
+            read = [entry for entry in _complete(_entries_of([stage], "deps")) if (project / entry["path"]).is_dir()]
+            read = [entry for entry in read if any(path.startswith(f"{entry['path']}/") for path in predicted)]
+            if any(differs(project / entry["path"], entry) for entry in read):
+                return title
+    return ""
+
+
+def _is_frozen(project: Path, stage: str) -> bool:
+    try:
+        stages = read_yaml(project / "dvc.yaml").get("stages")
+    except InputError:
+        return False
+    entry = stages.get(stage) if isinstance(stages, dict) else None
+    return isinstance(entry, dict) and bool(entry.get("frozen"))
+
+
+def _is_ahead(stages: dict[str, Any], name: str) -> bool:
     """Returns whether dvc.lock has another version of a file than the one its stages `evaluate` have read.
 
     `dvc repro train@cnn-0` leaves it so. Entries of other stages may be older than the pipeline.
@@ -52,8 +89,8 @@ def _is_ahead(stages: Any, name: str) -> bool:
         of_matrix = [stage for title, stage in stages.items() if title.startswith(matrix)]
         return {entry.get("md5") for entry in _entries_of(of_matrix, key) if entry.get("path") == name}
 
-    made, read = (versions("outs", "train@"), versions("deps", "evaluate@")) if isinstance(stages, dict) else ((), ())
-    return bool(made and read and not set(made) & set(read))
+    made, read = versions("outs", "train@"), versions("deps", "evaluate@")
+    return bool(made and read and not made & read)
 
 
 def cure_of(project: Path, changed: list[dict[str, Any]]) -> str:
@@ -72,8 +109,11 @@ def cure_of(project: Path, changed: list[dict[str, Any]]) -> str:
 
 def outs_of(stages: list[Any]) -> list[dict[str, Any]]:
     """Returns the outputs of stages of dvc.lock that have a path and a size."""
-    outs = _entries_of(stages, "outs")
-    return [out for out in outs if isinstance(out.get("path"), str) and isinstance(out.get("size"), int)]
+    return _complete(_entries_of(stages, "outs"))
+
+
+def _complete(entries: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [entry for entry in entries if isinstance(entry.get("path"), str) and isinstance(entry.get("size"), int)]
 
 
 def _entries_of(stages: Iterable[Any], key: str) -> list[dict[str, Any]]:
@@ -98,19 +138,38 @@ def differs(path: Path, entry: dict[str, Any]) -> bool:
     """Returns whether a file or folder is there and has another size or, if it is small, another content.
 
     What cannot be read differs, such as a link into a cache that is gone.
+
+    Args:
+        path: the file or folder.
+        entry: what dvc.lock has of it.
     """
     try:
         if path.is_dir():
             files = [Path(folder, name) for folder, _, names in os.walk(path) for name in names]
-            return len(files) != entry.get("nfiles") or sum(file.stat().st_size for file in files) != entry["size"]
+            if len(files) != entry.get("nfiles") or sum(file.stat().st_size for file in files) != entry["size"]:
+                return True
+            return (
+                entry["size"] <= READ_BYTES and entry.get("hash") == "md5" and _digest(path, files) != entry.get("md5")
+            )
         if not path.is_file():
             return path.is_symlink()
         size = path.stat().st_size
         if size != entry["size"] or size > READ_BYTES or entry.get("hash") != "md5":
             return bool(size != entry["size"])
-        return md5(path.read_bytes(), usedforsecurity=False).hexdigest() != entry.get("md5")
+        return _md5(path.read_bytes()) != entry.get("md5")
     except OSError:
         return True
+
+
+def _digest(folder: Path, files: Iterable[Path]) -> str:
+    """Returns DVC's digest of a folder: that of the list of its files, by their path in it."""
+    listed = [{"md5": _md5(file.read_bytes()), "relpath": file.relative_to(folder).as_posix()} for file in files]
+    listed.sort(key=lambda entry: entry["relpath"])
+    return _md5(json.dumps(listed, sort_keys=True).encode()) + ".dir"
+
+
+def _md5(content: bytes) -> str:
+    return md5(content, usedforsecurity=False).hexdigest()
 
 
 def list_few(names: list[str]) -> str:

@@ -21,7 +21,7 @@ from tumorboard.base.params import load_params, read_values
 from tumorboard.base.schema import read_yaml
 from tumorboard.base.short_params import DEFAULTS_OF
 from tumorboard.base.study import describe_other_version
-from tumorboard.commands.study_pipeline import other_options
+from tumorboard.commands.study_pipeline import differences
 
 
 def main(name: str, words: list[str]) -> None:
@@ -51,7 +51,7 @@ def write_lists(out: Path) -> None:
     Raises:
         InputError: the study's dvc.yaml is of another version, so that a later stage would fail.
     """
-    if differing := other_options(Path()):
+    if differing := differences(Path()):
         raise InputError(f"dvc.yaml is of another version of tumorboard: {'; '.join(differing)}: run `{FIX}`")
     stages = package_file("stages")
     before = _lists(out)

@@ -1,6 +1,7 @@
 """The dvc.yaml of a study, made from the package's; and a study's dvc.yaml that another version of the package wrote.
 
-The stages' options are part of dvc.yaml. Where a later version of a stage has others, the study's dvc.yaml is renewed.
+The stages' options, dependencies, parameters and outputs are part of dvc.yaml. Where a later version of a stage has
+others, the study's dvc.yaml is renewed.
 """
 
 import shutil
@@ -19,6 +20,7 @@ from tumorboard.base.schema import read_yaml
 PIPELINE = "dvc.yaml"
 RESOLVED = "resolved.yaml"  # the complete parameters of a study, which its stages read
 RUNNER = "python -m tumorboard.commands.stage"
+LISTS = {"deps": "depend on", "params": "read the parameter", "outs": "write", "metrics": "write"}  # verb of a message
 PICTURES = ("plots/images", "plots/test")  # folders of pictures of the study's images: in DVC's cache, not in git
 
 
@@ -63,10 +65,10 @@ def _in_cache(output: Any) -> Any:
 
 
 def check_pipeline(project: Path) -> list[Finding]:
-    """Checks that the stages of a study's dvc.yaml have the options that the installed package expects."""
-    differing = other_options(project)
+    """Checks that a study's dvc.yaml has the stages that the installed package expects."""
+    differing = differences(project)
     if not differing:
-        return [Finding(PIPELINE, "ok", "the options of the stages are those of this version")]
+        return [Finding(PIPELINE, "ok", "its stages are those of this version")]
     message = f"dvc.yaml is of another version of tumorboard: {'; '.join(differing)}"
     stages = _stages_of(read_yaml(project / PIPELINE))
     if added := sorted(set(stages) - set(_expected_stages())):
@@ -75,10 +77,11 @@ def check_pipeline(project: Path) -> list[Finding]:
     return [Finding(PIPELINE, "problem", message, FIX, lambda: _renew(project))]
 
 
-def other_options(project: Path) -> list[str]:
-    """Returns how the options of a study's stages differ from those of the package's, a clause per stage.
+def differences(project: Path) -> list[str]:
+    """Returns how the stages of a study differ from those of the package, a clause per difference.
 
-    Only stages that run from the package count: the package's own repository has its stages beside their pipeline.
+    A stage must have the same options, and at least the dependencies, parameters and outputs of the package's. Only
+    stages that run from the package count: the package's own repository has its stages beside their pipeline.
     """
     try:
         stages = _stages_of(read_yaml(project / PIPELINE))
@@ -92,6 +95,10 @@ def other_options(project: Path) -> list[str]:
         elif own and own != wanted:
             lacking = [f"{name} has no {option}" for option in sorted(wanted - own)]
             differing += lacking or [f"{name} has {option}" for option in sorted(own - wanted)]
+        elif own:
+            for key, verb in LISTS.items():
+                lacking = sorted(_names(expected, key) - _names(stages[name], key))
+                differing += [f"{name} does not {verb} {each}" for each in lacking]
     return differing
 
 
@@ -114,6 +121,20 @@ def _options(stage: Any) -> set[str]:
     if not isinstance(command, str) or not command.startswith(RUNNER):
         return set()
     return {word for word in command.split() if word.startswith("--")}
+
+
+def _names(stage: dict[str, Any], key: str) -> set[str]:
+    """Returns the names that a stage lists under one of LISTS: paths, of a parameter its key."""
+    entries = stage.get(key)
+    names: list[Any] = []
+    for entry in entries if isinstance(entries, list) else []:
+        if not isinstance(entry, dict):
+            names.append(entry)
+        elif key == "params":
+            names += [name for listed in entry.values() if isinstance(listed, list) for name in listed]
+        else:
+            names += entry
+    return set(map(str, names))
 
 
 def _renew(project: Path) -> str:

@@ -25,6 +25,7 @@ from tumorboard.data.crop_cache import CachedCrop, CropCache, CropLocation, read
 from tumorboard.data.crop_key import check_crop_key, crop_key
 from tumorboard.data.crop_record import write_record
 from tumorboard.data.image_facts import IMAGE_COLUMNS, ImageFacts, count_images, facts_of
+from tumorboard.data.label_warnings import describe_alike_patients
 from tumorboard.data.quarantine import QuarantinedFiles, check_usable_images
 from tumorboard.data.sources import IgnoredFiles, ListedImages
 from tumorboard.data.store import writing_store_in_parallel
@@ -41,6 +42,8 @@ PACK_BYTES = 1 << 23  # bytes of new crops that a process holds before it writes
 LARGE_PIXELS = 1 << 25
 LARGE_BYTES = 1 << 26
 ROUND_FILES = 4  # large files that a process takes at a time
+
+ONE_NAME = "give each patient one name, in a table's column group where the files stay as they are"
 
 
 @dataclass(frozen=True)
@@ -131,7 +134,9 @@ def crop_images(images: ListedImages, ignored: IgnoredFiles, job: CropJob) -> Cr
                 write_table(table, job.out / f"{name}.csv")
         asked_crop = job.crop.model_copy(update={"window": window})
         write_record(job.out / "store", asked_crop, job.frames, job.crop.fixed_window)
-    warnings = tuple(grey_ranges.describe_facts(facts))
+    in_file = (images["group"] == "") & (facts["patient"] != "")
+    alike = describe_alike_patients(facts["patient"][in_file], ONE_NAME)
+    warnings = (*grey_ranges.describe_facts(facts), *alike)
     decoded = sum(file.decoded for file in files)
     counts = count_images(manifest, facts, len(quarantined), len(ignored))
     return CropSummary(counts, listed=len(results), decoded=decoded, cached=len(files) - decoded, warnings=warnings)

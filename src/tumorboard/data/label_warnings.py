@@ -67,12 +67,13 @@ def describe_listing(images: pd.DataFrame, raw: Path, data: Data, labels: Path |
         labels: a label table that replaces `data.table`.
     """
     counts = Counter(images["label"])
-    patients = Counter(group for group in images["group"] if group)
+    patients = [group for group in images["group"] if group]
     warnings = [
         *(_several_findings(counts) if data.classes is None else []),
         *_alike("labels", counts, _as_classes),
         *(_unknown(counts) if data.classes is None else []),
-        *_alike("patients", patients, lambda _: "give each patient one name"),
+        *describe_alike_patients(patients, "give each patient one name"),
+        *_no_given_test(images),
         *describe_changed_values(zip(images["path"], images["label"], images["group"], strict=True)),
     ]
     if not patients and (altered := find_companions(images["path"].tolist(), ALTERED)):
@@ -98,10 +99,26 @@ def describe_listing(images: pd.DataFrame, raw: Path, data: Data, labels: Path |
     return warnings
 
 
+def _no_given_test(images: pd.DataFrame) -> list[str]:
+    """Returns a sentence about given parts without a test part, which may lie elsewhere; folds need none."""
+    given = sorted(set(images["split"]) - {""})
+    if not given or "test" in given or images["fold"].notna().any():
+        return []
+    return [
+        f"the data gives {' and '.join(given)} images and no test images: a share of the train images (split.test) "
+        "becomes the test part. Where the data has test images of its own, their rows or folder are missing here"
+    ]
+
+
 def _unkept_columns(table: Path, data: Data) -> list[str]:
     """Returns sentences about the columns of the label table that are not kept as attributes."""
     header = read_table_text(table).header
     return unkept_warnings(choose_columns(header, own_columns(header, table_form(data))))
+
+
+def describe_alike_patients(patients: Iterable[str], cure: str) -> list[str]:
+    """Returns a warning about patients whose names differ only in their form, as 'P1' and 'p 01' do, with its cure."""
+    return _alike("patients", Counter(patients), lambda _: cure)
 
 
 def describe_placeholders(manifest: Manifest) -> str:
