@@ -19,6 +19,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.optim import Optimizer
 
 from benchmarks import argument_parser, machine
 from tumorboard.training.convolutions import faster_convolutions
@@ -49,13 +50,17 @@ CONVOLUTIONS = {  # channels in and out, kernel, stride, groups, side of the inp
 WAYS = {"float32": (False, False), "bf16": (True, False), "bf16, faster": (True, True)}
 
 
-def train_step(network: nn.Module, images: Tensor, bf16: bool, faster: bool) -> None:
-    """Computes gradients once."""
+def train_step(
+    network: nn.Module, images: Tensor, bf16: bool, faster: bool, optimizer: Optimizer | None = None
+) -> None:
+    """Computes gradients once, and moves the weights by them where there is an optimizer."""
     context = faster_convolutions(torch.device("cpu")) if faster else nullcontext()
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16), context:
         outputs = network(images)
     loss = functional.cross_entropy(outputs.float().flatten(1), torch.zeros(len(images), dtype=torch.long))
     loss.backward()  # type: ignore[no-untyped-call]
+    if optimizer is not None:
+        optimizer.step()
     for parameter in network.parameters():
         parameter.grad = None
 

@@ -99,7 +99,7 @@ def training_step(model: str, side: int) -> "partial[None]":
     from tumorboard.base.recipe import resolve_recipe
     from tumorboard.models.device import autocast
     from tumorboard.models.registry import build_model
-    from tumorboard.training.distributed import keep_freed_memory
+    from tumorboard.training.heap import keep_freed_memory
     from tumorboard.training.optim import make_optimizer
 
     keep_freed_memory()

@@ -44,7 +44,8 @@ from tumorboard.base.recipe import resolve_recipe
 from tumorboard.models.device import autocast, choose_device
 from tumorboard.models.registry import Classifier, build_model
 from tumorboard.training.checkpoint import Checkpoints
-from tumorboard.training.distributed import Group, keep_freed_memory
+from tumorboard.training.distributed import Group
+from tumorboard.training.heap import keep_freed_memory
 from tumorboard.training.job import Job, Setup, State
 from tumorboard.training.loop import mean_std_of, set_up
 from tumorboard.training.one_step import backward, numbers_of_steps, optimizer_step, plan_step

@@ -2,9 +2,7 @@
 
 import json
 import os
-import platform
 import re
-import resource
 import signal
 import subprocess
 import sys
@@ -191,28 +189,3 @@ def test_settings_with_which_restarted_workers_never_meet_are_refused(
     monkeypatch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
     with pytest.raises(InputError, match=r"--max-restarts 3 needs .* TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
         launch(print, params.runtime, print)
-
-
-FAULTS = """
-import resource, torch
-from tumorboard.training.distributed import keep_freed_memory
-
-def faults():
-    torch.ones(1 << 24)  # 64 MiB, freed at once
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    for _ in range(40):
-        torch.ones(1 << 24)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-
-leave = faults()
-keep_freed_memory()
-print(leave, faults())
-"""
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has these settings")
-def test_freed_memory_is_used_again_without_new_page_faults() -> None:
-    done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
-    leave, keep = map(int, done.stdout.split())
-    assert leave >= 40 * (1 << 26) // resource.getpagesize()
-    assert keep < leave / 5  # the first few may find no free block that fits

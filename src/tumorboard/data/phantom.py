@@ -9,6 +9,7 @@ Source: the look of C-NMC 2019 (Gupta & Gupta 2019); no picture of it is used.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 
 import numpy as np
@@ -20,6 +21,7 @@ from tumorboard.base.errors import InputError
 from tumorboard.base.params import Phantom
 from tumorboard.base.randomness import keys_of
 from tumorboard.data.smear import BLAST_SHARE, Field, Microscope, Patient, between, draw_smear, photograph
+from tumorboard.data.workers import ParallelMap
 
 REPEAT_EVERY = 100  # pictures; one of them repeats an earlier one byte for byte, another one encodes it again
 TABLE = "labels.csv"  # name of the label table
@@ -43,7 +45,7 @@ SITES = {
 }
 
 
-def draw_phantom(phantom: Phantom, seed: int) -> Iterator[tuple[str, bytes]]:
+def draw_phantom(phantom: Phantom, seed: int, parallel_map: ParallelMap = map) -> Iterator[tuple[str, bytes]]:
     """Draws the data set.
 
     A picture depends only on (seed, patient, number, phantom.side), so that a larger set contains a smaller one's
@@ -52,6 +54,7 @@ def draw_phantom(phantom: Phantom, seed: int) -> Iterator[tuple[str, bytes]]:
     Args:
         phantom: number of images and patients, and the side of the pictures.
         seed: the seed of the data set.
+        parallel_map: draws the pictures; as from `open_workers`.
 
     Yields:
         Pairs of a path and the file's bytes: `phantom.images` JPEG files '<class>/<patient>_<number>.jpg', then the
@@ -70,13 +73,14 @@ def draw_phantom(phantom: Phantom, seed: int) -> Iterator[tuple[str, bytes]]:
     shares = [0.4 + 1.2 * _random_generator(seed, f"P{p:02d} share").random() for p in range(1, phantom.patients + 1)]
     ends = np.cumsum(shares)
     ends = np.rint(ends / ends[-1] * (phantom.images - phantom.patients)).astype(int)
+    images_of = enumerate(1 + np.diff(ends, prepend=0), start=1)
+    numbers = [(patient, number) for patient, images in images_of for number in range(1, images + 1)]
+    pictures = parallel_map(partial(_draw_numbered, phantom.side, seed), numbers)
     rows = ["path,label,group,site"]
-    for patient, images in enumerate(1 + np.diff(ends, prepend=0), start=1):
-        for number in range(1, images + 1):
-            label, content = draw_picture(phantom.side, seed, patient, number)
-            path = f"{label}/P{patient:02d}_{number:03d}.jpg"
-            rows.append(f"{path},{label},P{patient:02d},{site_of(patient)}")
-            yield path, content
+    for (patient, number), (label, content) in zip(numbers, pictures, strict=True):
+        path = f"{label}/P{patient:02d}_{number:03d}.jpg"
+        rows.append(f"{path},{label},P{patient:02d},{site_of(patient)}")
+        yield path, content
     yield TABLE, "".join(f"{row}\n" for row in rows).encode()
 
 
@@ -113,6 +117,10 @@ def draw_picture(size: int, seed: int, patient: int, number: int) -> tuple[str, 
     picture = photograph(draw_smear(_draw_shape(size, rng), label, person, rng), person, rng)
     quality = np.clip(person.microscope.quality + 6 * rng.standard_normal(), 60, 97)
     return label, _encode(picture, int(quality))
+
+
+def _draw_numbered(size: int, seed: int, numbers: tuple[int, int]) -> tuple[str, bytes]:
+    return draw_picture(size, seed, *numbers)
 
 
 def _random_generator(seed: int, name: str) -> Generator:

@@ -1,6 +1,5 @@
 """Runs one training in several processes, started here or joined under torchrun, and passes values between them."""
 
-import ctypes
 import math
 import multiprocessing
 import os
@@ -9,7 +8,7 @@ import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing.connection import Connection, wait
@@ -31,15 +30,12 @@ from tumorboard.base.faults import explain_fault
 from tumorboard.base.params import Runtime
 from tumorboard.base.processes import Child, running_children
 from tumorboard.models.device import choose_device, threads_of, use_threads
+from tumorboard.training.heap import keep_freed_memory
 
 T = TypeVar("T")
 Callback: TypeAlias = Callable[[Any], None]  # takes one value that rank 0 sends to the process that called `launch`
 
 CAUSE_SECONDS = 2.0  # time after the first lost connection in which the lost process is identified
-
-# Parameters of glibc's mallopt.
-_M_TRIM_THRESHOLD = -1
-_M_MMAP_MAX = -4
 
 
 class LostProcessError(InputError):
@@ -152,17 +148,6 @@ def launch(work: Work, runtime: Runtime, callback: Callback) -> None:
         work(Group(0, 1, _device_of(device, 0)), callback)
     else:
         _start_processes(work, callback, device=device, size=size, runtime=runtime)
-
-
-def keep_freed_memory() -> None:
-    """Makes glibc keep freed memory for the next step instead of returning it to the system page by page.
-
-    ResNet-18 at 224 pixels then trains a sixth faster (benchmarks/README.md). Other C libraries are left as they are.
-    """
-    with suppress(OSError, AttributeError):
-        libc = ctypes.CDLL("libc.so.6")
-        libc.mallopt(_M_MMAP_MAX, 0)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _check_restarts() -> None:
