@@ -26,8 +26,6 @@ NETWORKS = (
     "googlenet:64",
     "densenet121:64",
     "timm/tf_efficientnet_lite0:160",
-    "resnet50:160",
-    "resnet18:224",
 )
 
 
