@@ -40,6 +40,7 @@ from benchmarks import ROOT, argument_parser, machine
 from benchmarks.studies import Study, changed, one_process, with_preset
 from tumorboard.base.params import Params, load_params
 from tumorboard.base.tables import Manifest, Predictions, make_predictions, manifest_digest
+from tumorboard.commands.new_files import EPOCHS
 from tumorboard.data.shortcuts import EVERYTHING
 from tumorboard.evaluation.intervals import intervals
 from tumorboard.evaluation.paired import compare
@@ -67,7 +68,9 @@ AGAINST: dict[str, Against] = {
         raw="brain_mri",
     ),
     "others_brain_160": Against(
-        "the same at the side of the preset mri", ("--preset", "mri", "--side", "160", "--folds", "0"), raw="brain_mri"
+        "the same at the side of the preset mri",
+        ("--preset", "mri", "--epochs", "8", "--side", "160", "--folds", "0"),
+        raw="brain_mri",
     ),
     "others_bccd": Against("blood cells: the same", ("--group-pattern", r"(BloodImage_\d+)", *CELLS), raw="bccd_cells"),
     "others_phantom": Against("the phantom: the same", CELLS),
@@ -231,7 +234,7 @@ def read_options(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--models", default="resnet18,efficientnet_lite0")
     parser.add_argument("--folds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--side", type=int, default=96)
-    parser.add_argument("--epochs", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=EPOCHS, help="of a model without a number of its own")
     parser.add_argument("--balance", default="none", help="as balance.strategy, for --data")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--fastai", metavar="PYTHON", help="an interpreter with fastai")

@@ -8,8 +8,8 @@ WHOLE_PAGES = ("tutorial.md", "datasets.md")  # all their blocks `sh` are run wo
 
 # A study of two small models and few epochs instead of the reader's own.
 _SMALL = (
-    "sed -i -e 's/^models: .*/models: [linear, cnn]/' -e 's/^  positive: .*/  positive: blast/' params.yaml "
-    "&& printf 'train:\\n  epochs: 2\\n' >> params.yaml && git commit --quiet --all -m Smaller"
+    "sed -i -e 's/^models: .*/models: [linear, cnn]/' -e 's/^  positive: .*/  positive: blast/' "
+    "-e 's/^  epochs: .*/  epochs: 2/' params.yaml && git commit --quiet --all -m Smaller"
 )
 # Some packages of the lock file, with their hashes.
 _FEW = "awk '/^[a-z]/ { few = /^(colorama|iniconfig|idna)==/ } few' requirements.lock > few.lock"

@@ -461,12 +461,12 @@ def test_without_a_git_identity_nothing_is_written(folder: Path, raw: Path, monk
 
 def test_resolved_parameters_are_complete(made: Made, tmp_path: Path) -> None:
     short = Path(shutil.copy(made.folder / "params.yaml", tmp_path))
-    with short.open("a", encoding="utf-8") as file:
-        file.write("train: {lr: 0.5, augment: {rotate: 7}}\n")
+    text = short.read_text(encoding="utf-8")
+    short.write_text(text.replace("train:\n", "train:\n  lr: 0.5\n  augment: {rotate: 7}\n"), encoding="utf-8")
     write_resolved(short, tmp_path / "resolved.yaml")
     tree = yaml.safe_load((tmp_path / "resolved.yaml").read_text(encoding="utf-8"))
     assert "tumorboard" not in tree
-    assert (tree["train"]["lr"], tree["train"]["augment"]["rotate"], tree["train"]["epochs"]) == (0.5, 7, 8)
+    assert (tree["train"]["lr"], tree["train"]["augment"]["rotate"], tree["train"]["epochs"]) == (0.5, 7, 16)
     assert load_params(tmp_path / "resolved.yaml") == load_params(short)
 
 

@@ -3,9 +3,11 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.commands.study_facts import FACTS
 from tumorboard.base.package_files import package_file
@@ -17,6 +19,18 @@ def test_the_readme_of_a_study_writes_tables_outside_of_it() -> None:
     readme = study_files(FACTS)["README.md"].decode()
     outputs = re.findall(r"--out (\S+)", readme)
     assert outputs == ["../new.csv"]
+
+
+@pytest.mark.parametrize(
+    ("lines", "expected", "explained"),
+    [({}, {"epochs": 16}, True), ({"train": {"epochs": 3, "lr": 0.5}}, {"epochs": 3, "lr": 0.5}, False)],
+)
+def test_a_study_trains_for_longer_than_the_package_unless_it_says_otherwise(
+    lines: dict[str, object], expected: dict[str, object], explained: bool
+) -> None:
+    text = study_files(replace(FACTS, lines=lines))["params.yaml"].decode()
+    assert yaml.safe_load(text)["train"] == expected
+    assert ("half as many were worse" in text) == explained
 
 
 def test_a_folder_that_python_left_beside_the_templates_is_left_out(

@@ -24,6 +24,7 @@ from tumorboard.data.guess_groups import Guess
 
 _COPIED = (".gitignore", ".gitattributes", ".dvcignore", "weights/README.md", "architectures/README.md")
 _TEMPLATE = ("raw", "table", "group_pattern", "unit", "positive")  # keys of `data` that each study has
+EPOCHS = 16  # of a new study's trainings
 _PLOTS = ".dvc/plots"  # templates and page of `dvc plots`
 
 
@@ -69,6 +70,9 @@ def params_text(facts: StudyFacts) -> str:
     data = {key: value for key, value in own.pop("data", {}).items() if key not in _TEMPLATE}
     evaluate = {"subgroups": [], "test": True} | own.pop("evaluate", {})
     subgroups, test = _flow(evaluate.pop("subgroups")), _yaml(evaluate.pop("test"))
+    train = {"epochs": EPOCHS} | own.pop("train", {})
+    epochs = train.pop("epochs")
+    longer = ": half as many were worse in 15 of 18 pairs (docs/results.md)" if epochs == EPOCHS else ""
     panel = panel_of(facts.preset)
     why = f": {panel.reason}" if first["models"] == list(panel.models) else ""
     lines = [
@@ -97,6 +101,10 @@ def params_text(facts: StudyFacts) -> str:
         f"  unit: {_yaml(facts.unit)}  # what a group is: patient | smear | slide; empty: nobody said",
         f"  positive: {_yaml(facts.positive)}  # the one of two classes that is to be detected",
         *_below(data),
+        "",
+        "train:",
+        f"  epochs: {_yaml(epochs)}  # of a model whose recipe has no number of its own{longer}",
+        *_below(train),
         "",
         "evaluate:",
         f"  subgroups: {subgroups}  # columns of the table, such as [sex, site]: scores per value",
