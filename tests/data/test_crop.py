@@ -204,10 +204,32 @@ def test_patients_of_dicom_files_that_differ_only_in_their_form_are_told(tmp_pat
     for pattern in (None, r"(\d)\.dcm"):
         rows, ignored = list_images(tmp_path / "raw", data_section(group_pattern=pattern))
         summary = crop_images(rows, ignored, job_of(tmp_path / "raw", crop, tmp_path))
-        told[pattern] = [text for text in summary.warnings if "patients" in text]
-    (text,) = told[None]
+        told[pattern] = [text for text in summary.warnings if "patient" in text]
+    text, without = told[None] if told[None][0].startswith("the") else told[None][::-1]
     assert text.startswith("the patients 'P-01' (1 images), 'p 1' (2 images) differ only in the form of a number, case")
+    assert without.startswith("1 of 5 images name no patient (PatientID), such as b/3.dcm, while the others do")
     assert told[r"(\d)\.dcm"] == []
+
+
+def test_dicom_files_of_which_some_have_no_patient_are_told(tmp_path: Path, crop: Crop) -> None:
+    pytest.importorskip("pydicom")
+    from tests.images.test_dicom import dicom
+
+    told = []
+    for patients in (["P1", "", "P2", ""], ["", "", "", ""], ["P1", "P2", "P1", "P2"]):
+        raw = tmp_path / "".join(patients) / "raw"
+        for number, patient in enumerate(patients):
+            (raw / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+            content = dicom(picture(number)[..., 0].copy(), PatientID=patient)
+            (raw / "ab"[number % 2] / f"{number}.dcm").write_bytes(content)
+        rows, ignored = list_images(raw, data_section())
+        warnings = crop_images(rows, ignored, job_of(raw, crop, raw.parent)).warnings
+        told.append([text for text in warnings if "PatientID" in text])
+    ((text,), no_patients, all_patients) = told
+    assert text.startswith(
+        "2 of 4 images name no patient (PatientID), such as b/1.dcm, while the others do: each counts"
+    )
+    assert no_patients == all_patients == []
 
 
 def test_a_patient_with_a_carriage_return_and_a_table_that_makes_each_image_its_own_group(

@@ -16,6 +16,7 @@ from tumorboard.data.guess_groups import guess_groups
         (["a/slide 3_1.png", "a/slide 3_2.png", "b/slide 4_1.png"], {"slide 3", "slide 4"}, "slide"),
         (["a/K17_1.png", "a/K17_2.png", "b/L3_9.png"], {"K17", "L3"}, ""),
         (["a/OAS1_01_MR1_1.jpg", "a/OAS1_01_MR1_2.jpg", "b/OAS1_02_MR1_1.jpg"], {"OAS1_01", "OAS1_02"}, ""),
+        (["a/Patient (1)/s0.png", "a/Patient (1)/s1.png", "b/Patient (2)/s0.png"], None, "patient"),
         (["a/s3_jpg.rf.0a1.jpg", "a/s3_jpg.rf.1bc.jpg", "b/s4_jpg.rf.0.jpg"], {"s3_jpg", "s4_jpg"}, "picture"),
     ],
 )
@@ -41,3 +42,31 @@ def test_names_that_have_a_patient(paths: list[str], groups: set[str] | None, un
 )
 def test_names_that_have_none(paths: list[str]) -> None:
     assert guess_groups(paths) is None
+
+
+@pytest.mark.parametrize("name", ["{:03}", "13713{}", "C{:03}", "P{}", "{}", "case_{}", "TCGA-A{:03}-x"])
+def test_folders_below_the_classes_that_are_named_as_patients(name: str) -> None:
+    paths = [f"{'ab'[n % 2]}/{name.format(n)}/slice_{image}.png" for n in range(6) for image in range(3)]
+    guess = guess_groups(paths)
+    assert guess is not None
+    assert guess.groups == 6
+    assert extract_groups(paths, guess.pattern) == [name.format(n) for n in range(6) for _ in range(3)]
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        [f"{label}/{zoom}X/{n}.png" for label in "ab" for zoom in (40, 100, 200, 400) for n in range(3)],  # few
+        [f"{label}/grade {grade}/{n}.png" for label in "ab" for grade in range(4) for n in range(3)],
+        [f"a/{n:03}/1.png" for n in range(9)],  # one image each
+        [f"{n:03}/{image}.png" for n in range(9) for image in range(2)],  # the classes themselves
+    ],
+)
+def test_folders_that_are_no_patients(paths: list[str]) -> None:
+    assert guess_groups(paths) is None
+
+
+def test_as_few_groups_as_classes_may_be_the_classes() -> None:
+    paths = [f"train/{label:03}/{image}.png" for label in range(7) for image in range(2)]
+    assert guess_groups(paths, 7) is None
+    assert guess_groups(paths, 6) is not None

@@ -243,3 +243,100 @@ def test_a_number_is_a_placeholder_only_where_it_is_far_more_frequent_than_the_o
 
 def test_patients_and_paths_are_no_placeholders() -> None:
     assert describe_placeholders(groups(*["P1"] * 50, "a/na.png", "a/na.png", "Anna", "Anna", "Nils", "Nils")) == ""
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        *[("a，b", "a", "b"), ("a；b", "a", "b"), ("肺炎、气胸", "气胸", "肺炎"), ("a｜b", "c", "d")],
+        *[("['a' 'b']", "['a']", "['b']"), ("[1 1]", "[0 1]", "[1 0]"), ('"[1, 0, 1]"', '"[0, 1, 0]"', '"[1, 0, 0]"')],
+    ],
+)
+def test_several_findings_of_other_scripts_and_of_numpy_are_refused(tmp_path: Path, labels: tuple[str, ...]) -> None:
+    combined, *single = (label.strip('"') for label in labels)
+    with pytest.raises(InputError) as refusal:
+        table(tmp_path, "label", [*labels[1:], *labels])
+    message, lines = str(refusal.value).split("write in params.yaml:\n")
+    assert f"line 4: the label {combined!r} looks like several findings, as do those of 1 of 5 rows" in message
+    assert yaml.safe_load(lines)["data"]["classes"] == {label: label for label in single}
+
+
+def test_vectors_with_one_1_are_classes(tmp_path: Path) -> None:
+    assert table(tmp_path, "label", ['"[1, 0]"', '"[0, 1]"'] * 3) == []
+
+
+def test_decimal_commas_are_named_with_lines_that_read_them(tmp_path: Path) -> None:
+    with pytest.raises(InputError) as refusal:
+        table(tmp_path, "label", ['"0,0"', '"1,0"', '"0,0"'])
+    message, lines = str(refusal.value).split("write in params.yaml:\n")
+    assert message.startswith(
+        f"{tmp_path / 'labels.csv'}: line 2: the label '0,0' has a decimal comma, as those of all"
+    )
+    classes = yaml.safe_load(lines)["data"]["classes"]
+    assert classes == {"0,0": "0", "1,0": "1"}
+    assert table(tmp_path, "label", ['"0,0"', '"1,0"', '"0,0"'], data_section(classes=classes)) == []
+    with pytest.raises(InputError, match="looks like several findings"):
+        table(tmp_path, "label", ['"1,0"', "1", "0"])
+
+
+@pytest.mark.parametrize("label", ["unlabeled", "Not_labelled", "no label"])
+def test_pictures_that_nobody_labeled_are_told(tmp_path: Path, label: str) -> None:
+    (warning,) = table(tmp_path, "label", ["a", "b", label])
+    assert warning.startswith("1 image has a label that looks like a placeholder for 'not known'")
+
+
+def folders(raw: Path, *names: str, data: Data | None = None) -> list[str]:
+    """The warnings about files in class folders."""
+    for name in names:
+        (raw / name).parent.mkdir(parents=True, exist_ok=True)
+        (raw / name).touch()
+    data = data or data_section()
+    return describe_listing(list_images(raw, data)[0], raw, data)
+
+
+@pytest.mark.parametrize("names", [("left_eye", "right_eye"), ("AP", "PA"), ("axial view", "sagittal view")])
+def test_folders_of_sides_and_views_are_told_unless_params_say_that_they_are_classes(
+    tmp_path: Path, names: tuple[str, str]
+) -> None:
+    paths = [f"{name}/{number}.png" for name in names for number in range(2)]
+    (warning,) = folders(tmp_path, *paths)
+    assert warning.startswith(f"the classes {names[0]!r}, {names[1]!r} are sides or views of a body part")
+    assert warning.endswith("write in params.yaml:\ndata:\n  layout: folders")
+    assert folders(tmp_path, *paths, data=data_section(layout="folders")) == []
+    assert folders(tmp_path / "more", "left ventricle/1.png", "right atrium/1.png", "normal/1.png") == []
+    assert table(tmp_path / "table", "label", list(names)) == []
+
+
+def test_pictures_of_one_name_with_two_endings_are_told(tmp_path: Path) -> None:
+    names = [f"{label}/{n}.{ending}" for label in "ab" for n in range(5) for ending in ("jpg", "png")]
+    (warning,) = folders(tmp_path, *names)
+    assert warning.startswith(
+        "10 files are named after another one, such as a/0.png after a/0.jpg, with another ending"
+    )
+    others = [name for name in names if not name.endswith(("0.png", "1.png"))]
+    assert folders(tmp_path / "some", *others) == []
+    assert folders(tmp_path / "texts", *(name.replace("png", "json") for name in names)) == []
+
+
+@pytest.mark.parametrize("group", ["G{0}", "L{1}"])
+def test_patients_with_several_groups_are_told_with_the_line(tmp_path: Path, group: str) -> None:
+    rows = [f"{'ab'[n % 2]},{group.format(n, n // 2)},P{n // 4}" for n in range(12)]
+    (warning,) = table(tmp_path, "label,group,patient_id", rows)
+    assert warning.startswith(
+        "the column 'patient_id' of labels.csv names patients, but is not used, and images of one"
+    )
+    assert warning.endswith("write in params.yaml:\ndata:\n  columns:\n    group: patient_id")
+    data = data_section(columns=Columns(group="patient_id"))
+    assert table(tmp_path, "label,group,patient_id", rows, data) == []
+    assert list_images(tmp_path, data)[0]["group"].nunique() == 3
+    for other in ("P{1}", "S{2}"):  # the groups are the patients, or hold several of them
+        rows = [f"{'ab'[n % 2]},{other.format(n, n // 4, n // 8)},P{n // 4}" for n in range(16)]
+        assert table(tmp_path, "label,group,patient_id", rows) == []
+    rows = [f"{'ab'[n % 2]},P{n // 4},{n % 3}" for n in range(12)]
+    assert table(tmp_path, "label,group,slide", rows) == []  # slides that each patient counts anew
+
+
+def test_an_empty_name_of_the_column_of_groups_makes_each_image_its_own_group(tmp_path: Path) -> None:
+    data = data_section(columns=Columns(group=None))
+    assert table(tmp_path, "label,group", ["a,P1", "b,P1", "a,P2"], data) == []
+    assert set(list_images(tmp_path, data)[0]["group"]) == {""}

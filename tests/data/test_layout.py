@@ -43,6 +43,20 @@ PARTS = {
     "a copy by macOS": ["glioma", "glioma copy 2", "none"],
     "a copy by a browser": ["glioma", "none", "none (2)"],
     "a copy by Linux": ["glioma", "none", "none (copy)"],
+    "parts in Spanish": ["entrenamiento", "prueba"],
+    "parts in French": ["Entraînement", "Essai"],
+    "pictures and masks in German": ["Bilder", "Masken"],
+    "pictures and masks in Spanish": ["imágenes", "máscaras"],
+    "pictures and texts about them": ["Images", "Descriptions"],
+    "dates": ["2019-01-03", "2019-01-04"],
+    "dates of Europe": ["3.1.2019", "14.1.2019"],
+    "resolutions": ["low_res", "high_res"],
+    "renderings": ["RGB", "grayscale"],
+    "thumbnails": ["full", "thumbnails"],
+    "what was made of pictures beside classes": ["benign", "malignant", "processed"],
+    "results beside classes": ["benign", "malignant", "results"],
+    "altered copies beside a class": ["benign", "malignant", "benign_augmented"],
+    "masks of a class beside it": ["benign", "malignant", "benign masks"],
     "patients' numbers": ["8863", "8864", "10253"],
     "patients' numbers in names": [f"Mass_P_{n:05}_{side}" for n in range(5) for side in ("LEFT_CC", "RIGHT_CC")],
 }
@@ -74,6 +88,12 @@ CLASSES = {
     "labels of one digit and a word": ["label 0", "label 1", "original lesion"],
     "other scripts": ["正常", "異常"],
     "viruses": ["HPV16", "HPV18"],
+    "eyes": ["left_eye", "right_eye"],
+    "views": ["AP", "PA"],
+    "low and high grade": ["low", "high"],
+    "a part of the body and its tumor": ["brain", "brain_tumor"],
+    "a hand": ["index", "thumb"],
+    "a class beside a longer one": ["neutrophil", "segmented neutrophil"],
 }
 
 
@@ -151,6 +171,57 @@ def test_masks_beside_their_pictures_are_refused(tmp_path: Path) -> None:
     assert len(list_images(tmp_path, data_section())[0]) == 7  # a mask alone is somebody's picture
 
 
+@pytest.mark.parametrize(
+    ("paths", "aside"),
+    [
+        (("COVID/images/1.png", "COVID/infection masks/1.png", "Normal/images/2.png"), "COVID/infection masks"),
+        (("a/a/1.bmp", "a/a/CROPPED/1_1.bmp", "b/b/2.bmp"), "a/a/CROPPED"),
+        (("train/a/1.bmp", "train/a/crops/1.bmp", "train/b/2.bmp", "test/a/3.bmp", "test/b/4.bmp"), "train/a/crops"),
+    ],
+)
+def test_folders_of_masks_and_crops_beside_pictures_are_refused(
+    tmp_path: Path, paths: tuple[str, ...], aside: str
+) -> None:
+    touch(tmp_path, *paths)
+    assert f"{aside!r} would count as pictures of their class: move them out of data.raw" in refusal(tmp_path)
+
+
+def test_crops_alone_are_the_pictures_of_their_class(tmp_path: Path) -> None:
+    touch(tmp_path, "a/CROPPED/1.bmp", "b/CROPPED/2.bmp", "b/no_mask/3.bmp")
+    (tmp_path / "b/CROPPED/2.bmp").unlink()
+    assert set(list_images(tmp_path, data_section())[0]["label"]) == {"a", "b"}
+
+
+def test_sets_of_organs_are_named_with_their_classes(tmp_path: Path) -> None:
+    names = (
+        "colon_image_sets/colon_aca",
+        "colon_image_sets/colon_n",
+        "lung_image_sets/lung_aca",
+        "lung_image_sets/l_n",
+    )
+    touch(tmp_path, *(f"{name}/1.png" for name in names))
+    message = refusal(tmp_path)
+    assert "'colon_image_sets', 'lung_image_sets' are named as sets, and hold folders of their own" in message
+    assert f"data.raw: {tmp_path}/colon_image_sets, with the classes 'colon_aca', 'colon_n'" in message
+    touch(tmp_path / "good", *(f"{name}/1.png" for name in ("benign set/x", "benign set/y", "other/z", "other/w")))
+    assert set(list_images(tmp_path / "good", data_section())[0]["label"]) == {"benign set", "other"}
+
+
+def test_a_folder_that_would_be_refused_is_not_proposed(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"images/study{n}/1.png" for n in range(4)))
+    message = refusal(tmp_path)
+    assert "only one class, 'images'" in message
+    assert "Probably meant" not in message
+
+
+def test_folders_of_texts_about_the_pictures_are_named(tmp_path: Path) -> None:
+    touch(tmp_path, "Descriptions/1", "Images/1.png")
+    (tmp_path / "Images/1.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    assert "'Descriptions' hold no images, but files such as Descriptions/1: if these have the labels" in refusal(
+        tmp_path
+    )
+
+
 @pytest.mark.parametrize("place", ["truth", "meta/v2"])
 def test_a_table_in_a_folder_of_its_own_is_named(tmp_path: Path, place: str) -> None:
     touch(tmp_path, *(f"Input/p{n}.jpg" for n in range(8)))
@@ -193,6 +264,61 @@ def test_a_table_that_names_the_files_is_named_unless_it_agrees_with_the_folders
     ):
         (tmp_path / "truth.csv").write_text(content)
         assert set(list_images(tmp_path, data_section())[0]["label"]) == {"early", "late"}
+
+
+def write_table(file: Path, header: str, rows: list[str]) -> None:
+    file.write_text("\n".join([header, *rows]) + "\n")
+
+
+@pytest.mark.parametrize("column", ["site", "hospital", "Patient ID", "subject"])
+def test_folders_of_sites_and_patients_agree_with_no_labels(tmp_path: Path, column: str) -> None:
+    folders = ("Aarau", "Bern", "Chur")
+    touch(tmp_path, *(f"{folder}/{folder}{n}.png" for folder in folders for n in range(4)))
+    rows = [f"{folder}{n}.png,{folder},{'ab'[n % 2]}" for folder in folders for n in range(4)]
+    write_table(tmp_path / "t.csv", f"image,{column},diagnosis", rows)
+    assert "    label: diagnosis\n" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "header", ["image,diagnosis,note", "image,condition,diagnosis_code", "image,condition,diagnosis_confirm"]
+)
+def test_a_table_that_has_the_folders_as_labels_agrees(tmp_path: Path, header: str) -> None:
+    folders = ("nevus", "melanoma")
+    touch(tmp_path, *(f"{folder}/{folder}{n}.png" for folder in folders for n in range(4)))
+    rows = [f"{folder}{n}.png,{folder.title()},{'ab'[n % 2]}" for folder in folders for n in range(4)]
+    write_table(tmp_path / "t.csv", header, rows)
+    assert set(list_images(tmp_path, data_section())[0]["label"]) == set(folders)
+
+
+def test_columns_of_0_and_1_agree_together(tmp_path: Path) -> None:
+    folders = ("nv", "mel", "bcc")
+    touch(tmp_path, *(f"{folder}/{folder}{n}.png" for folder in folders for n in range(4)))
+    marks = {"nv": "1,0,0", "mel": "0,1,0", "bcc": "0,0,1"}
+    rows = [f"{folder}{n},{marks[folder]}" for folder in folders for n in range(4)]
+    write_table(tmp_path / "t.csv", "image,NV,MEL,BCC", rows)
+    assert set(list_images(tmp_path, data_section())[0]["label"]) == set(folders)
+
+
+def test_names_that_recur_in_each_folder_agree_where_each_label_has_those_of_one_folder(tmp_path: Path) -> None:
+    for folders, labels, agrees in (
+        (("benignx", "malignantx"), ("benign", "malignant"), True),
+        (("Aarau", "Bern"), ("benign", "malignant"), False),
+    ):
+        raw = tmp_path / folders[0]
+        touch(raw, *(f"{folder}/{n}.png" for folder in folders for n in range(8)))
+        rows = [f"{n}.png,{labels[index if agrees else n % 2]}" for index in range(2) for n in range(8)]
+        write_table(raw / "t.csv", "filename,class", rows)
+        if agrees:
+            assert set(list_images(raw, data_section())[0]["label"]) == set(folders)
+        else:
+            assert "t.csv lies beside them and names their files" in refusal(raw)
+
+
+def test_a_list_of_boxes_between_spaces_is_no_sign_against_the_classes(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{label}/{label}{n}.jpg" for label in ("yes", "no") for n in range(8)))
+    rows = [f"{label}{n}.jpg {n} {3 * n} 224" for label in ("yes", "no") for n in range(8)]
+    write_table(tmp_path / "boxes.txt", "name left top side", rows)
+    assert set(list_images(tmp_path, data_section())[0]["label"]) == {"yes", "no"}
 
 
 def test_named_classes_are_an_explicit_word(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from tests.data.cropping import data_section
 from tumorboard.base.data_params import Data
 from tumorboard.base.errors import InputError
 from tumorboard.base.schema import parse, read_yaml
-from tumorboard.data.published_tables import find_patient_column
+from tumorboard.data.label_columns import find_patient_column
 from tumorboard.data.sources import list_images
 
 
@@ -233,3 +233,92 @@ def test_patients_that_are_unknown_in_some_rows_are_proposed_with_what_to_fill_i
 @pytest.mark.parametrize("column", ["pat_id", "PatID", "Pat.-Nr.", "Patientennummer", "ID_paciente", "Pseudonym"])
 def test_columns_of_patients_have_many_names(column: str) -> None:
     assert find_patient_column({"path": ["1", "2", "3", "4"], column: ["a", "a", "b", "c"]}, {"path"}) == column
+
+
+def in_folder(raw: Path, header: str, rows: list[str], names: list[str], table: str = "data.csv") -> str:
+    """The refusal of pictures in one folder beside a table that gives them labels."""
+    touch(raw, *(f"img/{name}" for name in names))
+    (raw / table).write_text("\n".join([header, *rows]) + "\n")
+    return refusal(raw)
+
+
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("Image name,Retinopathy grade,,,", "p{0},{1},,,"),  # IDRiD ends its lines with empty columns
+        ("filename,diagnosis,note,note", "p{0}.png,{1},x,y"),
+        ("Image Data ID,Subject,Group,Sex", "p{0},{2},{1},M"),  # ADNI
+        ("Bildname;Befund;Patientennummer", "p{0};{1};{2}"),
+        ("imagen,Diagnóstico,edad", "p{0}.png,{1},{0}"),
+        ("image,diagnosi,età", "p{0}.png,{1},{0}"),
+        ("image_id,laterality,breast_birads", "p{0},L,{1}"),
+    ],
+)
+def test_tables_of_many_forms_and_languages_get_lines_that_read_them(tmp_path: Path, header: str, row: str) -> None:
+    raw = tmp_path / "raw"
+    rows = [row.format(n, "ab"[n % 2], f"S{n // 3}") for n in range(12)]
+    data = proposed(raw, in_folder(raw, header, rows, [f"p{n}.png" for n in range(12)]), tmp_path)
+    images, _ = list_images(raw, data)
+    assert [images["label"][images["path"] == f"img/p{n}.png"].item() for n in range(12)] == ["a", "b"] * 6
+
+
+@pytest.mark.parametrize(
+    ("cell", "name", "words"),
+    [
+        ("img\\{0}.png", "{0}.png", "'img\\\\1.png' is 'img/1.png' here"),
+        ("{0}.0", "{0}.png", "'1.0' is 'img/1.png' here"),
+        ("{0}", "{0:04}.png", "'1' is 'img/0001.png' here"),
+    ],
+)
+def test_names_that_a_program_has_changed_are_told(tmp_path: Path, cell: str, name: str, words: str) -> None:
+    rows = [f"{cell.format(n)},{'ab'[n % 2]}" for n in range(1, 13)]
+    message = in_folder(tmp_path, "id,diagnosis", rows, [name.format(n) for n in range(1, 13)])
+    assert f"data.csv names the files, but by other names or folders than there are: {words}" in message
+
+
+def test_numbers_that_several_files_may_have_without_zeros_are_no_names(tmp_path: Path) -> None:
+    rows = [f"{n},{'ab'[n % 2]}" for n in range(1, 5)]
+    names = [f"{zeros}{n}.png" for n in range(1, 5) for zeros in ("0", "00")]
+    assert "data.csv" not in in_folder(tmp_path, "number,diagnosis", rows, names)
+
+
+@pytest.mark.parametrize("row", ["p{0},{1}", "p{0}.png,{1}", "p{0}.png,{1},{1}"])
+def test_a_published_table_without_a_header_loses_no_row(tmp_path: Path, row: str) -> None:
+    rows = [row.format(n, "ab"[n % 2]) for n in range(12)]
+    message = in_folder(tmp_path, rows[0], rows[1:], [f"p{n}.png" for n in range(12)])
+    assert f"data.csv names the files, but its first line names the file {rows[0].split(',')[0]!r}: write a" in message
+    assert "params.yaml" not in message
+
+
+def test_a_list_between_spaces_is_named_with_what_is_missing(tmp_path: Path) -> None:
+    names = [f"p{n}.png" for n in range(12)]
+    rows = [f"{n // 2} {name} {'ab'[n % 2]} rsna" for n, name in enumerate(names)]
+    message = in_folder(tmp_path / "bare", rows[0], rows[1:], names, "train.txt")
+    assert "train.txt names the files, but its columns are separated by spaces: separate them by commas" in message
+    assert "its first line names the file 'p0.png': write a line with the names" in message
+    rows = [f"img/{name} {'ab'[n % 2]}" for n, name in enumerate(names)]
+    message = in_folder(tmp_path / "own", "path label", rows, names, "labels.csv")
+    assert "no column 'path'" in message
+    assert "labels.csv names the files, but its columns are separated by spaces" in message
+
+
+def test_names_that_several_files_have_need_their_folder(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"set/{part}/{n}.png" for part in ("x", "y") for n in range(6)))
+    rows = [f"{n}.png,{label},{n // 2}{label}" for label in "ab" for n in range(6)]
+    (tmp_path / "t.csv").write_text("\n".join(["filename,class,patient_id", *rows]))
+    message = refusal(tmp_path)
+    assert "t.csv names the files, but by names that several files have, such as set/x/0.png and set/y/0.png" in message
+    assert "params.yaml" not in message.split("t.csv")[1]
+    # Masks of the same names in another folder leave each row one picture, and so do rows of one picture and one label.
+    for file in (tmp_path / "set/y").iterdir():
+        file.rename(tmp_path / "set/x" / f"1{file.name}")
+    touch(tmp_path, *(f"set/y/{file.name}" for file in (tmp_path / "set/x").iterdir()))
+    rows = [f"{n}.png,{'ab'[n % 2]},P{n}" for n in [*range(6), *range(10, 16)] for _ in range(2)]
+    (tmp_path / "t.csv").write_text("\n".join(["filename,class,patient_id", *rows]))
+    assert "t.csv names the files. To use it, write" in refusal(tmp_path)
+
+
+def test_a_few_repeated_groups_are_classes_and_many_are_not(tmp_path: Path) -> None:
+    names = [f"p{n}.png" for n in range(24)]
+    rows = [f"{name},{n},G{n // 2}" for n, name in enumerate(names)]
+    assert "has no column with classes" in in_folder(tmp_path, "image,age,Group", rows, names)

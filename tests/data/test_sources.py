@@ -50,6 +50,9 @@ def test_one_folder_per_class_at_any_depth(tmp_path: Path) -> None:
         ".git/x",
         "a/Thumbs.db",
         "__MACOSX/a/x.png",
+        "$RECYCLE.BIN/x.png",
+        "a/@eaDir/1.png/SYNOPHOTO_THUMB_M.jpg",
+        "lost+found/x.png",
     )
     rows, ignored = list_images(tmp_path, data())
     assert columns(rows, "path", "label", "group", "split") == [
@@ -60,11 +63,14 @@ def test_one_folder_per_class_at_any_depth(tmp_path: Path) -> None:
     ]
     assert rows["fold"].isna().all()
     assert columns(ignored, "path", "reason") == [
+        ("$RECYCLE.BIN", "system file"),
         (".git", "hidden"),
         ("README.txt", "outside the class folders"),
         ("__MACOSX", "system file"),
         ("a/.hidden", "hidden"),
+        ("a/@eaDir", "system file"),
         ("a/Thumbs.db", "system file"),
+        ("lost+found", "system file"),
     ]
 
 

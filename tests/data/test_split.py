@@ -348,7 +348,14 @@ def test_counts_by_class_and_part() -> None:
             {"splits": ["train"] * 12 + ["test"] * 12, "pixels": [f"{n % 12}" for n in range(24)]},
             ["class 'a'", "no images to train on: all 6 are left out"],
         ),
-        ({"groups": ["P", "Q"] * 12}, ["class 'a' has 1 group of", "12 images", "PatientID", "'(?s)(.*)'"]),
+        (
+            {"groups": ["P", "Q"] * 12},
+            ["class 'a' has 1 group of", "12 images", "PatientID", "'(?s)(.*)'", "data.columns: {group: null}"],
+        ),
+        (
+            {"pixels": ["x", "y"] * 12},
+            ["class 'a' has 1 group of", "Its 12 images are copies of 1 picture, and copies"],
+        ),
         ({"splits": ["train"] * 20 + [""] * 4}, ["for all or for none"]),
         ({"splits": TRAIN, "folds": [3] * 22 + [None] * 2}, ["fold 3", "0 to 2", "split.folds"]),
         ({"splits": TRAIN, "folds": [1] * 22 + [None] * 2}, ["folds lists 0", "[1]"]),

@@ -79,8 +79,8 @@ def check(
     if account.refused is None and (unversioned := explain_unversioned(str(raw))):
         account.warnings.append(unversioned)
     if account.groups == len(account.accepted):
-        guess = guess_groups(account.accepted)
-        if guess is not None and guess.groups > len(account.classes):  # otherwise the groups may be the classes
+        guess = guess_groups(account.accepted, len(account.classes))
+        if guess is not None:
             account.warnings.append(describe_guess(guess, grouped=account.grouped))
     if as_json:
         typer.echo(json.dumps(asdict(account)))

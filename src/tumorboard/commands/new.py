@@ -198,7 +198,7 @@ def survey_data(data: Path, params: Params, positive: str | None, *, ask: Callab
     account = checked(group_pattern)
     if group_pattern or account.grouped or account.groups < len(account.accepted):
         return Survey(account, table, group_pattern, None, None)
-    guess = guess_groups(account.accepted)
+    guess = guess_groups(account.accepted, len(account.classes))
     if guess is None or not ask(guess):
         return Survey(account, table, None, None, guess)
     return Survey(checked(guess.pattern), table, guess.pattern, guess.unit or None, None)

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from tumorboard.base.data_params import Links
-from tumorboard.base.errors import ImageError, InputError
+from tumorboard.base.errors import ImageError, InputError, printable
 from tumorboard.base.files import write_table
 from tumorboard.base.params import SET, Crop, Frames
 from tumorboard.base.progress import Progress
@@ -134,12 +134,27 @@ def crop_images(images: ListedImages, ignored: IgnoredFiles, job: CropJob) -> Cr
                 write_table(table, job.out / f"{name}.csv")
         asked_crop = job.crop.model_copy(update={"window": window})
         write_record(job.out / "store", asked_crop, job.frames, job.crop.fixed_window)
-    in_file = (images["group"] == "") & (facts["patient"] != "")
-    alike = describe_alike_patients(facts["patient"][in_file], ONE_NAME)
-    warnings = (*grey_ranges.describe_facts(facts), *alike)
+    warnings = (*grey_ranges.describe_facts(facts), *_describe_patients(facts[images["group"] == ""]))
     decoded = sum(file.decoded for file in files)
     counts = count_images(manifest, facts, len(quarantined), len(ignored))
     return CropSummary(counts, listed=len(results), decoded=decoded, cached=len(files) - decoded, warnings=warnings)
+
+
+def _describe_patients(facts: Images) -> list[str]:
+    """Returns warnings about the patients of DICOM files: names that differ in their form, and files without one.
+
+    Args:
+        facts: the images that neither a pattern nor a table groups.
+    """
+    known = facts["patient"] != ""
+    warnings = describe_alike_patients(facts["patient"][known], ONE_NAME)
+    if known.any() and not known.all():
+        warnings.append(
+            f"{(~known).sum()} of {len(known)} images name no patient (PatientID), such as "
+            f"{printable(facts['id'][~known].iloc[0])}, while the others do: each counts as a patient of its own, and "
+            "images of one patient may be on two sides of the split. Name the patients in a table's column group"
+        )
+    return warnings
 
 
 def _absolute(job: CropJob, images: int) -> CropJob:

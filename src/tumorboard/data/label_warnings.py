@@ -14,9 +14,11 @@ from tumorboard.base.data_params import Data
 from tumorboard.base.errors import counted, printable
 from tumorboard.base.tables import Manifest
 from tumorboard.data.attributes import choose_columns, unkept_warnings
-from tumorboard.data.companions import ALTERED, count_companions, find_companions
+from tumorboard.data.companions import ALTERED, count_companions, find_companions, find_paired_names
+from tumorboard.data.folder_words import are_views
+from tumorboard.data.label_columns import count_blank, find_divided_patients, find_patient_column
 from tumorboard.data.label_table import Row, own_columns, table_form
-from tumorboard.data.published_tables import FILL_BLANK, count_blank, describe_table, find_patient_column
+from tumorboard.data.published_tables import FILL_BLANK, describe_table
 from tumorboard.data.several_findings import MAX_CLASSES, combined_labels, leave_out_lines
 from tumorboard.data.sources import find_table
 from tumorboard.data.spreadsheet_values import describe_changed_values
@@ -29,8 +31,8 @@ FREQUENT = 3  # times the median number of files per patient, beyond which a num
 
 # Values without case, spaces and signs that stand for "not known".
 _PLACEHOLDERS = re.compile(
-    "|(un|not)(known|available|applicable|specified|defined|determined|assigned|identified)|unk|na|nan|nil|none|null|"
-    "missing|empty|blank|anon(ym(ous|i[sz]ed)?)?(patient)?|deidentified|redacted|removed|noid|noname|nopatient|dummy|"
+    "|(un|not)(known|available|applicable|specified|defined|determined|assigned|identified|labell?ed|annotated|graded)|"
+    "unk|na|nan|nil|none|null|nolabels?|todo|missing|empty|blank|anon(ym(ous|i[sz]ed)?)?(patient)?|deidentified|redacted|removed|noid|noname|nopatient|dummy|"
     "default|tbd|tba|x+|unbekannt|inconnu|desconocido|sconosciuto|onbekend"
 )
 _MAY_BE_CLASS = re.compile(r"none|nil|default|[^\w?]+|\W*x+\W*", re.IGNORECASE)  # those that may also be classes
@@ -82,21 +84,39 @@ def describe_listing(images: pd.DataFrame, raw: Path, data: Data, labels: Path |
             "Leave them out, since training alters images by itself, or give each picture and its copies one group "
             "(data.group_pattern)"
         )
+    if paired := find_paired_names(images["path"].tolist()):
+        warnings.append(
+            f"{count_companions(paired)}, with another ending: as a mask of it, it counts as a picture of its class, "
+            "and as a copy twice. Move masks and copies out of data.raw"
+        )
     if raw.is_dir():
         rows: list[Row] = [
             {"path": path, "label": label} for path, label in zip(images["path"], images["label"], strict=True)
         ]
         table = labels or find_table(raw, data)
-        warnings += [] if table is None else _unkept_columns(table, data)
+        warnings += _views(sorted(counts), data) if table is None else _unkept_columns(table, data)
         files = [file.relative_to(raw).as_posix() for file in raw.iterdir() if file.is_file()]
         if not patients:
             warnings += _unused_patients(raw, files, rows, data=data, table=table)
+        elif table is not None:
+            warnings += _divided_patients(table, data)
         warnings += [
             f"{printable(file)} is a spreadsheet's workbook, which is not read: {SAVE_AS_CSV}"
             for file in sorted(files)
             if file.lower().endswith(WORKBOOKS)
         ]
     return warnings
+
+
+def _views(labels: Sequence[str], data: Data) -> list[str]:
+    """Returns a warning about class folders that are named as sides or views, unless params say that they are meant."""
+    if data.layout == "folders" or data.classes is not None or not are_views(labels):
+        return []
+    return [
+        f"the classes {', '.join(map(repr, labels[:SHOWN]))} are sides or views of a body part, by their names: if "
+        "something else is to be learned, list it in a table labels.csv, or set data.raw to folders of it; if not, "
+        f"{_lines({'layout': 'folders'})}"
+    ]
 
 
 def _no_given_test(images: pd.DataFrame) -> list[str]:
@@ -206,24 +226,45 @@ def _bare(value: str) -> str:
     return re.sub(r"(?<![\d.])0*(\d+)(\.0*)?(?![\d.])", r"\1", text)
 
 
+def _divided_patients(table: Path, data: Data) -> list[str]:
+    """Returns a warning about a column of patients whose images are in several groups of the column that is used."""
+    columns, own = _read_columns(table), _own_columns(data)
+    group = str(own.get("group", "group"))
+    if group not in columns or not (column := find_divided_patients(columns, group)):
+        return []
+    return [
+        f"the column {column!r} of {printable(table.name)} names patients, but is not used, and images of one patient "
+        f"are in several groups of its column {group!r}, so that they may be on two sides of the split. To use it, "
+        f"{_lines({'columns': own | {'group': column}})}"
+    ]
+
+
+def _read_columns(table: Path) -> dict[str, list[str]]:
+    text = read_table_text(table)
+    cells = [values for _, values in text.rows]
+    return {name: [values[name] for values in cells] for name in dict.fromkeys(text.header)}
+
+
+def _own_columns(data: Data) -> dict[str, object]:
+    """Returns `data.columns` as params.yaml has it."""
+    own = {} if data.columns is None else data.columns.model_dump(exclude_none=True)
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in own.items()}
+
+
 def _unused_patients(
     raw: Path, files: Sequence[str], rows: Sequence[Row], *, data: Data, table: Path | None
 ) -> list[str]:
     """Returns a warning about a column of patients that is passed over, in the table that is used or lies beside."""
     if table is not None:
-        text = read_table_text(table)
-        cells = [values for _, values in text.rows]
-        columns = {name: [values[name] for values in cells] for name in dict.fromkeys(text.header)}
-        own = {} if data.columns is None else data.columns.model_dump(exclude_none=True)
+        columns, own = _read_columns(table), _own_columns(data)
         if not (column := find_patient_column(columns, {str(own.get("path", "path"))})):
             return _patients_beside(table, find_tables(raw, [*files, *(row["path"] for row in rows)]))
-        named = {key: list(value) if isinstance(value, tuple) else value for key, value in own.items()}
         blank = count_blank(columns[column])
-        fill = f" {blank} of its {len(cells)} cells are empty: {FILL_BLANK}." if blank else ""
+        fill = f" {blank} of its {len(columns[column])} cells are empty: {FILL_BLANK}." if blank else ""
         return [
             f"the column {column!r} of {printable(table.name)} names patients, but is not used, so that images of one "
             f"patient may be on two sides of the split.{fill} To use it, "
-            f"{_lines({'columns': named | {'group': column}})}"
+            f"{_lines({'columns': own | {'group': column}})}"
         ]
     for beside in find_tables(raw, [*files, *(row["path"] for row in rows)]):
         if column := find_patient_column(beside.columns, {beside.path}):

@@ -29,7 +29,7 @@ from tumorboard.data.links import link_rule, resolve_link
 from tumorboard.data.look_alikes import describe_difference, describe_twin, look_of, refuse_alike_groups
 from tumorboard.data.published_tables import describe_missing, propose_table, propose_table_above
 from tumorboard.data.table_paths import MissingFileError, check_path
-from tumorboard.data.unlabeled import explain_unlabeled
+from tumorboard.data.unlabeled import ABOUT_CONTAINERS, ARCHIVES, CONTAINERS, describe_containers, explain_unlabeled
 from tumorboard.data.walk import IgnoreReason, walk_folder
 from tumorboard.images.formats import HEAD_BYTES, check_large_tiff, explain_foreign, is_readable
 
@@ -42,7 +42,8 @@ LAYOUT = (
 _LOOK_FIRST_BYTES = 1 << 20  # bytes of a file from which its first ones decide whether the rest is read
 
 _ABOUT_FILES = {
-    **dict.fromkeys((".zip", ".tar", ".gz", ".tgz", ".rar", ".7z"), "an archive: unpack it, and give the folder"),
+    **dict.fromkeys(ARCHIVES, "an archive: unpack it, and give the folder"),
+    **dict.fromkeys(CONTAINERS, f"a container of data, {ABOUT_CONTAINERS}"),
     **dict.fromkeys((".csv", ".tsv", ".txt"), "a table: give the folder of its images, and name it as data.table"),
 }
 _LISTED = 10  # labels in a message
@@ -220,11 +221,7 @@ def _list_folder(raw: Path, data: Data, table: Path | None) -> tuple[list[Row], 
         used = _select_classes(rows, ignored, data, table or raw)
         _check_class_names(used, table or raw)
     except _ShortOfClassesError as error:
-        hint = (
-            ""
-            if table
-            else explain_layout(raw, files, rows) or propose_table(raw, files) or propose_table_above(raw, files)
-        )
+        hint = "" if table else _explain_few_classes(raw, files, rows)
         raise InputError(f"{error}{hint}") from None
     except ColumnsError as error:
         raise InputError(f"{error}{propose_table(raw, files, table)}") from None
@@ -237,6 +234,12 @@ def _list_folder(raw: Path, data: Data, table: Path | None) -> tuple[list[Row], 
             "If each folder is a class nevertheless, write data.layout: folders"
         )
     return used, ignored, table or raw
+
+
+def _explain_few_classes(raw: Path, files: list[str], rows: list[Row]) -> str:
+    """Returns what was probably meant by a folder with fewer than two classes; '' if nothing shows it."""
+    hint = explain_layout(raw, files, rows) or propose_table(raw, files) or propose_table_above(raw, files)
+    return hint + "".join(f"\n{sentence}" for sentence in describe_containers(raw, files))
 
 
 def _ignored_beside_table(

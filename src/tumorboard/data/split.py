@@ -302,14 +302,16 @@ def _check_enough_groups(
     uses += ["a test set (split.test)"] if draws_test else []
     cures = ["lower split.folds"] if draws_folds else []
     cures += ["give the test set with the data"] if draws_test else []
-    count = groups[few[0]]  # split.folds is 2 or more: one group alone is never enough where folds are drawn
+    count = int(groups[few[0]])  # split.folds is 2 or more: one group alone is never enough where folds are drawn
     cures = [*cures, "or add images"] if count > draws_folds else ["add images of more groups"]
     grouped = (
-        f". Its {len(own)} images are grouped by data.group_pattern, a table's column group, the PatientID of DICOM "
-        "files, or as copies; where that names no patients, the pattern '(?s)(.*)' makes each image its own group"
+        f". Its {len(own)} images are grouped; where that names no patients, data.columns: {{group: null}} passes over "
+        "a table's group, and data.group_pattern: '(?s)(.*)' over the PatientID of DICOM files or another pattern"
     )
+    if own["picture"].nunique() == count:
+        grouped = f". Its {len(own)} images are copies of {counted(count, 'picture')}, and copies are one group"
     raise InputError(
-        f"class {few[0]!r} has {counted(int(count), 'group')} of images to train on, fewer than the {needed} "
+        f"class {few[0]!r} has {counted(count, 'group')} of images to train on, fewer than the {needed} "
         f"that {' and '.join(uses)} need: {', '.join(cures)}{grouped if len(own) > count else ''}"
     )
 

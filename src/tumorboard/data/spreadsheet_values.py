@@ -142,8 +142,8 @@ def explain_missing_name(name: str, others: Iterable[str]) -> str:
         return f"; {stem!r} is a number that a spreadsheet program has rounded: {_AS_TEXT}"
     if is_date(stem):
         return f"; {stem!r} is a date, as a spreadsheet program makes it of 3-1 or MAR1: {_AS_TEXT}"
-    plain = _without_zeros(name)
-    alike = sorted(other for other in others if plain and _without_zeros(other) == plain)
+    plain = without_zeros(name)
+    alike = sorted(other for other in others if plain and without_zeros(other) == plain)
     if not alike:
         return ""
     if len(alike) > 1:
@@ -154,7 +154,7 @@ def explain_missing_name(name: str, others: Iterable[str]) -> str:
     return f"; nearest: {alike[0]!r}; a spreadsheet program removes leading zeros and adds '.0': {_AS_TEXT}"
 
 
-def _without_zeros(name: str) -> str:
+def without_zeros(name: str) -> str:
     """Returns a name without ending, '.0' and leading zeros of numbers, in lower case; '' if it has no number."""
     stem = re.sub(r"[.,]0$", "", re.sub(r"\.[A-Za-z]\w{0,4}$", "", name.casefold()))
     return re.sub(r"(?<!\d)0+(?=\d)", "", stem) if re.search(r"\d", stem) else ""

@@ -3,12 +3,13 @@
 import posixpath
 import re
 import string
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from tumorboard.base.errors import InputError
-from tumorboard.data.label_table import Row
+from tumorboard.data.spreadsheet_values import without_zeros
 from tumorboard.data.table_text import read_table_text
 
 TABLE_ENDINGS = (".csv", ".tsv", ".tab", ".txt", "")
@@ -29,6 +30,8 @@ class Table:
     paths: Sequence[str]  # path of each row's file; '' where there is none
     prefix: str | None  # as `data.prefix`; None if no prefix leads to the files, or the names differ in form
     extension: str  # as `data.extension`
+    hindrance: str  # why no lines for params.yaml make it readable as it is, and the cure; '' if they may
+    ambiguous: Sequence[str]  # two files in different folders that one name of several rows may mean; () if none
 
 
 def find_tables(raw: Path, files: Sequence[str], table: Path | None = None) -> Iterator[Table]:
@@ -50,74 +53,130 @@ def find_tables(raw: Path, files: Sequence[str], table: Path | None = None) -> I
     for file in [raw / name for name in names[:MAX_TABLES]] if table is None else [table]:
         others = [name for name in files if raw / name != file]  # other tables among them match no cell
         try:
-            columns = _read_columns(file)
+            columns, hindrance = _read_columns(file)
         except InputError:
             continue
         beside = posixpath.dirname(file.relative_to(raw).as_posix()) if file.is_relative_to(raw) else ""
         others.sort(
             key=lambda name: not name.startswith(f"{beside}/")
         )  # among files of one name, those beside the table come first
-        exact = _find_paths(columns, others)
-        if (named := exact or _find_paths(columns, others, _loose_name)) is not None:
+        for form in (str, loose_name, without_zeros):
+            files_by_name = _files_by_name(others, form)
+            if (named := _find_paths(columns, files_by_name, form, len(others))) is None:
+                continue
             path, paths = named
-            prefix, extension = _infer_places(columns[path], paths) if exact else (None, "")
-            yield Table(file=file, columns=columns, path=path, paths=paths, prefix=prefix, extension=extension)
+            prefix, extension = _infer_places(columns[path], paths) if form is str else (None, "")
+            header_file = files_by_name.get(form(posixpath.basename(path)), [""])[0]
+            yield Table(
+                file=file,
+                columns=columns,
+                path=path,
+                paths=paths,
+                prefix=prefix,
+                extension=extension,
+                hindrance="; ".join(filter(None, [hindrance, _describe_header(path, header_file)])),
+                ambiguous=_find_ambiguous(columns[path], files_by_name, form),
+            )
+            break
 
 
-def _read_columns(file: Path) -> dict[str, list[str]]:
-    """Returns the cells of each column; raises InputError if the file is no table of two columns and more."""
+def _describe_header(column: str, file: str) -> str:
+    """Returns a clause about a header that names a file, so that it is none; '' if there is no such file."""
+    if not file:
+        return ""
+    return f"its first line names the file {column!r}: write a line with the names of the columns above it"
+
+
+def _read_columns(file: Path) -> tuple[dict[str, list[str]], str]:
+    """Returns the cells of each column that has a name of its own, and why the table cannot be read, '' if it can.
+
+    Raises:
+        InputError: the file is no table of two columns and more.
+    """
     try:
         if not file.is_file() or file.stat().st_size > MAX_TABLE_BYTES:
             raise InputError(f"{file}: not a table")
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}") from None
     text = read_table_text(file)
-    if len(text.header) < 2 or len(set(text.header)) < len(text.header):
+    header, rows = text.header, [[cells[name] for name in text.header] for _, cells in text.rows]
+    hindrance = ""
+    if len(header) == 1:
+        header, rows = header[0].split(), [row[0].split() for row in rows]
+        hindrance = "its columns are separated by spaces: separate them by commas in a copy of it"
+    if len(header) < 2 or any(len(row) != len(header) for row in rows):
         raise InputError(f"{file}: not a table of several columns")
-    rows = [cells for _, cells in text.rows]
     if not rows:
         raise InputError(f"{file}: no rows")
-    return {name: [cells[name] for cells in rows] for name in text.header}
+    named = zip(header, zip(*rows, strict=True), strict=True)
+    return {name: list(cells) for name, cells in named if header.count(name) == 1}, hindrance
 
 
-def _find_paths(
-    columns: Mapping[str, Sequence[str]], files: Sequence[str], form: Callable[[str], str] = str
-) -> tuple[str, list[str]] | None:
-    """Returns the column that names most files, and the file of each of its cells ('' where there is none).
-
-    None if no column names half of the files, or has files in half of its different cells. Names are compared in the
-    given form.
-    """
+def _files_by_name(files: Sequence[str], form: Callable[[str], str]) -> dict[str, list[str]]:
+    """Returns the files by their names, with and without ending, in a form; without zeros only names of one file."""
     files_by_name: dict[str, list[str]] = {}
     for file in files:
         name = posixpath.basename(file)
-        for key in {form(name), form(posixpath.splitext(name)[0])}:
+        for key in {form(name), form(posixpath.splitext(name)[0])} - {""}:
             files_by_name.setdefault(key, []).append(file)
+    if form is without_zeros:
+        return {key: same for key, same in files_by_name.items() if len(same) == 1}
+    return files_by_name
+
+
+def _find_paths(
+    columns: Mapping[str, Sequence[str]],
+    files_by_name: Mapping[str, Sequence[str]],
+    form: Callable[[str], str],
+    count: int,
+) -> tuple[str, list[str]] | None:
+    """Returns the column that names most files, and the file of each of its cells ('' where there is none).
+
+    None if no column names half of the `count` files, or has files in half of its different cells. Names are compared
+    in the given form.
+    """
     best: tuple[int, str, list[str]] | None = None
     for column, cells in columns.items():
         paths = [_closest_file(cell, files_by_name.get(form(posixpath.basename(cell)), ())) for cell in cells]
         different = len(set(paths) - {""})
-        enough = NAMED_SHARE * min(len(files), len(set(cells)))
+        enough = NAMED_SHARE * min(count, len(set(cells)))
         if different >= max(2, enough) and different >= 0.3 * len(cells) - 1 and (best is None or different > best[0]):
             best = different, column, paths
     return None if best is None else best[1:]
 
 
-def _loose_name(name: str) -> str:
-    """Returns a file's name without its ending, case and spaces around it.
+def _find_ambiguous(
+    cells: Sequence[str], files_by_name: Mapping[str, Sequence[str]], form: Callable[[str], str]
+) -> Sequence[str]:
+    """Returns two files in different folders that a cell of several rows may mean; () if there are none."""
+    for cell, count in Counter(cells).items():
+        files = files_by_name.get(form(posixpath.basename(cell)), ()) if count > 1 else ()
+        if len(folders := {posixpath.dirname(file): file for file in _closest_files(cell, files)}) > 1:
+            return list(folders.values())[:2]
+    return ()
 
-    >>> _loose_name(" ISIC_07.JPG "), _loose_name("1.5")
-    ('isic_07', '1.5')
+
+def loose_name(name: str) -> str:
+    r"""Returns a file's name without its folders, also those of Windows, its ending, case and spaces around it.
+
+    >>> loose_name(" ISIC_07.JPG "), loose_name("1.5"), loose_name(r"images\\p1.png")
+    ('isic_07', '1.5', 'p1')
     """
-    root, ending = posixpath.splitext(name.strip())
+    root, ending = posixpath.splitext(name.strip().rpartition("\\")[2])
     return (root if _ENDING.fullmatch(ending) else root + ending).casefold()
 
 
 def _closest_file(cell: str, files: Sequence[str]) -> str:
-    """Returns the file whose path has most in common with the end of a cell, '' if there are no files."""
+    """Returns the first of the files that are closest to a cell, '' if there are no files."""
+    return next(iter(_closest_files(cell, files)), "")
+
+
+def _closest_files(cell: str, files: Sequence[str]) -> Sequence[str]:
+    """Returns the files whose paths have most in common with the end of a cell."""
     if len(files) < 2:
-        return files[0] if files else ""
-    return max(files, key=lambda file: len(_common_start([_stem(file)[::-1], _stem(cell)[::-1]])))
+        return files
+    common = [len(_common_start([_stem(file)[::-1], _stem(cell)[::-1]])) for file in files]
+    return [file for file, length in zip(files, common, strict=True) if length == max(common)]
 
 
 def _stem(path: str) -> str:
@@ -159,15 +218,3 @@ def _common_start(texts: Collection[str]) -> str:
     """Returns the longest text with which all texts begin."""
     first, last = min(texts), max(texts)
     return first[: next((n for n, pair in enumerate(zip(first, last, strict=False)) if len(set(pair)) > 1), len(first))]
-
-
-def agrees_with_folders(table: Table, rows: Sequence[Row]) -> bool:
-    """Returns whether a column of a table gives the same classes as the folders, perhaps by other names."""
-    label_of = {row["path"]: row["label"] for row in rows}
-    here = [(index, label_of[path]) for index, path in enumerate(table.paths) if path in label_of]
-    folders = {label for _, label in here}
-    for cells in table.columns.values():
-        pairs = {(label, cells[index]) for index, label in here}
-        if len(pairs) == len(folders) == len({cell for _, cell in pairs}) > 1:
-            return True
-    return False

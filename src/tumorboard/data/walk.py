@@ -7,7 +7,12 @@ from typing import Literal, NamedTuple, NoReturn
 from tumorboard.base.errors import InputError
 from tumorboard.data.links import LinkRule
 
-SYSTEM_FILES = ("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "dicomdir", "__macosx", "icon\r")
+SYSTEM_FILES = (
+    *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini", "dicomdir", "__macosx", "icon\r"),
+    # folders of network drives, and what systems keep of deleted or damaged files
+    *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "lost+found", "lost.dir"),
+    *("$recycle.bin", "recycler", "system volume information", "network trash folder", "temporary items"),
+)
 
 # Why a file that is not wrong is left out; docs/quarantine.md explains each reason.
 IgnoreReason = Literal[
