@@ -16,7 +16,7 @@ from tumorboard.base.params import Crop, Params
 from tumorboard.data.check import check_folder, params_for
 from tumorboard.data.crop import CropJob, CropSummary, crop_images
 from tumorboard.data.crop_record import resolve_window
-from tumorboard.data.grey_ranges import common_range, describe_blank, describe_ranges, summarize_ranges
+from tumorboard.data.grey_ranges import common_range, describe_blank, describe_narrow, describe_ranges, summarize_ranges
 from tumorboard.data.sources import list_images
 from tumorboard.data.store import CropStore
 
@@ -186,10 +186,75 @@ def test_files_that_are_nearly_all_black_or_white_are_told_with_the_cause() -> N
     assert describe_blank(table[table["id"].isin(["b", "d"])]) == []
 
 
-def test_dark_colors_of_16_bits_are_told_when_a_folder_is_checked(tmp_path: Path, params: Params) -> None:
+@pytest.fixture
+def colored(tmp_path: Path) -> Path:
+    """Sixteen PNGs of 16 bits per channel; the brightest value of class a is below 1024, of class b below 4096."""
     for number in range(16):
-        values = np.random.default_rng(number).integers(0, 500, (32, 32, 3)).astype(np.uint16)
-        (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
-        cv2.imwrite(str(tmp_path / "ab"[number % 2] / f"{number}.png"), values)
-    account = check_folder(tmp_path, params_for(params, tmp_path, None))
-    assert any(text.startswith("16 files are nearly all black") for text in account.warnings)
+        label, end = ("a", 1000) if number % 2 else ("b", 4000)
+        values = np.random.default_rng(number).integers(0, end, (32, 32, 3)).astype(np.uint16)
+        values[0, 0] = end
+        (tmp_path / "colored" / label).mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / "colored" / label / f"{number}.png"), values)
+    return tmp_path / "colored"
+
+
+def test_colors_of_16_bits_have_ranges_as_grey_has(colored: Path, tmp_path: Path, crop: Crop) -> None:
+    summary = summary_of(colored, tmp_path / "out", crop)
+    (warning,) = summary.warnings
+    assert warning.startswith("16 files are scaled each by its own range: 2 different ranges in this set")
+    by_set = summary_of(colored, tmp_path / "set", crop.model_copy(update={"window": "set"}))
+    assert by_set.warnings == ()
+    images = read_table(tmp_path / "set/images.csv")
+    assert set(images["scaling"]) == {"params"}
+    # Half of the values are evenly spread to 1000, half to 4000: 1 % of these are above 3960.
+    assert float(images["high"][0]) == pytest.approx(3960, abs=40)
+
+
+def narrow_facts(*rows: tuple[str, float, float, float]) -> pd.DataFrame:
+    """Returns facts of files with values evenly spread from the second to the third number of each row."""
+    table = pd.DataFrame([row[:1] + row[3:] for row in rows], columns=["scaling", "filled"])
+    levels = [tuple(np.linspace(low, high, 100)) for _, low, high, _ in rows]
+    return table.assign(id=[f"{row}.png" for row in table.index], levels=levels)
+
+
+def test_values_that_fill_little_of_their_range_are_told_with_a_range() -> None:
+    wide = ("depth", 0, 900, 0.88)
+    # The ends of 300 levels, of three are lowest, are those of each file. 2000 / 65535 * 255 = 7.8.
+    ct = ("depth", 31768, 33768, 0.0305)
+    (warning,) = describe_narrow(narrow_facts(ct, ct, ct))
+    assert warning.startswith(
+        "the values of 3 files fill less than 1/16 of the range over which they are scaled, those of the first, 0.png, "
+        "9 of 256 levels"
+    )
+    assert "set crop.window, for example to [31768, 33768], or to set" in warning
+    assert describe_narrow(narrow_facts(wide, ("stored bits", 0, 256, 0.0625))) == []  # 1/16 itself is enough
+    assert describe_narrow(narrow_facts(("params", 0, 10, 0.01))) == []  # a window that the user has set
+    assert describe_narrow(narrow_facts(("depth", 7, 7, 0.0), ("depth", 7, 7, 0.0))) == []  # no window would help
+    assert describe_narrow(narrow_facts(("", 0, 1, 1.0))) == []
+    # One dark file among others: a range for all, to about 900, shows it no better than its own, to 1023.
+    assert describe_narrow(narrow_facts(*[wide] * 9, ("stored bits", 0, 20, 0.02))) == []
+    # One file with a bright dot, which spreads its range to 16 bits, is helped by it.
+    (warning,) = describe_narrow(narrow_facts(*[wide] * 9, ("depth", 0, 900, 0.0137)))
+    assert warning.startswith("the values of 1 file fill")
+
+
+@pytest.mark.parametrize("kind", ["HU + 32768", "12 bits stored"])
+def test_check_and_crop_tell_values_that_fill_few_levels(kind: str, tmp_path: Path, crop: Crop, params: Params) -> None:
+    raw = tmp_path / "raw"
+    for number in range(16):
+        picture = np.random.default_rng(number).random((40, 40))
+        folder = raw / "ab"[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        if kind == "HU + 32768":
+            cv2.imwrite(str(folder / f"{number}.png"), (picture * 2000 - 1000 + 32768).astype(np.uint16))
+        else:
+            pytest.importorskip("pydicom")
+            from tests.images.test_dicom import dicom
+
+            content = dicom((picture * 200).astype(np.uint16), BitsStored=12, HighBit=11)
+            (folder / f"{number}.dcm").write_bytes(content)
+    found = [text for text in summary_of(raw, tmp_path / "out", crop).warnings if "fill less than 1/16" in text]
+    account = check_folder(raw, params_for(params, raw, None))
+    assert found == [text for text in account.warnings if "fill less than 1/16" in text]
+    assert found[0].startswith("the values of 16 files fill")
+    assert summary_of(raw, tmp_path / "set", crop.model_copy(update={"window": "set"})).warnings == ()

@@ -267,10 +267,27 @@ def test_colors_become_rgb() -> None:
     np.testing.assert_allclose(pixels[0].astype(int), [(254, 0, 0), (90, 90, 90)], atol=1)
 
 
-@pytest.mark.parametrize(("bits", "levels"), [(16, (65535, 256, 255)), (12, (4095, 16, 15))])
-def test_colors_of_more_bits_keep_their_upper_8(bits: int, levels: tuple[int, int, int]) -> None:
+@pytest.mark.parametrize(
+    ("bits", "levels", "expected", "scaling"),
+    [
+        # 16384 / 65535 * 255 = 63.75, 128 / 65535 * 255 = 0.498
+        (16, (65535, 16384, 128), [255, 64, 0], ("depth", 0, 65535)),
+        (16, (4095, 1024, 8), [255, 64, 0], ("depth", 0, 4095)),  # 12 bits, although 16 are stated
+        (12, (1023, 256, 8), [64, 16, 0], ("stored bits", 0, 4095)),  # 1023 / 4095 * 255 = 63.7: BitsStored counts
+        (10, (4095, 1024, 8), [255, 64, 0], ("depth", 0, 4095)),  # the values exceed BitsStored
+        (8, (255, 64, 0), [255, 64, 0], ("stored bits", 0, 255)),
+    ],
+)
+def test_colors_of_more_bits_are_scaled_over_their_depth(
+    bits: int, levels: tuple[int, int, int], expected: list[int], scaling: tuple[str, float, float]
+) -> None:
     content = dicom(np.array([[levels, (0, 0, 0)]], np.uint16), BitsStored=bits, HighBit=bits - 1)
-    assert decode_rgb(content).tolist() == [[[255, 1, 0], [0, 0, 0]]]
+    pixels, header = decode(content, CROP, None)
+    assert pixels.tolist() == [[expected, [0, 0, 0]]]
+    assert header.grey is not None
+    assert header.grey[:3] == scaling
+    # The window of params.yaml is that of all channels: 1024 / 2048 * 255 = 127.5, to the even one.
+    assert decode_rgb(dicom(np.array([[(2048, 1024, 0)]], np.uint16)), window=(0, 2048)).tolist() == [[[255, 128, 0]]]
 
 
 def test_a_palette_becomes_rgb() -> None:

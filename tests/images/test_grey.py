@@ -8,7 +8,7 @@ from PIL import Image
 
 from tests.images.samples import COLOR, CROP, decode_rgb, encode, insert_chunk, npy, png, ramps, reason_for
 from tumorboard.images.decode import decode
-from tumorboard.images.grey import GREY_DEPTHS, scale_grey, scale_visible_grey, three_channels
+from tumorboard.images.grey import GREY_DEPTHS, scale_grey, scale_visible, three_channels
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_window_without_a_width_separates_black_and_white():
 
 def test_visible_grey_is_composited_on_the_background():
     grey, alpha = np.array([[10, 200, 60000]]), np.array([[1.0, 0.25, 0.0]])
-    pixels, _ = scale_visible_grey(grey, alpha, CROP.model_copy(update={"background": (100, 0, 50)}))
+    pixels, _ = scale_visible(grey, alpha, CROP.model_copy(update={"background": (100, 0, 50)}))
     # The invisible value does not count, so that the depth is 8 bits; 200 * 0.25 + 0.75 * (100, 0, 50)
     assert pixels.tolist() == [[[10, 10, 10], [125, 50, 88], [100, 0, 50]]]
 

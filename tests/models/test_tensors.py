@@ -106,6 +106,9 @@ WRAPPED = {
     },
     "timm": {"model": TENSORS, "optimizer": {"state": {}, "param_groups": []}, "epoch": torch.tensor(3)},
     "twice": {"checkpoint": {"model": TENSORS, "epoch": 3}},
+    "flat": TENSORS | {"epoch": 3, "lr": 0.1, "name": "resnet", "best": None},
+    "flat inside": {"state_dict": TENSORS | {"epoch": 3}, "scaler": {"scale": 65536.0}},
+    "beside a mean": {"model": TENSORS, "normalization": {"mean": torch.zeros(3), "count": 9}},
 }
 
 
@@ -125,7 +128,11 @@ def test_the_one_state_dict_of_a_checkpoint_is_read(tmp_path: Path, kind: str) -
             r"; it has several: model, model_ema: save the one you mean by itself",
         ),
         ({"epoch": 3, "lr": 0.1}, r"; it has the entries epoch, lr: save"),
-        (TENSORS | {"epoch": 3}, r"; it has the entries head\.weight, backbone\.0\.bias, epoch: save"),
+        ({"epoch": 3, "loss": torch.tensor(0.5)}, r"; beside tensors it has epoch \(int\): save"),
+        (
+            TENSORS | {"epoch": 3, "names": ["a"], "optimizer": {"lr": 0.1}},
+            r"; beside tensors it has epoch \(int\), names \(list\), optimizer \(dict\): save",
+        ),
     ],
 )
 def test_a_checkpoint_without_one_state_dict_is_named_with_what_it_has(

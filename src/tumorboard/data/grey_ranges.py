@@ -13,6 +13,8 @@ from tumorboard.images.grey import Window
 
 SET_SHARES = (0.005, 0.995)  # the range's ends, as shares of the set's grey values; each file counts the same
 BY_VALUES = ("depth", "own range")  # kinds of a GreyRange that the file's own values decide
+NARROW = 1 / 16  # share of a range; files whose values fill less of it have few grey levels
+_GAIN = 2.0  # least factor by which one range for the set widens what narrow values fill, so that it is proposed
 BLANK = 2.0  # levels of 255; a picture whose mean is that close to black or white shows nothing
 _MEASURING: Window = (0.0, 1.0)  # any range serves to decode the files whose values are measured
 
@@ -42,7 +44,7 @@ def common_range(levels: Iterable[Sequence[float]]) -> Window | None:
 
 def describe_facts(facts: pd.DataFrame) -> list[str]:
     """Returns all warnings about decoded files: their ranges, blank pictures, and what decoders reported."""
-    return [*describe_ranges(facts), *describe_blank(facts), *describe_decoder_warnings(facts)]
+    return [*describe_ranges(facts), *describe_narrow(facts), *describe_blank(facts), *describe_decoder_warnings(facts)]
 
 
 def describe_ranges(facts: pd.DataFrame) -> list[str]:
@@ -56,10 +58,40 @@ def describe_ranges(facts: pd.DataFrame) -> list[str]:
         return []
     proposal = common_range(facts.loc[facts["scaling"] != "", "levels"])
     assert proposal is not None
-    low, high = (f"{end:g}" for end in proposal)
-    return [
-        f"{differing}: set crop.window, for example to [{low}, {high}], or to {SET}, one range for all from "
+    return [f"{differing}: {_propose(proposal)}"]
+
+
+def _propose(window: Window) -> str:
+    low, high = (f"{end:.6g}" for end in window)
+    return (
+        f"set crop.window, for example to [{low}, {high}], or to {SET}, one range for all from "
         f"{SET_SHARES[0]:.1%} to {SET_SHARES[1]:.1%} of the set's values"
+    )
+
+
+def describe_narrow(facts: pd.DataFrame) -> list[str]:
+    """Returns a warning that counts the files whose values fill little of the range over which they are scaled.
+
+    Files that `crop.window` scales do not count, nor those of one value, nor those that are much narrower than the
+    whole set, which one range for the set would not help.
+
+    Args:
+        facts: one row per usable file, with the columns id, scaling, levels and filled, as ImageFacts explains.
+    """
+    deep = facts[(facts["scaling"] != "") & (facts["scaling"] != "params")]
+    narrow = deep[(deep["filled"] > 0) & (deep["filled"] < NARROW)]
+    proposal = common_range(deep["levels"]) if len(narrow) else None
+    if proposal is None:
+        return []
+    under_proposal = pd.Series([float(np.ptp(np.clip(each, *proposal))) for each in narrow["levels"]], narrow.index)
+    helped = narrow[under_proposal / (proposal[1] - proposal[0]) >= _GAIN * narrow["filled"]]
+    if helped.empty:
+        return []
+    levels = round(255 * float(helped["filled"].iloc[0])) + 1
+    return [
+        f"the values of {counted(len(helped), 'file')} fill less than 1/{1 / NARROW:g} of the range over which they "
+        f"are scaled, those of the first, {printable(helped['id'].iloc[0])}, {levels} of 256 levels (99 % of its "
+        f"pixels): {_propose(proposal)}"
     ]
 
 
@@ -106,10 +138,9 @@ def describe_blank(facts: pd.DataFrame) -> list[str]:
             continue
         scaled = int((files["scaling"] != "").sum())
         cure = (
-            f"{scaled} of them by the range over which their grey is scaled: set crop.window, or leave them out"
+            f"{scaled} of them by the range over which their values are scaled: set crop.window, or leave them out"
             if scaled
-            else "leave them out if they show nothing or are masks; of colors with 16 bits the upper 8 are read, so "
-            "that dark ones have to be saved with 8"
+            else "leave them out if they show nothing or are masks"
         )
         warnings.append(
             f"{counted(len(files), 'file is', 'files are')} nearly all {name} (mean levels within {BLANK:g} of 255), "

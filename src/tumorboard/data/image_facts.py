@@ -32,10 +32,11 @@ class ImageFacts(NamedTuple):
     green: float  # mean level of green, 0 to 255
     blue: float  # mean level of blue, 0 to 255
     border: float  # share of the pixels in the dark border, 0 to 1, whether or not crop.border cuts it off
-    scaling: str  # how the range of grey of more than 8 bits was chosen, see GreyRange.kind; '' for other files
-    low: float | None  # the grey value that became black; None for other files
-    high: float | None  # the grey value that became white; None for other files
+    scaling: str  # how the range of values of more than 8 bits was chosen, see GreyRange.kind; '' for other files
+    low: float | None  # the value that became black; None for other files
+    high: float | None  # the value that became white; None for other files
     levels: Sequence[float]  # GreyRange.levels; () for other files
+    filled: float  # GreyRange.filled; 1 for other files
     warning: str  # the decoder's warning, else ''
 
 
@@ -60,6 +61,7 @@ def facts_of(content: bytes, cropped: CroppedFile) -> ImageFacts:
         low=header.grey.low if header.grey else None,
         high=header.grey.high if header.grey else None,
         levels=header.grey.levels if header.grey else (),
+        filled=header.grey.filled if header.grey else 1.0,
         warning=header.warning,
     )
 

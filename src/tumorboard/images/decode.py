@@ -15,18 +15,18 @@ from PIL.TiffImagePlugin import IMAGEDESCRIPTION, PHOTOMETRIC_INTERPRETATION, Ti
 
 from tumorboard.base.errors import ImageError
 from tumorboard.base.params import Crop, Frames
-from tumorboard.images import jpeg, pgm, png, tiff
+from tumorboard.images import deep_color, jpeg, pgm, png, tiff
 from tumorboard.images.decoder_messages import catching_messages, check_messages
 from tumorboard.images.dicom import decode_dicom
 from tumorboard.images.dicom_file import is_dicom
 from tumorboard.images.formats import FORMATS, HEAD_BYTES, check_whole_slide, explain_foreign, whole_slide
 from tumorboard.images.frames import check_frame_count, check_passed_frames
-from tumorboard.images.grey import GreyRange, Pixels, one_channel_if_grey, scale_grey, scale_visible_grey
+from tumorboard.images.grey import GreyRange, Pixels, one_channel_if_grey, scale_color, scale_grey, scale_visible
 from tumorboard.images.header import Header, check_size, choose_frame
 
 _BAND_PIXELS = 1 << 20  # pixels that Pillow converts at a time
 _JPEG_FORMATS = ("JPEG", "MPO")  # multi-picture files (MPO) hold JPEGs
-_SIGNATURE = re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|II\*\0|MM\0\*|RIFF....WEBP", re.DOTALL)
+_SIGNATURE = re.compile(rb"\xff\xd8\xff|\x89PNG|GIF8|II[*+]\0|MM\0[*+]|RIFF....WEBP", re.DOTALL)
 _TIFF_BYTES = {3: 2, 4: 4, 5: 8, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}  # bytes per value by the entry's type; others have 1
 _DAMAGE_ERRORS = (  # errors that Pillow's decoders raise on damaged bytes
     OSError,
@@ -54,9 +54,9 @@ def decode(content: bytes, crop: Crop, frames: Frames, least_side: float | None 
 
     Reads FORMATS, DICOM (with pydicom) and .npy arrays, numbers [H, W] or uint8[H, W, 3]. Limits of size, shape and
     number of frames are checked against the header, before any pixel is decoded. The EXIF orientation is applied, and
-    transparent pixels are composited on `crop.background`. DICOM pixels that are not square are made so. Grey of more
-    than 8 bits is scaled over `crop.window`; without it over a DICOM header's window or stored bits; without these by
-    its depth (`scale_grey`).
+    transparent pixels are composited on `crop.background`. DICOM pixels that are not square are made so. Grey and
+    colors of more than 8 bits are scaled over `crop.window`; without it over a DICOM header's window or stored bits;
+    without these by their depth (`scale_grey`).
     docs/quarantine.md lists all formats and reasons.
 
     Args:
@@ -163,39 +163,37 @@ def _decode_picture(content: bytes, crop: Crop, frames: Frames, least_side: floa
     if is_plain and (is_jpeg or picture.format == "PNG") and not picture.has_transparency_data:
         pixels, warning = _decode_with_opencv(content, picture, least_side)
         if pixels is not None:
-            return pixels, _read_header(picture, pixels, warning=warning)
+            pixels, grey = (pixels, None) if pixels.dtype == np.uint8 else scale_color(pixels, crop.fixed_window)
+            return pixels, _read_header(picture, pixels, grey, warning)
     elif is_jpeg:
-        warning = _check_with_opencv(content)
+        warning = jpeg.check_decoding(content)
     if picture.format == "PNG":
         png.check_rows(content, compressed)
         png.check_transparent_color(content, picture)
         png.stretch_transparent_value(content, picture)
-    grey = None
     if picture.format == "PNG" and png.is_deep_grey_alpha(content) and not frame:
         values = png.read_deep_grey_alpha(content)
-        pixels, grey = scale_visible_grey(values[..., 0], values[..., 1], crop)
+        pixels, grey = scale_visible(values[..., 0], values[..., 1], crop)
     else:
-        pixels, grey = _decode_with_pillow(picture, crop)
+        pixels, grey = _decode_with_pillow(picture, content, crop)
     return pixels, _read_header(picture, pixels, grey, warning)
 
 
-def _decode_with_opencv(content: bytes, picture: Image.Image, least_side: float | None) -> tuple[Pixels | None, str]:
-    """Decodes a JPEG or PNG, opened as `picture`, upright; None if OpenCV cannot. Also returns a warning, or ''."""
+def _decode_with_opencv(content: bytes, picture: Image.Image, least_side: float | None) -> tuple[Any, str]:
+    """Decodes a JPEG or PNG, opened as `picture`, upright; None if OpenCV cannot. Also returns a warning, or ''.
+
+    Colors of a PNG of 16 bits are uint16[H, W, 3], all other pixels uint8.
+    """
     if picture.format == "PNG":
         flags = cv2.IMREAD_GRAYSCALE if picture.mode == "L" else cv2.IMREAD_COLOR_RGB
-        return cv2.imdecode(np.frombuffer(content, np.uint8), flags), ""  # type: ignore[return-value]
+        if deep_color.is_deep_color(picture):
+            flags |= cv2.IMREAD_ANYDEPTH
+        return cv2.imdecode(np.frombuffer(content, np.uint8), flags), ""
     is_grey = picture.mode == "L" or jpeg.header_proves_grey(content)
     flags = _reduction(picture, least_side) | (cv2.IMREAD_GRAYSCALE if is_grey else cv2.IMREAD_COLOR_RGB)
     with catching_messages() as messages:
         pixels = cv2.imdecode(np.frombuffer(content, np.uint8), flags)
-    return pixels, check_messages(messages)  # type: ignore[return-value]
-
-
-def _check_with_opencv(content: bytes) -> str:
-    """Returns libjpeg's warning about a CMYK JPEG, which Pillow decodes without reporting it; '' if there is none."""
-    with catching_messages() as messages:
-        cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
-    return check_messages(messages)
+    return pixels, check_messages(messages)
 
 
 def _reduction(picture: Image.Image, least_side: float | None) -> int:
@@ -209,17 +207,21 @@ def _reduction(picture: Image.Image, least_side: float | None) -> int:
     return 0
 
 
-def _decode_with_pillow(picture: Image.Image, crop: Crop) -> tuple[Pixels, GreyRange | None]:
+def _decode_with_pillow(picture: Image.Image, content: bytes, crop: Crop) -> tuple[Pixels, GreyRange | None]:
     """Decodes an opened picture upright; where that fails, Pillow's error has the cause."""
     if isinstance(picture, TiffImageFile):
         tiff.check_planes(picture)
+        tiff.restore_palette(picture)
+    if deep_color.is_deep_color(picture):
+        colors, alpha = deep_color.read_deep_color(picture, content)
+        return scale_color(colors, crop.fixed_window) if alpha is None else scale_visible(colors, alpha, crop)
     largest = pgm.largest_value(picture)
     picture.load()
     ImageOps.exif_transpose(picture, in_place=True)
     if picture.mode.startswith(("I", "F")) or tiff.has_signed_bytes(picture):
         values = tiff.restore_sign(pgm.restore_values(np.asarray(picture), largest), picture)
         if "transparency" in picture.info:
-            return scale_visible_grey(values, values != picture.info["transparency"], crop)
+            return scale_visible(values, values != picture.info["transparency"], crop)
         grey, chosen = scale_grey(values, crop.fixed_window)
         is_white_zero = getattr(picture, "tag_v2", {}).get(PHOTOMETRIC_INTERPRETATION) == 0
         return 255 - grey if is_white_zero else grey, chosen  # up to 8 bits Pillow inverts by itself
@@ -254,10 +256,8 @@ def _explain_unopened(content: bytes) -> ImageError:
     try:
         TiffImageFile(BytesIO(content))
     except Exception as error:  # many kinds: for damaged bytes, and for a file that is no TIFF
-        if str(error) == "unknown pixel mode":
-            return ImageError(
-                "unsupported", "a TIFF with bits, channels or a photometric interpretation that Pillow lacks"
-            )
+        if kind := tiff.name_unread_kind(content, str(error)):
+            return ImageError("unsupported", kind)
     return ImageError("corrupt", "the header is damaged or cut off")
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,7 @@ from tumorboard.base.errors import ImageError
 from tumorboard.base.params import Crop, Frames
 from tumorboard.images.dicom_file import open_dataset
 from tumorboard.images.dicom_frame import is_compressed, read_stored_frame
+from tumorboard.images.dicom_lut import read_palette, read_table
 from tumorboard.images.dicom_pixel_shape import check_square_size, make_square, read_pixel_aspect, square_stretch
 from tumorboard.images.grey import (
     Extent,
@@ -19,7 +20,9 @@ from tumorboard.images.grey import (
     Pixels,
     Values,
     Window,
+    choose_range,
     depth_range,
+    grey_range,
     measure,
     sample_levels,
     scale,
@@ -106,7 +109,8 @@ def decode_dicom(content: bytes, crop: Crop, frames: Frames) -> tuple[Pixels, He
 
     Grey is scaled over `crop.window`, else the header's first VOI LUT or window, else the rescaled range of BitsStored.
     Without any of these, whole numbers from 0 to 65535 are scaled by their depth as in other files, and all other
-    values over their own range. MONOCHROME1 is inverted. Pixel padding is in no range, and black. Pixels that are not
+    values over their own range. Colors of more than 8 bits are scaled over `crop.window`, else BitsStored, else their
+    depth. MONOCHROME1 is inverted. Pixel padding is in no range, and black. Pixels that are not
     square are resampled.
 
     Args:
@@ -115,8 +119,8 @@ def decode_dicom(content: bytes, crop: Crop, frames: Frames) -> tuple[Pixels, He
         frames: the frame to take of a file with several; None refuses such files.
 
     Returns:
-        The pixels, and the Header with the size as stored, the stretch to square pixels, and the range of grey of more
-        than 8 bits; its range is None for colors and for 8 bits that nothing rescales.
+        The pixels, and the Header with the size as stored, the stretch to square pixels, libjpeg's warning, and the
+        range of values of more than 8 bits; it is None for palettes and for 8 bits that nothing rescales.
 
     Raises:
         ImageError: if the file cannot be used as an image.
@@ -127,21 +131,21 @@ def decode_dicom(content: bytes, crop: Crop, frames: Frames) -> tuple[Pixels, He
         aspect = read_pixel_aspect(scan.dataset, _functional_group(scan.dataset, index, "PixelMeasuresSequence"))
         stretch = square_stretch(scan.width, scan.height, aspect)
         check_square_size(scan.width, scan.height, stretch, crop)
-        pixels, grey = _read_displayed(scan, index, crop)
+        stored, warning = read_stored_frame(scan.dataset, index, width=scan.width, height=scan.height, crop=crop)
+        pixels, grey = _read_displayed(scan, stored, index, crop.fixed_window)
     except (ImageError, MemoryError):
         raise
     except Exception as error:  # pydicom raises many kinds of errors on damaged headers
         raise ImageError("corrupt", str(error)) from error
-    return make_square(pixels, stretch), Header("DICOM", scan.width, scan.height, grey, stretch=stretch)
+    return make_square(pixels, stretch), Header("DICOM", scan.width, scan.height, grey, warning, stretch)
 
 
-def _read_displayed(scan: Scan, index: int, crop: Crop) -> tuple[Pixels, GreyRange | None]:
-    """Returns the pixels of one frame as they are displayed, and the range of grey, as `decode_dicom` explains."""
-    stored = read_stored_frame(scan.dataset, index, width=scan.width, height=scan.height, crop=crop)
+def _read_displayed(scan: Scan, stored: Values, index: int, window: Window | None) -> tuple[Pixels, GreyRange | None]:
+    """Returns the pixels of one frame as they are displayed, and their range, as `decode_dicom` explains."""
     kind = str(scan.dataset.get("PhotometricInterpretation"))
     if kind not in _GREY:
-        return _read_colors(stored, scan.dataset, kind), None
-    grey, chosen = choose_dicom_range(scan.dataset, stored, index, crop.fixed_window)
+        return _read_colors(stored, scan.dataset, kind, window)
+    grey, chosen = choose_dicom_range(scan.dataset, stored, index, window)
     pixels = scale(grey, (chosen.low, chosen.high))
     if scan.inverted:
         for rows, _, padding in Grey(stored, is_padding=grey.is_padding).blocks():
@@ -162,26 +166,34 @@ def choose_dicom_range(dataset: "Dataset", stored: Values, index: int, window: W
     Source: DICOM PS3.3 C.11.1 (Modality LUT), C.11.2 (VOI LUT, window), C.7.6.16 (functional groups) and C.7.5.1.1.2
     (pixel padding).
     """
-    from pydicom.pixels.processing import apply_modality_lut
-
     rescaling = _functional_group(dataset, index, "PixelValueTransformationSequence")
-    _complete_rescaling(rescaling)
-    rescale = partial(apply_modality_lut, ds=rescaling)
+    rescale = _rescaling(rescaling)
     grey = Grey(stored, rescale, _padding_test(dataset))
     extent = measure(grey)
     visible, trimmed = _without_undeclared_padding(grey, extent)
     levels = sample_levels(visible)
     if window is not None:
-        return grey, GreyRange("params", *window, levels)
+        return grey, grey_range("params", window, levels)
     look, shown = _header_window(_functional_group(dataset, index, "FrameVOILUTSequence"))
     if shown is not None:
         seen = grey if look is None else Grey(stored, lambda block: look(rescale(block)), grey.is_padding)
-        return seen, GreyRange("header", *shown, levels)
-    if bits := _stored_range(dataset, rescaling, extent):
-        return grey, GreyRange("stored bits", *bits, levels)
+        return seen, grey_range("header", shown, levels, look)
+    is_table = bool(rescaling.get("ModalityLUTSequence"))
+    if bits := None if is_table else _stored_range(dataset, rescale, extent):
+        return grey, grey_range("stored bits", bits, levels)
     if extent.low >= 0 and extent.high <= 65535 and extent.whole:
-        return grey, GreyRange("depth", *depth_range(extent.high), levels)
-    return visible, GreyRange("own range", trimmed.low, trimmed.high, levels)
+        return grey, grey_range("depth", depth_range(extent.high), levels)
+    return visible, grey_range("own range", (trimmed.low, trimmed.high), levels)
+
+
+def _rescaling(rescaling: "Dataset") -> Callable[[Values], Values]:
+    """Returns the function from stored to rescaled values: a Modality LUT, or slope and intercept."""
+    from pydicom.pixels.processing import apply_modality_lut
+
+    if rescaling.get("ModalityLUTSequence"):
+        return read_table(rescaling.ModalityLUTSequence[0], "Modality LUT").look_up
+    _complete_rescaling(rescaling)
+    return partial(apply_modality_lut, ds=rescaling)
 
 
 def _complete_rescaling(rescaling: "Dataset") -> None:
@@ -248,10 +260,8 @@ def _functional_group(dataset: "Dataset", index: int, macro: str) -> "Dataset":
 def _header_window(dataset: "Dataset") -> tuple[Callable[[Values], Values] | None, Window | None]:
     """Returns the header's window, and the function to apply to grey values before it: a VOI LUT or a sigmoid."""
     if dataset.get("VOILUTSequence"):
-        from pydicom.pixels.processing import apply_voi
-
-        bits = int(dataset.VOILUTSequence[0].LUTDescriptor[2])
-        return partial(apply_voi, ds=dataset), (0, 2**bits - 1)
+        table = read_table(dataset.VOILUTSequence[0], "VOI LUT")
+        return table.look_up, (0, table.white)
     if dataset.get("WindowCenter") is None or dataset.get("WindowWidth") is None:
         return None, None
     stated = [str(np.atleast_1d(dataset[tag].value)[0]) for tag in ("WindowCenter", "WindowWidth")]
@@ -273,28 +283,32 @@ def _header_window(dataset: "Dataset") -> tuple[Callable[[Values], Values] | Non
     return None, (center - 0.5 - (width - 1) / 2, center - 0.5 + (width - 1) / 2)
 
 
-def _stored_range(dataset: "Dataset", rescaling: "Dataset", extent: Extent) -> Window | None:
+def _stored_range(dataset: "Dataset", rescale: Callable[[Values], Values], extent: Extent) -> Window | None:
     """Returns the rescaled range of BitsStored, or None where it is unknown, useless or exceeded by the values.
 
     It is useless from 16 bits on, since many files with 12-bit data state 16 bits.
     """
-    from pydicom.pixels.processing import apply_modality_lut
-
     bits = int(dataset.BitsStored)
-    if bits >= 16 or rescaling.get("ModalityLUTSequence"):
+    if bits >= 16:
         return None
     lowest = -(2 ** (bits - 1)) if dataset.PixelRepresentation else 0
-    low, high = sorted(float(end) for end in apply_modality_lut(np.array([lowest, lowest + 2**bits - 1]), rescaling))
+    low, high = sorted(float(end) for end in rescale(np.array([lowest, lowest + 2**bits - 1])))
     return (low, high) if low <= extent.low and extent.high <= high else None
 
 
-def _read_colors(values: NDArray[Any], dataset: "Dataset", kind: str) -> Pixels:
-    """Returns colors as uint8[H, W, 3] in RGB: those of the palette, or the upper 8 bits of RGB."""
-    from pydicom.pixels.processing import apply_color_lut
-
-    bits = int(dataset.BitsStored)
-    if kind == "PALETTE COLOR":
-        values, bits = apply_color_lut(values, dataset), int(dataset.RedPaletteColorLookupTableDescriptor[2])
+def _read_colors(
+    values: Values, dataset: "Dataset", kind: str, window: Window | None
+) -> tuple[Pixels, GreyRange | None]:
+    """Returns colors as uint8[H, W, 3] in RGB, and their range if they have more than 8 bits and no palette."""
+    if kind == "PALETTE COLOR" and values.ndim == 2:
+        palette, first = read_palette(dataset)
+        values = palette[(values.astype(np.int32) - first).clip(0, len(palette) - 1)]
     if kind not in (*_COLORS, "PALETTE COLOR") or values.ndim != 3 or values.shape[2] != 3:
         raise ImageError("unsupported", f"photometric interpretation {kind!r}; expected grey, RGB, YBR_FULL or palette")
-    return (values >> max(bits - 8, 0)).astype(np.uint8)
+    if values.dtype.itemsize == 1:
+        return values.astype(np.uint8), None
+    flat = Grey(values.reshape(len(values), -1))
+    chosen = choose_range(flat, window)
+    if window is None and (bits := _stored_range(dataset, flat.compute, measure(flat))):
+        chosen = grey_range("stored bits", bits, chosen.levels)
+    return scale(flat, (chosen.low, chosen.high)).reshape(values.shape), chosen

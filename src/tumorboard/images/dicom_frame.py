@@ -8,6 +8,7 @@ from tumorboard.base.errors import ImageError
 from tumorboard.base.params import Crop
 from tumorboard.images.dicom_file import INSTALL, frame_header
 from tumorboard.images.header import check_size
+from tumorboard.images.jpeg import check_coded_frame
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -15,10 +16,17 @@ if TYPE_CHECKING:
 
 _WHOLE_DECODERS = ("pylibjpeg", "gdcm", "pyjpegls")  # pydicom's plugins that read every kind of their syntaxes
 _PILLOW_BITS = 8  # bits per sample of a JPEG that Pillow can decode
+_OVERLAYS = range(0x6000, 0x6020, 2)  # groups of elements about overlays
+# Elements of these groups.
+_OVERLAY_ROWS = 0x0010
+_OVERLAY_BIT = 0x0102
+_OVERLAY_DATA = 0x3000
 
 
-def read_stored_frame(dataset: "Dataset", index: int, *, width: int, height: int, crop: Crop) -> NDArray[Any]:
-    """Decompresses one frame: grey [H, W], or colors [H, W, 3] in RGB.
+def read_stored_frame(
+    dataset: "Dataset", index: int, *, width: int, height: int, crop: Crop
+) -> tuple[NDArray[Any], str]:
+    """Decompresses one frame: grey [H, W], or colors [H, W, 3] in RGB; also returns libjpeg's warning about it, or ''.
 
     Args:
         dataset: a data set with pixel data.
@@ -40,8 +48,8 @@ def read_stored_frame(dataset: "Dataset", index: int, *, width: int, height: int
         check_size(*size, crop)
         raise ImageError("corrupt", f"the header says {width} x {height}, the compressed frame {size[0]} x {size[1]}")
     try:
-        aligned = None if is_compressed(syntax) else _read_high_bits(dataset, index)
-        return pixel_array(dataset, index=index) if aligned is None else aligned
+        warning = check_coded_frame(frame, crop.max_pixels) if frame.startswith(b"\xff\xd8") else ""
+        return _clear_unused_bits(pixel_array(dataset, index=index, correct_unused_bits=False), dataset), warning
     except (ImageError, MemoryError):
         raise
     except NotImplementedError as error:
@@ -52,26 +60,61 @@ def read_stored_frame(dataset: "Dataset", index: int, *, width: int, height: int
         raise ImageError("truncated" if "less than expected" in str(error) else "corrupt", str(error)) from error
 
 
-def _read_high_bits(dataset: "Dataset", index: int) -> NDArray[Any] | None:
-    """Returns a frame whose values stand in the upper bits, up to HighBit, as older files have them; None for others.
+def _clear_unused_bits(values: NDArray[Any], dataset: "Dataset") -> NDArray[Any]:
+    """Returns a frame's values without the bits beyond BitsStored and HighBit, if nothing but overlays stands there.
 
-    pydicom does not look at HighBit. The values stand there if all bits below them are empty and some above are not.
+    Values that exceed BitsStored are kept, because many headers state too few bits; pydicom would cut their upper bits
+    off. The upper bits are cleared only where the header says that overlays stand there, where the next bit above
+    BitsStored is never set, or where they lack the sign of negative values. Values that stand in the upper bits, up to
+    HighBit, as older files have them, are shifted down: all bits below them are then empty.
+
+    Args:
+        values: all bits of the frame; J2K and JPEG-LS values have as many bits as these state themselves.
+        dataset: the data set of the frame.
 
     Source: DICOM PS3.5, 8.1.1, and its editions before 2014, by which HighBit need not be BitsStored - 1.
     """
-    from pydicom.pixels.utils import pixel_array
-
     stored, end = int(dataset.get("BitsStored") or 0), int(dataset.get("HighBit") or 0) + 1
-    shift = end - stored
-    if not 0 < stored < end <= int(dataset.get("BitsAllocated") or 0):
-        return None
-    dataset.BitsStored = end
-    try:
-        values = pixel_array(dataset, index=index)
-    finally:
-        dataset.BitsStored = stored
-    is_aligned = not (values & ((1 << shift) - 1)).any() and bool((values >> stored).any())
-    return values >> shift if is_aligned else None
+    allocated = 8 * values.dtype.itemsize
+    if not 0 < stored < allocated or not values.size:
+        return values
+    is_signed = values.dtype.kind == "i"
+    low, high = int(values.min()), int(values.max())
+    limit = 1 << stored
+    if (-limit // 2 <= low and high < limit // 2) if is_signed else high < limit:
+        return values
+    if stored < end <= allocated:
+        shift = end - stored
+        if not (values & ((1 << shift) - 1)).any():
+            return _lowest_bits(values, end) >> shift
+    lacks_sign = is_signed and low >= 0 and high < limit
+    # Values that grow beyond BitsStored use the next bit; marks in a bit further up do not.
+    has_marks = not is_signed and not (values & limit).any()
+    return _lowest_bits(values, stored) if lacks_sign or has_marks or _has_overlay_bits(dataset) else values
+
+
+def _lowest_bits(values: NDArray[Any], bits: int) -> NDArray[Any]:
+    """Returns the values of the lowest bits alone, the highest of which is the sign of signed values.
+
+    >>> import numpy as np
+    >>> _lowest_bits(np.array([0x1FFF, 5], np.int16), 12)
+    array([-1,  5], dtype=int16)
+    """
+    shift = 8 * values.dtype.itemsize - bits
+    return (values << shift) >> shift
+
+
+def _has_overlay_bits(dataset: "Dataset") -> bool:
+    """Returns whether the header describes an overlay that stands in unused bits of the pixels.
+
+    Source: DICOM PS3.3 of 2004, C.9.2: OverlayBitPosition is not 0, and there is no OverlayData.
+    """
+    for group in _OVERLAYS:
+        if (group, _OVERLAY_BIT) in dataset and dataset[group, _OVERLAY_BIT].value:
+            return True
+        if (group, _OVERLAY_ROWS) in dataset and (group, _OVERLAY_DATA) not in dataset:
+            return True
+    return False
 
 
 def is_compressed(syntax: "UID | None") -> bool:

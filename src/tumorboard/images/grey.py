@@ -1,4 +1,4 @@
-"""Maps grey values of any bit depth to 8 bits, and pictures with equal channels to one channel and back."""
+"""Maps grey values and colors of any bit depth to 8 bits, and pictures with equal channels to one channel and back."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -24,12 +24,34 @@ _PADDING_SHARE = 0.001  # smallest share of the pixels at which a lowest value f
 
 
 class GreyRange(NamedTuple):
-    """Which grey values of a file with more than 8 bits become black and white, and how they were chosen."""
+    """Which values of a file with more than 8 bits become black and white, and how they were chosen."""
 
     kind: str  # params, header, stored bits, depth (of the brightest value) or own range (of the file's values)
     low: float  # becomes black
     high: float  # becomes white
     levels: tuple[float, ...]  # LEVELS quantiles of the file's values, at the middles of equal shares, without padding
+    filled: float  # share of the range from the lowest to the highest of the levels, 0 to 1
+
+
+def grey_range(
+    kind: str, window: Window, levels: tuple[float, ...], shown: Callable[[Values], Values] | None = None
+) -> GreyRange:
+    """Returns a GreyRange, with the share of it that the levels fill.
+
+    Args:
+        kind: as in GreyRange.
+        window: the values that become black and white.
+        levels: the quantiles of the file's values, or ().
+        shown: applied to values before the window, such as a lookup table; None: nothing is.
+
+    >>> grey_range("stored bits", (0, 4095), (100, 150, 300, 5000)).filled  # (4095 - 100) / 4095
+    0.9756
+    """
+    low, high = window
+    values = np.array([levels or (low,)])
+    ends = np.clip(values if shown is None else shown(values), low, high)
+    filled = float(np.ptp(ends)) / (high - low) if high > low else 0.0
+    return GreyRange(kind, low, high, levels, round(filled, 4))
 
 
 @dataclass(frozen=True)
@@ -74,7 +96,10 @@ def measure(grey: Grey) -> Extent:
     low, high, whole = np.inf, -np.inf, True
     for values in grey.seen():
         if not np.isfinite(values).all():
-            raise ImageError("unsupported", "grey values that are NaN or infinite")
+            raise ImageError(
+                "unsupported",
+                "grey values that are NaN or infinite: save it with numbers in their place, such as the lowest value",
+            )
         low, high = min(low, float(values.min())), max(high, float(values.max()))
         whole = whole and (values.dtype.kind in "ui" or bool((values == np.rint(values)).all()))
     return Extent(low, high, whole) if low <= high else Extent(0.0, 0.0, True)
@@ -86,7 +111,8 @@ def sample_levels(grey: Grey) -> tuple[float, ...]:
     A regular sample of about _SAMPLE_VALUES pixels is used; () if all of them are padding.
     """
     stored = grey.stored.reshape(-1)
-    stored = stored[:: max(1, stored.size // _SAMPLE_VALUES)]
+    step = max(1, stored.size // _SAMPLE_VALUES)
+    stored = stored[:: step + (step % 3 == 0)]  # a multiple of 3 would meet one channel of colors alone
     if grey.is_padding is not None:
         stored = stored[~grey.is_padding(stored)]
     if not stored.size:
@@ -129,10 +155,10 @@ def choose_range(grey: Grey, window: Window | None) -> GreyRange:
     """
     extent = measure(grey)
     if window is not None:
-        return GreyRange("params", *window, sample_levels(grey))
+        return grey_range("params", window, sample_levels(grey))
     if grey.stored.dtype.kind not in "ui" or extent.low < 0 or extent.high > 65535:
         raise ImageError("unsupported", "grey values that are floats, negative or above 65535: set crop.window")
-    return GreyRange("depth", *depth_range(extent.high), sample_levels(grey))
+    return grey_range("depth", depth_range(extent.high), sample_levels(grey))
 
 
 def depth_range(brightest: float) -> Window:
@@ -187,25 +213,43 @@ def scale_grey(grey: Values, window: Window | None) -> tuple[Pixels, GreyRange]:
     return scale(values, (chosen.low, chosen.high)), chosen
 
 
-def scale_visible_grey(grey: Values, alpha: Values, crop: Crop) -> tuple[Pixels, GreyRange]:
-    """Scales grey values as `scale_grey` does and composites them on the background.
+def scale_color(colors: Values, window: Window | None) -> tuple[Pixels, GreyRange]:
+    """Scales colors of more than 8 bits as `scale_grey` scales grey, all channels over one range.
 
     Args:
-        grey: numbers [H, W]; those with alpha 0 are ignored when the range is chosen.
+        colors: numbers [H, W, 3].
+        window: the values that become 0 and 255, or None.
+
+    >>> scale_color(np.array([[[0, 500, 1000]]], np.uint16), None)[0]
+    array([[[  0, 125, 249]]], dtype=uint8)
+    """
+    pixels, chosen = scale_grey(colors.reshape(len(colors), -1), window)
+    return pixels.reshape(colors.shape), chosen
+
+
+def scale_visible(values: Values, alpha: Values, crop: Crop) -> tuple[Pixels, GreyRange]:
+    """Scales values as `scale_grey` and `scale_color` do and composites them on the background.
+
+    Args:
+        values: numbers, grey [H, W] or colors [H, W, 3]; those with alpha 0 are ignored when the range is chosen, and
+            become 0 in colors.
         alpha: opacity [H, W], 0 to 1, bool, or uint16 with 65535 for 1.
         crop: `window` and `background` are used.
 
     Returns:
         uint8[H, W, 3] in RGB, and the range.
     """
-    visible = np.where(alpha > 0, grey, 0)
+    height, width = alpha.shape
+    if values.ndim == 3:
+        values[alpha == 0] = 0  # in place: a copy of colors would take much memory
+    visible = values.reshape(height, -1) if values.ndim == 3 else np.where(alpha > 0, values, 0)
     chosen = choose_range(Grey(visible), crop.fixed_window)
     opaque = 65535 if alpha.dtype.kind == "u" else 1
     background = np.array(crop.background)
-    pixels = np.empty((*grey.shape, 3), np.uint8)
-    for rows, values, _ in Grey(visible).blocks():
+    pixels = np.empty((height, width, 3), np.uint8)
+    for rows, block, _ in Grey(visible).blocks():
         opacity = alpha[rows, :, None].astype(np.float64) / opaque
-        scaled = scale(Grey(values), (chosen.low, chosen.high))[..., None]
+        scaled = scale(Grey(block), (chosen.low, chosen.high)).reshape(len(block), width, -1)
         pixels[rows] = np.rint(scaled * opacity + background * (1 - opacity))
     return pixels, chosen
 

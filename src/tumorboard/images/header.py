@@ -13,7 +13,7 @@ class Header(NamedTuple):
     format: str  # one of formats.FORMATS, "MPO", "DICOM" or "NPY"
     width: int  # pixels of the upright image, as stored
     height: int  # pixels of the upright image, as stored
-    grey: GreyRange | None = None  # how grey of more than 8 bits was scaled; None: the file has 8 bits or colors
+    grey: GreyRange | None = None  # how grey or color of more than 8 bits was scaled; None: the file has 8 bits
     warning: str = ""  # the decoder's warning about data that it passed over
     stretch: tuple[float, float] = (1.0, 1.0)  # enlargement in x and y that made the pixels of a DICOM file square
 

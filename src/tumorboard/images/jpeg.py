@@ -1,13 +1,18 @@
-"""Recognizes JPEG files in color whose header proves them grey, and refuses JPEG files with too many scans."""
+"""Recognizes JPEGs in color whose header proves them grey, and refuses damaged ones and those of too many scans."""
 
 import re
+from io import BytesIO
 
+import cv2
 import numpy as np
+from PIL import Image, UnidentifiedImageError
 
 from tumorboard.base.errors import ImageError
+from tumorboard.images.decoder_messages import catching_messages, check_messages
 from tumorboard.images.dicom_file import frame_header
 
 _SEQUENTIAL = (0xC0, 0xC1)  # markers of frames with Huffman codes, whose only scan may hold everything
+_PROGRESSIVE = 0xC2
 # Markers of segments.
 _JFIF = 0xE0
 _TABLES = 0xC4
@@ -16,6 +21,7 @@ _END = 0xD9
 _JPEG_LS = 0xF7
 _BITS = 8  # bits per sample that libjpeg decodes as it is built for Pillow and OpenCV
 _START_OF_SCAN = 0xDAFF  # FF DA as a little-endian number
+_END_MARK = b"\xff\xd9"  # not in coded data, where an FF is followed by a 0 or, in JPEG-LS, by a byte below 0x80
 _NEXT_MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # in coded data, where other FFs are FF00 and restarts
 MAX_SCANS = 100  # scans of a JPEG; encoders write 1 to 14
 MAX_SCANNED = 20  # pixels times scans, as a multiple of crop.max_pixels
@@ -98,6 +104,63 @@ def count_scans(content: bytes) -> int:
         scans += content[start - 1] == _SCAN
         position = start + max(_LENGTH, int.from_bytes(content[start : start + _LENGTH]))
     return scans
+
+
+def check_decoding(content: bytes) -> str:
+    """Decodes a JPEG of 8 bits at 1/8 of its size and returns libjpeg's warning about it, '' if there is none.
+
+    It is for JPEGs whose pixels another decoder returns without reporting damage.
+
+    Raises:
+        ImageError: "truncated" or "corrupt" if pixels are missing or damaged.
+    """
+    with catching_messages() as messages:
+        pixels = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_REDUCED_GRAYSCALE_8)
+    warning = check_messages(messages)
+    if pixels is None:
+        try:
+            Image.open(BytesIO(content), formats=("JPEG",)).load()
+        except UnidentifiedImageError:
+            return warning  # a kind that libjpeg lacks
+        except (OSError, SyntaxError, ValueError) as error:  # what Pillow raises on damaged bytes
+            raise ImageError("truncated" if "truncated" in str(error) else "corrupt", str(error)) from error
+    return warning
+
+
+def check_coded_frame(content: bytes, max_pixels: int) -> str:
+    """Checks a JPEG or JPEG-LS inside another file, whose decoder reports no damage; returns libjpeg's warning, or ''.
+
+    JPEGs of 8 bits with Huffman codes are checked as files are. Of all others, such as those of 12 bits and without
+    loss, only the end mark is looked for.
+
+    Args:
+        content: the bytes of the JPEG.
+        max_pixels: `crop.max_pixels`.
+
+    Raises:
+        ImageError: "truncated" or "corrupt" for a damaged one, "unsupported" for one of too many scans.
+    """
+    marker, bits, width, height = frame_header(content)
+    if marker in (*_SEQUENTIAL, _PROGRESSIVE) and bits == _BITS:
+        check_scans(content, width * height, max_pixels)
+        return check_decoding(content)
+    if marker and not has_end(content):
+        raise ImageError("truncated", "the compressed frame ends before its end mark")
+    return ""
+
+
+def has_end(content: bytes) -> bool:
+    """Returns whether a JPEG or JPEG-LS has an end mark behind the header of its first scan."""
+    position = 2
+    while content[position : position + 1] == b"\xff" and len(content) >= position + 4:
+        marker = content[position + 1]
+        if marker == 0xFF:  # a fill byte
+            position += 1
+            continue
+        position += 2 + int.from_bytes(content[position + 2 : position + 4])
+        if marker == _SCAN:
+            break
+    return content.find(_END_MARK, position) >= 0
 
 
 def _read_tables(segment: bytes) -> dict[int, bytes]:

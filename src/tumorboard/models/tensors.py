@@ -1,18 +1,22 @@
 """Reads files of tensors without running code, and copies tensors into a network by name and shape."""
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeGuard, cast
+from typing import TypeGuard
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from tumorboard.base.errors import InputError, clip
+from tumorboard.models.foreign_weights import ENDS_EARLY, explain_weights_file
 from tumorboard.models.published import check_suffix
 
 CARD_KEY = "tumorboard"  # key of the ModelCard in the header of a .safetensors file
+_CUT = re.compile("truncated|unexpected EOF|unexpected pos|Ran out of input", re.IGNORECASE)
+_PLAIN = (int, float, str, type(None))  # values beside the tensors of a state dict that are no part of it
 _BACKBONE = "backbone."  # prefix of the backbone's tensors in a model file of this project
 
 
@@ -71,13 +75,16 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file of weights") from None
     except (SafetensorError, OSError) as error:
+        if path.is_file() and (cause := explain_weights_file(path)):
+            raise InputError(f"{path}: {cause}") from error
         raise InputError(f"{path}: not a whole .safetensors file: {error}") from error
 
 
 def read_tensors(path: Path) -> Mapping[str, Tensor]:
     """Reads the tensors of a .safetensors, .pth or .pt file by name, without running code that it may hold.
 
-    A checkpoint (`{"state_dict": …, "epoch": 3}`) is read where exactly one of its entries is a state dict.
+    A checkpoint (`{"state_dict": …, "epoch": 3}`) is read where exactly one of its entries is a state dict. Numbers and
+    texts beside the tensors of a state dict are left out.
 
     Returns:
         All tensors on the CPU; from a model file of this project the backbone's only, without their prefix.
@@ -96,12 +103,18 @@ def read_tensors(path: Path) -> Mapping[str, Tensor]:
 
 def _read_state_dict(path: Path) -> Mapping[str, Tensor]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # that a TorchScript archive, which is refused, is one
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise InputError(f"pretrained: {path}: no such file") from None
     except Exception as error:  # torch raises many kinds for damaged bytes
         # Only the name of the foreign class is quoted: torch's message goes on to advise running the file's code.
         foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if path.is_file() and (known := explain_weights_file(path)):
+            raise InputError(f"pretrained: {path}: {known}") from error
+        if isinstance(error, EOFError) or _CUT.search(str(error)):
+            raise InputError(f"pretrained: {path}: {ENDS_EARLY}") from error
         cause = f"it holds {foreign[1]}" if foreign else f"torch cannot read it: {type(error).__name__}"
         raise InputError(
             f"pretrained: {path}: not a file of tensors alone ({cause}); expected what "
@@ -114,19 +127,47 @@ def _state_dict_in(content: object, path: Path) -> Mapping[str, Tensor]:
     """Returns the one state dict in the content that torch.load read: the content itself, or an entry of it."""
     if _is_state_dict(content):
         return content
+    if tensors := _tensors_beside_numbers(content):
+        return tensors
     entries = content if isinstance(content, Mapping) else {}
     inner = {str(key): value for key, value in entries.items() if isinstance(value, Mapping) and value}
-    state_dicts = [key for key, value in inner.items() if _is_state_dict(value)]
-    if not state_dicts and len(inner) == 1:
+    state_dicts = {key: value for key, value in inner.items() if _is_state_dict(value)}
+    state_dicts = state_dicts or {
+        key: found for key, value in inner.items() if (found := _tensors_beside_numbers(value))
+    }
+    has_weights = any(isinstance(value, Tensor) and value.ndim for value in entries.values())
+    if not state_dicts and len(inner) == 1 and not has_weights:
         return _state_dict_in(next(iter(inner.values())), path)
     if len(state_dicts) == 1:
-        return cast("Mapping[str, Tensor]", inner[state_dicts[0]])
-    cause = f"; it has several: {', '.join(map(clip, state_dicts))}" if state_dicts else ""
-    cause = cause or (f"; it has the entries {clip(', '.join(map(str, entries)))}" if entries else "")
+        return next(iter(state_dicts.values()))
+    cause = f"; it has several: {', '.join(map(clip, state_dicts))}" if state_dicts else _name_entries(entries)
     raise InputError(
         f"pretrained: {path}: expected a mapping of names to tensors (a state dict), or one in a checkpoint{cause}: "
         "save the one you mean by itself with torch.save"
     )
+
+
+def _name_entries(entries: Mapping[object, object]) -> str:
+    """Returns a clause about the entries of a checkpoint: those beside its tensors, or without tensors all of them."""
+    others = [name for name, value in entries.items() if not isinstance(value, Tensor) or not isinstance(name, str)]
+    if 0 < len(others) < len(entries):
+        return (
+            f"; beside tensors it has {clip(', '.join(f'{name} ({type(entries[name]).__name__})' for name in others))}"
+        )
+    return f"; it has the entries {clip(', '.join(map(str, entries)))}" if entries else ""
+
+
+def _tensors_beside_numbers(content: object) -> dict[str, Tensor]:
+    """Returns the tensors of a state dict that also has plain numbers or texts, such as an epoch; else {}.
+
+    Single numbers that are tensors, such as a loss, are no state dict.
+    """
+    if not isinstance(content, Mapping):
+        return {}
+    tensors = {name: value for name, value in content.items() if not isinstance(value, _PLAIN)}
+    if _is_state_dict(tensors) and any(tensor.ndim for tensor in tensors.values()):
+        return dict(tensors)
+    return {}
 
 
 def _is_state_dict(content: object) -> TypeGuard[Mapping[str, Tensor]]:
