@@ -111,7 +111,7 @@ CLONE_RUNS = (
     ),
     Run(
         "results.md",
-        "python -m benchmarks.accuracy --preset mri --side 160",
+        "python -m benchmarks.accuracy --preset mri --epochs 8 --side 160",
         {"--side 160": "--side 48 --epochs 1 --models linear"},
     ),
     Run(

@@ -144,7 +144,7 @@ def test_a_file_that_is_no_model_is_named(tmp_path, params: Params) -> None:
         load_model(tmp_path / "odd", "cpu")
     save_model(tmp_path / "model", *make_model(params))
     (tmp_path / "short").write_bytes((tmp_path / "model").read_bytes()[:-100])
-    with pytest.raises(InputError, match=r"short: not a whole \.safetensors file"):
+    with pytest.raises(InputError, match="short: ends too early, or is damaged"):
         load_model(tmp_path / "short", "cpu")
 
 

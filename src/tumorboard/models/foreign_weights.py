@@ -24,28 +24,28 @@ _OTHERS = (
 )
 
 
-def explain_weights_file(path: Path) -> str:
+def explain_weights_file(path: Path, *, safetensors: bool) -> str:
     """Returns what an unreadable file of weights is, and the cure; '' if it is not recognized.
 
     Args:
-        path: an existing .safetensors, .pth or .pt file that could not be read.
+        path: an existing file that could not be read.
+        safetensors: whether it was read as a .safetensors file; else as a file of torch.save.
     """
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     if not head:
         return f"is empty: {_AGAIN}"
-    is_named_safetensors = path.suffix == ".safetensors"
     if _begins_as_safetensors(head):
-        if not is_named_safetensors:
+        if not safetensors:
             return "is a .safetensors file: rename it so that its name ends with .safetensors"
         return ENDS_EARLY
     for pattern, name, cure in _OTHERS:
         if re.match(pattern, head, re.DOTALL):
             return f"is {name}: {cure}"
     if head.startswith(b"PK\x03\x04"):
-        return _explain_zip(path, is_named_safetensors)
+        return _explain_zip(path, safetensors)
     if head.startswith(b"\x80") and head[1:2] < b"\x06":  # a pickle and the version of its protocol
-        if is_named_safetensors:
+        if safetensors:
             return _OF_TORCH
         return ENDS_EARLY if _is_cut_within_pickles(path) else ""
     return ""
@@ -73,7 +73,7 @@ def _is_cut_within_pickles(path: Path) -> bool:
     return False
 
 
-def _explain_zip(path: Path, is_named_safetensors: bool) -> str:
+def _explain_zip(path: Path, safetensors: bool) -> str:
     """Returns what a file with the first bytes of a ZIP archive is, which files of torch.save have since 1.6."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -87,4 +87,4 @@ def _explain_zip(path: Path, is_named_safetensors: bool) -> str:
         )
     if "data.pkl" not in names:
         return "is a ZIP archive without weights of torch.save: unpack it"
-    return _OF_TORCH if is_named_safetensors else ""
+    return _OF_TORCH if safetensors else ""

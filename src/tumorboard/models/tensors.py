@@ -75,7 +75,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], str | None]:
     except FileNotFoundError:
         raise InputError(f"{path}: no such file of weights") from None
     except (SafetensorError, OSError) as error:
-        if path.is_file() and (cause := explain_weights_file(path)):
+        if path.is_file() and (cause := explain_weights_file(path, safetensors=True)):
             raise InputError(f"{path}: {cause}") from error
         raise InputError(f"{path}: not a whole .safetensors file: {error}") from error
 
@@ -111,7 +111,7 @@ def _read_state_dict(path: Path) -> Mapping[str, Tensor]:
     except Exception as error:  # torch raises many kinds for damaged bytes
         # Only the name of the foreign class is quoted: torch's message goes on to advise running the file's code.
         foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if path.is_file() and (known := explain_weights_file(path)):
+        if path.is_file() and (known := explain_weights_file(path, safetensors=False)):
             raise InputError(f"pretrained: {path}: {known}") from error
         if isinstance(error, EOFError) or _CUT.search(str(error)):
             raise InputError(f"pretrained: {path}: {ENDS_EARLY}") from error
