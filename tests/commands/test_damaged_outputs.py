@@ -2,6 +2,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.commands.test_doctor import STAGES, Study
 from tumorboard.commands.damaged_outputs import check_outputs
@@ -103,9 +104,10 @@ def test_outputs_of_another_commit_are_brought_back_without_a_run(trained: Study
 def test_outputs_of_a_colleagues_commit_are_pulled(trained: Study) -> None:
     replace(trained.folder / "model", "another commit's\n")
     shutil.rmtree(trained.folder / ".dvc/cache")
-    assert [finding.cure for finding in check_outputs(trained.folder)] == ["dvc repro", "dvc commit"]
+    assert [finding.cure for finding in check_outputs(trained.folder)] == ["dvc repro"]
     trained("dvc", "remote", "add", "--default", "storage", "/archive")
-    assert check_outputs(trained.folder)[0].cure.startswith("dvc pull --force")
+    (finding,) = check_outputs(trained.folder)
+    assert finding.cure.startswith("dvc pull --force")
 
 
 def test_whole_outputs_without_a_copy_in_the_cache_are_put_back_without_a_run(trained: Study) -> None:
@@ -221,3 +223,30 @@ def test_a_panel_that_is_older_than_its_members_predictions_is_named(trained: St
     trained("dvc", "repro", "--quiet")
     assert "evaluate@resnet" in (trained.folder / "dvc.lock").read_text()
     assert explain_other_run(trained.folder, [Path("panel")]) == ""
+
+
+def test_the_entry_of_a_stage_that_is_gone_makes_no_panel_older(trained: Study) -> None:
+    stages = """stages:
+  evaluate: {matrix: {model: [cnn]}, cmd: mkdir members && echo 1 > members/cnn, outs: [members/cnn]}
+  ensemble: {cmd: cat members/* > panel, deps: [members], outs: [panel]}
+"""
+    trained.write("dvc.yaml", stages)
+    trained("dvc", "repro", "--quiet")
+    lock = yaml.safe_load((trained.folder / "dvc.lock").read_text())
+    older = {**lock["stages"]["ensemble"], "deps": [{"path": "members", "size": 1, "nfiles": 1}]}
+    for stages_of in ({"earlier": older, **lock["stages"]}, {**lock["stages"], "later": older}):
+        (trained.folder / "dvc.lock").write_text(yaml.safe_dump({**lock, "stages": stages_of}))
+        assert explain_other_run(trained.folder, [Path("panel")]) == ""
+
+
+@pytest.mark.parametrize("stages", ["[a]", "text", "3", "{1: {outs: [{path: model}]}, b: [c], d: {outs: x}}"])
+def test_odd_contents_of_dvc_lock_are_left_to_others(trained: Study, stages: str) -> None:
+    (trained.folder / "dvc.lock").write_text(f"schema: '2.0'\nstages: {stages}\n")
+    assert explain_other_run(trained.folder, [Path("model")]) == ""
+
+
+def test_an_entry_without_a_digest_is_not_looked_for_in_the_cache(trained: Study) -> None:
+    (trained.folder / "dvc.lock").write_text(
+        "schema: '2.0'\nstages:\n  model:\n    cmd: x\n    outs:\n    - {path: model, size: 2}\n"
+    )
+    assert [finding.level for finding in check_outputs(trained.folder)] == ["ok"]

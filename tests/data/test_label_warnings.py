@@ -329,6 +329,8 @@ def test_patients_with_several_groups_are_told_with_the_line(tmp_path: Path, gro
     data = data_section(columns=Columns(group="patient_id"))
     assert table(tmp_path, "label,group,patient_id", rows, data) == []
     assert list_images(tmp_path, data)[0]["group"].nunique() == 3
+    passed_over = data_section(columns=Columns(group=None), group_pattern="(.*)")
+    assert table(tmp_path, "label,group,patient_id", rows, passed_over) == []
     for other in ("P{1}", "S{2}"):  # the groups are the patients, or hold several of them
         rows = [f"{'ab'[n % 2]},{other.format(n, n // 4, n // 8)},P{n // 4}" for n in range(16)]
         assert table(tmp_path, "label,group,patient_id", rows) == []

@@ -7,6 +7,7 @@ import pytest
 from tests.data.cropping import data_section
 from tumorboard.base.errors import InputError
 from tumorboard.data.sources import list_images
+from tumorboard.data.tables_beside import find_tables
 
 
 def touch(raw: Path, *paths: str) -> None:
@@ -297,6 +298,41 @@ def test_columns_of_0_and_1_agree_together(tmp_path: Path) -> None:
     rows = [f"{folder}{n},{marks[folder]}" for folder in folders for n in range(4)]
     write_table(tmp_path / "t.csv", "image,NV,MEL,BCC", rows)
     assert set(list_images(tmp_path, data_section())[0]["label"]) == set(folders)
+
+
+@pytest.mark.parametrize(
+    ("header", "marks"),
+    [("image,melanoma,male", ("1,0", "1,1", "0,1")), ("image,MEL,NV,male", ("1,0,1", "1,0,0", "0,1,1"))],
+)
+def test_a_column_of_0_and_1_about_something_else_does_not_disturb(
+    tmp_path: Path, header: str, marks: tuple[str, ...]
+) -> None:
+    touch(tmp_path, *(f"mel/m{n}.png" for n in range(8)), *(f"nv/v{n}.png" for n in range(8)))
+    rows = [f"m{n}.png,{marks[n % 2]}" for n in range(8)] + [f"v{n}.png,{marks[2]}" for n in range(8)]
+    write_table(tmp_path / "t.csv", header, rows)
+    assert set(list_images(tmp_path, data_section())[0]["label"]) == {"mel", "nv"}
+
+
+@pytest.mark.parametrize(
+    ("name", "lines"),
+    [
+        ("labels.txt", ["0 glioma", "1 pituitary", "2 normal"]),
+        ("classes.txt", ["0\tglioma", "1\tpituitary", "2\tnormal"]),
+        ("map.csv", ["id,name", "0,glioma", "1,pituitary", "2,normal"]),
+    ],
+)
+def test_a_list_of_the_classes_is_no_table_of_labels(tmp_path: Path, name: str, lines: list[str]) -> None:
+    folders = ("glioma", "pituitary", "normal")
+    touch(tmp_path, *(f"{folder}/{n}.png" for folder in folders for n in range(8)))
+    (tmp_path / name).write_text("\n".join(lines) + "\n")
+    assert set(list_images(tmp_path, data_section())[0]["label"]) == set(folders)
+
+
+def test_boxes_beside_the_pictures_are_no_tables(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{folder}/{n}.png" for folder in "ab" for n in range(4)))
+    for n in range(4):
+        (tmp_path / f"a/{n}.txt").write_text("0 0.5 0.5 0.1 0.2\n1 0.25 0.5 0.1 2e-1\n")
+    assert list(find_tables(tmp_path, sorted(f"a/{n}.{end}" for n in range(4) for end in ("png", "txt")))) == []
 
 
 def test_names_that_recur_in_each_folder_agree_where_each_label_has_those_of_one_folder(tmp_path: Path) -> None:

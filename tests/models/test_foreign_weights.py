@@ -92,3 +92,9 @@ def test_archives_without_a_state_dict_are_named(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
         archive.writestr("weights/plain.pth", b"x")
     assert "is a ZIP archive without weights" in message_for(tmp_path / "b.pth", (tmp_path / "b.zip").read_bytes())
+
+
+def test_a_whole_file_with_numbers_of_an_unknown_kind_is_not_called_cut(tmp_path: Path) -> None:
+    told = message_for(tmp_path / "new.safetensors", save(TENSORS).replace(b'"F32"', b'"F99"'))
+    assert "F99" in told
+    assert "ends too early" not in told

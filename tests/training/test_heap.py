@@ -50,16 +50,21 @@ def test_a_large_tensor_lies_in_large_pages() -> None:
 
 
 LIMITED = """
-import resource
+import mmap, resource, sys, threading
 from tumorboard.training import heap
 
-resource.setrlimit(resource.RLIMIT_DATA, (1 << 31, 1 << 31))
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+limit = used + (3 << 29)
+resource.setrlimit(getattr(resource, sys.argv[1]), (limit, limit))
 heap.keep_freed_memory()
-block = bytearray(1 << 28)
-print("alive")
+block = mmap.mmap(-1, 1 << 30)
+thread = threading.Thread(target=print, args=["alive"])
+thread.start()
+thread.join()
 """
 
 
-def test_a_limit_of_the_memory_is_no_error() -> None:
-    done = subprocess.run([sys.executable, "-c", LIMITED], capture_output=True, text=True, check=True)
+@pytest.mark.parametrize("kind", ["RLIMIT_AS", "RLIMIT_DATA"])
+def test_a_limit_of_the_memory_is_left_to_others(kind: str) -> None:
+    done = subprocess.run([sys.executable, "-c", LIMITED, kind], capture_output=True, text=True, check=True)
     assert done.stdout == "alive\n"

@@ -35,8 +35,9 @@ def check_outputs(project: Path) -> list[Finding]:
         message = f"DVC's cache has a damaged copy of {list_few(paths)}: {list_few(damaged)}"
         cure = "delete what is damaged there, then dvc pull; if no remote has it, dvc repro makes it again"
         findings.append(Finding(CHECK, "problem", message, cure))
-    here = [entry for entry in entries if entry["path"] in cached and (project / entry["path"]).exists()]
-    if lost := [entry["path"] for entry in here if entry not in changed and not copy_of(project, entry).exists()]:
+    whole = [] if changed else [entry for entry in entries if (project / entry["path"]).exists()]
+    whole = [entry for entry in whole if entry["path"] in cached and _is_in_cache_of_dvc_3(entry)]
+    if lost := [entry["path"] for entry in whole if not copy_of(project, entry).exists()]:
         message = f"DVC's cache has no copy of {list_few(lost)}: dvc repro makes again what is here and whole"
         findings.append(Finding(CHECK, "problem", message, "dvc commit"))
     there = sum((project / entry["path"]).exists() for entry in entries)
@@ -44,6 +45,10 @@ def check_outputs(project: Path) -> list[Finding]:
     more = f"; {missing:,} more {'is' if missing == 1 else 'are'} not here" if missing else ""
     message = f"{counted(there, 'output')} compared with dvc.lock: size, and content of small files{more}"
     return findings or [Finding(CHECK, "ok", message)]
+
+
+def _is_in_cache_of_dvc_3(entry: dict[str, Any]) -> bool:
+    return entry.get("hash") == "md5" and isinstance(entry.get("md5"), str)
 
 
 def _entries(project: Path) -> tuple[list[dict[str, Any]], set[str]]:

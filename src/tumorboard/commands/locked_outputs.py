@@ -44,7 +44,8 @@ def explain_other_run(project: Path, files: Iterable[Path]) -> str:
 
 def _explain_other_order(project: Path, stages: Any, names: list[str]) -> str:
     """Returns which files of dvc.lock were made before or after those that belong to them, and the cure; '' if none."""
-    stages = {title: stage for title, stage in stages.items() if isinstance(stage, dict)} if stages else {}
+    stages = {str(title): stage for title, stage in stages.items()} if isinstance(stages, dict) else {}
+    stages = {title: stage for title, stage in stages.items() if isinstance(stage, dict)}
     if ahead := [name for name in names if _is_ahead(stages, name)]:
         return f"{list_few(ahead)}: trained after the scores were computed: dvc repro"
     for name in names:
@@ -61,13 +62,15 @@ def _maker_with_older_inputs(project: Path, stages: dict[str, Any], name: str) -
     """
     evaluations = [stage for title, stage in stages.items() if title.startswith("evaluate@")]
     predicted = [str(out.get("path")) for out in _entries_of(evaluations, "outs")]
+    older = []  # an entry of a removed stage may name the file too
     for title, stage in stages.items():
         if any(out.get("path") == name for out in _entries_of([stage], "outs")):
             read = [entry for entry in _complete(_entries_of([stage], "deps")) if (project / entry["path"]).is_dir()]
             read = [entry for entry in read if any(path.startswith(f"{entry['path']}/") for path in predicted)]
-            if any(differs(project / entry["path"], entry) for entry in read):
-                return title
-    return ""
+            if not any(differs(project / entry["path"], entry) for entry in read):
+                return ""
+            older.append(title)
+    return older[-1] if older else ""
 
 
 def _is_frozen(project: Path, stage: str) -> bool:

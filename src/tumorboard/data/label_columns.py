@@ -65,6 +65,16 @@ def cells_of(table: Table, label: str | list[str]) -> list[tuple[str, ...]]:
     return list(zip(*(table.columns[name] for name in ([label] if isinstance(label, str) else label)), strict=True))
 
 
+def lists_classes(table: Table, labels: Collection[str]) -> bool:
+    """Returns whether a table names each class once, as a list of the classes with their numbers does."""
+    names = {label.casefold() for label in labels}
+    return len(table.paths) <= len(names) + 1 and any(
+        {cell.casefold() for cell in cells} <= names and len(set(cells)) == len(cells)
+        for name, cells in table.columns.items()
+        if name != table.path
+    )
+
+
 def agrees_with_folders(table: Table, rows: Sequence[Row]) -> bool:
     """Returns whether a column that may be the label gives the same classes as the folders, perhaps by other names.
 
@@ -85,7 +95,7 @@ def agrees_with_folders(table: Table, rows: Sequence[Row]) -> bool:
 
 
 def _possible_labels(table: Table, folders: Collection[str]) -> Iterator[Sequence[object]]:
-    """Yields the cells of each column that may be the label, and each row's cells of all columns of 0 and 1.
+    """Yields the cells of each column that may be the label, and each row's cells of all columns of 0 and 1 together.
 
     Args:
         table: the table.
@@ -98,8 +108,11 @@ def _possible_labels(table: Table, folders: Collection[str]) -> Iterator[Sequenc
         same = {cell.casefold() for cell in cells} == folders and not _OF_THE_PICTURE.search(plain)
         if len(table.columns) == 2 or table.hindrance or named or same:
             yield cells
-    if marks := _mark_columns(others):
-        yield cells_of(table, marks)
+    marks = _mark_columns(others)
+    yield from (others[name] for name in marks)
+    for names in (marks, [name for name in marks if name.casefold() in folders]):
+        if names:
+            yield cells_of(table, names)
 
 
 def _other_columns(table: Table) -> dict[str, Sequence[str]]:

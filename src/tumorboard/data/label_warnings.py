@@ -86,8 +86,8 @@ def describe_listing(images: pd.DataFrame, raw: Path, data: Data, labels: Path |
         )
     if paired := find_paired_names(images["path"].tolist()):
         warnings.append(
-            f"{count_companions(paired)}, with another ending: as a mask of it, it counts as a picture of its class, "
-            "and as a copy twice. Move masks and copies out of data.raw"
+            f"{count_companions(paired)}, with another ending: a mask would count as a picture of its class, a copy "
+            "would count twice. Move masks and copies out of data.raw"
         )
     if raw.is_dir():
         rows: list[Row] = [
@@ -230,6 +230,8 @@ def _divided_patients(table: Path, data: Data) -> list[str]:
     """Returns a warning about a column of patients whose images are in several groups of the column that is used."""
     columns, own = _read_columns(table), _own_columns(data)
     group = str(own.get("group", "group"))
+    if data.columns is not None and "group" in data.columns.model_fields_set and data.columns.group is None:
+        return []  # the column is passed over
     if group not in columns or not (column := find_divided_patients(columns, group)):
         return []
     return [

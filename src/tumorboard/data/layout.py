@@ -31,7 +31,7 @@ from tumorboard.data.folder_words import (
     are_renderings,
     words_of,
 )
-from tumorboard.data.label_columns import agrees_with_folders, has_classes
+from tumorboard.data.label_columns import agrees_with_folders, has_classes, lists_classes
 from tumorboard.data.label_table import Row
 from tumorboard.data.published_tables import describe_table, describe_workbooks
 from tumorboard.data.tables_beside import find_tables
@@ -69,7 +69,9 @@ def explain_layout(raw: Path, files: Sequence[str], rows: Sequence[Row]) -> str:
             place = table.file.relative_to(raw).as_posix()
             # A table inside one class folder describes that class alone.
             beside = "/" not in place or not any(path.startswith(f"{place.split('/')[0]}/") for path in table.paths)
-            if beside and has_classes(table) and not agrees_with_folders(table, rows):
+            if lists_classes(table, labels) or agrees_with_folders(table, rows):
+                continue
+            if beside and has_classes(table):
                 why += [f"{printable(table.file.name)} lies beside them and names their files"]
                 meant += [f"Probably meant: {describe_table(raw, table)}"]
                 break

@@ -17,6 +17,7 @@ MAX_TABLES = 20  # tables beside the images that are read
 MAX_DEPTH = 2  # nested folders in which a table may lie
 MAX_TABLE_BYTES = 1 << 28  # bytes of the largest table that is read
 NAMED_SHARE = 0.5  # least share of a table's names, or of the files, that are found for the table to name the files
+_NUMBER = re.compile(r"[-+]?\d*\.?\d+([eE][-+]?\d+)?")
 _ENDING = re.compile(r"\.[A-Za-z]\w{0,4}")  # the ending of a file's name, and no decimals of a number
 
 
@@ -51,15 +52,14 @@ def find_tables(raw: Path, files: Sequence[str], table: Path | None = None) -> I
         key=lambda file: (file.count("/"), file),
     )
     for file in [raw / name for name in names[:MAX_TABLES]] if table is None else [table]:
-        others = [name for name in files if raw / name != file]  # other tables among them match no cell
         try:
             columns, hindrance = _read_columns(file)
         except InputError:
             continue
-        beside = posixpath.dirname(file.relative_to(raw).as_posix()) if file.is_relative_to(raw) else ""
-        others.sort(
-            key=lambda name: not name.startswith(f"{beside}/")
-        )  # among files of one name, those beside the table come first
+        own = file.relative_to(raw).as_posix() if file.is_relative_to(raw) else ""
+        others = [name for name in files if name != own]  # other tables among them match no cell
+        beside = f"{posixpath.dirname(own)}/"
+        others.sort(key=lambda name: not name.startswith(beside))  # of files of one name, those beside the table first
         for form in (str, loose_name, without_zeros):
             files_by_name = _files_by_name(others, form)
             if (named := _find_paths(columns, files_by_name, form, len(others))) is None:
@@ -104,6 +104,8 @@ def _read_columns(file: Path) -> tuple[dict[str, list[str]], str]:
     if len(header) == 1:
         header, rows = header[0].split(), [row[0].split() for row in rows]
         hindrance = "its columns are separated by spaces: separate them by commas in a copy of it"
+        if all(_NUMBER.fullmatch(cell) for row in [header, *rows] for cell in row):
+            raise InputError(f"{file}: numbers alone, such as boxes, name no files")
     if len(header) < 2 or any(len(row) != len(header) for row in rows):
         raise InputError(f"{file}: not a table of several columns")
     if not rows:
@@ -137,11 +139,16 @@ def _find_paths(
     """
     best: tuple[int, str, list[str]] | None = None
     for column, cells in columns.items():
-        paths = [_closest_file(cell, files_by_name.get(form(posixpath.basename(cell)), ())) for cell in cells]
-        different = len(set(paths) - {""})
-        enough = NAMED_SHARE * min(count, len(set(cells)))
-        if different >= max(2, enough) and different >= 0.3 * len(cells) - 1 and (best is None or different > best[0]):
-            best = different, column, paths
+        distinct = set(cells)
+        least = max(2, NAMED_SHARE * min(count, len(distinct)), 0.3 * len(cells) - 1)
+        if len(distinct) < least:
+            continue
+        path_of = {
+            cell: _closest_file(cell, files_by_name.get(form(posixpath.basename(cell)), ())) for cell in distinct
+        }
+        different = len(set(path_of.values()) - {""})
+        if different >= least and (best is None or different > best[0]):
+            best = different, column, [path_of[cell] for cell in cells]
     return None if best is None else best[1:]
 
 
@@ -175,8 +182,10 @@ def _closest_files(cell: str, files: Sequence[str]) -> Sequence[str]:
     """Returns the files whose paths have most in common with the end of a cell."""
     if len(files) < 2:
         return files
-    common = [len(_common_start([_stem(file)[::-1], _stem(cell)[::-1]])) for file in files]
-    return [file for file, length in zip(files, common, strict=True) if length == max(common)]
+    end = _stem(cell)[::-1]
+    common = [len(_common_start([_stem(file)[::-1], end])) for file in files]
+    most = max(common)
+    return [file for file, length in zip(files, common, strict=True) if length == most]
 
 
 def _stem(path: str) -> str:

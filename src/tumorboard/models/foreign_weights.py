@@ -38,7 +38,7 @@ def explain_weights_file(path: Path, *, safetensors: bool) -> str:
     if _begins_as_safetensors(head):
         if not safetensors:
             return "is a .safetensors file: rename it so that its name ends with .safetensors"
-        return ENDS_EARLY
+        return ENDS_EARLY if _is_cut_safetensors(path) else ""
     for pattern, name, cure in _OTHERS:
         if re.match(pattern, head, re.DOTALL):
             return f"is {name}: {cure}"
@@ -55,6 +55,15 @@ def _begins_as_safetensors(head: bytes) -> bool:
     """Returns whether a file begins with the length of a header and then with JSON, as .safetensors files do."""
     length = int.from_bytes(head[:_LENGTH_BYTES], "little")
     return 0 < length < 1 << 32 and head[_LENGTH_BYTES : _LENGTH_BYTES + 2] in (b'{"', b"{}")
+
+
+def _is_cut_safetensors(path: Path) -> bool:
+    """Returns whether a .safetensors file ends before its header or the tensors that the header lists."""
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+        header = file.read(length)
+    ends = [int(end) for end in re.findall(rb'"data_offsets"\s*:\s*\[\s*\d+\s*,\s*(\d+)', header)]
+    return len(header) < length or path.stat().st_size < _LENGTH_BYTES + length + max(ends, default=0)
 
 
 def _is_cut_within_pickles(path: Path) -> bool:
