@@ -5,20 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.data.cropping import data_section
-from tumorboard.base.errors import InputError
+from tests.data.raw_folders import refusal, touch
 from tumorboard.data.sources import list_images
-
-
-def touch(raw: Path, *paths: str) -> None:
-    for path in paths:
-        (raw / path).parent.mkdir(parents=True, exist_ok=True)
-        (raw / path).write_bytes(b"x")
-
-
-def refusal(raw: Path) -> str:
-    with pytest.raises(InputError) as caught:
-        list_images(raw, data_section())
-    return str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.data.raw_folders import touch
 from tumorboard.base.data_params import Columns
 from tumorboard.base.errors import InputError
 from tumorboard.data.label_table import (
@@ -16,12 +17,6 @@ from tumorboard.data.label_table import (
 )
 from tumorboard.data.sources import list_files
 from tumorboard.data.table_paths import check_path
-
-
-def touch(raw: Path, *paths: str) -> None:
-    for path in paths:
-        (raw / path).parent.mkdir(parents=True, exist_ok=True)
-        (raw / path).write_bytes(b"x")
 
 
 def read(raw: Path, content: str | bytes) -> list[Row]:

@@ -5,22 +5,10 @@ from pathlib import Path
 import pytest
 
 from tests.data.cropping import data_section
+from tests.data.raw_folders import refusal, touch
 from tumorboard.base.errors import InputError
 from tumorboard.data.sources import list_images
 from tumorboard.data.tables_beside import find_tables
-
-
-def touch(raw: Path, *paths: str) -> None:
-    for path in paths:
-        (raw / path).parent.mkdir(parents=True, exist_ok=True)
-        (raw / path).write_bytes(b"x")
-
-
-def refusal(raw: Path) -> str:
-    with pytest.raises(InputError) as caught:
-        list_images(raw, data_section())
-    return str(caught.value)
-
 
 PARTS = {
     "numbered": ["HAM10000_images_part_1", "HAM10000_images_part_2"],

@@ -6,23 +6,11 @@ from pathlib import Path
 import pytest
 
 from tests.data.cropping import data_section
+from tests.data.raw_folders import refusal, touch
 from tumorboard.base.data_params import Data
-from tumorboard.base.errors import InputError
 from tumorboard.base.schema import parse, read_yaml
 from tumorboard.data.label_columns import find_patient_column
 from tumorboard.data.sources import list_images
-
-
-def touch(raw: Path, *paths: str) -> None:
-    for path in paths:
-        (raw / path).parent.mkdir(parents=True, exist_ok=True)
-        (raw / path).write_bytes(b"x")
-
-
-def refusal(raw: Path, data: Data | None = None) -> str:
-    with pytest.raises(InputError) as caught:
-        list_images(raw, data or data_section())
-    return str(caught.value)
 
 
 def proposed(raw: Path, message: str, tmp_path: Path) -> Data:

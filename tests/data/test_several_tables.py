@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.data.cropping import data_section
-from tumorboard.base.errors import InputError
+from tests.data.raw_folders import refusal
 from tumorboard.data.label_warnings import describe_listing
 from tumorboard.data.sources import list_images
 
@@ -23,12 +23,6 @@ def raw(tmp_path: Path) -> Path:
 
 def write(file: Path, header: str, *columns: list[str]) -> None:
     file.write_text("\n".join([header, *map(",".join, zip(*columns, strict=True))]) + "\n")
-
-
-def refusal(raw: Path) -> str:
-    with pytest.raises(InputError) as caught:
-        list_images(raw, data_section())
-    return str(caught.value)
 
 
 def classes(count: int, every: int = 2) -> list[str]:

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from tests.data.cropping import data_section
+from tests.data.raw_folders import touch
 from tumorboard.base.errors import ImageError, InputError
 from tumorboard.base.params import Data
 from tumorboard.data.sources import list_images, read_content
@@ -15,12 +16,6 @@ from tumorboard.data.sources import list_images, read_content
 
 def data(table: str | None = None, pattern: str | None = None) -> Data:
     return data_section(table=table, group_pattern=pattern)
-
-
-def touch(raw: Path, *paths: str) -> None:
-    for path in paths:
-        (raw / path).parent.mkdir(parents=True, exist_ok=True)
-        (raw / path).write_bytes(b"x")
 
 
 def columns(frame: pd.DataFrame, *names: str) -> list[tuple[str, ...]]:

@@ -9,7 +9,15 @@ from dvc.stage import PipelineStage
 from tumorboard.base.errors import counted
 from tumorboard.base.findings import Finding
 from tumorboard.base.schema import read_yaml
-from tumorboard.commands.locked_outputs import copy_of, cure_of, differs, is_cached_file, list_few, outs_of
+from tumorboard.commands.locked_outputs import (
+    copy_of,
+    cure_of,
+    differs,
+    has_digest,
+    is_cached_file,
+    list_few,
+    outs_of,
+)
 from tumorboard.commands.stale_locks import works_now
 
 CHECK = "outputs"
@@ -36,7 +44,7 @@ def check_outputs(project: Path) -> list[Finding]:
         cure = "delete what is damaged there, then dvc pull; if no remote has it, dvc repro makes it again"
         findings.append(Finding(CHECK, "problem", message, cure))
     whole = [] if changed else [entry for entry in entries if (project / entry["path"]).exists()]
-    whole = [entry for entry in whole if entry["path"] in cached and _is_in_cache_of_dvc_3(entry)]
+    whole = [entry for entry in whole if entry["path"] in cached and has_digest(entry)]
     if lost := [entry["path"] for entry in whole if not copy_of(project, entry).exists()]:
         message = f"DVC's cache has no copy of {list_few(lost)}: dvc repro makes again what is here and whole"
         findings.append(Finding(CHECK, "problem", message, "dvc commit"))
@@ -45,10 +53,6 @@ def check_outputs(project: Path) -> list[Finding]:
     more = f"; {missing:,} more {'is' if missing == 1 else 'are'} not here" if missing else ""
     message = f"{counted(there, 'output')} compared with dvc.lock: size, and content of small files{more}"
     return findings or [Finding(CHECK, "ok", message)]
-
-
-def _is_in_cache_of_dvc_3(entry: dict[str, Any]) -> bool:
-    return entry.get("hash") == "md5" and isinstance(entry.get("md5"), str)
 
 
 def _entries(project: Path) -> tuple[list[dict[str, Any]], set[str]]:

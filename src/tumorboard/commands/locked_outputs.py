@@ -125,9 +125,14 @@ def _entries_of(stages: Iterable[Any], key: str) -> list[dict[str, Any]]:
     return [entry for each in lists if isinstance(each, list) for entry in each if isinstance(entry, dict)]
 
 
+def has_digest(entry: dict[str, Any]) -> bool:
+    """Returns whether an output has the digest by which the cache of DVC 3 names its copy."""
+    return entry.get("hash") == "md5" and isinstance(entry.get("md5"), str)
+
+
 def is_cached_file(entry: dict[str, Any]) -> bool:
     """Returns whether an output is a file that DVC's cache has, and no folder."""
-    return entry.get("hash") == "md5" and isinstance(entry.get("md5"), str) and not entry["md5"].endswith(".dir")
+    return has_digest(entry) and not entry["md5"].endswith(".dir")
 
 
 def copy_of(project: Path, entry: dict[str, Any]) -> Path:
