@@ -301,6 +301,18 @@ def test_a_column_of_0_and_1_about_something_else_does_not_disturb(
     assert set(list_images(tmp_path, data_section())[0]["label"]) == {"mel", "nv"}
 
 
+@pytest.mark.parametrize("header", ["file,age_at_diagnosis", "file,Date of diagnosis", "file,age"])
+def test_ages_and_dates_are_no_labels(tmp_path: Path, header: str) -> None:
+    touch(tmp_path, *(f"{folder}/{folder}{n}.png" for folder in ("mel", "nv") for n in range(8)))
+    rows = [f"{folder}{n}.png,{40 + n % 3}" for folder in ("mel", "nv") for n in range(8)]
+    write_table(tmp_path / "t.csv", header, rows)
+    assert set(list_images(tmp_path, data_section())[0]["label"]) == {"mel", "nv"}
+    write_table(
+        tmp_path / "t.csv", f"{header},stage_label", [f"{row},{'I' * (1 + n % 2)}" for n, row in enumerate(rows)]
+    )
+    assert "    label: stage_label\n" in refusal(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "lines"),
     [

@@ -37,6 +37,9 @@ _LABEL_WORDS = re.compile(
 _GROUPS = _ranked("(dx|diagnos(is|tic)|research|study|clinical)?group")  # of cases and controls, or of patients
 _MOST_GROUPS = 6  # values of such a column, in four rows each and more, that may be classes
 _NO_LABELS = re.compile("(?<!po)site|cent(er|re)|hospital|clinic(?!al)|klinik|institut|scanner")  # cancer center
+_TIMES = re.compile(
+    r"(?<![a-z])(age|date|year)(?![a-z])", re.IGNORECASE
+)  # age_at_diagnosis, and neither stage nor image
 _OF_THE_PICTURE = re.compile(
     "view|position|side|lateral|sex|gender|split|subset|date|source|origin|countr|city|device|camera|manufacturer|vendor|"
     "batch|patient|subject"
@@ -116,12 +119,12 @@ def _possible_labels(table: Table, folders: Collection[str]) -> Iterator[Sequenc
 
 
 def _other_columns(table: Table) -> dict[str, Sequence[str]]:
-    """Returns the columns with several values that are no names of files, patients or sites."""
+    """Returns the columns with several values that are no names of files, patients or sites, and no ages or dates."""
     used = (table.path, find_patient_column(table.columns, {table.path}))
     return {
         name: cells
         for name, cells in table.columns.items()
-        if name not in used and len(set(cells)) > 1 and not _NO_LABELS.search(_plain(name))
+        if name not in used and len(set(cells)) > 1 and not _NO_LABELS.search(_plain(name)) and not _TIMES.search(name)
     }
 
 
